@@ -228,9 +228,8 @@ class LowRank:
                 if self.factors:
                     term = rounded(term, BITS[self.factors])
                 term = term.to(goal.device, job.compute.stored)
-                attach(
-                    model.get_submodule(visit.name), term
-                )  # now, so that later blocks see its outputs
+                # Now, so that later blocks see its outputs.
+                attach(model.get_submodule(visit.name), term)
                 ranks[visit.name] = rank
                 error = error - term.b.float() @ term.a.float()
             sizes = float(output_size(error, moment)), float(output_size(goal, moment))

@@ -91,9 +91,8 @@ class Permute:
                 wiring.units(units[name], self._order("units", [scores], reader, job, found))
             elif name in values:
                 heads, groups = wiring.heads
-                parts = scores.unflatten(
-                    1, (groups, heads // groups, -1)
-                )  # [out, groups, heads of a group, width]
+                # [out, groups, heads of a group, width]
+                parts = scores.unflatten(1, (groups, heads // groups, -1))
                 if job.pattern.fits(parts.shape[-1]):
                     each = [part.flatten(0, 1) for part in parts.permute(1, 2, 0, 3)]
                     wiring.values(values[name], self._order("heads", each, reader, job, found))

@@ -247,9 +247,8 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
     found: State = {}
     for prefix, module in pair.block.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        is_norm = set(own) <= {"weight", "bias"} and all(
-            p.dim() == 1 for p in own.values()
-        )  # not an attention's sinks
+        # Not an attention's sinks.
+        is_norm = set(own) <= {"weight", "bias"} and all(p.dim() == 1 for p in own.values())
         if module in linears or isinstance(module, Factors) or (norms and is_norm):
             found |= {f"{prefix}.{name}": p for name, p in own.items()}
     return found

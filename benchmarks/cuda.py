@@ -118,7 +118,7 @@ def commands(stage: str, results: Path) -> list[list[str]]:
                 "0",
                 "-m",
                 "cuda",
-                "tests/bench/measures/speed/test_cuda.py",
+                "tests/parts/speed/test_cuda.py",
             ]
         ],
         "shapes": [
@@ -185,13 +185,14 @@ def show_use(results: Path) -> None:
     took."""
     import torch
 
-    from bench.measures.speed import roofline
+    from bench.inputs.datasheets import device_specs
+    from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower()
-    specs = roofline.device_specs()
+    specs = device_specs()
     key = next(
         (key for key in sorted(specs, key=len, reverse=True) if key in name.replace(" ", "")), None
     )
@@ -204,9 +205,8 @@ def show_use(results: Path) -> None:
             or record.identity.training.recipe != RECIPE
         ):
             continue
-        passes = (
-            6 if record.identity.method.startswith("dense-ft") else 8
-        )  # and a forward pass of the teacher
+        # And a forward pass of the teacher.
+        passes = 6 if record.identity.method.startswith("dense-ft") else 8
         flops = passes * weights * rate
         share = f", {flops / peak / 1e12:.0%} of the peak" if peak else ""
         print(f"{record.identity.method}: {rate:,.0f} tokens/s{share}")

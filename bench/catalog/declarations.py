@@ -57,7 +57,9 @@ class CatalogEntry(MethodInfo):
         """The year of its paper: the arXiv number begins with it, and a venue ends with it."""
         number = re.match(r"(\d\d)\d\d\.", self.paper)
         venue = re.search(r"\d{4}$", self.paper)
-        return 2000 + int(number[1]) if number else int(venue[0]) if venue else None
+        if number:
+            return 2000 + int(number[1])
+        return int(venue[0]) if venue else None
 
     def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what it needs with these settings."""

@@ -86,9 +86,8 @@ class Builder:
         """Return the artifact from the cache, or build and check its stages in order. Raise
         CheckFailed, or a method's error."""
         stage, counts = self._build_stage(artifact)
-        if (
-            counts is None or len(artifact.stages) > 1
-        ):  # so far, each stage was checked against its own input only
+        # So far, each stage was checked against its own input only.
+        if counts is None or len(artifact.stages) > 1:
             before, frozen = opened(self.source.path, stage.kept), len(artifact.stages) == 1
             counts = self._verify(
                 before, stage.folder, artifact, stage.changed, stage.kept, frozen=frozen
@@ -203,9 +202,8 @@ class Builder:
         self.workspace.progress.enter("first step")
         self.workspace.progress.figures = {}
         started = time.monotonic()
-        streamed = {
-            "stream": self.workspace.compute.stream
-        }  # as decided before other processes took memory
+        # As decided before other processes took memory.
+        streamed = {"stream": self.workspace.compute.stream}
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared, torch_settings.kept():
             outcome = method.apply(model, job)
@@ -214,9 +212,8 @@ class Builder:
                 f"{stage.name}.apply returned {type(outcome).__name__}: end it with return "
                 "walk.outcome()"
             )
-        rate = self.workspace.progress.figures.get(
-            "tokens_per_s", math.nan
-        )  # a method may report any number
+        # A method may report any number.
+        rate = self.workspace.progress.figures.get("tokens_per_s", math.nan)
         cost = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),

@@ -220,9 +220,8 @@ class Workspace:
         text, validation = training_text.load(
             run.data,
             self.tokenizer(),
-            digests.of(
-                [run.content, run.source, artifact.tokenizer, artifact.companions]
-            ),  # with the chat template
+            # With the chat template.
+            digests.of([run.content, run.source, artifact.tokenizer, artifact.companions]),
             need=run.tokens,
             seqlen=run.seqlen,
             sequences=run.batch,

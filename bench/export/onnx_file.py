@@ -115,9 +115,8 @@ class OnnxFile:
                     raise UserError(
                         f"{self.path} names a file of weights that is not there: {place!r}"
                     )
-                tensor = copy.deepcopy(
-                    tensor
-                )  # it takes the weights, so that only one matrix is in memory at a time
+                # It takes the weights, so that only one matrix is in memory at a time.
+                tensor = copy.deepcopy(tensor)
             array = numpy_helper.to_array(tensor, str(self.path.parent))
         except (OSError, ValueError, checker.ValidationError) as fault:
             raise UserError(

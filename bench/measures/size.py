@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.inputs.kv_size import count_cached, head_dim_of
 from bench.measures.contract import MeasureContext, Readings
-from bench.measures.speed.roofline import count_cached, head_dim_of
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, bits_with_bitmap
@@ -212,9 +212,8 @@ class Size:
             terms = 0
             if "relative_flops" in known:
                 terms = round((known["relative_flops"] - 1 + pattern.share) * targets)
-            saved = terms * item_bits / 8 - known.get(
-                "adapter_bytes", 0.0
-            )  # by factors that are rounded
+            # By factors that are rounded.
+            saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
             # The sum of floats may be just above or below a whole number.
             return min(

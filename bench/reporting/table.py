@@ -6,7 +6,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -69,6 +69,19 @@ class TextTable:
         return header in TEXT_COLUMNS or header in self.worded
 
 
+@dataclass(frozen=True)
+class ExtraColumn:
+    """A column that is computed from others."""
+
+    head: str
+    after: str
+    """Measure whose columns it follows. Empty: it is at the end."""
+    words: bool
+    """True if its cells are words, not numbers."""
+    texts: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Text of each row that has one, by its labels in IDENTITY."""
+
+
 def all_notes(table: TextTable) -> tuple[str, ...]:
     """Return the notes of a table, and what ± means if a row has several seeds: its rows then
     differ in that."""
@@ -77,7 +90,9 @@ def all_notes(table: TextTable) -> tuple[str, ...]:
 
 
 def text_tables(
-    records: Sequence[Record], signers: Mapping[str, str] | None = None
+    records: Sequence[Record],
+    signers: Mapping[str, str] | None = None,
+    extra: Sequence[ExtraColumn] = (),
 ) -> list[TextTable]:
     """Make a table for each model, and one for its rows without tasks. A column is one metric under
     one protocol.
@@ -87,13 +102,14 @@ def text_tables(
     shown in the label if another method has them, and in the cell if other cells of the row have
     them.
 
-    signers: who signed each record, for one more column.
+    signers: who signed each record, for one more column. extra: further columns, of which a table
+    has those in which a row has text.
     """
     by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
     out = []
     for model, rows in by_model.items():
         for kind, part in _by_tasks(rows):
-            out.append(_text_table(caption(model) + kind, part, signers))
+            out.append(_text_table(caption(model) + kind, part, signers, extra))
     return out
 
 
@@ -116,22 +132,48 @@ def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return [("", parts[True]), (NO_TASKS, parts[False])]
 
 
-def _text_table(title: str, rows: list[Row], signers: Mapping[str, str] | None) -> TextTable:
+def _text_table(
+    title: str,
+    rows: list[Row],
+    signers: Mapping[str, str] | None,
+    extra: Sequence[ExtraColumn],
+) -> TextTable:
     table = pivot(rows)
-    headers = list(table.label_names)
+    label_names, headers = list(table.label_names), []
     if signers is not None:
-        headers.append(signatures.SIGNED_BY)
+        label_names.append(signatures.SIGNED_BY)
     for metric, protocol, _ in table.columns:
         about = task_averages.describe_column(metric, protocol, rows)
         headers.append(column_header(metric, protocol, about))
+    of_lines = [cells(line.group, table.columns) for line in table.lines]
+    shown = _insert(extra, table, headers, of_lines)
     lines = []
-    for line in table.lines:
+    for line, own in zip(table.lines, of_lines, strict=True):
         labels = list(line.labels)
         if signers is not None:
             stems = [row["record"] for row in line.group if row.get("record")]
             labels.append(signatures.of_row(stems, signers))
-        lines.append(labels + cells(line.group, table.columns))
-    return TextTable(title, headers, lines, table.notes)
+        lines.append(labels + own)
+    worded = frozenset(column.head for column in shown if column.words)
+    return TextTable(title, [*label_names, *headers], lines, table.notes, worded)
+
+
+def _insert(
+    extra: Sequence[ExtraColumn], table: PivotTable, headers: list[str], lines: list[list[str]]
+) -> list[ExtraColumn]:
+    """Insert the columns in which a line has text into headers and lines, and return them."""
+    measures = [measure for _, _, measure in table.columns]
+    labels = [tuple(line.group[0][c] for c in IDENTITY) for line in table.lines]
+    shown = [column for column in extra if not column.texts.keys().isdisjoint(labels)]
+    for column in shown:
+        place = len(measures)
+        if column.after in measures:
+            place -= measures[::-1].index(column.after)
+        measures.insert(place, column.after)
+        headers.insert(place, column.head)
+        for line, key in zip(lines, labels, strict=True):
+            line.insert(place, column.texts.get(key, ABSENT))
+    return shown
 
 
 @dataclass(frozen=True)

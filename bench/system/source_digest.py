@@ -64,11 +64,8 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
             f"{module} has no Python source, and the key of a number holds its digest: install it "
             "as source"
         )
-    return _parse(
-        module,
-        module if file.name == "__init__.py" else module.rpartition(".")[0],
-        file.read_bytes(),
-    )
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _parse(module, package, file.read_bytes())
 
 
 @cache

@@ -62,9 +62,8 @@ class Folder:
         self.config = read_config(path)
         self._family = family = FAMILIES.get(self.config.get("model_type", ""))
         self._open: dict[str, Any] = {}
-        self._where: dict[
-            str, tuple[str, str]
-        ] = {}  # state-dict name -> (shard, name in the shard)
+        # State-dict name -> (shard, name in the shard).
+        self._where: dict[str, tuple[str, str]] = {}
         self._tensors: dict[str, TensorInfo] = {}
         self._pieces: dict[str, dict[int, _StoredPiece]] = {}  # of experts' tensors, by part
         self.tied_heads: dict[str, tuple[str, TensorInfo]] = {}
@@ -193,9 +192,8 @@ class Folder:
             shard, inner = self._where[name]
             tensor = self._file(shard).get_tensor(inner)
         if self._family and self._family.turns(name):
-            return (
-                tensor.T if self._mapped else tensor.T.contiguous()
-            )  # a copy would be no page of the file
+            # A copy would be no page of the file.
+            return tensor.T if self._mapped else tensor.T.contiguous()
         # the rounding of products depends on the alignment of their operands, and a reader aligns
         # none
         if tensor.data_ptr() % ALIGNMENT and not self._mapped:

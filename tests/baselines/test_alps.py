@@ -1,5 +1,4 @@
-"""ALPS against its definition: its support by the paper's steps, its weights by least squares row
-by row, in float64."""
+"""ALPS against its definition, in float64: the paper's support, least squares row by row."""
 
 from dataclasses import replace
 from functools import cache
@@ -92,9 +91,7 @@ def solved(weight, x, pattern, rule=None):
 def test_support_is_its_definition(text, seed, fields):
     weight, x = (t.double() for t in layer(width=32, seed=seed))
     at, pattern, rule = exact(x), Pattern.parse(text), Alps(**fields)
-
     got = find_support(weight * at.norm, at, pattern, rule)
-
     want, rho = naive(weight * at.norm, at.hessian, pattern, rule.rho, rule.iterations)
     assert torch.equal(got.keep, want)
     assert got.rho == pytest.approx(rho)
@@ -116,8 +113,7 @@ def test_weights_are_least_squares_on_the_support():
 
 @pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_a_rho_that_holds_the_support_falls(text):
-    """Under 1000 nothing moves; divided by 5 until something does, it still leaves the support it
-    started from behind."""
+    """Under 1000 nothing moves. It is divided by 5 until something does."""
     weight, x = layer(width=32)
     pattern = Pattern.parse(text)
     at, _ = make_problem(x.T @ x, 0.01)
@@ -133,22 +129,15 @@ def test_a_support_that_cannot_move_ends_the_search():
     weight, x = layer(out=4, width=32)
     pattern = Pattern(2, 4)
     weight = weight.where(pattern.keep(weight.abs()), 0)
-
     got, found = solved(weight, x, pattern)
-
     assert found.iterations <= 15
     torch.testing.assert_close(got, weight, rtol=0, atol=1e-6)
 
 
 def test_first_block_of_a_model_is_the_definition(llama, job):
-    """Through the walk: on the support it ends with, least squares of the dense block's inputs. The
-    last linears of the attention and the MLP stand for all.
-    """
-    dense = {
-        name: layer
-        for name, layer in first_block(llama, job).items()
-        if name.endswith(("o_proj", "down_proj"))
-    }
+    """Through the walk: on the support it ends with, least squares of the dense block's inputs."""
+    dense = first_block(llama, job)
+    dense = {name: dense[name] for name in dense if name.endswith(("o_proj", "down_proj"))}
 
     notes = Alps(steps=80).apply(llama, replace(job, targets=tuple(dense))).notes
 
@@ -156,9 +145,8 @@ def test_first_block_of_a_model_is_the_definition(llama, job):
         got = llama.get_submodule(name).weight
         agree(got, lambda w, x: least_squares(w, x, searched(w, x, job.pattern)[0]), weight, x)
         # noted with six digits; by whole steps, so no rounding turns it where it turns no support
-        assert notes["layers"][name]["rho"] == pytest.approx(
-            searched(weight, x, job.pattern)[1], rel=1e-5
-        )
+        rho = pytest.approx(searched(weight, x, job.pattern)[1], rel=1e-5)
+        assert notes["layers"][name]["rho"] == rho
         assert notes["layers"][name]["error"] <= notes["layers"][name]["error_before"]
 
 
@@ -166,7 +154,6 @@ def test_inputs_that_do_not_correlate_are_a_problem_too():
     weight, _ = layer(width=32)
     at, _ = make_problem(torch.eye(32), 0.01)
     start = weight * at.norm
-
     assert torch.equal(at.vectors, torch.eye(32))
     found = find_support(start, at, Pattern(2, 4), Alps())
     got = refine(found.weight, found.keep, start, at.hessian, 10)

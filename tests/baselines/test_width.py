@@ -14,8 +14,7 @@ from methods.model.targets import family_of
 
 
 def naive(model, tokens, heads):
-    """Importance of units and heads of each block, sequence by sequence and token by token, from
-    one pass of the model."""
+    """Return the importance of units and heads of each block, token by token."""
     family = family_of(model.config.to_dict())
     seen = []
     for block in model.get_submodule(family.blocks):
@@ -32,11 +31,8 @@ def naive(model, tokens, heads):
             total = total + sum(part.abs() for part in sequence).div(len(sequence)).square()
         norms = 0.0
         for sequence in x:
-            each = [
-                torch.stack([h.square().sum().sqrt() for h in token.chunk(heads)])
-                for token in sequence
-            ]
-            norms = norms + (sum(each) / len(each)).square()
+            each = [[h.norm() for h in token.chunk(heads)] for token in sequence]
+            norms = norms + torch.tensor(each).mean(0).square()
         out.append((total.sqrt(), norms.sqrt()))
     return out
 
@@ -50,9 +46,8 @@ def test_most_important_parts_are_kept(family, heads):
     outcome = Width(drop="25%", heads=heads).apply(model, job)
 
     found = naive(model, job.calibration, 4)
-    parts = (
-        2 if family == "llama" else 1
-    )  # the inputs of an attention's last linear come before those of the MLP's
+    # The inputs of an attention's last linear come before those of the MLP's.
+    parts = 2 if family == "llama" else 1
     for i, kept in enumerate(outcome.kept["units"]):
         scores = found[parts * i + parts - 1][0]
         assert set(kept) == set(scores.topk(len(kept)).indices.tolist())
@@ -63,9 +58,7 @@ def test_most_important_parts_are_kept(family, heads):
 
 def test_dropping_nothing_keeps_all():
     model = build("llama")
-
     kept = Width(drop="0%").apply(model, job_for(model)).kept
-
     assert kept == {"units": (tuple(range(64)),) * 3}
 
 

@@ -1,5 +1,4 @@
-"""The parts that carry packages, a model and texts to a card without a network; and its stages
-without a card."""
+"""Parts that carry packages, a model and texts to a card without a network."""
 
 import importlib.util
 import io
@@ -10,6 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
+from bench.catalog.parts import found_parts
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE = 100_000
@@ -43,13 +44,9 @@ def test_what_is_unpacked_is_what_was_packed(packed, parts, tmp_path):
     files, folder = packed
     sizes = [p.stat().st_size for p in folder.iterdir()]
     parts.unpack(folder, tmp_path / "there")
-
     assert len(sizes) > 3 and max(sizes) <= SIZE
-    found = {
-        str(p.relative_to(tmp_path / "there")): p.read_bytes()
-        for p in (tmp_path / "there").rglob("*")
-        if p.is_file()
-    }
+    there = [path for path in (tmp_path / "there").rglob("*") if path.is_file()]
+    found = {str(p.relative_to(tmp_path / "there")): p.read_bytes() for p in there}
     del found["index.json"]
     assert found == files
 
@@ -63,9 +60,8 @@ def test_damaged_parts_are_a_sentence_and_leave_nothing(packed, parts, tmp_path,
         content[5000] ^= 1
         found[1].write_bytes(content)
     else:
-        for path in {"first": found[:1], "middle": found[2:3], "last": found[-1:], "none": found}[
-            damage
-        ]:
+        gone = {"first": found[:1], "middle": found[2:3], "last": found[-1:], "none": found}
+        for path in gone[damage]:
             path.unlink()
     with pytest.raises(parts.Damaged, match=r"missing|no part"):
         parts.unpack(folder, tmp_path / "there")
@@ -92,13 +88,13 @@ def run(*words, bare=()):
 def test_needs_of_a_python_without_packages():
     """No package is imported before it is said to lack. torch is not among the parts."""
     done = run("--needs", bare=["-S"])  # with nothing but the standard library
-
     assert done.returncode == 1, done.stderr
     lacking = dict(line.split(":", 1) for line in done.stdout.splitlines())
     assert "--from DIR" in lacking["package pytest>=8.3"]
     assert "CUDA driver; --pack leaves it out" in lacking["package torch>=2.9"]
 
 
+@pytest.mark.skipif("speed" not in found_parts(), reason="the part speed is not there")
 def test_without_a_card_each_stage_is_planned(parts, tmp_path):
     # NVIDIA's package `cuda`, which newer versions of torch import, has the same name.
     spec = importlib.util.spec_from_file_location("cuda_benchmark", BENCHMARKS / "cuda.py")
@@ -108,23 +104,16 @@ def test_without_a_card_each_stage_is_planned(parts, tmp_path):
     made = {
         name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES
     }
-    assert all(
-        "cuda" not in words[words.index("--device") + 1]
-        for c in made.values()
-        for words in c
-        if "--device" in words
-    )
-    assert [words[:2] + words[-1:] for words in made["check"]] == [
-        ["-m", "pytest", "--collect-only"]
-    ]
-    assert [words[2:5] + words[-2:] for words in made["shapes"]] == [
-        ["speed", "--model", model, "--device-spec", "h100"] for model in cuda.SHAPES
-    ]
+    for words in (words for commands in made.values() for words in commands):
+        assert "--device" not in words or "cuda" not in words[words.index("--device") + 1]
+    (check,) = made["check"]
+    assert check[:2] + check[-1:] == ["-m", "pytest", "--collect-only"]
+    for model, words in zip(cuda.SHAPES, made["shapes"], strict=True):
+        assert words[2:5] + words[-2:] == ["speed", "--model", model, "--device-spec", "h100"]
     for name, count in {"decode": 1, "prefill": 1, "train": 3, "quality": 3}.items():
         assert len(made[name]) == count
-        for (_, _, verb, *rest), command in zip(
-            made[name], cuda.commands(name, tmp_path), strict=True
-        ):
+        commands = cuda.commands(name, tmp_path)
+        for (_, _, verb, *rest), command in zip(made[name], commands, strict=True):
             assert (verb, rest) == ("plan", [w.replace("cuda", "cpu") for w in command[4:]])
 
 
@@ -132,16 +121,12 @@ def test_without_a_card_each_stage_is_planned(parts, tmp_path):
 def test_every_plan_is_one_that_the_program_takes(tmp_path):
     """Whether or not the model is here: a wrong flag is an exit code of 2."""
     done = run("--results", str(tmp_path / "r"))
-
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("skipped: no CUDA device") == 11 and "tests collected" in done.stdout
 
 
 def test_no_parts_are_a_sentence(tmp_path):
     done = run("--from", str(tmp_path), "--stage", "check")
-
     assert done.returncode == 2
-    assert (
-        done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}")
-        and "Traceback" not in done.stderr
-    )
+    assert done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}")
+    assert "Traceback" not in done.stderr

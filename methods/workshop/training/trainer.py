@@ -192,9 +192,8 @@ class Trainer:
                 self.job.progress.advance(
                     done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate)
                 )
-            if (
-                timed == start and logs
-            ):  # the losses are read, so the device has finished; the first steps also compile
+            # The losses are read, so the device has finished; the first steps also compile.
+            if timed == start and logs:
                 started, timed = time.monotonic(), done
             if done < total and (logs or agrees):
                 due = time.monotonic() - saved > self.job.budget.checkpoint_s
@@ -292,9 +291,8 @@ class Trainer:
         windows = self.job.validation
         if windows is None:
             return
-        enter = getattr(
-            self.job.progress, "enter", lambda state: None
-        )  # that of a runner has states
+        # That of a runner has states.
+        enter = getattr(self.job.progress, "enter", lambda state: None)
         enter("validating")
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):

@@ -34,9 +34,8 @@ def test_rows_of_a_kind_are_pooled_by_their_degrees_of_freedom(tmp_path):
     noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "one-shot", PERPLEXITY)
 
     assert noise.freedom == 3
-    assert noise.variance == pytest.approx(
-        (1 * 0.02**2 / 2 + 2 * 0.03**2) / 3
-    )  # s^2 of two values is half their squared gap
+    # s^2 of two values is half their squared gap.
+    assert noise.variance == pytest.approx((1 * 0.02**2 / 2 + 2 * 0.03**2) / 3)
     assert source == "one-shot 2.6% (from 2 one-shot rows with seeds)"
 
 
@@ -47,28 +46,21 @@ def test_rows_under_one_protocol_are_taken_alone_if_they_are_many(tmp_path, rows
     for i in range(rows):
         for protocol, gap in (("wikitext2@512x120", 0.02), ("wiki-mini@128", 0.04)):
             for seed in (0, 1):
-                fake_records.perplexity(
-                    tmp_path, gap * seed * 2**0.5, method=f"m{i}", seed=seed, protocol=protocol
-                )
+                about = {"method": f"m{i}", "seed": seed, "protocol": protocol}
+                fake_records.perplexity(tmp_path, gap * seed * 2**0.5, **about)
     found = read(tmp_path).records
-    protocol = next(
-        r.identity.protocol for r in found if r.identity.protocol.label == "wikitext2@512x120"
-    )
+    protocols = {r.identity.protocol.label: r.identity.protocol for r in found}
 
-    assert SeedNoiseTable(found).of(
-        "tiny", "one-shot", PERPLEXITY, protocol
-    ).noise.deviation == pytest.approx(deviation)
+    table, protocol = SeedNoiseTable(found), protocols["wikitext2@512x120"]
+    noise, _ = table.of("tiny", "one-shot", PERPLEXITY, protocol)
+    assert noise.deviation == pytest.approx(deviation)
 
 
 def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
     rows = ("wanda", {0: 0.0, 1: 0.02, 2: 0.04}, {}), ("cast", {0: 0.0}, TRAINED)
-
     noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "trained", PERPLEXITY)
-
-    assert (
-        noise.deviation == pytest.approx(0.02)
-        and source == "trained 2% (from 1 other row with seeds)"
-    )
+    assert noise.deviation == pytest.approx(0.02)
+    assert source == "trained 2% (from 1 other row with seeds)"
 
 
 def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_those_of_any_bits(
@@ -90,31 +82,22 @@ def test_rounded_dense_rows_are_of_a_kind_by_their_bits_and_without_seeds_take_t
         ("dense", "int4-gptq", 4.125),
         ("awq", "nvfp4", 4.5),
     ):
-        fake_records.counted(
-            tmp_path,
-            "bits_per_weight",
-            bits,
-            measure="size",
-            method=method,
-            seed=0,
-            **rounded(quantizer),
-        )
+        fake_records.bits(tmp_path, bits, method=method, seed=0, **rounded(quantizer))
     found = records(tmp_path, *rows)
     table = SeedNoiseTable(found)
     by_name = {(r.identity.quantizer, r.identity.measure): table.kind_of(r) for r in found}
 
-    assert (
-        by_name["int3-gptq", "perplexity"] == "dense 3-bit"
-        and by_name["int8", "perplexity"] == "dense"
+    assert by_name["int3-gptq", "perplexity"] == "dense 3-bit"
+    assert by_name["int8", "perplexity"] == "dense"
+    three, four, transformed, dense = (
+        table.of("tiny", kind, PERPLEXITY)
+        for kind in ("dense 3-bit", "dense 4-bit", "transformed", "dense")
     )
-    assert table.of("tiny", "dense 3-bit", PERPLEXITY).noise.deviation == pytest.approx(0.2)
-    assert table.of("tiny", "dense 4-bit", PERPLEXITY).noise.variance == pytest.approx(
-        (0.02**2 + 0.04**2) / 2
-    )
-    assert table.of("tiny", "transformed", PERPLEXITY).noise.deviation == 0
-    noise, source = table.of("tiny", "dense", PERPLEXITY)
-    assert noise.variance == pytest.approx((0.2**2 + 0.02**2 + 0.04**2) / 3)
-    assert source == "dense 12% (from 3 dense rows with seeds)"
+    assert three.noise.deviation == pytest.approx(0.2)
+    assert four.noise.variance == pytest.approx((0.02**2 + 0.04**2) / 2)
+    assert transformed.noise.deviation == 0
+    assert dense.noise.variance == pytest.approx((0.2**2 + 0.02**2 + 0.04**2) / 3)
+    assert dense.source == "dense 12% (from 3 dense rows with seeds)"
 
 
 def test_rows_that_are_destroyed_are_a_kind_of_their_own(tmp_path):
@@ -124,46 +107,36 @@ def test_rows_that_are_destroyed_are_a_kind_of_their_own(tmp_path):
         ("magnitude", {0: 8.0, 1: 9.0, 2: 10.0}, {}),
         ("cast", {0: 1.0}, TRAINED),
     )
-    fake_records.counted(
-        tmp_path, "bits_per_weight", 9.0, measure="size", method="magnitude", seed=2
-    )
+    fake_records.bits(tmp_path, 9.0, method="magnitude", seed=2)
     found = records(tmp_path, *rows)
     table = SeedNoiseTable(found)
 
     assert {table.kind_of(r) for r in found if r.identity.method == "magnitude"} == {"destroyed"}
-    assert table.of("tiny", "one-shot", PERPLEXITY).noise.deviation == pytest.approx(0.02)
-    assert table.of("tiny", "trained", PERPLEXITY).noise.deviation == pytest.approx(0.02)
-    assert table.of("tiny", "destroyed", PERPLEXITY).noise.deviation == pytest.approx(1.0)
+    for kind, deviation in (("one-shot", 0.02), ("trained", 0.02), ("destroyed", 1.0)):
+        assert table.of("tiny", kind, PERPLEXITY).noise.deviation == pytest.approx(deviation)
 
 
 def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
     found = records(tmp_path, ("wanda", {0: 0.0}, {}))
-
     noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
     given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
-
-    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise) and math.isinf(
-        noise.freedom
-    )
+    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise)
+    assert math.isinf(noise.freedom)
     assert "assumed" in source and given.deviation == pytest.approx(0.01)
 
 
 def test_both_sides_of_a_pair_have_noise_if_both_have_a_seed(tmp_path):
-    known = {
-        r.identity.method: r
-        for r in records(tmp_path, ("wanda", {0: 0.0}, {}), ("ria", {0: 0.1}, {}))
-    }
-    (dense,) = records(tmp_path / "dense", ("dense", {None: 0.0}, {}))
-    table = SeedNoiseTable([*known.values(), dense], {"perplexity": 0.01})
+    rows = ("wanda", {0: 0.0}, {}), ("ria", {0: 0.1}, {}), ("dense", {None: 0.0}, {})
+    known = {r.identity.method: (r,) for r in records(tmp_path, *rows)}
+    a, b, dense = (known[method] for method in ("wanda", "ria", "dense"))
+    table = SeedNoiseTable([*a, *b, *dense], {"perplexity": 0.01})
 
     def deviation(before, after):
         found = table.of_pair(MetricPair("", "perplexity", before, after))
         return found and found.noise.deviation
 
-    a, b = (known["wanda"],), (known["ria"],)
-    assert deviation((dense,), a) == pytest.approx(0.01)
+    assert deviation(dense, a) == pytest.approx(0.01)
     assert deviation(a, b) == pytest.approx(0.01 * 2**0.5)
-    assert deviation(a * 3, b * 3) == pytest.approx(
-        0.01 * (2 / 3) ** 0.5
-    )  # of means over three seeds
-    assert deviation((dense,), (dense,)) is None
+    # Of means over three seeds.
+    assert deviation(a * 3, b * 3) == pytest.approx(0.01 * (2 / 3) ** 0.5)
+    assert deviation(dense, dense) is None

@@ -12,7 +12,7 @@ from pyarrow import parquet
 from bench.results.consistency import contradictions
 from bench.results.derive import Items
 from bench.results.folder_check import check_folder, disagreements
-from bench.results.record import Item, ItemsFile, ReadingRow
+from bench.results.record import Item, ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
 from helpers.hostile_results import valid
@@ -51,7 +51,6 @@ def columns(root):
 
 def test_a_sound_folder(root, cli):
     code, out, err = cli("check", root)
-
     assert code == 0 and err == ""
     first, second = out.splitlines()
     assert first == f"{root}: 4 records read, 0 problems, 2 numbers computed again"
@@ -60,14 +59,9 @@ def test_a_sound_folder(root, cli):
 
 def test_a_folder_without_records_is_not_sound(root, cli, tmp_path):
     Store(tmp_path / "empty")
-
     code, out, err = cli("check", tmp_path / "empty", root)
-
     assert code == 2 and "4 records read" in out
-    assert err == (
-        f"bench: results folder '{tmp_path}/empty' has no records: name another, or run bench run "
-        "first\n"
-    )
+    assert err.startswith(f"bench: results folder '{tmp_path}/empty' has no records")
 
 
 @pytest.mark.parametrize("measure", ["perplexity", "zeroshot"])
@@ -80,15 +74,11 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     path, reading = ReadOnlyStore(root).path(record.key), record.readings[0].model_dump()
     changed = reading[field] + 1 if field == "n" else reading[field] * (1 + 1e-6)
     fake_records.edit(path, seal=True, readings=[reading | {field: changed}])
-
     code, out, err = cli("check", root)
-
     assert code == 1 and "delete them" in err
-    assert (
-        f"{path}: " in out
-        and f"{name}{reading['metric']} is" in out
-        and f"give {reading[field]:.9g}" in out
-    )
+    assert f"{path}: " in out
+    assert f"{name}{reading['metric']} is" in out
+    assert f"give {reading[field]:.9g}" in out
 
 
 @pytest.mark.parametrize(
@@ -104,48 +94,34 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_items_that_are_not_those_of_the_record(root, change, sentence):
     rewrite(root, change(columns(root)))
-
     (problem,) = check_folder(root).problems
     assert sentence in problem and len(problem.splitlines()) == 1
+
+
+def with_column(name, values):
+    """Return a function that adds a column to a table, or replaces it."""
+    column = pa.array(values)
+
+    def changed(table):
+        if name in table.column_names:
+            return table.set_column(table.column_names.index(name), name, column)
+        return table.append_column(name, column)
+
+    return changed
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
         (lambda t: pa.concat_tables([t] * 10_000), "has 1,200,000 items, but its record says 120"),
-        (
-            lambda t: t.set_column(0, "item_id", pa.array(["x" * 100_000] * 120)),
-            "an empty item_id, or one of more than",
-        ),
-        (
-            lambda t: t.set_column(0, "item_id", pa.nulls(120, pa.string())),
-            "an empty item_id, or one of more than",
-        ),
-        (
-            lambda t: t.append_column("more", pa.array([0.5] * 120)).rename_columns(
-                [*t.column_names, "value"]
-            ),
-            "two col",
-        ),
-        (
-            lambda t: t.append_column("more", pa.array([[0.5]] * 120)),
-            "list<element: double> in column 'more'",
-        ),
-        (
-            lambda t: t.append_column(
-                "more", pa.array([np.random.bytes(9000).hex() for _ in range(120)])
-            ),
-            "unpacks to",
-        ),
-        (lambda t: t.set_column(2, "value", pa.array([1e308] * 120)), "other values than numbers"),
-        (
-            lambda t: t.set_column(2, "value", pa.array([0.5] * 119 + [None])),
-            "other values than numbers",
-        ),
-        (
-            lambda t: t.set_column(2, "value", pa.nulls(120, pa.float64())),
-            "other values than numbers",
-        ),
+        (with_column("item_id", ["x" * 100_000] * 120), "an empty item_id, or one of more than"),
+        (with_column("item_id", pa.nulls(120, pa.string())), "an empty item_id, or one of more"),
+        (lambda t: t.append_column("value", pa.array([0.5] * 120)), "two columns"),
+        (with_column("more", [[0.5]] * 120), "list<element: double> in column 'more'"),
+        (with_column("more", [np.random.bytes(9000).hex() for _ in range(120)]), "unpacks to"),
+        (with_column("value", [1e308] * 120), "other values than numbers"),
+        (with_column("value", [0.5] * 119 + [None]), "other values than numbers"),
+        (with_column("value", pa.nulls(120, pa.float64())), "other values than numbers"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -153,15 +129,10 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     """Their owner has written the digest anew."""
     record = record_of(root)
     table = parquet.read_table(ReadOnlyStore(root).items_path(record))
-    assert table.column_names[:3] == ["item_id", "cluster_id", "value"]
     content = valid(change(table))
-    about = record.items.model_dump() | {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "size": len(content),
-    }
-    record = record.model_copy(update={"items": ItemsFile(**about)})
+    digest = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    record = record.model_copy(update={"items": record.items.model_copy(update=digest)})
     Store(root).write_content(record, content)
-
     with limits(bytes_=3 * 10**8), pytest.raises(UserError) as refused:
         ReadOnlyStore(root).items(record)
     assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
@@ -171,7 +142,6 @@ def test_a_mean_without_its_items(root):
     record = record_of(root)
     record.items, record.readings[0].stderr = None, None
     Store(root).write(record)
-
     (problem,) = check_folder(root).problems
     assert "from which its perplexity follows" in problem
 
@@ -183,17 +153,14 @@ def test_further_metrics_of_an_item_are_computed_too(tmp_path):
         ReadingRow(metric="top1_agreement", value=0.75, unit="1", better="higher"),
     ]
     fake_records.put(tmp_path, fake_records.record(measure="agreement"), items, rows)
-
     (problem,) = check_folder(tmp_path).problems
     assert "top1_agreement is 0.75, but its items give 0.5" in problem
 
 
 def test_a_diverged_number_is_not_computed(tmp_path):
     row = ReadingRow(metric="perplexity", value=None, unit="1", better="lower")
-    fake_records.put(
-        tmp_path, fake_records.record(status="diverged", reason="perplexity is inf"), readings=[row]
-    )
-
+    record = fake_records.record(status="diverged", reason="perplexity is inf")
+    fake_records.put(tmp_path, record, readings=[row])
     assert check_folder(tmp_path).problems == ()
 
 
@@ -209,25 +176,25 @@ def violated(layers):
     return of_artifact("pattern", "targets", readings=[row])
 
 
+SIZE = of_artifact("size", "weights")
+
+
 @pytest.mark.parametrize(
-    ("records", "sentence"),
+    ("first", "second", "sentence"),
     [
-        (
-            [fake_records.record(seed=s, key_inputs={"model": str(s)}) for s in (0, 1)],
-            "one name for two models",
-        ),
-        (
-            [fake_records.record(seed=s, key_inputs=TEXT, token_digest=str(s)) for s in (0, 1)],
-            "measured on other tokens",
-        ),
-        ([violated(2), of_artifact("size", "weights")], "a layer has 0.4 zeros"),
-        (
-            [violated(3), of_artifact("size", "weights", identity={"pattern": "1:4"})],
-            "it has 2 layers, but",
-        ),
+        ({"key_inputs": {"model": "0"}}, {"key_inputs": {"model": "1"}}, "one name for two models"),
+        ({"token_digest": "0"}, {"token_digest": "1"}, "measured on other tokens"),
+        (violated(2), SIZE, "a layer has 0.4 zeros"),
+        (violated(3), SIZE, "it has 2 layers, but"),
     ],
 )
-def test_records_that_cannot_both_be_true(records, sentence):
+def test_records_that_cannot_both_be_true(first, second, sentence):
+    records = [first, second]
+    if isinstance(first, dict):
+        records = [
+            fake_records.record(seed=seed, **{"key_inputs": TEXT} | fields)
+            for seed, fields in enumerate(records)
+        ]
     ids, sparsity = np.array(["x", "y"]), {"value": np.array([0.5, 0.4])}
 
     found = list(disagreements(records, {records[1].key: Items(ids, ids, np.ones(2), sparsity)}))
@@ -239,15 +206,9 @@ def test_records_that_cannot_both_be_true(records, sentence):
 def test_two_names_that_look_alike_are_named(root, cli):
     for name in ("caf\u00e9", "cafe\u0301"):
         fake_records.perplexity(root, identity={"model": name})
-
     code, out, _ = cli("check", root)
-
-    assert (
-        code == 1
-        and out.count("looks like") == 1
-        and "'cafe\\u0301'" in out
-        and "'caf\\xe9'" in out
-    )
+    assert (code, out.count("looks like")) == (1, 1)
+    assert "'cafe\\u0301'" in out and "'caf\\xe9'" in out
 
 
 def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
@@ -255,9 +216,7 @@ def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
         path = root / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-
-    out = output("check", root)
-    assert out.count("belongs to no record") == 3
+    assert output("check", root).count("belongs to no record") == 3
 
 
 @pytest.mark.full
@@ -269,7 +228,4 @@ def test_published_records():
 def test_a_direction_that_no_comparison_knows_is_a_contradiction():
     record = fake_records.record(measure="mine", protocol="p")
     record.readings = [ReadingRow(metric="m", value=1.0, unit="1", better="up")]
-
-    assert "its m has the direction 'up', not lower, higher or an empty text" in [
-        *contradictions(record)
-    ]
+    assert any("its m has the direction 'up'" in said for said in contradictions(record))
