@@ -165,8 +165,8 @@ class Statistics:
         """Return the rank that changes each linear.
 
         Linears with the same input have one owner, so that their Hessian is factored once, and so
-        has an expert. The work is
-        balanced by the cost of SparseGPT: in^3 for each Hessian, and in^2 out for each linear.
+        has an expert. The work is balanced by the cost of SparseGPT: in^3 for each Hessian, and
+        in^2 out for each linear.
         """
         pieces = {
             name: name.rpartition(".")[0] if name in routed else sources[name] for name in shapes
