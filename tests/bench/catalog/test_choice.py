@@ -91,7 +91,6 @@ def test_fields_that_contradict_each_other_are_refused():
 
 def test_a_value_is_kept_in_the_type_of_its_field():
     config = parse("sparsegpt", "block=64.0", "damping=1").config
-
     assert config == {"block": 64, "damping": 1.0}
     assert list(map(type, config.values())) == [int, float]
 
@@ -119,7 +118,6 @@ class Settable:
 @pytest.mark.parametrize("field", ["name", "needs"])
 def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
     entry = CatalogEntry(target=f"{__name__}:Settable")
-
     with pytest.raises(UserError, match=f"^unknown field of settable '{field}': known: share"):
         build(entry, "settable", {field: "x"})
     assert build(entry, "settable", {"share": 0.25}).share == 0.25
@@ -134,7 +132,6 @@ def test_a_number_of_a_plug_in_that_gives_no_range_is_finite(value):
 def test_what_recipes_and_presets_give_is_in_range():
     given = [(n, config) for recipe in recipes().values() for n, config in recipe.methods.items()]
     given += [(n, config) for n, entry in METHODS.items() for config in entry.presets.values()]
-
     assert len(given) > 10
     for name, config in given:
         method = build(registry.lookup("methods", name), name, config)
@@ -198,7 +195,6 @@ class Contradictory:
 
 def test_a_default_out_of_its_range_is_refused_and_a_value_in_range_is_not():
     entry = CatalogEntry(target=f"{__name__}:Contradictory")
-
     with pytest.raises(UserError, match=r"^invalid default .*:power=-1\.0: must be above 0"):
         build(entry, "contradictory", {"share": 0.25})
     assert build(entry, "contradictory", {"power": 2.0}).power == 2.0

@@ -80,7 +80,6 @@ def test_a_metric_of_a_package_that_is_gone_has_the_defaults(site, monkeypatch):
     assert check_folder(site / "r").recomputed == 2
     monkeypatch.undo()
     runs.forget()
-
     checked = check_folder(site / "r")
     assert (checked.recomputed, checked.problems) == (0, ())
     assert metrics.find("ece", "1") == Metric("ece", "1")
@@ -89,7 +88,6 @@ def test_a_metric_of_a_package_that_is_gone_has_the_defaults(site, monkeypatch):
 
 def test_a_check_computes_the_numbers_again_by_their_own_rules(site):
     put(site / "r", 0.0, ece=0.06)
-
     (problem,) = check_folder(site / "r").problems
     assert "ece is 0.06, but its items give 0.049" in problem
 
@@ -101,7 +99,6 @@ def test_a_gate_judges_each_by_its_own_margin(site, loss, verdict):
     """The margin of brier is 0.01, that of ece 0.02."""
     put(site / "a", 0.0)
     put(site / "b", loss)
-
     rows = compare(read(site / "a"), read(site / "b"), CompareSettings()).rows
     verdicts = {row.metric: row.verdict for row in rows}
     assert verdicts == {"brier": verdict, "ece": "OK" if loss < 0.02 else verdict}
@@ -131,7 +128,6 @@ def test_facts_that_cannot_be_used_are_a_sentence(tmp_path, monkeypatch, facts, 
     source += f"class Wrong:\n    info = MeasureInfo(metrics=({facts},))\n"
     site = runs.distribution(tmp_path, "wrongs", source, measures={"wrong": "wrongs:Wrong"})
     runs.put_on_path(site, monkeypatch)
-
     assert why in registry.entries("measures")["wrong"].broken and metrics.find("m") == Metric("m")
     monkeypatch.undo()
     runs.forget()

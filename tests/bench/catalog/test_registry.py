@@ -45,7 +45,6 @@ def test_their_code_is_part_of_the_key(site, tmp_path):
         file.write_text(text + more)
         measurements = api.plan(spec).measurements
         found.append({c.key for c in measurements if c.artifact.method == "theirs"})
-
     assert not found[0] & found[1]
 
 
@@ -125,7 +124,6 @@ def test_a_class_that_no_worker_could_run_is_refused_when_it_is_typed(
     names = {name: f"unusable:{name.capitalize()}" for name in UNUSABLE}
     runs.distribution(tmp_path / "other", "unusable", LOOSE, methods=names)
     runs.put_on_path(tmp_path / "other", monkeypatch)
-
     with pytest.raises(UserError, match=said):
         parse_method(typed)
     assert parse_method("wanda").config == {}

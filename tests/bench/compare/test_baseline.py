@@ -60,13 +60,11 @@ def test_records_and_scores_come_back(results, kept):
 def test_timings_of_engines_come_back(tmp_path):
     before = read(Path(__file__).parents[3] / "results" / "speed-engines")
     after = baseline.read(baseline.write(before, tmp_path / "b.zip"))
-
     assert {r.key for r in after.records} == {r.key for r in before.records}
 
 
 def test_the_same_records_give_the_same_bytes(results, kept, tmp_path):
     again = baseline.write(read(results), tmp_path / "c.zip")
-
     assert again.read_bytes() == kept.read_bytes()
 
 
@@ -94,7 +92,6 @@ def test_further_metrics_of_one_measure_stay_its_own(results, tmp_path):
 def test_a_gate_takes_the_folder_the_file_and_the_name(results, cli, output, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "4 records" in output("baseline", "set", "main", "--results", results)
-
     for given in (results, "results/baselines/main.zip", "main"):
         output("gate", "--baseline", given, "--results", results)
     listed = json.loads(cli("baseline", "ls", "--json")[1])
@@ -130,7 +127,6 @@ def garble(content):
 )
 def test_what_is_no_baseline_is_one_sentence_and_exit_2(tmp_path, refused, damage, sentence):
     damage(tmp_path)
-
     said = refused("gate", "--baseline", tmp_path / "b.zip", "--results", tmp_path / "r")
     assert sentence in said and "b.zip" in said
 
@@ -149,12 +145,10 @@ def test_a_small_file_does_not_unpack_to_a_large_one(kept):
             for _ in range(40):
                 stream.write(b" " * 10**6)
         packed.writestr("items.parquet", b"")
-
     with limits(bytes_=2 * 10**7), pytest.raises(UserError, match="unpacks to more than"):
         baseline.read(kept)
 
 
 def test_an_unreadable_one_is_listed_as_such(kept, output):
     kept.write_bytes(b"no")
-
     assert "unreadable" in output("baseline", "ls", "--dir", kept.parent)

@@ -90,9 +90,7 @@ def test_what_cannot_be_paired_is_said_for_the_task(change, said, tmp_path, cli)
     prompt = change.pop("prompt", "p")
     rows = [sample(i, x, prompt) for i, x in enumerate(RIGHT_AFTER)]
     a, b = answers(tmp_path / "a", RIGHT_BEFORE), folder(tmp_path / "b", rows, **change)
-
     code, out, err = cli("compare", a, b)
-
     assert code == 0 and said in " ".join((out + err).split())
     assert cli("gate", "--baseline", a, "--results", b)[0] == 2
 
@@ -104,9 +102,7 @@ def test_a_gate_needs_every_question_of_the_baseline(asked, passes, tmp_path, cl
     other = [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)]
     for path in (a, b):
         folder(path, other, task="boolq", stamp="2026-01-02T00-00-00.0")
-
     code, out, err = cli("gate", "--baseline", a, "--results", b)
-
     assert code == (0 if passes else 1), err
     assert passes or "239 questions pair; 1 only before" in " ".join(out.split())
     assert cli("compare", a, b)[0] == 0
@@ -134,7 +130,6 @@ def test_a_log_likelihood_is_no_perplexity(tmp_path, output):
 
 def test_a_record_that_readers_refuse_is_not_written(tmp_path, refused):
     folder(tmp_path / "a", [sample(i, 2 * x) for i, x in enumerate(RIGHT_BEFORE)])
-
     err = refused("import", str(tmp_path / "a"), "--model", "m", "--results", str(tmp_path / "r"))
     assert "piqa of" in err and "outside 0.0 to 1.0" in err
     assert not (tmp_path / "r").exists()
@@ -142,18 +137,15 @@ def test_a_record_that_readers_refuse_is_not_written(tmp_path, refused):
 
 def test_an_import_beside_own_records_is_no_other_model(tmp_path, output):
     fake_records.perplexity(tmp_path / "r", key_inputs={"model": "1" * 64})
-
     for task in ("piqa", "arc"):
         folder(tmp_path / task, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task=task)
         output("import", tmp_path / task, "--model", "tiny", "--results", tmp_path / "r")
-
     assert check_folder(tmp_path / "r").problems == ()
 
 
 def test_two_models_in_a_folder_are_refused(tmp_path):
     folder(tmp_path / "a", [sample(0, 1)], model_name="org/first")
     folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0", model_name="org/second")
-
     with pytest.raises(UserError, match=r"several models \(first, second\): name a folder of one"):
         elsewhere.read(tmp_path / "a")
 
@@ -162,7 +154,6 @@ def test_a_question_that_occurs_twice_and_filters(tmp_path):
     strict = {"filter": "strict", "metrics": ["exact_match"], "exact_match": 1.0}
     rows = [sample(0, 1), sample(0, 0), sample(0, 1, **strict)]
     found = elsewhere.read(folder(tmp_path / "a", rows))["piqa"]
-
     assert [q.document for q in found.scores] == ["d0", "d0#1"]
     first = next(iter(found.scores.values()))
     assert first == {"acc": 1.0, "acc_norm": 1.0, "exact_match_strict": 1.0}
@@ -173,14 +164,12 @@ def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
     for row in rows:
         del row["doc_hash"], row["prompt_hash"], row["target_hash"]
     a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows[::-1])
-
     assert elsewhere.pair(a, b).notes == ()
 
 
 def test_the_newest_run_counts(tmp_path):
     folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0")
     folder(tmp_path / "a", [sample(0, 1)])
-
     (scores,) = elsewhere.read(tmp_path / "a")["piqa"].scores.values()
     assert scores["acc"] == 0
 
@@ -198,7 +187,6 @@ def test_a_damaged_folder_is_refused_in_a_sentence(file, content, said, tmp_path
     answers(tmp_path / "a", RIGHT_BEFORE)
     (file,) = tmp_path.rglob(f"{file}_*")
     file.write_text(content)
-
     with pytest.raises(UserError, match=said):
         elsewhere.read(tmp_path / "a")
 
@@ -206,7 +194,6 @@ def test_a_damaged_folder_is_refused_in_a_sentence(file, content, said, tmp_path
 def test_a_folder_of_another_kind_is_refused(tmp_path, refused):
     answers(tmp_path / "a", RIGHT_BEFORE)
     (tmp_path / "b/records").mkdir(parents=True)
-
     assert "name two such folders" in refused("compare", tmp_path / "a", tmp_path / "b")
 
 
@@ -234,7 +221,6 @@ def test_an_import_needs_a_name_that_a_record_can_have(tmp_path, refused):
 @pytest.mark.parametrize("higher", ["x", [1]])
 def test_directions_of_another_type(higher, tmp_path):
     folder(tmp_path, [sample(0, 1)], higher_is_better={"piqa": higher})
-
     with pytest.raises(UserError, match=r"results_.*json cannot be read as results of lm-eval"):
         elsewhere.read(tmp_path)
 
@@ -244,6 +230,5 @@ def test_a_file_without_an_end(name, tmp_path):
     folder(tmp_path, [sample(0, 1)])
     (file,) = tmp_path.rglob(f"{name}_*")
     os.truncate(file, 2**34)
-
     with limits(), pytest.raises(UserError, match="more than"):
         elsewhere.read(tmp_path)

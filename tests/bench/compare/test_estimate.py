@@ -54,17 +54,13 @@ def test_an_interval_that_the_noise_between_seeds_makes_endless_says_nothing(dev
     """Student's t of one degree of freedom is 12.7, so a noise of 5 nats gives ratios up to
     e^64."""
     before, after = simulate(np.random.default_rng(0), seeds=1)
-
     got = estimate_change(before, after, noise=SeedNoise(deviation**2, freedom=1))
-
     assert (got.high == np.inf) == (deviation == 5) and got.alone.high < 1
 
 
 def test_value_is_the_difference_of_the_means_per_token():
     before, after = simulate(np.random.default_rng(0), effect=0.2)
-
     got = estimate_change(before, after)
-
     assert got.value == pytest.approx((after.mean() - before.mean()) / TOKENS)
     assert got.low < got.value < got.high
     assert (got.seeds, got.n, got.unit) == (3, 30, "articles")
@@ -91,9 +87,7 @@ def test_questions_of_one_article_are_not_independent():
     """Twelve are lost: of one article, which one change can do; or one of each of twelve."""
     articles, right = np.repeat(np.arange(13), 12), np.ones(13 * 12)
     of_one, of_twelve = articles == 3, np.arange(len(right)) % 13 == 0
-
     one, twelve = (answers(right, right - lost, articles) for lost in (of_one, of_twelve))
-
     assert one.p > 0.3 and one.low < one.value < 0 < one.high
     assert twelve.p < 0.01 and twelve.high < 0
     for found in (one, twelve):
@@ -107,7 +101,6 @@ def test_few_changed_answers_have_an_interval_that_can_be(lost):
     after = right.copy()
     after[: 12 * lost : 12] = 0
     found = answers(right, after, articles)
-
     assert found.lost == lost and -0.1 < found.low < 0 < found.high < 0.1 and found.p > 0.3
 
 
@@ -116,7 +109,6 @@ def test_questions_of_few_articles_are_dependent_too(count):
     """McNemar's test alone finds a difference in 13% of pairs of equal models, if seven articles
     have 40 questions each."""
     articles, right = np.repeat(np.arange(count), 12), np.ones(count * 12)
-
     assert answers(right, np.where(articles == 1, 0, right), articles).p > 0.3
 
 
@@ -124,14 +116,12 @@ def test_questions_of_few_articles_are_dependent_too(count):
 def test_equal_answers_of_other_models_are_no_certainty(other, is_exact):
     """Unless other scores show that the models are equal."""
     found = answers(np.ones(50), np.ones(50), np.arange(50), other)
-
     assert found.value == 0 and (found.low == found.high == 0) == is_exact
     assert is_exact or -0.08 < found.low < -0.02 < 0.02 < found.high < 0.08
 
 
 def test_other_windows_are_not_paired():
     before, after = simulate(np.random.default_rng(5))
-
     with pytest.raises(estimate.NotComparable, match="different items"):
         estimate_change(before, after, windows=np.arange(1, after.shape[1] + 1).astype(str))
 
@@ -163,8 +153,6 @@ def test_a_row_without_seeds_meets_every_seed(swap):
     seedless = fake_records.record("dense", readings=[READING])
     seeds = {seed: fake_records.record("wanda", seed, readings=[READING]) for seed in (0, 1)}
     sides = ({None: seedless}, seeds)
-
     ((pair,), unpaired) = pair_seeds("", *(sides[::-1] if swap else sides), True)
-
     assert (pair.after, pair.before)[swap] == tuple(seeds.values())
     assert (pair.before, pair.after)[swap] == (seedless, seedless) and not unpaired

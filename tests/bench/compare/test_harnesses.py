@@ -126,16 +126,13 @@ def test_questions_are_paired_and_counted(harness, writer, tmp_path):
 @every_harness
 def test_other_questions_do_not_pair(harness, writer, tmp_path):
     writer(tmp_path / "a", BEFORE), writer(tmp_path / "b", AFTER, asked="Another")
-
     (note,) = elsewhere.pair(tmp_path / "a", tmp_path / "b").notes
-
     assert "0 questions pair" in note and "8 only before" in note
 
 
 @every_harness
 def test_rows_of_a_leaderboard(harness, writer, tmp_path, cli, output):
     writer(tmp_path / "theirs", BEFORE)
-
     out = output("report", "--results", tmp_path / "theirs")
     assert "theirs" in out and f"in {harness}" in " ".join(out.split())
     output("import", tmp_path / "theirs", "--results", tmp_path / "r", "--method", "theirs")
@@ -149,7 +146,6 @@ def test_damaged_and_missing_answers_are_refused_in_a_sentence(harness, writer, 
     answers.write_text("{")
     with pytest.raises(UserError, match=f"{harness}.*measure it again"):
         elsewhere.read(tmp_path)
-
     answers.unlink()
     with pytest.raises(UserError, match="no answers to single questions"):
         elsewhere.read(tmp_path)
@@ -180,9 +176,7 @@ def test_settings_of_evalscope_are_compared(tmp_path):
     evalscope(tmp_path / "a", BEFORE), evalscope(tmp_path / "b", BEFORE)
     file = tmp_path / "b/configs/task_config.yaml"
     file.write_text(file.read_text().replace("max_tokens: 8", "max_tokens: 16"))
-
     (note,) = elsewhere.pair(tmp_path / "a", tmp_path / "b").notes
-
     assert note == "mini/s: generation_config {'max_tokens': 8} before and {'max_tokens': 16} after"
     file.write_text("!!python/object/apply:os.system ['true']")
     with pytest.raises(UserError, match=r"task_config\.yaml cannot be read"):
@@ -221,7 +215,6 @@ def test_results_of_other_types_and_sizes(case, tmp_path, refused):
     harness, file, path, value = OTHER_TYPES[case]
     WRITERS[harness](tmp_path / "in", BEFORE)
     changed(tmp_path / "in" / file, *path, to=value)
-
     err = refused("import", tmp_path / "in", "--model", "m", "--results", tmp_path / "r")
     assert f"{file} cannot be read as results of {harness} (" in err
 
@@ -229,7 +222,6 @@ def test_results_of_other_types_and_sizes(case, tmp_path, refused):
 def test_a_number_beyond_all_scores(tmp_path):
     answers = every_eval_ever(tmp_path, BEFORE)
     answers.write_text(answers.read_text().replace('"score": 1.0', f'"score": 1{"0" * 400}'))
-
     with pytest.raises(UserError, match=r"line 1 is no sample of Every Eval Ever \(a score beyond"):
         elsewhere.read(tmp_path)
 
@@ -249,7 +241,6 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(
 def test_settings_that_multiply(text, tmp_path):
     evalscope(tmp_path, BEFORE)
     (tmp_path / "configs/task_config.yaml").write_text(text)
-
     with limits(), pytest.raises(UserError, match=r"task_config\.yaml cannot be read"):
         elsewhere.read(tmp_path)
 
@@ -258,7 +249,6 @@ def test_an_alias_is_no_fault(tmp_path):
     evalscope(tmp_path, BEFORE)
     text = "a: &a {max_tokens: 8}\ngeneration_config: *a\n"
     (tmp_path / "configs/task_config.yaml").write_text(text)
-
     (found,) = elsewhere.read(tmp_path).values()
     assert found.settings["generation_config"] == {"max_tokens": 8}
 
@@ -269,7 +259,6 @@ def test_a_pipe_of_evalscope(name, tmp_path):
     evalscope(tmp_path, BEFORE)
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
-
     with limits():
         if name.startswith("reports"):
             assert elsewhere.read(tmp_path)

@@ -37,7 +37,6 @@ def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots)
     fake_records.perplexity(roots[0], protocol="wiki-mini@128")
     fake_records.perplexity(roots[1], protocol="wiki-mini@256")
     assert verdict(roots)["perplexity"].verdict == "NOT_COMPARABLE"
-
     shutil.rmtree(roots[1])
     fake_records.perplexity(roots[1], protocol="c4@128")
     assert verdict(roots)["perplexity"].verdict == "MISSING"
@@ -74,7 +73,6 @@ def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
         fake_records.perplexity(root)
     fake_records.failed(roots[1], made="b", provenance={"recorded": "2026-01-02T00:00:00Z"})
     assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
-
     fake_records.perplexity(roots[1], made="c", provenance={"recorded": "2026-01-03T00:00:00Z"})
     assert verdict(roots)["perplexity"].verdict == "OK"
 
@@ -95,9 +93,7 @@ def test_a_seed_that_is_missing_or_fails_is_named(roots, before, now, failing, r
             fake_records.perplexity(root, seed=seed)
     for seed in failing:
         fake_records.failed(roots[1], seed=seed, reason="NaN")
-
     row = verdict(roots)["perplexity"]
-
     assert (row.verdict, row.reason) == ("NEW_FAILURE" if failing else "MISSING", reason)
 
 
@@ -105,9 +101,7 @@ def test_a_seed_that_failed_before_fails_nothing_and_the_others_are_compared(roo
     for root, cost in zip(roots, (0, 1), strict=True):
         fake_records.perplexity(root, cost, seed=0)
         fake_records.failed(root, seed=1, reason="NaN")
-
     rows = compare(*(read(r) for r in roots), settings.read(None)).rows
-
     assert [(r.verdict, r.reason) for r in rows if r.verdict == "NO_BASELINE"] == [
         ("NO_BASELINE", "failed before, too (seed 1)")
     ]
@@ -122,7 +116,6 @@ def test_one_name_for_two_contents_is_not_compared(make, reason, roots):
         asked = {"name": "answers", "config": {}, "source": "", "content": digest}
         inputs = {"model": digest} if make == "perplexity" else {"measure": asked}
         getattr(fake_records, make)(root, key_inputs=inputs)
-
     found = {(r.verdict, r.reason) for r in verdict(roots).values()}
     assert found == {("NOT_COMPARABLE", f"{reason} are others")}
 
@@ -136,5 +129,4 @@ def test_a_timing_that_is_no_longer_reported_is_missing(roots):
         items = [Item(str(i), str(i), 1.0, 1.0) for i in range(12)]
         about = {"measure": "latency", "protocol": "512", "token_digest": "", "made": str(kept)}
         fake_records.put(root, fake_records.record(**about), items, times[-kept:])
-
     assert verdict(roots)["latency"].verdict == "MISSING"

@@ -50,9 +50,7 @@ def moved(by=1.0, stderr=1.0, **fields):
 )
 def test_verdicts(root, cli, monkeypatch, change, code, verdict):
     again(monkeypatch, change)
-
     found, out, err = cli("check", root, "--remeasure", 2, "--seed", 3)
-
     assert found == code, err
     assert out.count(f": {verdict}") == 2 and "chosen by seed 3" in out
 
@@ -70,14 +68,12 @@ def test_all_folders_are_read_before_the_first_is_measured(root, tmp_path, cli, 
 
 def test_a_stated_tolerance(root, cli, monkeypatch):
     again(monkeypatch, moved(1.02, provenance={}))
-
     assert cli("check", root, "--remeasure", 1, "--tolerance", 0.05)[0] == 0
 
 
 def test_the_seed_chooses(root, cli, monkeypatch):
     again(monkeypatch)
     line = ("check", root, "--remeasure", 1, "--seed")
-
     assert 1 < len({cli(*line, seed)[1] for seed in (0, 0, 1, 2, 3, 4)}) < 6
 
 

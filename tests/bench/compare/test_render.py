@@ -29,7 +29,6 @@ def test_an_unchanged_number_is_the_same_however_it_was_compared(itself):
 
 def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
     text = render.to_markdown(itself, "bench gate passed")
-
     assert text.startswith("### bench gate passed\n\n<details>") and "sampled" not in text
 
 
@@ -65,7 +64,6 @@ def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):
         fake_records.perplexity(tmp_path / name, loss, made=name, noise=noise)
         fake_records.counted(tmp_path / name, "bytes_packed", count, made=name)
     changes = {row.metric: render.format_change(row) for row in compared(tmp_path).rows}
-
     assert re.match(r"×0\.0001\d+ \[0\.0001\d+, ", changes["perplexity"])
     assert changes["bytes_packed"] == "+1000000000.0000"
 
@@ -74,7 +72,6 @@ def test_a_figure_is_not_sure_of_a_value_without_an_interval():
     bounds = Bound(1.3), Bound(1.3, 1.2, 1.4), Bound(1.3, 0.9, 1.4)
     figure = forest.draw_forest(list(zip(("bare", "sure", "tied"), bounds, strict=True)))
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-
     assert [dot.get_color() == drawing.BLUE for dot in dots] == [False, True, False]
 
 
@@ -84,6 +81,5 @@ def test_a_figure_that_leaves_rows_out_says_so_inside_its_edge():
     figure = forest.draw_forest(rows)
     figure.canvas.draw()
     label = figure.axes[0].xaxis.label
-
     assert label.get_text().endswith("first 40 of 41 rows (log)")
     assert label.get_window_extent().x1 <= figure.bbox.x1

@@ -27,7 +27,6 @@ def grid(rng, A=0.05, a=0.3, b=0.5, spread=0.02, articles=20, sizes=SIZES, budge
 
 def test_finds_the_law_it_was_made_from():
     law = scaling_law.fit(grid(np.random.default_rng(0), spread=0.0))
-
     values = {k: v.value for k, v in law.coefficients.items()}
     assert values == pytest.approx({"A": 0.05, "a": 0.3, "b": 0.5}, rel=1e-6)
 
@@ -63,16 +62,13 @@ def test_a_prediction_from_few_runs_holds_the_run_left_out():
 def test_an_outlier_moves_neither_the_law_nor_its_interval():
     points = grid(np.random.default_rng(8))
     points[5] = points[5]._replace(excess=3 * points[5].excess)
-
     law = scaling_law.fit(points, draws=100)
-
     assert law.coefficients["A"].value == pytest.approx(0.05, rel=0.05)
     assert np.median(law.draws[:, 0]) == pytest.approx(law.coefficients["A"].value, rel=0.02)
 
 
 def test_one_size_has_no_exponent_of_size():
     law = scaling_law.fit(grid(np.random.default_rng(3), sizes=(1e5,)))
-
     assert set(law.coefficients) == {"A", "b"}
 
 
@@ -84,7 +80,6 @@ def test_too_few_runs():
 def test_a_run_below_its_control():
     points = grid(np.random.default_rng(5))
     points[2] = points[2]._replace(excess=-points[2].excess)
-
     with pytest.raises(UserError, match=r"m100000 at 4,000,000 tokens is not above its control"):
         scaling_law.fit(points)
 
@@ -120,7 +115,6 @@ def results(tmp_path):
 
 def test_reads_its_grid_from_records(results):
     points = scaling_law.read(results, "cast", "dense-ft")
-
     assert [p.weights for p in points] == [1000] * 3 + [4000] * 3 + [16000] * 3
     assert [p.training for p in points] == [10_000, 40_000, 160_000] * 3
     law = scaling_law.fit(points)

@@ -58,9 +58,7 @@ def test_rows_under_one_protocol_are_taken_alone_if_they_are_many(tmp_path, rows
 
 def test_a_kind_without_seeds_takes_rows_of_other_kinds(tmp_path):
     rows = ("wanda", {0: 0.0, 1: 0.02, 2: 0.04}, {}), ("cast", {0: 0.0}, TRAINED)
-
     noise, source = SeedNoiseTable(records(tmp_path, *rows)).of("tiny", "trained", PERPLEXITY)
-
     assert noise.deviation == pytest.approx(0.02)
     assert source == "trained 2% (from 1 other row with seeds)"
 
@@ -120,10 +118,8 @@ def test_rows_that_are_destroyed_are_a_kind_of_their_own(tmp_path):
 
 def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
     found = records(tmp_path, ("wanda", {0: 0.0}, {}))
-
     noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
     given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
-
     assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise)
     assert math.isinf(noise.freedom)
     assert "assumed" in source and given.deviation == pytest.approx(0.01)

@@ -31,7 +31,6 @@ def test_a_task_is_found_without_the_index_of_lm_eval(monkeypatch):
 
 def test_a_task_outside_the_sets_is_downloaded(cli, output, fake_hub, tmp_path):
     fake_hub.files = ("main/test-00000-of-00001.parquet", "README.md", "gsm8k.py")
-
     out = output("pull", "gsm8k", "--data-dir", tmp_path)
     assert f"gsm8k: {tmp_path / GSM8K} (hub, {fake_hub.revision})" in out
     assert (tmp_path / GSM8K / "main/test-00000-of-00001.parquet").exists()
@@ -41,7 +40,6 @@ def test_a_task_outside_the_sets_is_downloaded(cli, output, fake_hub, tmp_path):
 
 def test_without_a_hub_the_sentence_names_task_data_and_ways(refused, fake_hub):
     fake_hub.error = OSError("no network")
-
     err = refused("pull", "gsm8k")
     assert "task gsm8k (openai/gsm8k) is not in" in err and "--data-dir" in err
 
@@ -112,7 +110,6 @@ def test_two_files_with_one_task_are_refused(tmp_path, folder):
         (tmp_path / name).mkdir()
         own(tmp_path / name, [{"question": name}])
     names = ("mine",) if folder else (str(tmp_path / "a/mine.yaml"), str(tmp_path / "b/mine.yaml"))
-
     with pytest.raises(UserError, match=r"task 'mine' is in .*a/mine.yaml and in .*b/mine.yaml"):
         tasks.expand(names, tmp_path if folder else None)
     assert tasks.expand(names[:1]) if not folder else tasks.expand(("wiki_lastword",), tmp_path)
@@ -125,7 +122,6 @@ def test_a_file_in_a_folder_with_the_name_of_a_track_is_no_track():
 def test_tokens_of_a_task_that_generates(tmp_path):
     rows = [{"question": "x" * 40, "answer": "y" * 4000}] * 6
     task = read_task("mine", str(own(tmp_path, rows)))
-
     assert task.generates == 10
     assert tasks.count_tokens(task, None, None, 0, 10) == 6 * (40 / 4 + 10)
     assert tasks.count_tokens(task, None, 2, 3, 100) == 2 * (4 * 40 / 4 + 100)
@@ -148,9 +144,7 @@ def test_tokens_of_downloaded_data(tmp_path):
         rows = [{"question": f"{i:04}" * 100, "answer": "y"} for i in range(count)]
         file = folder / f"{split}-00000-of-00001.parquet"
         pq.write_table(pa.Table.from_pylist(rows), file, compression=None)
-
     found = tasks.count_tokens(gsm8k(), tmp_path, None, 0, 256)
-
     assert 8 * (400 / 4 + 256) <= found <= 1.1 * 8 * (400 / 4 + 256)
 
 

@@ -91,7 +91,6 @@ def test_weights_of_whole_numbers_are_refused(family, make, keep_as, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     name = next(iter(tensors))
     save_file(tensors | {name: tensors[name].to(torch.int32)}, folder / "model.safetensors")
-
     with pytest.raises(UserError, match=rf"^{name} in .* is I32"):
         architecture.check(Folder(folder))
 
@@ -118,7 +117,6 @@ def test_code_of_their_own_is_left_alone_where_transformers_has_it(make, keep_as
     for family in ("phi3", "llama"):
         config = keep_as(make(family), tmp_path / family) / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | own))
-
     assert models.resolve(str(tmp_path / "phi3")).folder == tmp_path / "phi3"
     loaded = loading.load(tmp_path / "phi3", Compute())
     assert type(loaded).__module__ == "transformers.models.phi3.modeling_phi3"
@@ -129,7 +127,6 @@ def test_code_of_their_own_is_left_alone_where_transformers_has_it(make, keep_as
 def test_an_unknown_family_is_left_to_others(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
     save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
-
     architecture.check(Folder(tmp_path))
 
 

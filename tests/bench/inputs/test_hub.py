@@ -40,7 +40,6 @@ def test_a_mirror_is_named_by_the_option_before_the_environment(monkeypatch):
 
 def test_latest_is_the_commit_and_its_files(fake_hub, repository):
     fake_hub.files = ("a.parquet", "b/c.json")
-
     assert repository.latest() == (fake_hub.revision, ("a.parquet", "b/c.json"))
     assert fake_hub.timeouts == [hub.TIMEOUT_S]
 
@@ -49,7 +48,6 @@ def test_a_filled_root_is_a_mirror_and_records_its_revision(fake_hub, repository
     fake_hub.files = ("data/a.parquet", "data/a[1].parquet", "load.py", "other/b.parquet")
     got = hub.fill(tmp_path / "root", repository, ("data/*",))
     folder = tmp_path / "root/owner/text"
-
     assert got == [folder / "data/a.parquet", folder / "data/a[1].parquet"]
     assert all(file.is_file() for file in got)
     assert fake_hub.downloads == [("owner/text", "dataset", fake_hub.revision)]
@@ -79,7 +77,6 @@ def test_a_refusal_names_the_licence_and_the_ways(fake_hub, error, kind, page):
     fake_hub.error = error.__new__(error)
     with pytest.raises(UserError) as refused:
         hub.Repository("a/b", kind, "task t", "take task u").latest()
-
     sentence, mirror = str(refused.value), ("--data-dir <mirror>", "BENCH_DATA_DIR")
     assert_names(sentence, "task t (a/b) is gated", f"{page} and set HF_TOKEN", *mirror)
     assert sentence.endswith("or take task u") and "connect" not in sentence
@@ -121,7 +118,6 @@ def test_an_unreachable_hub_names_where_was_searched_and_the_ways(
     fake_hub.error = error
     with pytest.raises(UserError) as refused:
         repository.latest()
-
     sentence, ways = str(refused.value), ("connect", "--data-dir <mirror>", "take another")
     assert_names(sentence, "corpus text (owner/text) is not in ", *ways, reason)
     assert "mirror/owner/text" in sentence
@@ -147,7 +143,6 @@ def test_a_download_that_ends_early_is_no_success(fake_hub, repository, tmp_path
     files."""
     fake_hub.files = ("a.parquet",)
     snapshot = hub.Snapshot(fake_hub.revision, ("a.parquet", "b.parquet"))
-
     with pytest.raises(UserError, match="No such file"):
         repository.download(snapshot, snapshot.files, tmp_path)
 
@@ -156,7 +151,6 @@ def test_a_corpus_is_fetched_for_one_use_and_then_read_from_the_cache(fake_hub):
     wanted, other = "c4-validation.00000-of-00008.json.gz", "c4-train.00000-of-01024.json.gz"
     fake_hub.files = (f"en/{wanted}", f"en/{other}", "README.md")
     first = corpora.digest("c4", "evaluation", None, fetch=True)
-
     assert [f.name for f in corpora.files("c4", "evaluation", None)] == [wanted]
     assert corpora.files("c4", "calibration", None) == []
     assert corpora.digest("c4", "evaluation", None, fetch=True) == first

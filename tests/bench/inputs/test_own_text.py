@@ -42,7 +42,6 @@ def test_documents_of_each_kind(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo")
     jsonl(tmp_path / "b.jsonl", {"text": "x", "body": "y"}, {"text": "z", "body": "w"})
     parquet(tmp_path / "c.parquet", text=["p", "q"], body=["r", "s"])
-
     assert read(tmp_path / "a.txt") == ["one\n\ntwo"]
     assert read(tmp_path / "b.jsonl") == ["x", "z"]
     assert read(f"{tmp_path / 'b.jsonl'}:body") == ["y", "w"]
@@ -123,7 +122,6 @@ def test_the_content_decides_the_digest(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", {"text": "x", "body": "y"})
     before = corpora.digest(str(file), "evaluation", None, fetch=False)
     assert before != corpora.digest(f"{file}:body", "evaluation", None, fetch=False)
-
     jsonl(file, {"text": "xx", "body": "y"})
     assert before != corpora.digest(str(file), "evaluation", None, fetch=False)
 
@@ -150,9 +148,7 @@ def test_a_run_on_a_users_text(tmp_path):
 def test_a_document_is_a_cluster(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", *({"text": LONG} for _ in range(5)))
     tokenizer = loading.load_tokenizer(runs.TINY)
-
     _, clusters = windows.load_windows(str(file), tokenizer, 64, None, None)
-
     assert sorted(set(clusters)) == list("01234")
 
 
@@ -170,7 +166,6 @@ def test_a_document_is_a_cluster(tmp_path):
 def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path):
     short = jsonl(tmp_path / "s.jsonl", {"text": "a few words of text and then some more"})
     settings = {"windows": "all"} | settings | {"data": settings["data"].format(short=short)}
-
     with pytest.raises(UserError, match=re.escape(said)):
         make_plan(runs.small(tmp_path / "r", perplexity=settings))
 
@@ -205,14 +200,12 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     mark = b"\xef\xbb\xbf"
     (tmp_path / "a.txt").write_bytes(mark + b"one")
     (tmp_path / "b.jsonl").write_bytes(mark + b'{"text": "x"}\n')
-
     assert read(tmp_path) == ["one", "x"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_long_text_that_is_not_unicode_is_refused_before_the_run(encoding, tmp_path):
     (tmp_path / "a.txt").write_bytes(("caf\u00e9. " + LONG * 30).encode(encoding))
-
     with pytest.raises(UserError, match=r"a.txt is not text in UTF-8"):
         own_text.check(str(tmp_path / "a.txt"), "tiny", lacks_template=True)
 
@@ -245,7 +238,6 @@ def test_a_small_parquet_file_of_much_text_is_refused(tmp_path, monkeypatch):
     file = parquet(tmp_path / "a.parquet", text=["a" * 100_000] * 2000)
     assert file.stat().st_size < 10_000
     documents = own_text.read(own_text.parse(str(file)))
-
     assert len(next(documents)) == 100_000
     assert pyarrow.total_allocated_bytes() < 2**27
     with pytest.raises(UserError, match="repeats text far beyond its size"):

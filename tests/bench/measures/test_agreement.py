@@ -78,9 +78,7 @@ def test_models_that_are_nearly_equal_have_no_negative_distance(context):
     dense = torch.randn(count, 512, generator=torch.Generator().manual_seed(0))
     reader = WindowDistances(cut)
     targets = cut.tokens[:, 1:].flatten()
-
     reader.take(LogitPart(8, count, slice(0, count), targets, dense * (1 + 1e-6), dense))
-
     assert all(item.value >= 0 for item in reader.finish().items)
 
 
@@ -118,7 +116,6 @@ def test_the_dense_model_agrees_with_itself_exactly(context):
     measure = Agreement("wiki-mini", SEQLEN, windows=3)
     measured = read(measure, itself)
     load = partial(pytest.fail, "nothing has to be loaded to know it")
-
     known = measure.read(load, replace(itself, is_dense=True, load_dense=load))
     assert measured == known
     assert [v.value for v in known.values] == [0.0, 1.0]
@@ -133,5 +130,4 @@ def test_a_streamed_model_reads_the_same(measure, context):
     load = partial(loading.load, runs.TINY, streaming)
     streamed = replace(context, compute=streaming, load_dense=load)
     made = measure("wiki-mini", SEQLEN, windows=5, batch=2)
-
     assert read(made, streamed) == read(made, context)

@@ -142,14 +142,12 @@ def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatc
 def test_a_model_that_cannot_be_packed_is_skipped(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(packed_scoring, "find_obstacle", lambda model: "rope dynamic")
     (record,) = run(tmp_path / "r", "language/lambada").values()
-
     assert record.status == "skipped"
     assert record.reason == "answers cannot be packed for rope dynamic"
 
 
 def test_an_answer_longer_than_the_context_is_named(cache, tmp_path):
     (record,) = run(tmp_path / "r", "knowledge/sciq", context=2).values()
-
     assert record.status == "failed" and "raise answers.context=2" in record.reason
 
 

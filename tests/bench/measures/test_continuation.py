@@ -39,9 +39,7 @@ def test_it_is_where_two_texts_part(tmp_path):
     every, articles = windows.load_windows("wiki-mini", tokenizer, 64, None, None)
     chosen = [i * len(every) // PROMPTS for i in range(PROMPTS)]
     expected = [tokens_in_common(model, dense, every[[i]]) for i in chosen]
-
     found = read(model, tmp_path)
-
     assert [i.value for i in found.items] == expected and 0 < min(expected) < max(expected)
     assert found.values[0].value == pytest.approx(sum(expected) / PROMPTS)
     assert found.items[-1].cluster_id == articles[chosen[-1]]

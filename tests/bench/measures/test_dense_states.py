@@ -55,7 +55,6 @@ def wanted(tmp_path_factory):
 def test_the_dense_row_leaves_them_behind(tmp_path, folder, wanted):
     assert not folder.exists()
     got = run(tmp_path / "r")
-
     assert got.numbers == wanted
     assert got.states == ["read from the cache"]
     assert got.dense == 1
@@ -69,7 +68,6 @@ def test_the_dense_row_leaves_them_behind(tmp_path, folder, wanted):
 def test_without_the_dense_row_the_first_that_needs_them_computes_them(tmp_path, wanted):
     first = run(tmp_path / "first", "magnitude")
     second = run(tmp_path / "second", "magnitude")
-
     assert (first.states, first.dense) == (["computed and kept", "read from the cache"], 1)
     assert (second.states, second.dense) == (["read from the cache"], 0)
     assert first.numbers == second.numbers == wanted
@@ -77,7 +75,6 @@ def test_without_the_dense_row_the_first_that_needs_them_computes_them(tmp_path,
 
 def test_perplexity_alone_keeps_nothing(tmp_path, folder):
     runs.run_here(runs.small(tmp_path / "r", measures=("perplexity",)), only=["dense"])
-
     assert not folder.exists()
 
 
@@ -103,7 +100,6 @@ def test_a_damaged_file_is_found_and_computed_anew(tmp_path, folder, wanted, at)
 
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
     got = run(tmp_path / "r", dense_states_gb=0.0001)
-
     assert got.numbers == wanted
     assert got.dense == 2
     assert "computed, not kept" in got.states[0]
@@ -119,7 +115,6 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path, folder):
         os.utime(folder / name, (10**9 - 1000 * age,) * 2)
     with cache.in_use("used"):
         run(tmp_path / "r", dense_states_gb=0.00075)  # 328 kB are needed, so one of the two must go
-
     assert {p.name for p in folder.iterdir()} > {"old", "used"}
     assert not (folder / "older").exists()
 
@@ -150,7 +145,6 @@ def test_broken_off_it_leaves_nothing(folder):
         writing = one.keep(BATCHES)
         next(writing)
         writing.close()
-
         assert one.open() is None
     assert not folder.exists()
     assert not list((folder.parent / "tmp").iterdir())
@@ -161,7 +155,6 @@ def test_read_states_are_memory_of_their_own():
     with states().states("t", 2) as one:
         list(one.keep(BATCHES))
         (first, second) = one.open()
-
     assert first.data_ptr() % 64 == second.data_ptr() % 64 == 0
 
 

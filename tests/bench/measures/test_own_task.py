@@ -148,9 +148,7 @@ def test_generated_answers_advance_the_progress(tmp_path):
     progress = SimpleNamespace(advance=lambda done, total: steps.append((done, total)))
     task = read_task("mine", str(file))
     loaded, tokenizer = loading.load(model, Compute()), loading.load_tokenizer(model)
-
     lmeval.evaluate(loaded, tokenizer, task, None, 2, 4, progress)
-
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -197,7 +195,6 @@ def test_an_include_is_a_regular_file_of_bounded_size(included, tmp_path):
         file.truncate(2**20 + 1)
     file = tmp_path / "a.yaml"
     file.write_text(f"task: mine\ninclude: {included}\n")
-
     with pytest.raises(UserError, match="is not a regular file of at most 1,048,576 bytes"):
         tasks.expand((str(file),))
 
@@ -206,7 +203,6 @@ def test_includes_that_double_are_refused(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.yaml").write_text(f"task: mine\ninclude: [{i + 1}.yaml, {i + 1}.yaml]\n")
     (tmp_path / "30.yaml").write_text("task: mine\n")
-
     with pytest.raises(UserError, match="includes more than 100 files"):
         tasks.expand((str(tmp_path / "0.yaml"),))
 

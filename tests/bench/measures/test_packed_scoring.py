@@ -102,7 +102,6 @@ def test_examples_before_every_question_run_once(monkeypatch):
     pairs = [([*examples, k, 7], [k + 1, n]) for k in range(30, 40) for n in (3, 4)]
     sizes = count_inputs(model.get_input_embeddings())
     list(score(model, pairs, 64, 32))
-
     assert sizes[0] == 20 and sum(sizes) == 20 + 10 * 3
 
 
@@ -110,7 +109,6 @@ def test_no_forward_is_larger_than_the_capacity():
     model = models.build("llama")
     sizes = count_inputs(model.get_input_embeddings())
     list(score(model, PAIRS, MAX_LENGTH, 50))
-
     assert len(sizes) > 2 and max(sizes) <= 50
     assert sum(sizes) < sum(min(len(c) + len(t) - 1, MAX_LENGTH) for c, t in PAIRS)
 
@@ -120,7 +118,6 @@ def test_logits_are_computed_only_where_a_token_is_predicted():
     inputs = count_inputs(model.get_output_embeddings())
     context = list(range(20))
     list(score(model, [(context, [1, 2, 3]), (context, [4]), (context, [1, 5])], MAX_LENGTH, 1000))
-
     assert sum(inputs) == 3 * 32  # after the context; after 1; after 1, 2
 
 
@@ -146,5 +143,4 @@ def test_what_cannot_be_packed_is_named(change, said):
     model = models.build("llama")
     for name, value in change.items():
         object.__setattr__(model.config, name, value)
-
     assert find_obstacle(model) == said

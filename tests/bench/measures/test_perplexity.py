@@ -133,7 +133,6 @@ def test_windows_do_not_overlap_and_the_tail_is_dropped(mirror):
     assert len(text) % seqlen
     got, _ = windows.load_windows("wikitext2", Bytes(), seqlen, None, mirror)
     two, _ = windows.load_windows("wikitext2", Bytes(), seqlen, 2, mirror)
-
     assert got.flatten().tolist() == list(text[: len(text) // seqlen * seqlen])
     assert two.tolist() == got[:2].tolist()
 
@@ -141,7 +140,6 @@ def test_windows_do_not_overlap_and_the_tail_is_dropped(mirror):
 def test_stripped_rows(mirror):
     got, _ = windows.load_windows("wikitext2-stripped", Bytes(), 5, None, mirror)
     text = "\n\n".join(r.rstrip("\n") for r in ROWS).encode()
-
     assert got.flatten().tolist() == list(text[: len(text) // 5 * 5])
 
 
@@ -150,7 +148,6 @@ def test_clusters_are_articles(mirror):
     text = "\n\n".join(ROWS)
     got, clusters = windows.load_windows("wikitext2", Bytes(), 6, None, mirror)
     second = text.index(" = Second = ")
-
     assert clusters == ["1" if 6 * k >= second else "0" for k in range(len(got))]
     assert set(clusters) == {"0", "1"}
 
@@ -168,7 +165,6 @@ def test_a_damaged_corpus_is_named(mirror, content):
         path.write_bytes(content)
     else:
         pq.write_table(pa.table({"txt": ROWS}), path)
-
     with pytest.raises(UserError, match=rf"wikitext2: {path} cannot be read .* bench pull"):
         corpora.documents("wikitext2", "evaluation", mirror)
 
@@ -205,7 +201,6 @@ def test_bytes_are_counted_where_tokens_would_take_long(mirror, monkeypatch):
     lots = dataclasses.replace(corpora.CORPORA["wikitext2"], tokens=1)
     monkeypatch.setitem(corpora.CORPORA, "wikitext2", lots)
     rest = (read_tokenizer_facts(runs.TINY), mirror)
-
     windows.check_windows("wikitext2", 1, size, *rest, max_tokenized_bytes=10)
     with pytest.raises(UserError, match=f"wikitext2 has at most {size} windows"):
         windows.check_windows("wikitext2", 1, size + 3, *rest, max_tokenized_bytes=10)
@@ -217,7 +212,6 @@ def test_tokens_are_counted_to_the_end(tmp_path):
     about["truncation"] = {"direction": "Right", "max_length": 9, "stride": 0}
     about["truncation"]["strategy"] = "LongestFirst"
     (tmp_path / "tokenizer.json").write_text(json.dumps(about))
-
     windows.check_windows("wiki-mini", SEQLEN, 1000, read_tokenizer_facts(tmp_path), None)
 
 
@@ -233,7 +227,6 @@ def test_calibration_crops_long_documents_alone_and_is_seeded(mirror):
     first, again, other = (
         windows.draw_calibration("c4", 20, 16, seed, encode, mirror) for seed in (0, 0, 1)
     )
-
     assert first == again != other
     assert [len(c) for c in first] == [16] * 20 and len({tuple(c) for c in first}) > 1
     assert all(bytes(c) in ("long " * 200).encode() for c in first)

@@ -116,7 +116,6 @@ def numbers(records, *measures):
 
 def test_the_example_imports_public_modules_alone():
     modules = {n.module for n in ast.walk(ast.parse(ENTROPY)) if isinstance(n, ast.ImportFrom)}
-
     assert {m for m in modules if m.startswith(("bench", "methods"))} == {
         "bench.measures.contract", "bench.measures.windowed", "bench.measures.window_pass",
         "bench.results.record",
@@ -127,7 +126,6 @@ def test_measures_of_the_same_windows_share_a_pass(shared):
     """One pass over the four windows for each model. A measure without windows runs the model by
     itself."""
     got, forwards = shared
-
     assert sorted(forwards) == [1, 1, 4 * 128, 4 * 128]
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
     entropy, perplexity = (got["magnitude", None, m] for m in ("entropy", "perplexity"))
@@ -141,14 +139,12 @@ def test_measures_of_the_same_windows_share_a_pass(shared):
 def test_each_measured_by_itself_gives_the_same(tmp_path, shared, name):
     settings = {"windows": 4, "dense_states_gb": 0}
     alone = runs.measured(tmp_path / "r", measures=(name,), perplexity=settings)
-
     assert numbers(shared[0], name) == numbers(alone, name)
     assert {k: shared[0][k].key for k in alone} == {k: r.key for k, r in alone.items()}
 
 
 def test_shared_seconds_are_counted_once(shared):
     got = {k[2]: r.cost for k, r in shared[0].items() if k[0] == "magnitude"}
-
     three = [got[name] for name in ("entropy", "perplexity", "agreement")]
     # Whole hours; each is rounded, and the sum may be just below one.
     assert math.remainder(sum(c["wall_s"] for c in three), 3600) == pytest.approx(0, abs=0.01)
@@ -178,7 +174,6 @@ def test_a_pass_ends_when_every_reader_has_failed(tmp_path):
     windows = {"windows": 4, "batch": 2}
     with counting_forwards() as forwards:
         runs.run_here(runs.small(tmp_path / "r", measures=("faulty",), perplexity=windows))
-
     assert forwards == [2 * 128] * 2
 
 
@@ -207,7 +202,6 @@ def test_a_fault_in_the_forward_pass_costs_all_that_share_it(
     """One in the dense model's costs what compares with it."""
     break_forward(monkeypatch, lambda folder: (folder == runs.TINY.resolve()) == of_dense)
     got = run(tmp_path / "r", "entropy")
-
     found = {k: r for k, r in got.items() if r.status == "failed"}
     assert {(method, measure) for method, _, measure in found} == failed
     assert {r.reason for r in found.values()} == {"RuntimeError: no such forward"}

@@ -115,7 +115,6 @@ def test_is_lm_evals_own_item_by_item(tmp_path):
 def test_record_says_what_decided_it(tmp_path):
     record = run(tmp_path / "r", "wiki_lastword", limit=4)["dense", "wiki_lastword"]
     config = record.key_inputs["measure"]["config"]
-
     assert record.identity.protocol.label == f"wiki_lastword@{wikimini.TASK_VERSION}x4"
     assert config["harness"] == version("lm_eval") and config["version"] == "1.0"
     assert (config["tokens"], config["batch"]) == (1024, 16)
@@ -143,7 +142,6 @@ def test_progress_counts_requests(packed):
     task = read_task("wiki_continuation", "")
     scorer = partial(packed_scoring.score, model, capacity=64) if packed else None
     lmeval.evaluate(model, tokenizer, task, None, 16, 3, count, scorer)
-
     assert progress == [(i, 12) for i in range(1, 13)]
 
 
@@ -194,7 +192,6 @@ def test_lm_eval_answers_other_requests(kind, tmp_path, monkeypatch):
     index(monkeypatch, tmp_path, **{kind: text})
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     task = read_task(kind, f"{kind}.yaml")
-
     refuse = partial(pytest.fail, "the scorer was asked")
     scores = lmeval.evaluate(model, tokenizer, task, None, 16, None, NoProgress(), refuse)
     assert scores.left == (kind,) and len(scores.samples) == 2
@@ -208,7 +205,6 @@ def test_nothing_to_score_is_one_sentence(context, answer):
     scorer = partial(packed_scoring.score, model, capacity=64)
     lm = lmeval._LoadedModel(model, tokenizer, 16, NoProgress(), scorer)
     request = Instance("loglikelihood", {}, (context, answer), 0, ("task", 0, 1))
-
     with pytest.raises(UserError, match="cannot be scored") as refusal:
         lm.loglikelihood([request])
     assert repr(answer) in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
@@ -219,7 +215,6 @@ def test_the_tokenizer_stays_as_it_was():
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     before = tokenizer.pad_token
     lmeval.evaluate(model, tokenizer, read_task("wiki_lastword", ""), None, 16, 2, NoProgress())
-
     assert tokenizer.pad_token == before
 
 
@@ -229,7 +224,6 @@ def test_the_tokenizer_stays_as_it_was():
 def test_hub_task_from_a_mirror(mirror, tmp_path, no_network):
     got = run(tmp_path / "r", "piqa", limit=None, data_dir=mirror)["dense", "piqa"]
     items = table(tmp_path / "r", got)
-
     assert got.status == "ok" and got.readings[0].n == len(PIQA) == len(set(items["item_id"]))
     assert items["item_id"][5] == items["item_id"][4] + "#1"
     assert list(items["cluster_id"]) == list(items["item_id"])
@@ -288,7 +282,6 @@ def test_pulled_data_is_at_one_revision_and_holds_no_code(fake_hub):
 def test_the_sets_data_is_known_without_lm_eval():
     """Hub ids and versions as this lm-eval has them."""
     found = {n: read_task(n, f) for n, f in tasks.expand(tuple(tasks.TASK_SETS)).items()}
-
     assert len(found) == 9 and all("/" in t.hub and t.version and t.digest for t in found.values())
     assert found["arc_challenge"].hub == found["arc_easy"].hub == "allenai/ai2_arc"
     assert found["arc_challenge"].digest != found["arc_easy"].digest
@@ -303,7 +296,6 @@ def test_pull_leaves_a_mirrors_data_alone(output, mirror, no_network):
 
 def test_sets_and_doubles_are_expanded():
     got = tasks.expand(("piqa", "maskllm7", "wanda7", "wiki_lastword"))
-
     assert next(iter(got)) == "piqa" and list(got)[-1] == "wiki_lastword"
     assert len(got) == len({*tasks.TASK_SETS["maskllm7"], *tasks.TASK_SETS["wanda7"]}) + 1 == 10
 

@@ -76,7 +76,6 @@ def test_equal_answers_of_rows_without_an_artifact_are_not_certain(tmp_path):
     for method in ("wanda", "ria"):
         fake_records.accuracy(tmp_path, n=50, method=method)
     fake_records.answers(tmp_path, method="wanda")
-
     ((_, _, c), interval), *_ = (table := tables(tmp_path)[0]).intervals.items()
     assert table.columns[c].metric == "acc"
     assert interval.value == 0
@@ -353,10 +352,8 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
     fake_records.perplexity(tmp_path / "a", 0.3, **newer)
     fake_records.perplexity(tmp_path / "b", 0.1)
     results = [read(tmp_path / name) for name in ("a", "b")]
-
     (about,) = board.make_sections(results)[0].records.values()
     merged = board.merge(results)
-
     assert about["folder"] == str(tmp_path / "a")
     values, taken = (r.items(r.records[0]).columns["value"] for r in (merged, results[0]))
     assert (values == taken).all()

@@ -32,7 +32,6 @@ def test_draws_the_same_again_and_fewer_panels_for_a_curve_without_masks(tmp_pat
         figures.draw_training(record(), tmp_path / name).read_bytes() for name in names
     )
     curve = [{"step": 10.0 * k, "ce": 3.0 - k, "kl": 0.0, "lr": 1e-3 / k} for k in (1, 2)]
-
     assert one == two and png == again and min(len(one), len(png)) > 5000
     assert figures.draw_training(record(curve), tmp_path / "f.svg").stat().st_size < len(one)
 
@@ -120,11 +119,9 @@ def test_title_and_rows_from_papers_are_settings(rows, output, tmp_path, in_tmp_
 
 def test_a_search_is_a_line_and_points_for_each_method(tmp_path):
     trials = {"cast": [40.0, 30.0, 35.0], "elsa": [math.inf, 50.0, math.inf]}
-
     first, second = (
         figures.draw_search(trials, tmp_path / name).read_text() for name in ("a.svg", "b.svg")
     )
-
     assert first == second
     assert ">cast</text>" in first and ">elsa</text>" in first
     points = re.findall(r"<g clip-path[^>]*>(.*?)</g>", first, re.S)
@@ -139,5 +136,4 @@ def test_a_search_that_all_diverged_is_an_empty_panel(tmp_path):
 def test_each_method_of_a_search_has_a_color_of_its_own(tmp_path, count):
     trials = {f"m{i}": [40.0 + i] for i in range(count)}
     svg = figures.draw_search(trials, tmp_path / "a.svg").read_text()
-
     assert len(set(re.findall(r'<use [^>]*stroke="(#\w{6})"', svg)) - {LIGHT["soft"]}) == count

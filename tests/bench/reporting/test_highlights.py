@@ -60,9 +60,7 @@ def test_a_whole_row_that_ties_with_the_dense_model_does_not_stand_for_it(tmp_pa
     row(tmp_path, "dense", 0.0, 4, noise=5, **WHOLE)
     row(tmp_path, "turned", -0.0001, 4, noise=6, **WHOLE)
     row(tmp_path, "good", 0.1, 2, noise=4)
-
     (pruned,) = of(tmp_path)
-
     assert pruned.reference == "dense"
 
 

@@ -423,7 +423,6 @@ def test_the_tables_stand_without_the_script(visit):
 def test_axe_finds_nothing_serious(visit):
     page = visit(color_scheme="dark", viewport=PHONE, bypass_csp=True)
     serious = load_axe(page)
-
     assert serious() == []
     pick(page, "dense", "sparsegpt 2:4")
     page.click("#compare")

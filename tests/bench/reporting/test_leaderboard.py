@@ -249,7 +249,6 @@ def test_bits_rank_no_row_where_its_quality_has_no_rank(first):
     bits = next(c for c, one in enumerate(table.columns) if one.metric == "bits_per_weight")
     table = replace(table, ranks={bits: ("1",) * len(table.rows)})
     data = html_data.page_data([replace(section, tables=(table,))], 100, picks=False)
-
     assert table.ranked_by is None and "rank" not in table.to_text_table().headers
     assert [one["ranks"] for one in data["tables"]] == [None]
 

@@ -78,7 +78,6 @@ def test_the_order_has_ties(table):
 def test_only_the_same_tasks_are_compared(root, tmp_path):
     root = shutil.copytree(root, tmp_path / "profile")
     fake_records.answers(root, "mathematics/gsm8k@8-shotx20", n=20, method="wanda", seed=0)
-
     assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
 
 
@@ -108,7 +107,6 @@ def test_one_name_for_two_contents_is_not_compared(tmp_path):
             about = {"name": "answers", "config": {}, "source": "", "content": digest * 64}
             inputs = {"measure": about}
             fake_records.answers(tmp_path, task, method=method, seed=seed, key_inputs=inputs)
-
     assert list(facts_of(table_of(tmp_path), "wanda 2:4").tracks) == ["knowledge", "mathematics"]
 
 
@@ -159,7 +157,6 @@ def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark)
         fake_records.perplexity(tmp_path, 0.0, method=method)
         fake_records.answers(tmp_path, TASKS[0], factor, n=questions, noise=noise, method=method)
     table = table_of(tmp_path)
-
     (line,) = profile.text_tables(table)[0].lines
     assert line[-1].endswith(f"){mark}")
     assert ("*" in draw(table)) == bool(mark)
@@ -183,9 +180,7 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, la
         fake_records.answers(tmp_path, TASKS[0], **about)
         fake_records.bits(tmp_path, 9.0, **about)
     table = table_of(tmp_path)
-
     figure = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table))
-
     last = figure.axes[0].get_yticklabels()[-1].get_text()
     assert last.replace("\N{NO-BREAK SPACE}", " ") == label
 

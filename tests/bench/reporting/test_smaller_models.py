@@ -101,7 +101,6 @@ def test_what_is_compared_comes_first_and_figures_name_the_quantizer(table, plai
 
 def test_perplexities_of_two_tokenizers_are_never_compared(table):
     perplexity = table.column("perplexity")
-
     assert [table.rows[k].cells[perplexity] for k in (3, 4)] == [None, None]
     for front in pareto.fronts(table):
         if front.y.metric == "perplexity":
@@ -113,9 +112,7 @@ def test_perplexities_of_two_tokenizers_are_never_compared(table):
 def test_the_mean_is_over_tracks_that_both_have(root, tmp_path):
     root = shutil.copytree(root, tmp_path / "models")
     put(root, "large", "sparsegpt", factor=1.0, mega=230, tasks=["knowledge/sciq@5-shotx40"])
-
     table = table_of(root)
-
     (row,) = (row for row in table.rows if row.name == "sparsegpt 2:4")
     assert row.cells[column_of_means(table)] is None
 
@@ -132,14 +129,12 @@ def test_the_mean_is_over_tracks_that_both_have(root, tmp_path):
 def test_what_cannot_be_compared_is_refused(tmp_path, tasks, name, said):
     put(tmp_path, "large", mega=400)
     put(tmp_path, "small", mega=200, tasks=tasks)
-
     with pytest.raises(UserError, match=re.escape(said)):
         table_of(tmp_path, name)
 
 
 def test_command_writes_the_page(root, cli, tmp_path):
     line = ("report", "--results", root, "--papers", "none", "--smaller", "small")
-
     assert cli(*line, "--out", tmp_path / "page")[0] == 0
     text = (tmp_path / "page" / "leaderboard.md").read_text()
     assert f"small, {NOT_MADE}" in text and MEAN in text

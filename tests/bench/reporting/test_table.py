@@ -42,7 +42,6 @@ def lines(records):
 )
 def test_seeds_are_mean_and_standard_deviation(values, text):
     (line,) = lines([cell("wanda", s, v) for s, v in enumerate(values)])
-
     assert line["method"] == "wanda (3 seeds)"
     assert line["perplexity wiki-mini@128"] == text
 
@@ -50,7 +49,6 @@ def test_seeds_are_mean_and_standard_deviation(values, text):
 def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
     sizes = [cell("wanda", s, status=x, **SIZE) for s, x in enumerate(("ok", "failed", "ok"))]
     (line,) = lines(sizes)
-
     assert line["sparsity"] == "OOM (1 of 3 seeds)"
 
 
@@ -59,7 +57,6 @@ def test_a_reason_is_told_once_a_line():
     for record in skipped:
         record.reason = "no CUDA device"
     line = lines([*skipped, cell("wanda"), cell("wanda", **SIZE)])[1]
-
     assert list(line.values())[2:] == ["skipped: no CUDA device", "skipped"]
 
 
@@ -69,9 +66,7 @@ def test_missing_seeds_are_said():
     records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]
     records += [cell("sparsegpt", s, 5.0) for s in (0, 2)]
     records += [cell("magnitude"), cell("other", 0, pattern="4:8")]
-
     got = {x["method"].split(" ")[0]: x for x in lines(records)}
-
     assert got["sparsegpt"]["method"] == "sparsegpt (2 of 3 seeds)"
     assert got["wanda"]["method"] == "wanda (3 seeds)"
     assert got["magnitude"]["method"] == "magnitude" and got["other"]["method"] == "other"
@@ -81,7 +76,6 @@ def test_missing_seeds_are_said():
 
 def test_protocols_never_share_a_column():
     found = lines([cell(value=5.0, protocol="a@2"), cell("wanda", 0, 4.0, protocol="a@4")])
-
     assert {(x["perplexity a@2"], x["perplexity a@4"]) for x in found} == {("5", "–"), ("–", "4")}
 
 
@@ -92,9 +86,7 @@ def test_rows_measured_alike_stand_together_and_in_order():
         known = {"protocol": protocol, "dtype": dtype}
         records += [cell("bad", value=4.0, **known), cell("fails", status="failed", **known)]
         records += [cell("good", value=3.0, **known), cell("dense", value=9.0, **known)]
-
     got = lines(records)
-
     assert [x["dtype"] for x in got] == ["bfloat16"] * 4 + ["float32"] * 4
     assert [x["method"] for x in got] == ["dense", "good", "bad", "fails"] * 2
     assert [x["perplexity a@1"] for x in got] == ["9", "3", "4", "OOM", "–", "–", "–", "–"]
@@ -102,7 +94,6 @@ def test_rows_measured_alike_stand_together_and_in_order():
 
 def test_a_failure_is_shown_where_its_protocol_never_succeeded():
     (got,) = lines([cell(value=5.0, protocol="a@2"), cell(protocol="c4@2", status="failed")])
-
     assert (got["perplexity c4@2"], got["perplexity a@2"]) == ("OOM", "5")
 
 
@@ -124,7 +115,6 @@ def test_a_hostile_name_stays_text(cli, tmp_path, name):
     fake_records.perplexity(tmp_path / "r", identity={"model": name})
     formats = ("csv", "md", "table", "json")
     outs = {f: cli("report", "--results", "r", "--format", f)[1] for f in formats}
-
     read = pd.read_csv(io.StringIO(outs["csv"]))["model"][0]
     assert read == ("'" + name if name.startswith("=") else name)
     assert not set("<[`") & set(outs["md"])
@@ -137,7 +127,6 @@ def test_several_folders_are_one_document(cli, tmp_path):
     for name in "ab":
         fake_records.perplexity(tmp_path / name, identity={"model": name})
     line = ("report", "--results", "a", "--results", "b", "--format")
-
     assert [row["model"] for row in json.loads(cli(*line, "json")[1])] == ["a", "b"]
     assert list(pd.read_csv(io.StringIO(cli(*line, "csv")[1]))["model"]) == ["a", "b"]
 

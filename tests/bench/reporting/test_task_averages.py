@@ -62,7 +62,6 @@ def test_two_sets_of_as_many_questions_are_two_columns():
 def test_drops_are_from_the_dense_model_and_not_from_its_quantized_self():
     low = dict.fromkeys(SEVEN, 0.1)
     got = average(rows("dense", SEVEN), rows("dense", low, quantizer="int8"), rows("wanda", low))
-
     assert got["wanda", "worst_drop", "maskllm7"]["value"] == pytest.approx(0.46)
 
 
@@ -75,7 +74,6 @@ def test_no_mean_over_a_ragged_set(missing):
         "another limit": rows("wanda", {"piqa": 0.5}, limit="x10"),
         "another seed": rows("wanda", {"piqa": 0.5}, seed=1),
     }[missing]
-
     assert average(rows("wanda", six, seed=0 if missing == "another seed" else None), seventh) == {}
 
 
@@ -130,13 +128,11 @@ def test_tasks_that_the_dense_model_cannot_do_do_not_count():
 
 def test_a_set_of_which_nothing_is_left_has_no_mean():
     low = dict.fromkeys(SEVEN, 0.26)
-
     assert average(guessed("dense", low), guessed("wanda", low)) == {}
 
 
 def test_a_set_that_cannot_be_judged_is_whole_and_says_so():
     found = guessed("wanda", SEVEN)
-
     assert set(average(found)) == {("wanda", "mean_acc", "maskllm7")}
     (note,) = task_averages.notes([*found, *average(found).values()])
     assert "no dense row" in note and "piqa" in note
@@ -147,7 +143,6 @@ def test_averages_stand_in_the_table():
     made = rows("dense", SEVEN, pattern="dense") + rows("wanda", worse)
     grid = table._text_table("m", made + rows("magnitude", {"piqa": 0.4}), None)
     cells = {line[0]: dict(zip(grid.headers, line, strict=True)) for line in grid.lines}
-
     assert cells["wanda"]["worst drop maskllm7"] == "0.2 (piqa)"
     assert cells["wanda"]["mean acc maskllm7"].startswith("0.501")
     assert cells["magnitude"]["mean acc maskllm7"] == table.ABSENT

@@ -41,6 +41,5 @@ def test_a_record_names_no_folder_outside_the_cache(tmp_path, artifact, cache):
     (tmp_path / "own" / "config.json").touch()
     record = fake_records.record().model_copy(update={"artifact": artifact})  # which checks nothing
     Store(tmp_path / "results").write(record)
-
     with pytest.raises(UserError, match="is no record"):
         find_pruned(record.key, tmp_path / "results")

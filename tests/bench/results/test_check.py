@@ -51,7 +51,6 @@ def columns(root):
 
 def test_a_sound_folder(root, cli):
     code, out, err = cli("check", root)
-
     assert code == 0 and err == ""
     first, second = out.splitlines()
     assert first == f"{root}: 4 records read, 0 problems, 2 numbers computed again"
@@ -60,9 +59,7 @@ def test_a_sound_folder(root, cli):
 
 def test_a_folder_without_records_is_not_sound(root, cli, tmp_path):
     Store(tmp_path / "empty")
-
     code, out, err = cli("check", tmp_path / "empty", root)
-
     assert code == 2 and "4 records read" in out
     assert err.startswith(f"bench: results folder '{tmp_path}/empty' has no records")
 
@@ -77,9 +74,7 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     path, reading = ReadOnlyStore(root).path(record.key), record.readings[0].model_dump()
     changed = reading[field] + 1 if field == "n" else reading[field] * (1 + 1e-6)
     fake_records.edit(path, seal=True, readings=[reading | {field: changed}])
-
     code, out, err = cli("check", root)
-
     assert code == 1 and "delete them" in err
     assert f"{path}: " in out
     assert f"{name}{reading['metric']} is" in out
@@ -99,7 +94,6 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_items_that_are_not_those_of_the_record(root, change, sentence):
     rewrite(root, change(columns(root)))
-
     (problem,) = check_folder(root).problems
     assert sentence in problem and len(problem.splitlines()) == 1
 
@@ -139,7 +133,6 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     digest = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     record = record.model_copy(update={"items": record.items.model_copy(update=digest)})
     Store(root).write_content(record, content)
-
     with limits(bytes_=3 * 10**8), pytest.raises(UserError) as refused:
         ReadOnlyStore(root).items(record)
     assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
@@ -149,7 +142,6 @@ def test_a_mean_without_its_items(root):
     record = record_of(root)
     record.items, record.readings[0].stderr = None, None
     Store(root).write(record)
-
     (problem,) = check_folder(root).problems
     assert "from which its perplexity follows" in problem
 
@@ -161,7 +153,6 @@ def test_further_metrics_of_an_item_are_computed_too(tmp_path):
         ReadingRow(metric="top1_agreement", value=0.75, unit="1", better="higher"),
     ]
     fake_records.put(tmp_path, fake_records.record(measure="agreement"), items, rows)
-
     (problem,) = check_folder(tmp_path).problems
     assert "top1_agreement is 0.75, but its items give 0.5" in problem
 
@@ -170,7 +161,6 @@ def test_a_diverged_number_is_not_computed(tmp_path):
     row = ReadingRow(metric="perplexity", value=None, unit="1", better="lower")
     record = fake_records.record(status="diverged", reason="perplexity is inf")
     fake_records.put(tmp_path, record, readings=[row])
-
     assert check_folder(tmp_path).problems == ()
 
 
@@ -216,9 +206,7 @@ def test_records_that_cannot_both_be_true(first, second, sentence):
 def test_two_names_that_look_alike_are_named(root, cli):
     for name in ("caf\u00e9", "cafe\u0301"):
         fake_records.perplexity(root, identity={"model": name})
-
     code, out, _ = cli("check", root)
-
     assert (code, out.count("looks like")) == (1, 1)
     assert "'cafe\\u0301'" in out and "'caf\\xe9'" in out
 
@@ -228,7 +216,6 @@ def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
         path = root / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-
     assert output("check", root).count("belongs to no record") == 3
 
 
@@ -241,5 +228,4 @@ def test_published_records():
 def test_a_direction_that_no_comparison_knows_is_a_contradiction():
     record = fake_records.record(measure="mine", protocol="p")
     record.readings = [ReadingRow(metric="m", value=1.0, unit="1", better="up")]
-
     assert any("its m has the direction 'up'" in said for said in contradictions(record))

@@ -26,7 +26,6 @@ def test_a_subject_follows_from_the_protocol(measure, subject):
     if isinstance(protocol, str):
         protocol = Protocol(name=protocol)
     slot = {"model": "m", "stages": ("dense",), "pattern": "dense", "measure": measure.name}
-
     assert Identity(protocol=protocol, **slot).subject == subject
 
 

@@ -31,7 +31,6 @@ def test_records_and_scores_are_taken_once(tmp_path, cli, output):
 def test_other_scores_are_refused(tmp_path, refused):
     found = fake_records.perplexity(tmp_path / "a")
     (tmp_path / "a/items" / found.items.file).write_bytes(b"x" * found.items.size)
-
     assert "checksum mismatch" in refused("merge", tmp_path / "a", "--results", tmp_path / "c")
     assert not list((tmp_path / "c/records").iterdir())
 
@@ -40,7 +39,6 @@ def test_a_folder_that_a_run_writes_is_not_merged_into(tmp_path, cli):
     a, b = tmp_path / "a", tmp_path / "b"
     fake_records.perplexity(a)
     write_status(b, RunStatus(name="n", code="0", host="h", executor="local", started=0, updated=0))
-
     with FileLock(lock_of(b, "n")):
         code, _, err = cli("merge", a, "--results", b)
     assert code == 2 and f"a run is writing into '{b}': wait until it ends" in err

@@ -41,7 +41,6 @@ def test_published_records_have_the_units_and_directions_of_the_table():
 
 def test_an_unknown_metric_is_shown_sampled_and_not_judged():
     strange = find("strangeness", "1")
-
     assert strange == Metric("strangeness", "1")
     assert find("strangeness").unit == find("strangeness").better == ""
     assert (
@@ -57,7 +56,6 @@ def test_a_readings_unit_counts_where_it_differs():
 def test_columns_are_in_the_order_that_metrics_declare():
     names = ["strangeness", "bytes_packed", "acc", "perplexity", "kl"]
     ordered = ["perplexity", "kl", "acc", "bytes_packed", "strangeness"]
-
     assert sorted(names, key=metrics.column_order) == ordered
     assert metrics.column_order("nonzeros") == metrics.column_order("strangeness")
     assert metrics.by_quality(names) == ["perplexity", "acc", "kl"]

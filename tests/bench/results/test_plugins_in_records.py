@@ -20,7 +20,6 @@ def site(tmp_path_factory):
 @pytest.mark.usefixtures("world")
 def test_a_record_names_the_plug_in(tmp_path, cli):
     runs.run_here(runs.small(tmp_path / "r", methods=("mine",), measures=("size",)))
-
     found = runs.records(tmp_path / "r")
     assert found["dense", None, "size"].plugins == []
     record = found["mine", None, "size"]

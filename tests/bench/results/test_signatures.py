@@ -61,7 +61,6 @@ def test_what_agrees_with_itself_is_invented_all_the_same(root, keys, cli, outpu
     fake_records.perplexity(root, loss=-0.5)  # in place of the signed one
     later = {"recorded": "2099-01-01T00:00:00Z"}
     fake_records.accuracy(root, gained=100, made="later", provenance=later)
-
     assert ": 3 records read, 0 problems" in output("check", root)
     rows = json.loads(output("report", "--results", root, "--format", "json"))
     assert {row["metric"]: row["value"] for row in rows}["acc"] == 0.6  # it counts as the newest
@@ -101,16 +100,13 @@ def test_an_edited_list_is_signed_by_nobody(root, keys, cli):
     cli("sign", root, "--key", keys / "alice")
     (listed,) = (root / "signatures").glob("*.txt")
     listed.write_text(listed.read_text().replace("1", "2"))
-
     code, _, err = cli("check", root, "--signed-by", keys / "alice.allowed")
-
     assert code == 1 and "its signature by alice@example.org is not valid" in err
 
 
 def test_a_damaged_folder_is_not_signed(root, keys, refused):
     path = next((root / "records").glob("*.json"))
     fake_records.edit(path, notes={"edited": True})
-
     said = refused("sign", root, "--key", keys / "alice")
     assert "delete damaged records before you sign" in said
     assert not (root / "signatures").exists()
@@ -126,14 +122,12 @@ def test_what_is_no_key(root, keys, refused, key, sentence):
 
 def test_without_openssh(root, keys, refused, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
-
     assert "install OpenSSH" in refused("sign", root, "--key", keys / "alice")
 
 
 def test_a_link_in_place_of_a_folder_is_not_followed(root, tmp_path, keys, refused):
     (tmp_path / "elsewhere").mkdir()
     (root / "signatures").symlink_to(tmp_path / "elsewhere")
-
     assert "is a link" in refused("sign", root, "--key", keys / "alice")
     assert not list((tmp_path / "elsewhere").iterdir())
 

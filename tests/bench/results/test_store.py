@@ -38,9 +38,7 @@ def temporaries(store):
 
 def test_what_is_written_is_read(store):
     store.write(record(notes={"a": [1, 2]}), ITEMS)
-
     got = store.get(KEY)
-
     assert got.notes == {"a": [1, 2]}
     items = store.items(got)
     columns = (items.ids, items.clusters, items.columns["value"], items.weights)
@@ -54,7 +52,6 @@ def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
     former, today = RENAMED[0], RENAMED_MODELS[RENAMED]
     identity = fake_records.identity_of(model=former, method="dense")
     store.write(Record(key=KEY, identity=identity, status="ok", key_inputs={"model": digest}))
-
     assert store.get(KEY).identity.model == (today if digest == RENAMED[1] else former)
 
 
@@ -123,9 +120,7 @@ def test_who_only_reads_names_a_truncated_record_and_moves_nothing(
     store = Store(tmp_path / "r")
     store.write(record("cd" * 32))
     store.path(KEY).write_text("{")
-
     code, _, err = cli(*command, "--results", tmp_path / "r")
-
     assert code == expected and f"{store.path(KEY)} is no record" in err
     assert store.path(KEY).exists() and not (tmp_path / "r/corrupt").exists()
 
@@ -159,7 +154,6 @@ def test_a_record_that_was_changed_is_no_record(store, damage, said):
     """Also one with items of the same size: what a run takes for done, it never measures again."""
     store.write(record(notes={"a": 1}), ITEMS)
     damage(store)
-
     assert [store.get(key) for key in (KEY, "cd" * 32)] == [None, None] and said in store.damaged[0]
 
 
@@ -168,7 +162,6 @@ def test_a_record_written_in_another_layout_is_the_same(store):
     store.write(record(notes={"a": 1.0e-7, "ü": [None, True]}), ITEMS)
     path = store.path(KEY)
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, indent=4))
-
     assert store.get(KEY).notes == {"a": 1.0e-7, "ü": [None, True]}
 
 
@@ -196,14 +189,12 @@ def test_a_digest_does_not_make_a_record(store, fields):
     store.write(record())
     store.write(record("cd" * 32))
     fake_records.edit(store.path(KEY), seal=True, **fields)
-
     assert [r.key for r in store] == ["cd" * 32] and "is no record" in store.damaged[0]
 
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
     store.write(record())
     monkeypatch.setattr("bench.results.record.MAX_BYTES", 100)
-
     assert store.get(KEY) is None
     assert "more than 100" in store.damaged[0]
 
@@ -235,14 +226,12 @@ def test_another_schema_is_named_and_the_rest_is_read(store, cli, version, remed
 def test_a_schema_that_is_no_number_does_not_skip_the_digest(store, version):
     store.write(record())
     fake_records.edit(store.path(KEY), schema_version=version, reason="edited")
-
     assert list(store) == []
     assert "not a whole number" in store.damaged[0]
 
 
 def test_json_never_contains_nan(store):
     store.write(record(notes={"a": math.nan, "b": [math.inf]}))
-
     json.loads(store.path(KEY).read_text(), parse_constant=pytest.fail)
     assert store.get(KEY) is not None
 
@@ -265,7 +254,6 @@ def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
 def test_find_wants_exactly_one_that_is_sound(store):
     sound, other = (fake_records.perplexity(store.root, made=made) for made in "ab")
     fake_records.edit_value(store.path(other.key), 9.9, seal=True)
-
     assert store.find(sound.key[:12]).key == sound.key
     for prefix in ("", "x"):
         with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):

@@ -51,7 +51,6 @@ def test_the_same_questions_in_another_group_are_no_new_ones(size):
 def test_equal_scores_are_no_change():
     group = draw(np.random.default_rng(1), 20, 1.0)
     change = estimate_ratio_change([group._replace(after=group.before[None])])
-
     assert change.value == 0 and change.interval(0.05) == (0, 0)
     assert differ_p(change, change) == 1
 
@@ -61,7 +60,6 @@ def test_seeds_that_differ_make_the_interval_wider():
     one = estimate_ratio_change([group])
     apart = np.concatenate([group.after * 0.8, group.after * 1.2])
     several = estimate_ratio_change([group._replace(after=apart)])
-
     assert several.value == pytest.approx(one.value) and several.stderr > 3 * one.stderr
 
 
@@ -76,7 +74,6 @@ def test_differences_are_welchs():
     one, other = RatioChange(0.30, 0.05, 19), RatioChange(0.10, 0.08, 11)
     sides = (0.30, 0.05 * 20**0.5, 20), (0.10, 0.08 * 12**0.5, 12)
     expected = ttest_ind_from_stats(*sides[0], *sides[1], equal_var=False).pvalue
-
     assert differ_p(one, other) == pytest.approx(expected, rel=1e-9)
 
 
@@ -85,5 +82,4 @@ def test_differences_are_welchs():
 )
 def test_shares_have_wilsons_interval(count, n):
     expected = binomtest(count, n).proportion_ci(0.95, method="wilson")
-
     assert wilson_interval(count, n, 0.05) == pytest.approx(tuple(expected), abs=1e-12)

@@ -18,7 +18,6 @@ from bench.stats import bootstrap, mcnemar, multiple_tests, seed_noise
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 7), (12, 3), (3, 12), (400, 350)])
 def test_mcnemar_is_statsmodels_and_a_binomial_test(lost, gained):
     got = mcnemar.mcnemar_p(lost, gained)
-
     theirs = their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue
     assert got == pytest.approx(theirs, abs=1e-12)
     if lost + gained:
@@ -44,7 +43,6 @@ def naive_score(lost, gained, n, delta):
 )
 def test_tango_inverts_the_score_test(lost, gained, n):
     low, high = mcnemar.tango_interval(lost, gained, n, 0.05)
-
     z = norm.ppf(0.975)
     assert naive_score(lost, gained, n, low) == pytest.approx(z, abs=1e-4)
     assert naive_score(lost, gained, n, high) == pytest.approx(-z, abs=1e-4)
@@ -55,7 +53,6 @@ def test_tango_inverts_the_score_test(lost, gained, n):
 
 def test_tango_without_a_flip_is_no_point():
     low, high = mcnemar.tango_interval(0, 0, 100, 0.05)
-
     assert low == pytest.approx(-high)
     assert high == pytest.approx(norm.ppf(0.975) ** 2 / (100 + norm.ppf(0.975) ** 2), rel=1e-6)
 
@@ -63,16 +60,13 @@ def test_tango_without_a_flip_is_no_point():
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_adjusted_p_values_are_those_of_statsmodels(count):
     p = np.random.default_rng(count).uniform(0, 0.3, count) ** 2
-
     assert multiple_tests.holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
     assert multiple_tests.holm([]) == []
 
 
 def test_ranks_are_ranges_of_what_was_shown():
     shown = {("a", "c"), ("a", "d"), ("b", "d")}
-
     got = multiple_tests.tie_groups(["a", "b", "c", "d"], lambda x, y: (x, y) in shown)
-
     assert got == [("a", 1, 2), ("b", 1, 3), ("c", 2, 4), ("d", 3, 4)]
 
 
@@ -94,9 +88,7 @@ def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
     rng = np.random.default_rng(0)
     differences, weights = rng.normal(0.3, 1, (seeds, 9)), rng.uniform(1, 3, 9)
     columns, rows = (rng.multinomial(n, [1 / n] * n, 5) for n in (9, seeds))
-
     got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float))
-
     for t, c, r in zip(got, columns, rows, strict=True):
         drawn, repeated = np.repeat(np.arange(9), c), np.repeat(np.arange(seeds), r)
         naive = naive_t(differences[repeated][:, drawn], weights[drawn])
@@ -138,7 +130,6 @@ def test_many_articles_have_fewer_draws_and_students_interval(monkeypatch, clust
     differences = np.random.default_rng(0).normal(0, 1, (1, clusters))
     got = bootstrap.studentized_bootstrap(differences, np.ones(clusters), 1e-4)
     plain = bootstrap.estimate_means(differences, 1e-4)
-
     assert asked == [draws]
     assert got.high - got.low == pytest.approx(plain.high - plain.low, rel=0.1)
 
@@ -147,9 +138,7 @@ def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
     rng = np.random.default_rng(3)
     differences = rng.normal(0.2, 1, (1, 15))
     plain = ttest_1samp(differences[0], 0)
-
     got = bootstrap.studentized_bootstrap(differences, np.ones(15), 1e-6)
-
     bounds = plain.confidence_interval(1 - 1e-6)
     assert got.low <= bounds.low + 1e-9 and got.high >= bounds.high - 1e-9
     far = bootstrap.studentized_bootstrap(differences + 20, np.ones(15), 1e-6)
@@ -159,9 +148,7 @@ def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
 def test_means_are_students_where_there_is_one_seed():
     values = np.random.default_rng(4).normal(0.1, 1, 50)
     theirs = ttest_1samp(values, 0)
-
     got = bootstrap.estimate_means(values[None], 0.05)
-
     assert got.p == pytest.approx(theirs.pvalue)
     assert (got.low, got.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
 
@@ -170,15 +157,12 @@ def test_timings_are_students_on_ln_ratios():
     rng = np.random.default_rng(5)
     before, after = rng.lognormal(0, 0.1, 12), rng.lognormal(0.05, 0.1, 12)
     theirs = ttest_1samp(np.log(after) - np.log(before), 0)
-
     got = bootstrap.estimate_blocks(before, after, 0.01)
-
     assert (got.p, got.low) == pytest.approx((theirs.pvalue, theirs.confidence_interval(0.99).low))
 
 
 def test_nothing_changed_is_no_difference():
     got = bootstrap.studentized_bootstrap(np.zeros((2, 9)), np.ones(9), 0.05)
-
     assert (got.value, got.low, got.high, got.p) == (0, 0, 0, 1)
 
 
@@ -188,7 +172,6 @@ def test_seeds_that_disagree_widen_the_interval():
     agree = bootstrap.studentized_bootstrap(np.stack([base] * 4), np.ones(20), 0.05)
     apart = np.stack([base + s for s in (-1, 0, 0.5, 0.5)])
     differ = bootstrap.studentized_bootstrap(apart, np.ones(20), 0.05)
-
     assert differ.high - differ.low > 1.8 * (agree.high - agree.low)
     assert agree.seed_share < 0.01 and differ.seed_share > 0.5
 
@@ -222,7 +205,6 @@ def test_noise_between_seeds_never_narrows_an_interval():
 
 def test_pooled_noise_weighs_rows_by_their_degrees_of_freedom():
     got = seed_noise.pool([seed_noise.SeedNoise(4.0, 4), seed_noise.SeedNoise(1.0, 2)])
-
     assert got == seed_noise.SeedNoise(3.0, 6)
 
 
@@ -233,7 +215,6 @@ def test_a_margin_moves_the_null():
     weights = rng.integers(1, 9, 12).astype(float)
     sums = weights * rng.normal(0.02, 0.03, 12)[None]
     questions = rng.normal(0.02, 0.3, (2, 50))
-
     at = bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01)
     moved = bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05)
     assert at.p_margin == pytest.approx(moved.p)
@@ -245,7 +226,6 @@ def test_the_margin_of_accuracies_is_tangos():
     before = np.r_[np.ones(30), np.zeros(30)]
     after = np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)]
     got = mcnemar.estimate_flips(before, after, 0.05, margin=-0.02)
-
     assert got.p_margin == pytest.approx(2 * norm.sf(abs(naive_score(9, 4, 60, -0.02))), abs=1e-4)
     assert mcnemar.estimate_flips(before, after, 0.05).p_margin == got.p
 
@@ -294,7 +274,6 @@ def test_runs_of_timings_are_compared_by_their_means():
     logs = rng.normal(0, 0.01, (2, 3, 12)) + rng.normal(0, 0.05, (2, 3, 1))
     got = bootstrap.estimate_blocks(*np.exp(logs), 0.05)
     theirs = ttest_1samp((logs[1] - logs[0]).mean(1), 0)
-
     assert got.p == pytest.approx(theirs.pvalue)
     assert (got.low, got.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
     assert (got.n, got.unit, got.seeds) == (12, "blocks", 3)
@@ -305,7 +284,6 @@ def test_an_interval_of_two_seeds_has_the_noise_that_is_known():
     estimate = bootstrap.Estimate(0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", **of_seeds)
     noise = seed_noise.SeedNoise(0.02**2, 12)
     found = seed_noise.add_seed_noise(estimate, noise, 0.05)
-
     assert found.low < 0.06 and found.high > 0.14 and found.alone == estimate
     assert seed_noise.add_seed_noise(estimate, seed_noise.SeedNoise(1e-8, 12), 0.05) == estimate
 

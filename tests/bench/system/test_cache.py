@@ -132,14 +132,12 @@ def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(
     cache."""
     collecting(owner, step)
     got = runs.measured(tmp_path / "r", methods=("dense:from=magnitude",))
-
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
 
 
 def test_pull_keeps_what_it_has(folder, collecting, fake_hub, cli):
     fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz",)
     collecting(corpora, "pull")
-
     assert cli("pull", "c4")[0] == 0
     assert list((folder / "data/allenai/c4").iterdir())
 
@@ -193,7 +191,6 @@ def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with atomic_write(tmp_path / "link") as temporary:
         temporary.write_text("new")
-
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
 
 
@@ -206,7 +203,6 @@ def test_a_folder_is_made_where_a_link_leads_to(tmp_path, exists):
     (tmp_path / "link").symlink_to(target)
     with atomic_folder(tmp_path / "link") as folder:
         (folder / "file").touch()
-
     assert (tmp_path / "link").is_symlink() and not list(tmp_path.glob(".*"))
     assert list(target.iterdir()) == [target / "file"]
 

@@ -20,7 +20,6 @@ def test_an_empty_entry_of_pythonpath_is_not_the_current_folder(path, tmp_path, 
     monkeypatch.setenv("PYTHONPATH", path)
     code = "import sys; print(*sys.path, sep=chr(10))"
     done = run([sys.executable, "-P", "-c", code], cwd=tmp_path)
-
     searched = done.stdout.splitlines()
     assert done.returncode == 0 and str(tmp_path) not in searched
     assert {"/elsewhere"} & set(path.split(os.pathsep)) <= set(searched)
@@ -31,7 +30,6 @@ def test_what_it_starts_in_turn_does_not_search_the_current_folder(tmp_path):
     inner = "subprocess.run([sys.executable, '-m', 'here']).returncode"
     code = f"import subprocess, sys; sys.exit({inner})"
     done = run([sys.executable, "-P", "-c", code], cwd=tmp_path)
-
     assert (done.returncode, done.stdout) == (1, "")
 
 
@@ -42,9 +40,7 @@ def test_a_source_tree_that_is_not_installed_is_found(tmp_path, monkeypatch, ins
     own = [str(tmp_path)]
     monkeypatch.setattr(sys, "path", [*own, library, *(own if installed else [])])
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-
     path = interpreter.environment()["PYTHONPATH"]
-
     assert path == ("/elsewhere" if installed else f"/elsewhere{os.pathsep}{tmp_path}")
 
 
@@ -55,7 +51,6 @@ def test_text_is_utf_8_whatever_the_locale():
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONIOENCODING"} | plain
     done = run([sys.executable, "-c", code], env=environment)
-
     text, terminal = done.stdout.split()
     assert codecs.lookup(text).name == "utf-8" and codecs.lookup(terminal).name == "ascii"
     assert interpreter.environment()["PYTHONUTF8"] == "1"
@@ -66,7 +61,6 @@ def test_a_deleted_current_folder_is_a_sentence(tmp_path):
     here.mkdir()
     script = 'rmdir "$PWD"; exec "$0" -m bench ls methods'
     done = run(["sh", "-c", script, sys.executable], cwd=here)
-
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith("bench: the current folder was deleted: change to another\n")
     assert "Traceback" not in done.stderr

@@ -39,11 +39,9 @@ def test_marks_and_temporary_folders(folder, results):
     run_killed("with cache.in_use('b'): os.kill(os.getpid(), 9)")
     (left,) = (folder / "tmp").iterdir()
     assert len(list(cache.marks_dir().iterdir())) == 2
-
     with cache.temporary_folder("c") as held:
         sweep_leftovers(results)
         assert held.exists()
-
     assert not left.exists()
     assert not list(cache.marks_dir().iterdir())
 

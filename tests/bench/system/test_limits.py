@@ -38,7 +38,6 @@ def limit(monkeypatch, tmp_path):
 def test_a_limit_is_met_before_the_work(limit, tmp_path, which, said):
     limit(which, 12)
     spec = runs.small(tmp_path / "r")
-
     for work in (lambda: api.execute(spec), lambda: prune.write_pruned(spec, tmp_path / "out")):
         with pytest.raises(UserError, match=said):
             work()
@@ -69,7 +68,6 @@ def test_more_seeds_than_a_plan_can_show_are_refused():
 def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     """It is empty, and cannot be renamed onto."""
     monkeypatch.chdir(tmp_path)
-
     (tmp_path / "link").symlink_to(tmp_path)
     for name in (".", "link"):
         with pytest.raises(UserError, match="is the current folder"):

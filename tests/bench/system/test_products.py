@@ -37,9 +37,7 @@ def test_each_product_is_the_one_in_float32_rounded_once(bias, slow_cpu):
     linear = nn.Linear(48, 40, bias=bias).bfloat16()
     x = numbers(3, 20, 48).bfloat16()
     exact = copy.deepcopy(linear).float()(x.float())
-
     products.use_float32(wanted=True)
-
     assert torch.equal(linear(x), exact.bfloat16())
     assert torch.equal(torch.bmm(x, x.mT), torch.bmm(x.float(), x.float().mT).bfloat16())
 
@@ -48,9 +46,7 @@ def test_each_product_is_the_one_in_float32_rounded_once(bias, slow_cpu):
 def test_a_training_step_is_torchs_own_within_roundings(bias, slow_cpu):
     linear = nn.Linear(48, 40, bias=bias).bfloat16()
     own = step(copy.deepcopy(linear), numbers(3, 20, 48).bfloat16().requires_grad_())
-
     products.use_float32(wanted=True)
-
     found = step(linear, numbers(3, 20, 48).bfloat16().requires_grad_())
     for ours, theirs in zip(found, own, strict=True):
         assert ours.dtype is torch.bfloat16
@@ -80,9 +76,7 @@ def test_the_gradients_of_attention_are_those_in_float32_rounded_once(mask, slow
 def test_products_in_float32_stay_torchs_own(slow_cpu):
     x, w = numbers(64, 96), numbers(96, 32, seed=1)
     own = x @ w
-
     products.use_float32(wanted=True)
-
     assert torch.equal(x @ w, own)
 
 
@@ -92,7 +86,6 @@ def test_torchs_own_kernels_come_back_and_a_fast_cpu_keeps_them(slow_cpu, monkey
     assert len(products._installed) == 1
     products.use_float32(wanted=False)
     assert not products._installed
-
     monkeypatch.setattr(products, "has_instructions_for", lambda dtype: True)
     products.use_float32(wanted=True)
     assert not products._installed
@@ -102,9 +95,7 @@ def test_torchs_own_kernels_come_back_and_a_fast_cpu_keeps_them(slow_cpu, monkey
 def test_a_run_chooses_by_its_number_format(dtype, tmp_path, cache, slow_cpu, monkeypatch):
     chosen = []
     monkeypatch.setattr(job, "use_float32", lambda wanted: chosen.append(wanted))
-
     runs.run_here(runs.small(tmp_path / "r", measures=("perplexity",), dtype=dtype))
-
     assert set(chosen) == {dtype == "bfloat16"}
     assert len(chosen) >= 3  # the dense model, a pruned one, and each again before it is measured
 
@@ -113,7 +104,5 @@ def test_a_speed_is_of_torchs_own_products(slow_cpu, monkeypatch):
     products.use_float32(wanted=True)
     monkeypatch.setattr(linears, "select_device", lambda compute: None)
     monkeypatch.setattr(linears, "read_linears", lambda *_: list(products._installed))
-
     context = SimpleNamespace(counts=SimpleNamespace(term_parameters=0), compute=None)
-
     assert Speed(workload="linears").read(lambda: None, context) == []

@@ -31,7 +31,6 @@ CPU revision	: 1
 
 def test_processors_of_one_name_are_told_apart_and_arm_has_none():
     genoa, rome, arm = (provenance.cpu_of_cpuinfo(text) for text in (GENOA, ROME, GRAVITON))
-
     assert genoa == {"cpu": "AMD EPYC", "cpu_model": "25/17/1", "instruction_set": "avx512_bf16"}
     assert rome == {"cpu": "AMD EPYC", "cpu_model": "23/49/1", "instruction_set": "avx2"}
     assert arm == {"cpu_model": "0x41/0xd40/1", "instruction_set": "sve"}
@@ -53,7 +52,6 @@ def test_the_highest_level_that_has_all_its_flags(flags, level):
 
 def test_the_fields_of_this_machine():
     about = provenance.machine()
-
     assert about["cpu"]
     assert about["isa"]  # torch is imported here
     assert provenance.processor().startswith(about["cpu"])
@@ -68,7 +66,6 @@ def no_limits(monkeypatch):
 def test_a_lowered_instruction_set_is_recorded_and_another_hardware(no_limits, monkeypatch):
     before, plain = provenance.machine(), devices.fingerprint("cpu")
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-
     assert provenance.machine() == before | {"isa_limits": {"ATEN_CPU_CAPABILITY": "avx2"}}
     assert "ATEN_CPU_CAPABILITY=avx2" in devices.fingerprint("cpu") != plain
     fields = fake_records.record().model_dump() | {"provenance": {"machine": provenance.machine()}}
@@ -80,7 +77,6 @@ def test_a_model_and_a_level_are_part_of_the_hardware(no_limits, monkeypatch):
     for text in (GENOA, ROME):
         monkeypatch.setattr(provenance, "cpu", lambda text=text: provenance.cpu_of_cpuinfo(text))
         texts.append(devices.fingerprint("cpu"))
-
     assert texts[0].startswith("AMD EPYC 25/17/1 avx512_bf16, ")
     assert texts[1].startswith("AMD EPYC 23/49/1 avx2, ")
 
@@ -97,7 +93,6 @@ def test_a_model_and_a_level_are_part_of_the_hardware(no_limits, monkeypatch):
 def test_onednn_is_held_to_the_level_of_torch(no_limits, monkeypatch, capability, limit):
     if capability:
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
-
     assert devices.matching_onednn_limit() == limit
 
 
@@ -106,7 +101,6 @@ def test_the_kernel_s_way_to_compute_is_part_of_the_hardware(no_limits, monkeypa
     monkeypatch.delenv(devices.EAGER, raising=False)
     plain = devices.fingerprint("cpu")
     monkeypatch.setenv(devices.KERNEL_PATH, "portable")
-
     assert devices.fingerprint("cpu") == f"{plain}, kernel path portable"
 
 

@@ -136,10 +136,8 @@ def test_a_module_counts_unless_it_says_that_it_decides_no_number(tree):
     before = digest(MEASURE), digest("bench.measures.size")
     rewrite(tree / "bench/results/record.py", "SCHEMA = 4", "SCHEMA = 5")
     assert (digest(MEASURE), digest("bench.measures.size")) == before
-
     rewrite(tree / "bench/results/recount.py", "sparsity) + 1", "sparsity) + 2")  # says nothing
     assert digest(MEASURE) == before[0] and digest("bench.measures.size") != before[1]
-
     rewrite(tree / "bench/results/record.py", "DECIDES_NO_NUMBER = True\n", "")
     assert digest(MEASURE) != before[0]
 
@@ -148,26 +146,21 @@ def test_the_sentence_of_an_error_changes_nothing_and_its_class_does(tree):
     before = digest("bench.verify")
     rewrite(tree / "bench/verify.py", 'raise CheckFailed(f"', 'raise CheckFailed(f"Sorry: ')
     assert digest("bench.verify") == before
-
     rewrite(tree / "bench/verify.py", "raise CheckFailed(", "raise UserError(")
     assert digest("bench.verify") != before
 
 
 def test_a_comment_or_docstring_changes_nothing(tree):
     before = digest(MEASURE), digest(CROPS)
-
     file = tree / WINDOWS
     code = file.read_text().split('"""', 2)[2]
     file.write_text(f'"""Another first line."""\n# and a comment\n{code}')
-
     assert (digest(MEASURE), digest(CROPS)) == before
 
 
 def test_what_methods_share_counts_for_methods_and_quantizers_that_use_it(tree):
     before = {m: digest(m) for m in (METHOD, QUANTIZER, "cast.method", CROPS)}
-
     rewrite(tree / "methods/workshop/pruning/walk.py", "self", "itself")
-
     assert {m for m in before if digest(m) != before[m]} == {METHOD, QUANTIZER}
 
 
@@ -175,9 +168,7 @@ def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkey
     (tree / "outer.py").write_text("from methods import Loss, Trainer, TrainingSettings\n")
     monkeypatch.syspath_prepend(tree)
     before = {m: digest(m) for m in ("baselines.retrain", "cast.method", "outer")}
-
     rewrite(tree / "methods/workshop/training/distill.py", "temperature**2", "temperature**3")
-
     assert {m for m in before if digest(m) != before[m]} == {"baselines.retrain", "cast.method"}
 
 
@@ -230,7 +221,6 @@ def test_what_a_class_states_about_itself_is_no_part_of_its_code(tree):
     rewrite(tree / "bench/measures/perplexity.py", "margin=0.005", "margin=0.006")
     rewrite(tree / "methods/contract/info.py", "PER_LINEAR = 1.3", "PER_LINEAR = 2.0")
     assert (digest(METHOD), digest(MEASURE)) == before
-
     rewrite(tree / "baselines/wanda.py", "Needs.CALIBRATION", "Needs.CALIBRATION | Needs.TEACHER")
     assert digest(METHOD) != before[0]
 

@@ -29,7 +29,6 @@ def test_bars_of_downloads_are_drawn():
 
 def test_nothing_goes_around_the_stream():
     stream = PrintableStream(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-
     assert not hasattr(stream, "buffer")
     assert stream.encoding == "utf-8" and not stream.isatty()
 
@@ -43,7 +42,6 @@ def test_a_traceback_is_only_shown():
         "raise ValueError('\\x1b]52;c;eA==\\x07')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-
     assert ended.returncode == 1 and ended.stdout == "a�[2Jb�\n"
     assert "ValueError: �]52;c;eA==�" in ended.stderr and "\x1b" not in ended.stderr
 
@@ -52,9 +50,7 @@ def test_a_traceback_is_only_shown():
 def test_no_columns_are_no_width(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     file = io.StringIO()
-
     terminal.make_console(file).print("some text")
-
     assert file.getvalue() == "some text\n"
 
 
@@ -64,7 +60,6 @@ def test_an_old_encoding_breaks_nothing():
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
     how = {"capture_output": True, "text": True, "env": environment}
     ended = subprocess.run([sys.executable, "-c", code], **how)
-
     assert (ended.returncode, ended.stdout) == (0, "? ?, -0.3 to x2\n"), ended.stderr
 
 
@@ -79,5 +74,4 @@ def test_a_long_name_is_cut_in_the_middle():
 def test_a_console_interprets_nothing():
     raw = io.StringIO()
     terminal.make_console(PrintableStream(raw)).print("[red]x[/red] :smile: 12")
-
     assert raw.getvalue() == "[red]x[/red] :smile: 12\n"

@@ -32,7 +32,6 @@ def test_one_line(given, shown):
 def test_no_character_at_all_is_obeyed():
     everything = "".join(map(chr, range(0x110000)))
     shown = text.printable(everything)
-
     assert len(shown) == len(everything) and (shown.isprintable())
     assert "\n" not in text.printable_lines(everything.replace("\n", "").replace("\r", ""))
 
