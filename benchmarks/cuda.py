@@ -204,9 +204,8 @@ def show_use(results: Path) -> None:
             or record.identity.training.recipe != RECIPE
         ):
             continue
-        passes = (
-            6 if record.identity.method.startswith("dense-ft") else 8
-        )  # and a forward pass of the teacher
+        # And a forward pass of the teacher.
+        passes = 6 if record.identity.method.startswith("dense-ft") else 8
         flops = passes * weights * rate
         share = f", {flops / peak / 1e12:.0%} of the peak" if peak else ""
         print(f"{record.identity.method}: {rate:,.0f} tokens/s{share}")

@@ -168,9 +168,8 @@ def floor_seconds(results: Path) -> float:
         tokens = record.cost.get("tokens", 0)
         if record.identity.measure == "zeroshot":
             total += tokens * linears  # its head runs for a few tokens only
-        elif (
-            record.identity.measure == "agreement"
-        ):  # in one pass with perplexity, the dense model's head beside it
+        # In one pass with perplexity, the dense model's head beside it.
+        elif record.identity.measure == "agreement":
             total += tokens * (linears + head * (1 if record.identity.method == "dense" else 2))
     return total
 

@@ -133,12 +133,13 @@ def main() -> None:
     if given.here:
         prepare(given) if given.prepare else measure(given)
         return
+    # Of a flag that is given twice, the last one counts.
     again = [
         sys.executable,
         __file__,
         *sys.argv[1:],
         "--here",
-    ]  # of a flag that is given twice, the last one counts
+    ]
     for path in given.paths.split(","):
         timed = [
             e

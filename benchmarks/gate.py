@@ -35,8 +35,8 @@ from harness import RESULTS, finish, recorded, seconds, start
 from intervals import SEEDED_ROWS, measured_noise, real_changes, real_losses, share
 from scipy.special import stdtr
 
-from bench.compare import baseline, settings, verdict
-from bench.compare.resolve import read
+from bench.compare import baseline, gate_settings, verdict
+from bench.compare.result_arguments import read
 from bench.results import metrics
 from bench.results.store import Store
 from bench.stats import bootstrap, mcnemar, multiple_tests
@@ -217,7 +217,7 @@ def time_a_gate(records: int, changed: int) -> dict[str, Any]:
 
 
 def _judge(before: Path, after: Path) -> verdict.Comparison:
-    return verdict.compare(read(before), read(after), settings.read(None))
+    return verdict.compare(read(before), read(after), gate_settings.read(None))
 
 
 def errors(gates: int) -> dict[str, Any]:

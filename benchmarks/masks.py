@@ -29,9 +29,8 @@ def main(draws: int = 3) -> None:
     torch.set_num_threads(cores())
     found = download.pull("smollm2-135m-instruct-q4")
     dense = loading.load(found.folder, Compute())
-    dense.model.layers = nn.ModuleList(
-        list(dense.model.layers)[:MATCH_BLOCKS]
-    )  # what comes after changes nothing here
+    # What comes after changes nothing here.
+    dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])
     dense.config.num_hidden_layers = MATCH_BLOCKS
     opened = found.open()
     everything = find_targets(opened.config, opened.shapes())

@@ -28,7 +28,7 @@ from harness import RESULTS, finish, start
 from scipy.special import ndtri
 from scipy.stats import spearmanr
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, profile
 from bench.reporting.labelled_rows import is_file

@@ -1,16 +1,20 @@
-"""Draw the figures of docs/benchmarks.md from results/benchmarks/: bars with their spread, a panel
-for each kind of number."""
+"""Figures and tables of results/benchmarks/. A figure has a panel for each kind of number."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from tables import DASH, ROOT, markdown
 
 from bench.reporting import drawing
 from bench.reporting.words import cut
-from bench.system.text import printable
+from bench.system.text import escape_markdown, printable
 
 WIDTH, LINE, HEAD = 600, 19, 34
 """Width of a figure, and heights of a bar and of a panel's title, in pixels."""
@@ -29,14 +33,16 @@ UNITS = (
 """End of a key, and title of its panel."""
 SHARES = "share"
 SPREAD = re.compile(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)")
+FORMER_MODEL = re.compile(r"smollm2-135m(?!-)")
+"""Name of smollm2-135m-instruct-q4 in older benchmarks. Names of folders do not match."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """One number of a benchmark. path: its keys. low, high: its spread, or the value if it has
-    none."""
+    """A number of a benchmark, and its spread. Without one, low and high are the value."""
 
     path: tuple[str, ...]
+    """Keys of the number."""
     value: float
     low: float
     high: float
@@ -49,62 +55,85 @@ class Number:
 
 def readable(key: str) -> str:
     """Return a key without underscores, with its unit in words."""
-    key = re.sub(
-        r"_s$", ", seconds", re.sub(r"bytes(?=_|$)", "MB", key) if key.startswith("peak_") else key
-    )
-    return key.replace("_", " ")
+    if key.startswith("peak_"):
+        key = re.sub(r"bytes(?=_|$)", "MB", key)
+    return re.sub(r"_s$", ", seconds", key).replace("_", " ")
 
 
 def number(value: float) -> str:
-    """Return a number with three digits, two if it is small, or a whole number with all of its
-    digits."""
+    """Return a number with three digits, two if it is small, or all digits of a whole number."""
     if float(value).is_integer() or abs(value) >= 1000:
         return f"{value:,.0f}"
     if 0 < abs(value) < 1e-3:
         return f"{value:.1e}"
-    return f"{value:.3g}" if abs(value) < 0.99 or abs(value) >= 1 else f"{value:.6g}"
+    return f"{value:.6g}" if 0.99 <= abs(value) < 1 else f"{value:.3g}"
 
 
-def numbers(figures: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[Number]:
-    """Yield the numbers of a benchmark's figures, with bytes in MB."""
+def leaves(figures: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield (path, value) of each figure, bytes in MB. A ratio is a mapping with "median"."""
     for key, value in figures.items():
         here = (*path, readable(key))
-        if isinstance(value, dict) and "median" in value:
-            yield Number(here, value["median"], value["min"], value["max"], ratio=True)
-        elif isinstance(value, dict):
-            yield from numbers(value, here)
-        elif isinstance(value, str) and (match := SPREAD.fullmatch(value)):
-            yield Number(here, *(float(x) for x in match.groups()))
+        if isinstance(value, dict) and "median" not in value:
+            yield from leaves(value, here)
+        elif key.startswith("peak_bytes"):
+            yield here, value / 1e6
+        elif not isinstance(value, list):
+            yield here, value
+
+
+def cells(figures: dict[str, Any]) -> dict[str, str]:
+    """Return the text of each figure by its path."""
+    texts = {}
+    for path, value in leaves(figures):
+        if isinstance(value, dict):
+            spread = "one round"
+            if value["min"] < value["max"]:
+                spread = f"{value['min']:.2f} to {value['max']:.2f}"
+            text = f"{value['median']:.2f}× ({spread})"
+        elif isinstance(value, int | float):
+            text = number(value)
+        else:
+            text = escape_markdown(str(value))
+        if not isinstance(value, bool):
+            texts[": ".join(path)] = text
+    return texts
+
+
+def numbers(figures: dict[str, Any]) -> Iterator[Number]:
+    """Yield the numbers of a benchmark's figures."""
+    for path, value in leaves(figures):
+        if isinstance(value, dict):
+            yield Number(path, value["median"], value["min"], value["max"], ratio=True)
+        elif isinstance(value, str) and SPREAD.fullmatch(value):
+            yield Number(path, *map(float, SPREAD.fullmatch(value).groups()))
         elif isinstance(value, str) and re.fullmatch(r"[\d.]+%", value):
-            yield Number(here, *[float(value[:-1]) / 100] * 3)
+            yield Number(path, *[float(value[:-1]) / 100] * 3)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            shown = value / 1e6 if key.startswith("peak_bytes") else value
-            yield Number(here, *[float(shown)] * 3)
+            yield Number(path, *[float(value)] * 3)
 
 
 def panels(figures: dict[str, Any]) -> dict[str, list[tuple[str, Number]]]:
-    """Return labels and numbers by panel title: a panel for each key, others by unit. Settings have
-    no panel."""
-    every = [
-        n
-        for n in numbers(figures)
-        if n.ratio or not any(word in " ".join(n.path) for word in QUIET)
-    ]
+    """Return labels and numbers by panel, one per key or per unit. Settings have no panel."""
+    every = []
+    for n in numbers(figures):
+        if n.ratio or not any(word in " ".join(n.path) for word in QUIET):
+            every.append(n)
     ends: dict[tuple[str, ...], set[str]] = {}
     for n in every:
         ends.setdefault(n.path[1:], set()).add(n.path[0])
     out: dict[str, list[tuple[str, Number]]] = {}
     for n in every:
+        whole = ": ".join(n.path)
         unit = next((title for end, title in UNITS if n.path[-1].endswith(end)), "")
         if len(n.path) > 1 and len(ends[n.path[1:]]) > 1:
             out.setdefault(": ".join(n.path[1:]), []).append((n.path[0], n))
         elif n.ratio:
-            out.setdefault("ratio", []).append((": ".join(n.path), n))
+            out.setdefault("ratio", []).append((whole, n))
         elif unit:
-            name = ": ".join(n.path).removesuffix(unit).rstrip(" ,:") or n.path[-1]
+            name = whole.removesuffix(unit).rstrip(" ,:") or n.path[-1]
             out.setdefault(unit, []).append((name, n))
         elif n.low < n.high:
-            out.setdefault(SHARES, []).append((": ".join(n.path), n))
+            out.setdefault(SHARES, []).append((whole, n))
     ratios_first = sorted(out, key=lambda title: not out[title][0][1].ratio)
     return {title: out[title][:MAX_BARS] for title in ratios_first[:MAX_PANELS]}
 
@@ -139,11 +168,65 @@ def _draw_panel(panel: Any, title: str, bars: list[tuple[str, Number]]) -> None:
     if log:
         panel.set_xscale("log")
     panel.set_title(f"{title} (log scale)" if log else title)
-    panel.set_yticks(
-        range(len(bars)), [cut(printable(label), MAX_LABEL) for label, _ in bars], color=INK
-    )
+    labels = [cut(printable(label), MAX_LABEL) for label, _ in bars]
+    panel.set_yticks(range(len(bars)), labels, color=INK)
     panel.set_ylim(len(bars) - 0.5, -0.5)
     panel.set_xlim(None if log else 0)
     panel.grid(visible=False)
     panel.xaxis.set_visible(False)
     panel.spines["bottom"].set_visible(False)
+
+
+def _file(name: str) -> Path:
+    return ROOT / "results" / "benchmarks" / f"{name}.json"
+
+
+def _saved(name: str) -> dict[str, Any]:
+    text = FORMER_MODEL.sub("smollm2-135m-instruct-q4", _file(name).read_text())
+    saved: dict[str, Any] = json.loads(text)
+    return saved
+
+
+@cache
+def figure(name: str) -> str:
+    """Draw a saved benchmark. Returns an empty text if it has no number to draw."""
+    return draw(name, _saved(name)["figures"])
+
+
+def benchmark(name: str) -> str:
+    """Return a figure with its numbers folded under it, or a line that it was not measured."""
+    if not _file(name).exists():
+        return f"*Not measured yet:* `python benchmarks/{name}.py`\n"
+    saved = _saved(name)
+    machine = escape_markdown(saved["provenance"]["machine"]["cpu"])
+    command = f"`python benchmarks/{name}.py` on {machine}"
+    text = markdown((command, ">"), cells(saved["figures"]).items())
+    picture = f"![{name}: the numbers of the table below](figures/{name}.svg)\n\n"
+    folded = f"<details><summary>The numbers</summary>\n\n{text}\n</details>\n"
+    return picture + folded if figure(name) else folded
+
+
+def grid(name: str, first: str = "model") -> str:
+    """Return the numbers of a benchmark as one table, with a row for each first key.
+
+    first: header of the first column.
+    """
+    rows = {row: cells(values) for row, values in _saved(name)["figures"].items()}
+    columns = list(dict.fromkeys(column for of_row in rows.values() for column in of_row))
+    lines = [(row, *(of_row.get(c, DASH) for c in columns)) for row, of_row in rows.items()]
+    return markdown((first, *(f">{column}" for column in columns)), lines)
+
+
+def rates(name: str) -> str:
+    """Return the shares of a benchmark that were simulated, with their 95% intervals.
+
+    "Before" are shares by the rules of an earlier commit, and are left out.
+    """
+    found = cells(_saved(name)["figures"]).items()
+    now = [(path, text) for path, text in found if ", before" not in path]
+    shares = [(path, text) for path, text in now if SPREAD.fullmatch(text)]
+    return markdown((f"simulated by `python benchmarks/{name}.py`", ">share"), shares)
+
+
+TABLES = {"benchmark": benchmark, "grid": grid, "rates": rates}
+"""Functions by the first word of their comment."""

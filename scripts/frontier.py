@@ -1,5 +1,4 @@
-"""Quality against bytes, arithmetic and measured time, for a pattern and what competes with it,
-from records."""
+"""Quality against bytes, arithmetic and time, for a pattern and what competes with it."""
 
 from __future__ import annotations
 
@@ -11,31 +10,97 @@ from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
-import budgets
-import result_folders
-import timed_shapes
-from timed_shapes import TimedShape
+from tables import DASH, ROOT, SEEDS, markdown, merge
 
 from bench.measures.speed.roofline import DeviceSpec, device_specs
-from bench.reporting import drawing, front_figure
+from bench.reporting import drawing, engines, front_figure
+from bench.reporting.engines import TimedModel
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
 from bench.results import metrics
-from bench.system.text import escape_markdown
+from bench.results.store import ReadOnlyStore
+from bench.system.text import amount, escape_markdown
 from methods.contract.pattern import Pattern
 
-SAME_TIME = 1.05
-"""Largest ratio of two measured times that count as equal. A timing and its repetition differ by
-some percent."""
+SAME_COST, SAME_TIME = 1.02, 1.05
+"""Largest ratio of two costs that count as equal. Repeated timings differ by some percent."""
 NEAR = 5
 """Largest ratio of a row's perplexity to the dense model's that a picture shows."""
 TIMES = "results/speed-shapes"
-"""Folder with the times of shapes in turn."""
+"""Folder with the times of shapes, timed in turn."""
 CARDS = ("h100", "a100", "l4", "rtx4090")
 """Cards whose times are computed."""
 PROMPT = 2048
 """Tokens of the prompt whose time is computed."""
+BITS = {"bf16": 16, "fp16": 16, "int8": 8, "q8_0": 8, "int4": 4, "q4_0": 4}
+"""Bits of a weight, by kind of a timed model. Kinds that mix bits are left out."""
+DENSE = "dense"
+
+
+class TimedShape(NamedTuple):
+    """Pattern and bits of the weights. They decide the time of a step."""
+
+    pattern: str
+    bits: int
+
+
+@cache
+def _turns(folder: str) -> dict[tuple[str, str, int], dict[TimedShape, list[TimedModel]]]:
+    """Return the timings of a folder by model, step and threads, and in each by shape."""
+    store = ReadOnlyStore(ROOT / folder)
+    out: dict[tuple[str, str, int], dict[TimedShape, list[TimedModel]]] = {}
+    for entry in engines.entries(store, store.items):
+        identity = entry.record.identity
+        pattern = entry.side if identity.model == entry.model else identity.model
+        if identity.dtype in BITS:
+            shapes = out.setdefault((entry.model, entry.step, entry.record.notes["threads"]), {})
+            shapes.setdefault(TimedShape(pattern, BITS[identity.dtype]), []).append(entry)
+    return out
+
+
+def _fastest(found: Mapping[TimedShape, list[TimedModel]], shape: TimedShape) -> TimedModel:
+    """Return the fastest timing of a shape. Every engine also runs 2:4 weights as dense ones."""
+    entries = list(found[shape])
+    if shape.pattern == "2:4":
+        entries += found[TimedShape(DENSE, shape.bits)]
+    return max(entries, key=lambda entry: entry.rate)
+
+
+def _ms(entry: TimedModel) -> float:
+    return 1000 * float(entry.record.notes["prompt_tokens"]) / entry.rate
+
+
+def milliseconds(folder: str, model: str, step: str) -> dict[TimedShape, float]:
+    """Return the time of "decode" or "prompt" on one core in the fastest engine, by shape."""
+    times = {}
+    for (timed, name, threads), found in _turns(folder).items():
+        if timed == model and name.startswith(step) and threads == 1:
+            times |= {shape: _ms(_fastest(found, shape)) for shape in found}
+    return times
+
+
+def times(folder: str) -> str:
+    """Return a table for each step and number of threads: each shape in its fastest engine."""
+    parts = []
+    for (model, step, threads), found in _turns(folder).items():
+        entry = next(iter(found.values()))[0]
+        about = (model, step, amount(threads, "thread"), entry.record.provenance["machine"]["cpu"])
+        title = ", ".join(map(escape_markdown, about))
+        rows = []
+        for shape in sorted(found, key=lambda shape: (-shape.bits, _ms(_fastest(found, shape)))):
+            best, dense = _fastest(found, shape), _fastest(found, TimedShape(DENSE, shape.bits))
+            over = DASH
+            if best is not dense:
+                # A ratio of rates is the ratio of times the other way round.
+                ratio = engines.ratio(dense, best)
+                over = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+            limit = f"{best.share_of_limit:.0%}" if best.share_of_limit else DASH
+            cells = (shape.pattern, str(shape.bits), best.name, f"{_ms(best):.2f}")
+            rows.append((*cells, over, f"{best.noise:.1%}", limit))
+        headers = (title, ">bits", "engine", ">ms", "over dense", ">noise", ">of the limit")
+        parts.append(markdown(headers, rows))
+    return "\n".join(parts)
 
 
 @dataclass(frozen=True)
@@ -57,90 +122,78 @@ class Row(NamedTuple):
     size: float
     """Packed bytes of the whole model."""
     arithmetic: float
-    """Time of the linears of a long prompt where arithmetic is the limit, over that of the dense
-    model. 2:4 counts half, as on sparse tensor cores, a pattern that no hardware runs counts as
-    dense, and so do quantized weights."""
+    """Time of the linears of a long prompt over the dense model's, if arithmetic is the limit.
+
+    2:4 counts half, as on sparse tensor cores. A pattern that no hardware runs counts as dense, and
+    so do quantized weights.
+    """
     decode_ms: float | None = None
+    """Measured time of a token on a CPU for the row's shape and bits, if it was measured."""
     prompt_ms: float | None = None
-    """Measured times of a token and of a prompt on a CPU, of the row's shape and bits. None if they
-    were not measured."""
+    """Measured time of a prompt, likewise."""
     repeated: bool = True
-    """True if a claim can rest on it: it has no seed, or has budgets.SEEDS of them."""
+    """True if a claim can rest on it: it has no seed, or at least SEEDS of them."""
     weights: float = 0.0
     """Number of weights of the dense model's linears."""
 
     @property
     def name(self) -> str:
-        stages = re.sub(
-            r" \+ lowrank:rank=[^ :]*(?= |$)|(?<=lowrank:)rank=[^ :]*:", "", self.method
-        )
+        term = r" \+ lowrank:rank=[^ :]*(?= |$)|(?<=lowrank:)rank=[^ :]*:"
         pattern = "" if self.pattern.dense else str(self.pattern)
-        return (
-            " ".join(
-                part
-                for part in (stages, pattern, self.quantizer)
-                if part not in ("", "none", "dense")
-            )
-            or "dense"
-        )
+        parts = (re.sub(term, "", self.method), pattern, self.quantizer)
+        return " ".join(part for part in parts if part not in ("", "none", "dense")) or "dense"
 
 
 @cache
 def read(folders: str) -> tuple[Row, ...]:
-    """Return the rows of folders, separated by commas, that have a perplexity of the same protocol
-    and a size."""
-    results = result_folders.merge(folders)
+    """Return the rows of folders that have a perplexity and a size."""
+    results = merge(folders)
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     seeds: dict[tuple[str, str, str], set[int | None]] = {}
     for record in results.records:
         identity = record.identity
-        row = found.setdefault((identity.method, identity.quantizer, identity.pattern), {})
-        values = {r.metric: r.value for r in record.readings if r.value}
-        for metric in {"perplexity", metrics.SIZE, "relative_flops"} & values.keys():
-            row.setdefault(metric, []).append(values[metric])
+        name = (identity.method, identity.quantizer, identity.pattern)
+        row = found.setdefault(name, {})
+        for reading in record.readings:
+            if reading.value and reading.metric in ("perplexity", metrics.SIZE, "relative_flops"):
+                row.setdefault(reading.metric, []).append(reading.value)
         if identity.measure == "perplexity":
-            seeds.setdefault((identity.method, identity.quantizer, identity.pattern), set()).add(
-                identity.seed
-            )
+            seeds.setdefault(name, set()).add(identity.seed)
         if identity.measure == "size":
             row.setdefault("targets", []).append(float(sum(results.items(record).weights)))
     dense = found["dense", "none", "dense"]["targets"][0]
     model = results.records[0].identity.model
-    timings = [timed_shapes.milliseconds(TIMES, model, step) for step in ("decode", "prompt")]
+    decode, prompt = (milliseconds(TIMES, model, step) for step in ("decode", "prompt"))
     rows = []
     for (method, quantizer, text), values in found.items():
-        if {"perplexity", metrics.SIZE, "targets"} <= values.keys():
-            pattern = Pattern.parse(text)
-            terms = fmean(values.get("relative_flops", [1 - pattern.share])) - 1 + pattern.share
-            share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
-            mean = math.exp(fmean(map(math.log, values["perplexity"])))
-            size, targets = fmean(values[metrics.SIZE]), fmean(values["targets"])
-            shape = _shape(pattern, quantizer)
-            own = seeds[method, quantizer, text]
-            repeated = None in own or len(own) >= budgets.SEEDS
-            ms = [times.get(shape) for times in timings]
-            rows.append(
-                Row(
-                    method,
-                    quantizer,
-                    pattern,
-                    mean,
-                    size,
-                    share * targets / dense,
-                    *ms,
-                    repeated,
-                    dense,
-                )
-            )
+        if not {"perplexity", metrics.SIZE, "targets"} <= values.keys():
+            continue
+        pattern = Pattern.parse(text)
+        terms = fmean(values.get("relative_flops", [1 - pattern.share])) - 1 + pattern.share
+        share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
+        own = seeds[method, quantizer, text]
+        shape = _shape(pattern, quantizer)
+        row = Row(
+            method,
+            quantizer,
+            pattern,
+            perplexity=math.exp(fmean(math.log(value) for value in values["perplexity"])),
+            size=fmean(values[metrics.SIZE]),
+            arithmetic=share * fmean(values["targets"]) / dense,
+            decode_ms=decode.get(shape),
+            prompt_ms=prompt.get(shape),
+            repeated=None in own or len(own) >= SEEDS,
+            weights=dense,
+        )
+        rows.append(row)
     return tuple(rows)
 
 
 def _shape(pattern: Pattern, quantizer: str) -> TimedShape:
-    """Return what decides the time of a row on a CPU. A pattern without a kernel takes as long as
-    dense weights."""
+    """Return what decides a row's time on a CPU. A pattern without a kernel counts as dense."""
     bits = {"none": 16, "int8": 8}.get(quantizer, 4 if quantizer.startswith("int4") else 0)
     has_own = pattern.removed or pattern.beside or str(pattern) == "2:4"
-    return TimedShape(str(pattern) if has_own else timed_shapes.DENSE, bits)
+    return TimedShape(str(pattern) if has_own else DENSE, bits)
 
 
 class Axis(NamedTuple):
@@ -150,96 +203,88 @@ class Axis(NamedTuple):
     column: TableColumn
     of: Callable[[Row], float]
     show: Callable[[float], str]
-    equal: float
+    equal: float = SAME_COST
     """Largest ratio of two costs that count as equal."""
+
+
+def _cost(name: str, unit: str, kind: type[TableColumn] = Cost) -> TableColumn:
+    return kind(name, "", "lower", unit, names_protocol=False)
 
 
 AXES = (
     Axis(
-        "bytes",
-        TableColumn(metrics.SIZE, "", "lower", "B", names_protocol=False),
+        "Bytes",
+        _cost(metrics.SIZE, "B", TableColumn),
         lambda row: row.size,
         lambda size: f"{size / 1e6:.2f} MB",
-        1.02,
     ),
     Axis(
-        "the arithmetic of a prompt on sparse tensor cores",
-        Cost("arithmetic of a prompt, dense = 1", "", "lower", "1", names_protocol=False),
+        "The arithmetic of a prompt on sparse tensor cores",
+        _cost("arithmetic of a prompt, dense = 1", "1"),
         lambda row: row.arithmetic,
         "{:.2f} of dense".format,
-        1.02,
     ),
     Axis(
-        "decoding on this CPU",
-        Cost("decoding of a token, one core", "", "lower", "ms", names_protocol=False),
+        "Decoding on this CPU",
+        _cost("decoding of a token, one core", "ms"),
         lambda row: row.decode_ms or 0.0,
         "{:.3g} ms".format,
         SAME_TIME,
     ),
     Axis(
-        "a prompt on this CPU",
-        Cost("prompt, one core", "", "lower", "ms", names_protocol=False),
+        "A prompt on this CPU",
+        _cost("prompt, one core", "ms"),
         lambda row: row.prompt_ms or 0.0,
         "{:.3g} ms".format,
         SAME_TIME,
     ),
 )
+WORTH = (
+    "Yes means that no row of equal or lower cost has a lower perplexity. Rows of every format "
+    "compete. Bytes and arithmetic within 2%, and times within 5%, count as equal. A row that ran "
+    "once decides no answer, but can be on a Pareto front: the rows that no other beats in both "
+    "cost and perplexity."
+)
 
 
 def worth(folders: str, pattern: str) -> str:
-    """Say in a sentence whether the best row of a pattern is better than all that cost no more, and
-    show both in a table.
+    """Say whether a pattern's best row is better than all that cost no more, with a table.
 
-    An answer rests on no row with fewer than budgets.SEEDS seeds.
+    An answer rests on no row with fewer than SEEDS seeds.
     """
     rows = [row for row in read(folders) if row.repeated]
-    own = min(
-        (row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")),
-        key=lambda row: row.perplexity,
-    )
-    name = f"{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
-    lines = [f"| | {name} | best row at equal or lower cost | Pareto front |", "|---|---:|---|---|"]
-    found, answers = {front.x: front for front in fronts(folders)}, []
+    same = [row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")]
+    own = min(same, key=lambda row: row.perplexity)
+    optimal = {front.x: front.optimal for front in fronts(folders)}
+    lines, answers = [], []
     for axis in AXES:
-        if not axis.of(own):
+        cost = axis.of(own)
+        if not cost:
             continue
-        as_cheap = [row for row in rows if 0 < axis.of(row) <= axis.equal * axis.of(own)]
+        as_cheap = [row for row in rows if 0 < axis.of(row) <= axis.equal * cost]
         best = min(as_cheap, key=lambda row: row.perplexity)
-        answers.append(
-            f"{axis.words[0].upper()}{axis.words[1:]}: {'yes' if best == own else 'no'}."
-        )
-        other = (
-            f"{escape_markdown(best.name)}, {axis.show(axis.of(best))}, perplexity "
-            f"{best.perplexity:.2f}"
-        )
-        front = (
-            ", ".join(point.name for point in found[axis.column].optimal)
-            if axis.column in found
-            else "–"
-        )
-        other = "none" if best == own else other
-        lines.append(
-            f"| {axis.words} | {axis.show(axis.of(own))} | {other} | {escape_markdown(front)} |"
-        )
-    note = (
-        "Yes means that no row of equal or lower cost has a lower perplexity. Rows of every "
-        "format compete. Bytes and arithmetic within 2%, and times within 5%, count as equal. A "
-        "row that ran once decides no answer, but can be on a Pareto front: the rows that no "
-        "other beats in both cost and perplexity."
-    )
-    return (
-        f"**Is {own.pattern} without a quantizer worth it here?** {' '.join(answers)} {note}\n\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+        answers.append(f"{axis.words}: {'yes' if best == own else 'no'}.")
+        price = f"{axis.show(axis.of(best))}, perplexity {best.perplexity:.2f}"
+        other = "none" if best == own else f"{escape_markdown(best.name)}, {price}"
+        front = DASH
+        if axis.column in optimal:
+            front = ", ".join(point.name for point in optimal[axis.column])
+        words = axis.words[0].lower() + axis.words[1:]
+        lines.append((words, axis.show(cost), other, escape_markdown(front)))
+    name = f">{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
+    text = markdown(("", name, "best row at equal or lower cost", "Pareto front"), lines)
+    question = f"**Is {own.pattern} without a quantizer worth it here?**"
+    return f"{question} {' '.join(answers)} {WORTH}\n\n{text}"
 
 
 def fronts(folders: str) -> list[Front]:
-    """Return quality against each cost that was found, of the rows that are near the dense
-    model."""
-    rows = _near(read(folders))
-    costs = {axis: {row: cost for row in rows if (cost := axis.of(row))} for axis in AXES}
-    return [_front(axis.column, found) for axis, found in costs.items() if len(found) >= MIN_POINTS]
+    """Return quality against each cost, of the rows that are near the dense model."""
+    found = []
+    for axis in AXES:
+        costs = {row: axis.of(row) for row in _near(read(folders)) if axis.of(row)}
+        if len(costs) >= MIN_POINTS:
+            found.append(_front(axis.column, costs))
+    return found
 
 
 def _near(rows: Iterable[Row]) -> list[Row]:
@@ -248,30 +293,20 @@ def _near(rows: Iterable[Row]) -> list[Row]:
 
 
 def _front(x: TableColumn, costs: Mapping[Row, float]) -> Front:
-    places = {row: (cost, row.perplexity) for row, cost in costs.items()}
-    best = pareto_optimal(places.values())
-    points = (
-        FrontPoint(
-            row.name,
-            *place,
-            0.0,
-            f"perplexity {row.perplexity:.4g}",
-            place in best,
-            row.pattern.dense,
-        )
-        for row, place in places.items()
-    )
-    return Front(
-        x, TableColumn("perplexity", "", "lower", "1", names_protocol=False), tuple(points)
-    )
+    best = pareto_optimal([(cost, row.perplexity) for row, cost in costs.items()])
+    points = []
+    for row, cost in costs.items():
+        tip, optimal = f"perplexity {row.perplexity:.4g}", (cost, row.perplexity) in best
+        place = (cost, row.perplexity, 0.0)
+        points.append(FrontPoint(row.name, *place, tip, optimal, row.pattern.dense))
+    return Front(x, _cost("perplexity", "1", TableColumn), tuple(points))
 
 
 def picture(folders: str) -> str:
     """Draw the fronts side by side, as an SVG element."""
     found = fronts(folders)
-    return _draw(
-        [found[i : i + 2] for i in range(0, len(found), 2)], "perplexity against what a row costs"
-    )
+    lines = [found[i : i + 2] for i in range(0, len(found), 2)]
+    return _draw(lines, "perplexity against what a row costs")
 
 
 def _draw(lines: Sequence[Sequence[Front]], title: str) -> str:
@@ -291,42 +326,36 @@ def compute_ms(row: Row, tokens: int, card: DeviceSpec) -> float:
 
 
 def card_fronts(folders: str) -> dict[str, tuple[Front, Front]]:
-    """Return quality against the computed time of a decoded token and of a prompt, by the name of
-    the card."""
-    rows, specs = _near(read(folders)), device_specs()
-    out = {}
-    for key in CARDS:
-        card = specs[key]
+    """Return per card: quality against the computed time of a decoded token and of a prompt."""
+    rows, out = _near(read(folders)), {}
+    for card in map(device_specs().__getitem__, CARDS):
         name = card.name.partition(",")[0]
-        decode, prompt = (
-            _front(
-                Cost(f"{name}: {what}, computed", "", "lower", "ms", names_protocol=False),
-                {r: compute_ms(r, n, card) for r in rows},
-            )
-            for what, n in (("a token", 1), (f"a prompt of {PROMPT}", PROMPT))
-        )
-        out[name] = decode, prompt
+
+        def front(what: str, tokens: int, card: DeviceSpec = card, name: str = name) -> Front:
+            costs = {row: compute_ms(row, tokens, card) for row in rows}
+            return _front(_cost(f"{name}: {what}, computed", "ms"), costs)
+
+        out[name] = front("a token", 1), front(f"a prompt of {PROMPT}", PROMPT)
     return out
 
 
 def card_picture(folders: str) -> str:
     """Draw the computed fronts, a line for each card, as an SVG element."""
-    return _draw(
-        list(card_fronts(folders).values()),
-        "perplexity against computed, not measured, milliseconds on cards",
-    )
+    title = "perplexity against computed, not measured, milliseconds on cards"
+    return _draw(list(card_fronts(folders).values()), title)
 
 
 def cards(folders: str) -> str:
-    """Return the rows on the computed fronts of each card, with their milliseconds, as a table."""
-    lines = [
-        f"| computed, not measured | decoding of a token, ms | prompt of {PROMPT:,} tokens, ms |",
-        "|---|---|---|",
-    ]
+    """Return the rows on the computed fronts of each card, with their milliseconds."""
+    rows = []
     for name, both in card_fronts(folders).items():
-        cells = (
-            ", ".join(f"{escape_markdown(p.name)} {p.x:.3g}" for p in front.optimal)
-            for front in both
-        )
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        cells = [name]
+        for front in both:
+            cells.append(", ".join(f"{escape_markdown(p.name)} {p.x:.3g}" for p in front.optimal))
+        rows.append(cells)
+    steps = ("decoding of a token, ms", f"prompt of {PROMPT:,} tokens, ms")
+    return markdown(("computed, not measured", *steps), rows)
+
+
+TABLES = {"times": times, "worth": worth, "cards": cards}
+"""Functions by the first word of their comment."""

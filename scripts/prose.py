@@ -2,8 +2,8 @@
 
 python scripts/prose.py [FOLDER or FILE ...]  print them; exit 1 if there are any
 
-A docstring of an attribute or a class is a noun phrase. A docstring of a function starts with a
-verb in the imperative. Names of tests and figures typed by others (CHANGELOG.md) are not read.
+A docstring is a sentence or a noun phrase that needs no name beside it. A function's begins with a
+verb. CHANGELOG.md and the tests are not read.
 """
 
 from __future__ import annotations
@@ -18,27 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-READ = (
-    "bench",
-    "methods",
-    "cast",
-    "baselines",
-    "scripts",
-    "benchmarks",
-    "docs",
-    "README.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-)
+CODE = ("bench", "methods", "cast", "baselines", "scripts", "benchmarks")
+READ = (*CODE, "docs", "README.md", "CONTRIBUTING.md", "SECURITY.md")
 
-FRAGMENT = re.compile(
-    r"(Of|That|Which|Whose|What|Whatever|Whoever|Whether|Where|How|Why|When|If|In|As|By|Within|Beside|Nothing|Nobody|So many)\b"
-)
+FRAGMENT = re.compile(r"(Of|That|Which|Whose|Whatever|Whoever|So many)\b")
 """First words of a docstring that continues a name instead of saying something."""
 
-NOT_A_VERB = re.compile(
-    r"(A|An|The|Each|Every|All|One|Its|Their|No|It|This|These|Those|True|False|They|Only|From|With|For)\b"
-)
+NOT_A_VERB = re.compile(r"(A|An|The|Whether|What|Where|How|Why|When)\b")
 """First words of a function's docstring that are no verb."""
 
 IDIOM = re.compile(
@@ -58,23 +44,17 @@ def main(paths: list[str]) -> int:
     return bool(findings)
 
 
-def read(path: Path) -> list[str]:
-    """Return the findings of a file, or of all files below a folder."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    found = []
-    for file in files:
-        name = file.resolve().relative_to(ROOT)
-        if file.suffix == ".py" and file != Path(__file__):  # its patterns are the idioms
-            found += [
-                f"{name}:{line}: {what}"
-                for line, what in sorted(python(file.read_text(encoding="utf-8")))
-            ]
+def read(path: Path) -> Iterator[str]:
+    """Yield the findings of a file, or of all files below a folder."""
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        found: list[tuple[int, str]] = []
+        # This file's patterns are the idioms.
+        if file.suffix == ".py" and file != Path(__file__):
+            found = sorted(python(file.read_text(encoding="utf-8")))
         elif file.suffix == ".md" and "_build" not in file.parts:
-            found += [
-                f"{name}:{line}: {what}"
-                for line, what in idioms(1, file.read_text(encoding="utf-8"))
-            ]
-    return found
+            found = list(idioms(1, file.read_text(encoding="utf-8")))
+        name = file.resolve().relative_to(ROOT)
+        yield from (f"{name}:{line}: {what}" for line, what in found)
 
 
 def python(source: str) -> Iterator[tuple[int, str]]:
@@ -83,16 +63,12 @@ def python(source: str) -> Iterator[tuple[int, str]]:
         body = getattr(node, "body", None)
         if isinstance(body, list):
             yield from _attributes(body)
-        if isinstance(node, (*ANY_FUNCTION, ast.ClassDef, ast.Module)) and (
-            text := ast.get_docstring(node)
-        ):
+        if isinstance(node, (*ANY_FUNCTION, ast.ClassDef, ast.Module)):
+            text = ast.get_docstring(node) or ""
             function = isinstance(node, ANY_FUNCTION) and not _is_property(node)
             if FRAGMENT.match(text) or (function and NOT_A_VERB.match(text)):
-                yield (
-                    getattr(node, "lineno", 1),
-                    f"docstring of {getattr(node, 'name', 'the module')}: "
-                    f"{text.splitlines()[0][:90]}",
-                )
+                name = getattr(node, "name", "the module")
+                yield getattr(node, "lineno", 1), f"docstring of {name}: {_start(text)}"
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
             yield from idioms(node.lineno, node.value)
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -104,25 +80,20 @@ def idioms(line: int, text: str) -> Iterator[tuple[int, str]]:
     """Yield (line, finding) for each idiom of a text that begins on `line`."""
     for count, part in enumerate(text.splitlines()):
         for match in IDIOM.finditer(part):
-            yield (
-                line + count,
-                f"idiom: …{part[max(0, match.start() - 30) : match.end() + 20].strip()}…",
-            )
+            around = part[max(0, match.start() - 30) : match.end() + 20].strip()
+            yield line + count, f"idiom: …{around}…"
 
 
 def _attributes(body: list[ast.stmt]) -> Iterator[tuple[int, str]]:
     for field, after in itertools.pairwise(body):
-        is_text = (
-            isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-            and isinstance(after.value.value, str)
-        )
-        if (
-            is_text
-            and isinstance(field, ast.Assign | ast.AnnAssign)
-            and FRAGMENT.match(after.value.value)
-        ):
-            yield after.lineno, f"attribute: {after.value.value.splitlines()[0][:90]}"
+        if isinstance(field, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+            text = getattr(after.value, "value", None)
+            if isinstance(text, str) and FRAGMENT.match(text):
+                yield after.lineno, f"attribute: {_start(text)}"
+
+
+def _start(text: str) -> str:
+    return text.splitlines()[0][:90]
 
 
 def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:

@@ -70,7 +70,7 @@ METHODS = _section(
         "admm": "baselines.admm:Admm",
         "alps": "baselines.alps:Alps",
         "recon": "baselines.recon:Recon",
-        "cast": "cast.method:Cast",
+        "cast": "cast.cast:Cast",
         "depth": "baselines.depth:Depth",
         "width": "baselines.width:Width",
         "channels": "baselines.channels:Channels",
@@ -141,7 +141,7 @@ MEASURES = _section(
         "agreement": "bench.measures.agreement:Agreement",
         "continuation": "bench.measures.continuation:Continuation",
         "speed": "bench.measures.speed.measure:Speed",
-        "pattern": "bench.measures.pattern:PatternHolds",
+        "pattern": "bench.measures.pattern_check:PatternHolds",
     },
 )
 """Measures in the order of their columns in a leaderboard."""

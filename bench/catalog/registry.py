@@ -269,10 +269,7 @@ def fill_in(text: str) -> str:
     for kind in SECTIONS:
         if f"{{{kind}}}" in text:
             usable = {name: entry for name, entry in entries(kind).items() if not entry.broken}
-            said = [
-                f"{name}: {entry.about}." if entry.about else f"{name}."
-                for name, entry in usable.items()
-            ]
+            said = [": ".join(filter(None, (name, e.about))) + "." for name, e in usable.items()]
             text = text.replace(f"{{{kind}}}", " ".join(said))
     return text
 

@@ -308,8 +308,7 @@ def finetune(
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     if not patterns:
-        spec_of(
-            flags | fixed, seeds=0, quantizers="none"
-        )  # refuses invalid settings before weights are read
+        # Refuses invalid settings before weights are read.
+        spec_of(flags | fixed, seeds=0, quantizers="none")
         fixed["patterns"] = str(detect_pattern(Folder(folder)))
     _write_one(flags | fixed, out, f"fine-tuning {artifact}")

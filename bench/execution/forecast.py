@@ -115,10 +115,11 @@ class Forecast(RunListener):
                 if scale is not None
                 else at_least >= MIN_SECONDS and phase_left
             ):
+                # The others may be late, too.
                 taken, estimated = (
                     taken + at_least,
                     estimated + estimate,
-                )  # the others may be late, too
+                )
         scale = self._scale(taken, estimated, prior)
         others = sum(seconds for key, seconds in self._left.items() if key not in self._current)
         return (

@@ -232,14 +232,14 @@ def _connect(ray: Any, address: str) -> None:
     """Connect to a cluster, or raise UserError if there is none at the address."""
     try:
         if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
-            with socket.create_connection(
-                (match[1], int(match[2])), timeout=CONNECT_S
-            ):  # Ray itself waits for minutes
+            # Ray itself waits for minutes.
+            with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):
                 pass
+        # Ray puts it on its workers' module path: see SECURITY.md.
         with (
             signals.kept(),
             contextlib.chdir(ROOT),
-        ):  # Ray puts it on its workers' module path: see SECURITY.md
+        ):
             ray.init(
                 address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False
             )

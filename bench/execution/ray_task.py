@@ -162,9 +162,8 @@ def _forwarding(worker: WorkerProcess, stops: str) -> Iterator[None]:
 def _watch(worker: WorkerProcess, stops: str, ended: threading.Event) -> None:
     import ray
 
-    with contextlib.suppress(
-        ray.exceptions.RayError, ValueError
-    ):  # the driver is gone: Ray ends this process
+    # The driver is gone: Ray ends this process.
+    with contextlib.suppress(ray.exceptions.RayError, ValueError):
         actor = ray.get_actor(stops)
         while not ended.wait(LOOK_S):
             if ray.get(actor.is_asked.remote()):

@@ -76,9 +76,8 @@ class Sweep:
         self._devices = [
             device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)
         ]
-        is_limited = (
-            plan.spec.jobs == AUTO and plan.spec.executor == "local"
-        )  # Ray knows the memory of its nodes
+        # Ray knows the memory of its nodes.
+        is_limited = plan.spec.jobs == AUTO and plan.spec.executor == "local"
         self._memory = psutil.virtual_memory().available if is_limited else None
         are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
         self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._executor.jobs)
@@ -233,9 +232,8 @@ class Sweep:
                 self._queue.appendleft(left)
                 self._tell_end(task, cause, None)
                 return
-        if (
-            left and not task.has_begun
-        ):  # each listener hears of a start before it hears of measurements
+        # Each listener hears of a start before it hears of measurements.
+        if left and not task.has_begun:
             self._tell_start(task)
         for measurement in left:
             try:

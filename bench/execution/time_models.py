@@ -37,7 +37,7 @@ from bench.system.cache import in_use, temporary_folder
 from bench.system.devices import fingerprint, has_instructions_for, select_card
 from bench.system.source_digest import digest_source
 from methods.contract.errors import Skipped, UserError
-from methods.model.files import find_file
+from methods.model.safe_files import find_file
 
 BLOCK_S = 0.2
 """Approximate length of a block in seconds."""
@@ -182,9 +182,8 @@ class _Turn:
         request, entered = self.request, _Entered()
         clock: Clock = CudaClock() if request.device.startswith("cuda") else WallClock()
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # names of arguments that transformers will change
+            # Names of arguments that transformers will change.
+            warnings.simplefilter("ignore", FutureWarning)
             for engine in self.engines:
                 say(f"{step.name}: loading {engine.name}")
                 for name, versions in self.models.items():

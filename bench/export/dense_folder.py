@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.kernels import folder24
 from bench.system.text import amount
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.families import FAMILIES
 from methods.model.folder import INDEX, Folder, Writer, read_config
 from methods.model.targets import family_of
@@ -26,10 +26,10 @@ def write(folder: Path, workdir: Path) -> str:
     files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
-    adapter.copy(folder, workdir)
+    low_rank_adapter.copy(folder, workdir)
     terms = (
-        f", and their low-rank terms in {adapter.FOLDER}, which peft loads"
-        if adapter.is_beside(workdir)
+        f", and their low-rank terms in {low_rank_adapter.FOLDER}, which peft loads"
+        if low_rank_adapter.is_beside(workdir)
         else ""
     )
     return f"{amount(len(files), 'file')} of dense safetensors{terms}"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.system import digests
 from methods.contract.errors import UserError
-from methods.model.files import check_files
 from methods.model.folder import Folder
 from methods.model.header import DTYPE_BITS
+from methods.model.safe_files import check_files
 
 if TYPE_CHECKING:
     from torch import Tensor

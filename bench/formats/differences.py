@@ -22,8 +22,8 @@ from bench.system.files import write_file
 from bench.system.source_digest import digest_source
 from bench.verify import name_pattern
 from methods.contract.errors import UserError
-from methods.model.files import find_file, read_object
 from methods.model.folder import Folder
+from methods.model.safe_files import find_file, read_object
 from methods.model.targets import find_targets, select_targets
 
 if TYPE_CHECKING:

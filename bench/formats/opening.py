@@ -22,9 +22,9 @@ from bench.formats.quantized import QuantizedCheckpoint
 from bench.system import digests
 from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
-from methods.model import adapter
-from methods.model.files import check_files, find_file
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder, read_config
+from methods.model.safe_files import check_files, find_file
 
 
 class Reader:
@@ -100,7 +100,7 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
     if path.is_dir():
         check_files(path)
         if original is not None:
-            adapter.refuse(path)
+            low_rank_adapter.refuse(path)
     if name := _find_reader(path):
         with guarded(path):
             return registry.build("readers", name, Reader).open(path, original)

@@ -128,9 +128,8 @@ class CompressedWeight:
         return tuple(dict.fromkeys((MatmulPlan(), own, *every, *split)))
 
     def _seconds(self, work: Callable[[], Any]) -> float:
-        if isinstance(
-            self.clock, CudaClock
-        ):  # planning a product takes the host longer than a small product takes
+        # Planning a product takes the host longer than a small product takes.
+        if isinstance(self.clock, CudaClock):
             work = self.clock.without_host(work, REPEATS)
         self.clock.measure(work, 2)
         return statistics.median(self.clock.measure(work, SAMPLES))

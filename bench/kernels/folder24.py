@@ -30,8 +30,8 @@ from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.contract.errors import UserError, first_line
 from methods.model.families import FAMILIES
-from methods.model.files import find_file, read_object
 from methods.model.folder import SHARD_BYTES, dtype_name, read_config
+from methods.model.safe_files import find_file, read_object
 
 MANIFEST = "packed24.json"
 FORMAT_VERSION = 3

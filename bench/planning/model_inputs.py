@@ -28,7 +28,7 @@ from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
-from methods.model.smaller import count_left
+from methods.model.smaller_folder import count_left
 from methods.model.targets import require_fit, require_flow, select_targets
 from methods.workshop.training.settings import require_trainable
 

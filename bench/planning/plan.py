@@ -36,10 +36,11 @@ def make_plan(
     fetch: download missing models and data first. on_fetch: called with the name of each model
     before it is downloaded.
     """
+    # A plug-in or a task may have changed since the last plan of this process.
     for read in (
         digest_source,
         read_task,
-    ):  # a plug-in or a task may have changed since the last plan of this process
+    ):
         read.cache_clear()
     index, count = parse_shard(spec.shard)
     request = resolve_request(spec, fetch=fetch)

@@ -78,9 +78,8 @@ def write_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
     model = estimate.fit_model(plan)
     rows = [estimate.rows(part, model, cards) for part in parts]
     times = [[row["about_s"] or 0.0 for row in part] for part in rows]
-    seconds = max(
-        (max(*part, sum(part) / jobs) for part in times), default=0.0
-    )  # an artifact cannot be divided
+    # An artifact cannot be divided.
+    seconds = max((max(*part, sum(part) / jobs) for part in times), default=0.0)
     minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / 60))
     is_time_unknown = any(row["about_s"] is None for part in rows for row in part)
     memory = max((row["about_GB"] for part in rows for row in part), default=1.0)

@@ -24,10 +24,10 @@ from methods.contract.errors import Skipped, UserError
 from methods.contract.info import Does, InputFile, MethodInfo
 from methods.contract.method import Job, Method, Needs, Outcome
 from methods.contract.pattern import Pattern
-from methods.model.files import parse_object
+from methods.model.safe_files import parse_object
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.walk import Walk
-from methods.workshop.quantizing.formats import RoundToNearest
+from methods.workshop.quantizing.weight_formats import RoundToNearest
 
 KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
 QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {

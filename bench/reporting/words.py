@@ -58,9 +58,8 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
 def hundredths(value: float) -> str:
     """Format a fraction in hundredths, with one decimal, and from 1,000 on without decimals."""
     digits = 0 if abs(value) >= 10 else 1
-    return _with_minus(
-        f"{round(100 * value, digits) + 0.0:,.{digits}f}"
-    )  # + 0.0: no minus before a zero
+    # + 0.0: no minus before a zero.
+    return _with_minus(f"{round(100 * value, digits) + 0.0:,.{digits}f}")
 
 
 def _four_digits(value: float) -> str:

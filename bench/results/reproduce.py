@@ -140,10 +140,11 @@ def settings(record: Record) -> dict[str, Any]:
             config.pop("bos", ""),
             *(text.get("bos", "") for text in (calibration, training) if text),
         }
+        # All texts of a run have one rule, and "auto" is the default.
         if rule := rules & {
             "always",
             "never",
-        }:  # all texts of a run have one rule, and "auto" is the default
+        }:
             (values["bos"],) = rule
         values |= _measure_settings(identity.measure, config)
     except (LookupError, TypeError, ValueError, AttributeError) as fault:

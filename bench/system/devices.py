@@ -30,9 +30,9 @@ CARD = r"cuda(:[0-9]{1,4})?"
 
 def cores() -> int:
     """Return the number of physical cores that this process may use."""
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    allowed = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 

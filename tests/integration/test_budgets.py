@@ -1,10 +1,12 @@
 """The chain to take with a budget of time, in the docs."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from bench.reporting.facts import Interval
 
-SCRIPT = "budgets"
+SCRIPT = "tables"
 
 
 @pytest.fixture
@@ -15,6 +17,10 @@ def chains(script):
 
 def ratio(value, low):
     return Interval(value, low, 2 * value - low, 13, "articles", 3, 0.5, "")
+
+
+def record(model):
+    return SimpleNamespace(identity=SimpleNamespace(model=model))
 
 
 def test_the_fastest_of_those_that_cannot_be_told_apart(script, chains):
@@ -28,8 +34,13 @@ def test_the_fastest_of_those_that_cannot_be_told_apart(script, chains):
     assert script.pick(chains, 600, lambda *_: None) == (chains[2], None)
 
 
-def test_a_line_for_each_budget_that_a_chain_fits(script, chains):
-    lines = script.lines({"a": chains, "b": []}, dict.fromkeys("ab", lambda *_: ratio(1.03, 0.99)))
+def test_a_line_for_each_budget_that_a_chain_fits(script, chains, monkeypatch):
+    models = {name: SimpleNamespace(records=[record(name)]) for name in "ab"}
+    measured = {"a": chains, "b": []}
+    monkeypatch.setattr(script, "merge", models.get)
+    monkeypatch.setattr(script, "_chains", lambda found: measured[found.records[0].identity.model])
+    monkeypatch.setattr(script, "_chain_ratio", lambda *_: ratio(1.03, 0.99))
+    lines = script.budget("a", "b").splitlines()
 
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
         ["| a minute", "a", "quick"],

@@ -1,5 +1,4 @@
-"""The parts that carry packages, a model and texts to a card without a network; and its stages
-without a card."""
+"""Parts that carry packages, a model and texts to a card without a network."""
 
 import importlib.util
 import io
@@ -45,11 +44,8 @@ def test_what_is_unpacked_is_what_was_packed(packed, parts, tmp_path):
     parts.unpack(folder, tmp_path / "there")
 
     assert len(sizes) > 3 and max(sizes) <= SIZE
-    found = {
-        str(p.relative_to(tmp_path / "there")): p.read_bytes()
-        for p in (tmp_path / "there").rglob("*")
-        if p.is_file()
-    }
+    there = [path for path in (tmp_path / "there").rglob("*") if path.is_file()]
+    found = {str(p.relative_to(tmp_path / "there")): p.read_bytes() for p in there}
     del found["index.json"]
     assert found == files
 
@@ -63,9 +59,8 @@ def test_damaged_parts_are_a_sentence_and_leave_nothing(packed, parts, tmp_path,
         content[5000] ^= 1
         found[1].write_bytes(content)
     else:
-        for path in {"first": found[:1], "middle": found[2:3], "last": found[-1:], "none": found}[
-            damage
-        ]:
+        gone = {"first": found[:1], "middle": found[2:3], "last": found[-1:], "none": found}
+        for path in gone[damage]:
             path.unlink()
     with pytest.raises(parts.Damaged, match=r"missing|no part"):
         parts.unpack(folder, tmp_path / "there")
@@ -108,23 +103,16 @@ def test_without_a_card_each_stage_is_planned(parts, tmp_path):
     made = {
         name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES
     }
-    assert all(
-        "cuda" not in words[words.index("--device") + 1]
-        for c in made.values()
-        for words in c
-        if "--device" in words
-    )
-    assert [words[:2] + words[-1:] for words in made["check"]] == [
-        ["-m", "pytest", "--collect-only"]
-    ]
-    assert [words[2:5] + words[-2:] for words in made["shapes"]] == [
-        ["speed", "--model", model, "--device-spec", "h100"] for model in cuda.SHAPES
-    ]
+    for words in (words for commands in made.values() for words in commands):
+        assert "--device" not in words or "cuda" not in words[words.index("--device") + 1]
+    (check,) = made["check"]
+    assert check[:2] + check[-1:] == ["-m", "pytest", "--collect-only"]
+    for model, words in zip(cuda.SHAPES, made["shapes"], strict=True):
+        assert words[2:5] + words[-2:] == ["speed", "--model", model, "--device-spec", "h100"]
     for name, count in {"decode": 1, "prefill": 1, "train": 3, "quality": 3}.items():
         assert len(made[name]) == count
-        for (_, _, verb, *rest), command in zip(
-            made[name], cuda.commands(name, tmp_path), strict=True
-        ):
+        commands = cuda.commands(name, tmp_path)
+        for (_, _, verb, *rest), command in zip(made[name], commands, strict=True):
             assert (verb, rest) == ("plan", [w.replace("cuda", "cpu") for w in command[4:]])
 
 
@@ -141,7 +129,5 @@ def test_no_parts_are_a_sentence(tmp_path):
     done = run("--from", str(tmp_path), "--stage", "check")
 
     assert done.returncode == 2
-    assert (
-        done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}")
-        and "Traceback" not in done.stderr
-    )
+    assert done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}")
+    assert "Traceback" not in done.stderr

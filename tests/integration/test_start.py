@@ -13,8 +13,7 @@ HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
 
 
 def run(code, *arguments):
-    """Run code in a process. Return its exit code, what it said beside its output, and the modules
-    that it loaded."""
+    """Run code in a process."""
     command = [sys.executable, "-c", PROGRAM.format(indent(code, "    ")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr, set(done.stdout.splitlines()[-1].split())
@@ -43,12 +42,8 @@ def test_the_package_its_catalog_the_contract_and_the_machine_need_no_torch():
     ("line", "ended", "said", "absent"),
     [
         ("ls methods", 0, "", HEAVY),
-        (
-            "plan --tasks maskllm7,wiki_lastword --quant none,int8,int4-gptq",
-            0,
-            "",
-            HEAVY,
-        ),  # its sets need no lm-eval
+        # Its sets need no lm-eval.
+        ("plan --tasks maskllm7,wiki_lastword --quant none,int8,int4-gptq", 0, "", HEAVY),
         ("speed", 0, "", {"torch"}),
         (
             "run --methods cast:beta1=1",

@@ -56,9 +56,8 @@ def _work(file: Path, step: Step, threads: int) -> Work:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry(
-        "session.force_spinning_stop", "1"
-    )  # its threads would slow what comes next
+    # Its threads would slow what comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     feed = {
         name: onnxruntime.OrtValue.ortvalue_from_numpy(value)

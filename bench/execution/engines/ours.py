@@ -107,15 +107,13 @@ class Native:
     ) -> list[Contestant]:
         out = []
         for kind in self.kinds:
-            sides = self._models.setdefault(
-                (versions, kind), {}
-            )  # packing takes longer than a timing
+            # Packing takes longer than a timing.
+            sides = self._models.setdefault((versions, kind), {})
             if not sides:
                 if SPARSE in versions.sides:
                     sides[SPARSE] = _on_kernel(versions.folder(SPARSE), versions.targets, kind)
-                if (
-                    SPARSE in sides and versions.is_sparse
-                ):  # its dense version has no weights that mean anything
+                # Its dense version has no weights that mean anything.
+                if SPARSE in sides and versions.is_sparse:
                     sides[DENSE] = dense_twin(copy.deepcopy(sides[SPARSE]))
                 else:
                     sides[DENSE] = _on_kernel(

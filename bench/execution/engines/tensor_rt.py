@@ -65,9 +65,8 @@ def build(file: Path, step: Step, *, sparse: bool) -> tuple[Any, list[dict[str, 
             f"TensorRT {trt.__version__} cannot read {file}: {parser.get_error(0).desc()}"
         )
     config = builder.create_builder_config()
-    config.profiling_verbosity = (
-        trt.ProfilingVerbosity.DETAILED
-    )  # else the inspector names no kernel
+    # Else the inspector names no kernel.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     profile = builder.create_optimization_profile()

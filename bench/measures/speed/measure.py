@@ -22,7 +22,7 @@ from bench.results.identity import Protocol
 from bench.system.devices import fingerprint, resolve_devices
 from bench.system.validation import split_commas
 from methods.contract.errors import Skipped, UserError
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 if TYPE_CHECKING:
@@ -64,14 +64,19 @@ class Speed:
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
             Metric(
-                "speedup", "1", "higher", rule="mean of speedups", on_board=True, one_column=True
+                "speedup",
+                "1",
+                "higher",
+                aggregation="mean of speedups",
+                on_board=True,
+                one_column=True,
             ),
-            Metric("tokens_per_s", "tokens/s", "higher", rule="median of timings"),
-            Metric("tokens_per_s_dense", "tokens/s", rule="median of timings"),
-            Metric("latency", "s", "lower", rule="median of timings"),
-            Metric("latency_dense", "s", rule="median of timings"),
-            Metric("linears", "s", "lower", rule="median of timings"),
-            Metric("linears_dense", "s", rule="median of timings"),
+            Metric("tokens_per_s", "tokens/s", "higher", aggregation="median of timings"),
+            Metric("tokens_per_s_dense", "tokens/s", aggregation="median of timings"),
+            Metric("latency", "s", "lower", aggregation="median of timings"),
+            Metric("latency_dense", "s", aggregation="median of timings"),
+            Metric("linears", "s", "lower", aggregation="median of timings"),
+            Metric("linears_dense", "s", aggregation="median of timings"),
         ),
         other_metrics=True,
     )

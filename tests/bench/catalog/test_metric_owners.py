@@ -6,24 +6,24 @@ import numpy as np
 import pytest
 
 from bench.catalog import metric_owners, registry
-from bench.compare.resolve import read
-from bench.compare.settings import CompareSettings
+from bench.compare.gate_settings import CompareSettings
+from bench.compare.result_arguments import read
 from bench.compare.verdict import compare
 from bench.reporting import board
 from bench.results import metrics
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records, runs
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 SOURCE = """
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 
 class Calibration:
     info = MeasureInfo(
         metrics=(
-            Metric("brier", "1", "lower", rule="mean", order=64, on_board=True, margin=0.01),
-            Metric("ece", "1", "lower", rule="own", order=15, on_board=True, margin=0.02),
+            Metric("brier", "1", "lower", aggregation="mean", order=64, on_board=True, margin=0.01),
+            Metric("ece", "1", "lower", aggregation="own", order=15, on_board=True, margin=0.02),
             Metric("acc", "1", "higher", margin=0.5),
         )
     )
@@ -118,13 +118,13 @@ def test_a_board_shows_them_in_the_order_that_they_declare(site):
 @pytest.mark.parametrize(
     ("facts", "why"),
     [
-        ('Metric("m", rule="mode")', "rule of info"),
+        ('Metric("m", aggregation="mode")', "aggregation of info"),
         ('Metric("m", better="smaller")', "better of info"),
-        ('Metric("m", rule="own")', "no static method"),
+        ('Metric("m", aggregation="own")', "no static method"),
     ],
 )
 def test_facts_that_cannot_be_used_are_a_sentence(tmp_path, monkeypatch, facts, why):
-    source = "from methods.contract.info import MeasureInfo, Metric\n"
+    source = "from methods.contract.measure_info import MeasureInfo, Metric\n"
     source += f"class Wrong:\n    info = MeasureInfo(metrics=({facts},))\n"
     site = runs.distribution(tmp_path, "wrongs", source, measures={"wrong": "wrongs:Wrong"})
     runs.put_on_path(site, monkeypatch)

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from bench.compare import elsewhere
-from bench.compare.settings import CompareSettings
+from bench.compare.gate_settings import CompareSettings
 from bench.compare.verdict import compare
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
 from helpers import fake_records
 from helpers.limits import limits

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bench.compare import elsewhere
-from bench.compare.settings import CompareSettings
+from bench.compare.gate_settings import CompareSettings
 from bench.compare.verdict import compare
 from helpers.limits import limits
 from methods.contract.errors import UserError

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from bench.compare import settings
-from bench.compare.resolve import read
+from bench.compare import gate_settings
+from bench.compare.result_arguments import read
 from bench.compare.verdict import compare
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
@@ -24,7 +24,7 @@ def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, fa
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], made="b", token_digest="u")
 
-    found = compare(*(read(r) for r in roots), settings.read(None, not_comparable=excepted))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None, not_comparable=excepted))
 
     reasons = {r.metric: r.reason for r in found.rows if r.verdict == "NOT_COMPARABLE"}
     assert reasons.keys() == {"prefill", "perplexity"}
@@ -54,7 +54,7 @@ def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
     fake_records.put(before, fake_records.record("ria", status="skipped", reason="no CUDA device"))
     fake_records.failed(after, method="ria", made="b")
 
-    found = compare(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None))
 
     got = {r.name.split()[1]: (r.verdict, r.reason) for r in found.rows}
     assert got == {
@@ -101,7 +101,7 @@ def test_a_seed_that_failed_before_fails_nothing_and_the_others_are_compared(roo
     for root, cost in zip(roots, (0, 1), strict=True):
         fake_records.perplexity(root, cost, seed=0)
         fake_records.failed(root, seed=1, reason="NaN")
-    rows = compare(*(read(r) for r in roots), settings.read(None)).rows
+    rows = compare(*(read(r) for r in roots), gate_settings.read(None)).rows
     assert [(r.verdict, r.reason) for r in rows if r.verdict == "NO_BASELINE"] == [
         ("NO_BASELINE", "failed before, too (seed 1)")
     ]

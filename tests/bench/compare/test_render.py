@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench.compare import render, resolve, settings, verdict
+from bench.compare import gate_settings, render, result_arguments, verdict
 from bench.reporting import drawing, forest
 from bench.reporting.facts import Bound
 from helpers import fake_records
@@ -17,8 +17,8 @@ def test_an_unchanged_number_is_the_same_however_it_was_compared(tmp_path):
     so no interval is spoken of."""
     fake_records.perplexity(tmp_path, seed=0)
     fake_records.counted(tmp_path, "bytes_packed", 2.2e6, seed=0, measure="size")
-    results = resolve.read(tmp_path)
-    itself = verdict.compare(results, results, settings.read(None))
+    results = result_arguments.read(tmp_path)
+    itself = verdict.compare(results, results, gate_settings.read(None))
     changes = {row.metric: render.format_change(row) for row in itself.rows}
     assert changes == {"perplexity": "same", "bytes_packed": "same"}
     text = render.to_markdown(itself, "bench gate passed")
@@ -27,7 +27,9 @@ def test_an_unchanged_number_is_the_same_however_it_was_compared(tmp_path):
 
 def compared(root):
     """The folders a and b."""
-    return verdict.compare(*(resolve.read(root / name) for name in "ab"), settings.read(None))
+    return verdict.compare(
+        *(result_arguments.read(root / name) for name in "ab"), gate_settings.read(None)
+    )
 
 
 @pytest.mark.parametrize("loss", [0.0, 2.0])

@@ -4,9 +4,9 @@ it."""
 import numpy as np
 import pytest
 
-from bench.compare import pairing, render, settings
-from bench.compare.estimate import _sums_by_cluster
-from bench.compare.resolve import read
+from bench.compare import gate_settings, pairing, render
+from bench.compare.paired_estimate import _sums_by_cluster
+from bench.compare.result_arguments import read
 from bench.compare.verdict import Row, compare
 from bench.results.derive import Items
 from bench.results.record import Item, ReadingRow
@@ -77,7 +77,7 @@ def test_noise_alone_passes(roots):
     for i in range(4):
         fake_records.perplexity(roots[0], method=f"m{i}")
         fake_records.perplexity(roots[1], 0.0, 0.003, made="b", noise=i + 1, method=f"m{i}")
-    found = compare(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None))
     assert found.family == 4 and found.level == 0.05 / 4
     assert {r.verdict for r in found.rows} == {"OK"}
     assert not found.failed
@@ -138,7 +138,7 @@ def test_scores_of_a_whole_task_are_not_compared_by_the_questions_of_another_met
         alone = fake_records.record(measure="zeroshot", protocol="wmt@1.0", made=value)
         fake_records.put(root, alone, (), [bleu])
 
-    rows = compare(*map(read, roots), settings.read(None), exploratory=True).rows
+    rows = compare(*map(read, roots), gate_settings.read(None), exploratory=True).rows
 
     found = {row.metric: row for row in rows}
     assert found["acc"].verdict == "OK"
@@ -189,7 +189,7 @@ def test_nine_blocks_of_timings_are_too_few(roots):
 def test_what_is_counted_needs_no_test(roots, after, expected):
     fake_records.counted(roots[0], "violated_groups", 0.0)
     fake_records.counted(roots[1], "violated_groups", after, made="b")
-    found = compare(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None))
     assert [r.verdict for r in found.rows] == [expected]
     assert found.family == 0
 
@@ -255,7 +255,7 @@ def test_a_family_asks_more_of_each(roots):
 
     assert (alone.verdict, among.verdict) == ("REGRESSION", "INCONCLUSIVE")
     assert among.adjusted > 0.05 > alone.adjusted
-    explored = compare(*map(read, roots), settings.read(None), exploratory=True)
+    explored = compare(*map(read, roots), gate_settings.read(None), exploratory=True)
     (row,) = (r for r in explored.rows if r.metric == "perplexity")
     assert row.verdict == "INCONCLUSIVE"
     assert row.required_n[0] > row.estimate.n, "more than there are would decide"
@@ -270,7 +270,7 @@ def test_a_gain_among_many_tests_needs_the_adjusted_p(roots):
         fake_records.accuracy(roots[0], n=100, method=f"m{i}")
         fake_records.accuracy(roots[1], 3, 3, n=100, made="b", method=f"m{i}")
     before, after = map(read, roots)
-    found = compare(before, after, settings.read(None), exploratory=True)
+    found = compare(before, after, gate_settings.read(None), exploratory=True)
     (row,) = (r for r in found.rows if r.metric == "perplexity")
     assert row.effect[2] < 1 and row.estimate.p > 0.05 / 10 and row.verdict == "OK"
 

@@ -57,9 +57,8 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
             said.append("an event")
             events.put(said[0])
 
-    own = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a process in the background ignores it
+    # A process in the background ignores it.
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wait():
         thread.start()

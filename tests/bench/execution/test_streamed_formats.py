@@ -117,9 +117,8 @@ def test_a_streamed_model_is_timed_as_one_in_memory(kind, dtype, stored, tmp_pat
 
     streamed = timed(stream=True)
     assert streamed == timed()
-    packed = (
-        {("magnitude", "ok")} if dtype == "bfloat16" else set()
-    )  # the kernel for 2:4 has no float32 and no float16
+    # The kernel for 2:4 has no float32 and no float16.
+    packed = {("magnitude", "ok")} if dtype == "bfloat16" else set()
     assert {(row[0], row[1]) for row in streamed if "tokens_per_s" in row} == {
         ("dense", "ok")
     } | packed

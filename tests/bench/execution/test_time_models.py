@@ -279,9 +279,8 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
     }
     assert all(row["tokens_per_s"] > 0 for row in rows)
     assert "onnxruntime fp32 2:4" in (tmp_path / "f.svg").read_text()
-    assert (
-        len(list((tmp_path / "cache/exports").iterdir())) == 1
-    )  # exported once for both sides and both steps
+    # Exported once for both sides and both steps.
+    assert len(list((tmp_path / "cache/exports").iterdir())) == 1
 
 
 @pytest.mark.parametrize("installed", [True, False])

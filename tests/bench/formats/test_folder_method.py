@@ -12,7 +12,7 @@ from bench.catalog.choice import parse_method
 from bench.formats import differences
 from bench.formats.differences import inspect
 from bench.inputs import models
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.results.store import ReadOnlyStore
 from helpers import folders, packers, runs
 from methods.contract.errors import UserError

@@ -54,9 +54,8 @@ def check(model, count):
 
 @pytest.mark.full
 def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(make, monkeypatch):
-    config = LlamaConfig(
-        **GROUPED | {"num_hidden_layers": 2}
-    )  # a third layer takes seconds to compile
+    # A third layer takes seconds to compile.
+    config = LlamaConfig(**GROUPED | {"num_hidden_layers": 2})
     monkeypatch.setitem(CONFIGS, "llama", lambda: config)
     quick = {
         "aot_inductor.compile_wrapper_opt_level": "O0",

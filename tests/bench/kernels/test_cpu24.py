@@ -62,12 +62,11 @@ WIDE = [*SHAPES, (5, 64), (6, 1536), (2, 33000)]
 
 @pytest.mark.parametrize("kind", ["int8", "int4"])
 @pytest.mark.parametrize(
-    "case",
+    ("shape", "threads"),
     sample(product(WIDE, (1, 2)), *product(WIDE, (1,)), ((16, 576), 2), ((9, 1100), 2)),
     ids=str,
 )
-def test_integers_are_exact_on_every_path(kernel, kind, case):
-    shape, threads = case
+def test_integers_are_exact_on_every_path(kernel, kind, shape, threads):
     packed = pack_rounded(sparse(*shape), kind)
     if not cpu24.supports(packed):
         assert kind == "int4" and shape[1] % 64

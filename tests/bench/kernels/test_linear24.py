@@ -68,9 +68,8 @@ def test_the_kernel_is_the_masked_model_up_to_rounding(make, family, kernel):
     swap_linears(model, packed)
     assert all(model.get_submodule(n).engine == "native" for n in packed)
     got = model(IDS[:1]).logits
-    assert (
-        0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()
-    )  # as near as torch's own bfloat16
+    # As near as torch's own bfloat16.
+    assert 0 < (got - wanted).abs().max() <= 2 * (usual - wanted).abs().max()
     assert all(
         torch.equal(dense_weight(model.get_submodule(n)), unpack(p)) for n, p in packed.items()
     )
@@ -219,9 +218,8 @@ def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
     torch.testing.assert_close(layer(x), x)
     assert fakes.calls[-1]["alg_id"] != 4
     (choice,) = layer.cusparselt_weight.choices.values()
-    assert len(choice.errors) == 7 and all(
-        "algorithm 4" in error for error in choice.errors
-    )  # alone, found, split
+    # Alone, found, split.
+    assert len(choice.errors) == 7 and all("algorithm 4" in error for error in choice.errors)
     assert choice.refusal_count == 1
 
 

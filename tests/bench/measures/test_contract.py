@@ -17,7 +17,7 @@ ALLOWED = {
     "bench.measures.contract",
     "bench.results.record",
     "methods.contract.method",
-    "methods.contract.info",
+    "methods.contract.measure_info",
 }
 
 

@@ -13,8 +13,8 @@ from lm_eval.tasks import TaskManager
 from bench.inputs import tasks
 from bench.inputs.task_yaml import read_task
 from bench.planning.plan import make_plan
-from bench.results.check import check_folder
 from bench.results.derive import scores_of
+from bench.results.folder_check import check_folder
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract.errors import UserError

@@ -66,9 +66,8 @@ def test_same_spec_same_keys_whatever_the_results_folder():
         ({"targets": {"exclude": ("*.mlp.*",)}}, ALL),
         ({"patterns": ("1:4",)}, ALL - {"dense"}),
     ],
-    ids=lambda value: (
-        str(value) if isinstance(value, dict) else None
-    ),  # the order of a set is not the same in every process
+    # The order of a set is not the same in every process.
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_key_moves_with_what_decides_the_weights(changes, methods):
     assert moved(**changes) == {kind for kind in usual() if kind[0] in methods}
@@ -379,11 +378,12 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
     [
         ("{}", "has no object 'linears'", "dense"),
         ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
+        # Which linears are left is known when it has run.
         (
             '{"linears": {"a": "int8"}}',
             None,
             "depth",
-        ),  # which linears are left is known when it has run
+        ),
         ("whole", None, "magnitude"),
         (
             "pruned",

@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, forest, hardware, leaderboard, searches, table_figures
 from bench.reporting.cost import CostIndex
 from bench.reporting.protocol import group_by_protocol
@@ -362,7 +362,7 @@ def test_a_record_in_two_folders_is_of_the_one_that_it_was_taken_from(tmp_path):
 def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monkeypatch):
     """Also one of a plug-in, if it is installed."""
     source = (
-        "from methods.contract.info import MeasureInfo, Metric\nclass Norm:\n"
+        "from methods.contract.measure_info import MeasureInfo, Metric\nclass Norm:\n"
         "    info = MeasureInfo(metrics=(Metric('max_norm', '1', on_board=True),))\n"
     )
     fake_records.counted(tmp_path / "r", "max_norm", 3.0, measure="norm")

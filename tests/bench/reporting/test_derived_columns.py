@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, derived_columns, html_data, latex, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from bench.reporting.view import DerivedColumn, ReportSection, TableCell

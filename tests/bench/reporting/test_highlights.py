@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, highlights, leaderboard, pairwise
 from helpers import fake_records
 

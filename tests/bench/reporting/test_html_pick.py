@@ -5,9 +5,9 @@ Skipped without a browser: see the fixture `chromium`.
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, leaderboard
-from bench.reporting import pick as picking
+from bench.reporting import candidates as picking
 from helpers import reports
 from helpers.browser import PHONE, load_axe
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.inputs.models import ALIASES
 from bench.reporting import board, equal_bits, hardware, leaderboard, table
 from bench.reporting.labelled_rows import facts_of, labelled_rows, mask_moves, remarks

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from bench.cli import flags
-from bench.compare.estimate import estimate_pair
+from bench.compare.paired_estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
-from bench.compare.resolve import read
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.result_arguments import read
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.planning.spec import Spec
 from bench.reporting import (
     from_records,

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from bench.compare.resolve import read
-from bench.reporting import board, latex, leaderboard, pick, profile, table_figures
+from bench.compare.result_arguments import read
+from bench.reporting import board, candidates, latex, leaderboard, profile, table_figures
 from helpers import fake_records
 from methods.contract.errors import UserError
 
@@ -186,17 +186,17 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, la
 
 
 def test_rows_are_picked_by_tracks(root, table, output):
-    limits = pick.parse_limits(max_loss="5%")
-    kept = pick.pick(table, limits, tracks=["mathematics", "knowledge"])
+    limits = candidates.parse_limits(max_loss="5%")
+    kept = candidates.pick(table, limits, tracks=["mathematics", "knowledge"])
 
     assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"]
     assert kept.nearest.row.name == "wanda 2:4"
-    assert pick.pick(table, limits, tracks=["code"]).meets == ()
+    assert candidates.pick(table, limits, tracks=["code"]).meets == ()
     tracks = ["mathematics", "knowledge"]
-    both, one = (pick.keep(kept.nearest.facts, tracks[:n]).loss for n in (2, 1))
+    both, one = (candidates.keep(kept.nearest.facts, tracks[:n]).loss for n in (2, 1))
     assert both.value == one.value and both.high > one.high  # the other track's may be the largest
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
-        pick.pick(table, limits, tracks=["reading"])
+        candidates.pick(table, limits, tracks=["reading"])
     line = ("pick", "--model", "tiny", "--results", root)
     out = output(*line, "--keep", "knowledge", "--max-loss", "3%")
     assert "First: sparsegpt 2:4" in out

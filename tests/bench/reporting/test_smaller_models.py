@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import leaderboard, pareto, table_figures
 from bench.reporting.smaller_models import NOT_MADE
 from helpers import fake_records

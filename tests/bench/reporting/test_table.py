@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, html, latex, table
 from bench.results.record import ReadingRow
 from helpers import fake_records

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.measures.pattern import PatternHolds
+from bench.measures.pattern_check import PatternHolds
 from bench.measures.perplexity import Perplexity
 from bench.measures.size import Size
 from bench.measures.speed.measure import Speed

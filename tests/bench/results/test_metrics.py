@@ -8,7 +8,7 @@ from bench.catalog import metric_owners
 from bench.results import metrics, recount
 from bench.results.metrics import find
 from bench.results.record import ReadingRow, parse
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 RESULTS = Path(__file__).parents[3] / "results"
 

@@ -159,7 +159,7 @@ def test_a_comment_or_docstring_changes_nothing(tree):
 
 
 def test_what_methods_share_counts_for_methods_and_quantizers_that_use_it(tree):
-    before = {m: digest(m) for m in (METHOD, QUANTIZER, "cast.method", CROPS)}
+    before = {m: digest(m) for m in (METHOD, QUANTIZER, "cast.cast", CROPS)}
     rewrite(tree / "methods/workshop/pruning/walk.py", "self", "itself")
     assert {m for m in before if digest(m) != before[m]} == {METHOD, QUANTIZER}
 
@@ -167,9 +167,9 @@ def test_what_methods_share_counts_for_methods_and_quantizers_that_use_it(tree):
 def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkeypatch):
     (tree / "outer.py").write_text("from methods import Loss, Trainer, TrainingSettings\n")
     monkeypatch.syspath_prepend(tree)
-    before = {m: digest(m) for m in ("baselines.retrain", "cast.method", "outer")}
+    before = {m: digest(m) for m in ("baselines.retrain", "cast.cast", "outer")}
     rewrite(tree / "methods/workshop/training/distill.py", "temperature**2", "temperature**3")
-    assert {m for m in before if digest(m) != before[m]} == {"baselines.retrain", "cast.method"}
+    assert {m for m in before if digest(m) != before[m]} == {"baselines.retrain", "cast.cast"}
 
 
 def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):

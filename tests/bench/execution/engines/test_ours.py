@@ -65,9 +65,8 @@ def test_a_width_without_int4_is_int8_and_counted_and_the_head_is_on_the_kernel(
     model = ours._on_kernel(folder, targets, "int4")
     made = ours._contestant("int4", "2:4", model, Step("prefill", 4, 0))
     blocks = source.config["num_hidden_layers"]
-    assert made.notes == {
-        "bits": {"8": blocks + 1, "4": 6 * blocks}
-    }  # the products of 352 inputs, and the head
+    # The products of 352 inputs, and the head.
+    assert made.notes == {"bits": {"8": blocks + 1, "4": 6 * blocks}}
     plain = ours._on_kernel(folder, targets, "bf16")
     assert [m.get_output_embeddings().kernel_weight.bits for m in (plain, model)] == [16, 8]
     tokens = torch.arange(8)[None]

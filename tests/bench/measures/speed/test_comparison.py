@@ -55,9 +55,8 @@ def test_a_block_is_long_enough_and_its_value_a_median():
     clock = Clock()
     got = interleave({"a": lambda: ("a", next(found))}, clock, repeat=[], blocks=2, block_s=3)
 
-    assert (
-        got.blocks["a"] == (1, 1) and got.samples["a"] == (1, 1, 5) * 2
-    )  # 5 warm-up calls are not in it
+    # 5 warm-up calls are not in it.
+    assert got.blocks["a"] == (1, 1) and got.samples["a"] == (1, 1, 5) * 2
     assert got.spread("a") == (1, 5)
 
 

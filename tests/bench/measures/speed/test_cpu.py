@@ -37,9 +37,8 @@ from methods.workshop.quantizing.grid_codec import GridCodec
 @pytest.fixture
 def device(kernel, monkeypatch):
     monkeypatch.setattr(cpu, "last_cache_bytes", lambda: 2**16)
-    monkeypatch.setattr(
-        comparison.SpeedComparison.run, "__defaults__", (comparison.BLOCKS, 1e-4)
-    )  # short blocks
+    # Short blocks.
+    monkeypatch.setattr(comparison.SpeedComparison.run, "__defaults__", (comparison.BLOCKS, 1e-4))
     return cpu.Cpu(1)
 
 
@@ -349,9 +348,8 @@ def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, cli):
     assert record.identity.method == "magnitude" and record.key_inputs["hardware"]
     before = record.provenance
     cli(*args)
-    assert (
-        next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before
-    )  # not again
+    # Not again.
+    assert next(r for r in ReadOnlyStore(tmp_path / "r") if r.status == "ok").provenance == before
 
 
 def test_an_error_of_a_library_fails_its_record_and_not_the_others(

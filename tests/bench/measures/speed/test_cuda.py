@@ -31,9 +31,8 @@ def card(monkeypatch, tmp_path):
     def int_mm(*args):
         given = bind("_int_mm", args, {})
         assert len(given["self"]) > 16 and given["mat2"].stride(0) == 1
-        product = (
-            given["self"].double() @ given["mat2"].double()
-        )  # exact; a CPU's int8 product saturates without VNNI
+        # Exact; a CPU's int8 product saturates without VNNI.
+        product = given["self"].double() @ given["mat2"].double()
         return product.to(torch.int32)
 
     def scaled_mm(*args, **kwargs):
@@ -122,9 +121,8 @@ def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
     assert dense.flops == 2 * less.flops == 2 * tokens * 64 * 128
     bits = 8 if kind in ("int8", "fp8") else 16
     assert dense.bytes_moved - less.bytes_moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
-    of_input, of_output = {"int8": (1, 4), "fp8": (1, 2)}.get(
-        kind, (2, 2)
-    )  # int8 products give int32
+    # Int8 products give int32.
+    of_input, of_output = {"int8": (1, 4), "fp8": (1, 2)}.get(kind, (2, 2))
     assert dense.bytes_moved == 64 * 128 * bits / 8 + tokens * (128 * of_input + 64 * of_output)
     timings = got.run(WallClock(), 10, 1e-5)
     row = comparison.summarize(got, timings, device.peaks())

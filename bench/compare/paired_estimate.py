@@ -208,7 +208,7 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
 
 def _column(items: Items, record: Record, metric: str) -> Array:
     values = scores_of(metric, record, items)
-    if values is None and metrics.find(metric).rule == "own":
+    if values is None and metrics.find(metric).aggregation == "own":
         if len(items.ids) > MAX_RESAMPLED:
             raise NotComparable(f"it has {len(items.ids):,} items, more than {MAX_RESAMPLED:,}")
         values = pseudo_values(metric, record, items)

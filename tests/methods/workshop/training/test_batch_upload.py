@@ -1,8 +1,4 @@
-"""Steps of a training on a device that is not the CPU: what waits for it is counted. The meta
-device replaces a card.
-
-Tensors there have no numbers, so whatever would fetch one must come through here.
-"""
+"""Steps of a training wait for the device only where they log. The meta device replaces a card."""
 
 import copy
 import sys
@@ -16,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from baselines import maskllm
 from bench.catalog.entries import METHODS
 from cast.adams import AdamS
+from helpers.models import sample
 from helpers.trainings import counting, job_to_train, method
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.targets import family_of
-from methods.workshop.training import trainer, transfer
+from methods.workshop.training import batch_upload, trainer
 
 aten = torch.ops.aten
 META = torch.device("meta")
@@ -35,9 +32,12 @@ INDEXED = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default)
 """With a mask in place of numbers, these look for its non-zeros."""
 
 
+def is_on_device(thing):
+    return isinstance(thing, torch.Tensor) and thing.device == META
+
+
 class Waits(TorchDispatchMode):
-    """Counts what waits for the device, and answers with zeros in its place. steps: a list of names
-    for each step."""
+    """Counts in `steps` what waits for the device, and answers with zeros in its place."""
 
     def __init__(self):
         super().__init__()
@@ -48,19 +48,12 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in SYNCHRONIZING:
-            on_device = any(isinstance(a, torch.Tensor) and a.device == META for a in args)
-            if on_device:
-                self.note(str(func))
-                if func is aten._local_scalar_dense.default:
-                    return torch.zeros((), dtype=args[0].dtype).item()
-                return func(
-                    *(
-                        torch.zeros_like(a, device="cpu") if isinstance(a, torch.Tensor) else a
-                        for a in args
-                    ),
-                    **kwargs,
-                )
+        if func in SYNCHRONIZING and any(map(is_on_device, args)):
+            self.note(str(func))
+            if func is aten._local_scalar_dense.default:
+                return torch.zeros((), dtype=args[0].dtype).item()
+            here = [torch.zeros_like(a, device="cpu") if is_on_device(a) else a for a in args]
+            return func(*here, **kwargs)
         if func in INDEXED and any(i is not None and i.dtype == torch.bool for i in args[1]):
             self.note("index by a mask")
             return args[0]
@@ -83,32 +76,23 @@ class Waits(TorchDispatchMode):
             if not (to_device and len(args) > 2 and args[2]):
                 self.note("copy between devices")
             return args[0]
-        if (
-            func is aten._fused_adamw_.default
-        ):  # the meta device has no such operator; it changes tensors in place
+        # The meta device has no such operator, and no random numbers of a generator.
+        if func is aten._fused_adamw_.default:
             return None
-        if func is aten.exponential_.default:  # nor random numbers of a generator
+        if func is aten.exponential_.default:
             return args[0]
         return func(*args, **kwargs)
 
 
 @pytest.fixture
 def count(make_job, tmp_path, monkeypatch):
-    """count(method, model) -> for each step of a training on the meta device, what waited for the
-    device."""
+    """count(method, model) -> for each step on the meta device, what waited for the device."""
 
     def run(name, dense):
         waits = Waits()
         pattern = "dense" if name == "dense-ft" else "2:4"
-        job = job_to_train(
-            dense,
-            make_job,
-            counting(),
-            tmp_path,
-            pattern,
-            steps=STEPS,
-            budget={"log_every": LOG_EVERY},
-        )
+        options = {"steps": STEPS, "budget": {"log_every": LOG_EVERY}}
+        job = job_to_train(dense, make_job, counting(), tmp_path, pattern, **options)
         teacher = job.teacher().to(META)
         prior = replace(job.prior, masks={n: m.to(META) for n, m in job.prior.masks.items()})
         job = replace(job, compute=Compute(device=META), teacher=lambda: teacher, prior=prior)
@@ -123,9 +107,8 @@ def count(make_job, tmp_path, monkeypatch):
             found = sys.modules[module]
             if hasattr(found, "_get_fused_kernels_supported_devices"):
                 monkeypatch.setattr(found, "_get_fused_kernels_supported_devices", lambda: ["meta"])
-        monkeypatch.setattr(
-            torch, "is_autocast_enabled", lambda *_: False
-        )  # it knows no meta device
+        # Autocast knows no meta device.
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
         monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
         generator = maskllm._generator
         monkeypatch.setattr(maskllm, "_generator", lambda device, *key: generator("cpu", *key))
@@ -147,32 +130,19 @@ def shallow(model):
 
 LOG_EVERY = 5
 LOGGED = [4, 9, 11]
-"""Steps that read the losses; what the next step does before its gradients counts as theirs. The
-last ends the training."""
+"""Steps that read the losses; what the next step does before its gradients counts as theirs."""
 WAITING = {
     "elsa": [0, *LOGGED],  # it projects every 32nd step, and reads how far the weights were
-    "ast": list(
-        range(STEPS)
-    ),  # its masks are chosen again in every step, and it reads how much of them changed
-    "sr-ste": list(
-        range(STEPS)
-    ),  # it chooses its masks in every step, and reads how much of them changed
+    "ast": list(range(STEPS)),  # it chooses masks in every step, and reads how much they changed
+    "sr-ste": list(range(STEPS)),  # as ast
     "proxsparse": list(range(STEPS)),  # its descent ends when every group has arrived
 }
+CAST = ("cast", "llama")
 TRAINED = [name for name, entry in METHODS.items() if entry.trains]
 
 
 @pytest.mark.parametrize(
-    ("name", "family"),
-    [
-        ("cast", "llama"),
-        *(
-            pytest.param(name, "llama", marks=pytest.mark.full)
-            for name in TRAINED
-            if name != "cast"
-        ),
-        pytest.param("retrain", "opt", marks=pytest.mark.full),
-    ],
+    ("name", "family"), sample([*((n, "llama") for n in TRAINED), ("retrain", "opt")], CAST)
 )
 def test_steps_that_log_nothing_wait_for_nothing(count, make, name, family):
     steps = count(name, shallow(make(family)))
@@ -198,15 +168,6 @@ def test_a_training_shorter_than_a_refresh_reads_its_lambda_once_at_the_end():
     assert [len(step) for step in waits.steps] == [0, 0, 1, 0]
 
 
-@pytest.mark.full
-def test_a_check_for_packed_sequences_would_wait(count, make, monkeypatch):
-    monkeypatch.setattr(trainer, "unpacked", nullcontext)
-    assert all(
-        "aten._local_scalar_dense.default" in step
-        for step in count("dense-ft", shallow(make("llama")))
-    )
-
-
 def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
     corpus, asked = counting(), []
     real = type(corpus).batch
@@ -216,7 +177,7 @@ def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
         lambda self, step, *place: (asked.append(step), real(self, step, *place))[1],
     )
     for device, ahead in ((torch.device("cpu"), []), (META, [0, 1, 2, 3])):
-        batches = transfer.Batches(corpus, device, 0, 2)
+        batches = batch_upload.Batches(corpus, device, 0, 2)
         asked.clear()
         for step in range(3):
             got = batches.take(step)
@@ -238,6 +199,6 @@ def test_a_card_reads_pinned_memory_by_itself(monkeypatch):
         "to",
         lambda self, to, non_blocking: (calls.append((to.type, non_blocking)), self)[1],
     )
-    transfer.upload(tensor, torch.device("cuda"))
+    batch_upload.upload(tensor, torch.device("cuda"))
     assert calls == ["pinned", ("cuda", True)]
-    assert transfer.upload(tensor, torch.device("cpu")) is tensor and len(calls) == 2
+    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and len(calls) == 2

@@ -15,7 +15,7 @@ from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
 from bench.system.validation import describe_allowed
 from methods.contract.errors import UserError
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 Number = Annotated[float, Field(strict=True)]
 """A number, but not true or false."""

@@ -18,7 +18,7 @@ from bench.stats.bootstrap import satterthwaite
 from bench.stats.seed_noise import SeedNoise, pool
 from bench.system.grouping import group_by
 from bench.system.text import amount
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED = "one-shot", "trained", "transformed", "destroyed"
 UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED}

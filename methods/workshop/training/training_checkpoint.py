@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from methods.workshop.training.ranks import is_single_process
+from methods.workshop.training.process_group import is_single_process
 
 MAX_CHECKPOINTS = 2
 """Two, so that one is complete while the next is being written."""

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from bench.compare import estimate
+from bench.compare import paired_estimate
 from bench.compare.pairing import MetricPair, pair_seeds
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.compare.result_set import ResultSet
 from bench.results.derive import Items
 from bench.results.record import Item, ReadingRow
@@ -46,7 +46,7 @@ def estimate_change(before, after, windows=None, noise=None):
     sides = measured("a", before, ids), measured("b", after, ids if windows is None else windows)
     results = ResultSet("", (), lambda record: scores[record.key])
     pair = MetricPair("", "perplexity", *sides)
-    return estimate.estimate_pair(pair, results, results, 0.05, noise)
+    return paired_estimate.estimate_pair(pair, results, results, 0.05, noise)
 
 
 @pytest.mark.parametrize("deviation", [0.5, 5.0])
@@ -80,7 +80,7 @@ def answers(before, after, articles, bits=None):
         scores[record.key] = Items(ids, np.array(articles).astype(str), weights, columns)
         sides.append((record,))
     results = ResultSet("", (), lambda record: scores[record.key])
-    return estimate.estimate_pair(MetricPair("", "acc", *sides), results, results, 0.05)
+    return paired_estimate.estimate_pair(MetricPair("", "acc", *sides), results, results, 0.05)
 
 
 def test_questions_of_one_article_are_not_independent():
@@ -122,7 +122,7 @@ def test_equal_answers_of_other_models_are_no_certainty(other, is_exact):
 
 def test_other_windows_are_not_paired():
     before, after = simulate(np.random.default_rng(5))
-    with pytest.raises(estimate.NotComparable, match="different items"):
+    with pytest.raises(paired_estimate.NotComparable, match="different items"):
         estimate_change(before, after, windows=np.arange(1, after.shape[1] + 1).astype(str))
 
 
@@ -144,8 +144,8 @@ def test_seeds_with_unequal_numbers_of_items_are_not_compared(tmp_path, measure,
     results = read(tmp_path)
     sides = (tuple(r for r in results.records if r.identity.method == method) for method in "ab")
 
-    with pytest.raises(estimate.NotComparable, match=why):
-        estimate.estimate_pair(MetricPair("", measure, *sides), results, results, 0.05)
+    with pytest.raises(paired_estimate.NotComparable, match=why):
+        paired_estimate.estimate_pair(MetricPair("", measure, *sides), results, results, 0.05)
 
 
 @pytest.mark.parametrize("swap", [False, True])

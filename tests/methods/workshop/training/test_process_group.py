@@ -13,43 +13,30 @@ from bench import api
 from bench.execution import job, ranks
 from bench.results.store import ReadOnlyStore
 from helpers import forked_ranks, runs, several_ranks
-from helpers.models import job_for, write
+from helpers.models import job_for, sample, write
 from helpers.several_ranks import NOTED_EVERY, RATE, STEPS
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method
 from methods.model.folder import Folder
 
-ALL = [
-    ("cast:wanda-mask", "gpt2"),
-    *(
-        pytest.param(*pair, marks=pytest.mark.full)
-        for pair in [
-            ("cast", "llama"),
-            ("cast", "gpt2"),
-            ("retrain", "gpt2"),
-            ("sr-ste", "llama"),
-            ("proxsparse", "gpt2"),
-            ("maskllm", "gpt2"),
-            ("elsa", "llama"),
-        ]
-    ),
-]
+DAILY = ("cast:wanda-mask", "gpt2")
+NIGHTLY = {
+    "llama": ("cast", "sr-ste", "elsa"),
+    "gpt2": ("cast", "retrain", "proxsparse", "maskllm"),
+}
+ALL = [DAILY, *((name, family) for family, names in NIGHTLY.items() for name in names)]
 
 
+TRAINING = {"tokens": 4096, "batch": 8, "seqlen": 32}
 STOPPED = "cast,gpt2"
 """Training that two processes do not finish."""
 
 
 @pytest.fixture(scope="module")
 def two(request, tmp_path_factory):
-    """Return the folder with the results of two processes, one folder for each pair of this
-    session."""
+    """Return the folder with the results of two processes for each pair of this session."""
     out = tmp_path_factory.mktemp("two")
-    params = [
-        item.callspec.params
-        for item in request.session.items
-        if item.path == request.path and "[" in item.name
-    ]
-    pairs = {f"{p['name']},{p['family']}" for p in params if "family" in p}
+    items = [i for i in request.session.items if i.path == request.path and "[" in i.name]
+    pairs = {",".join(item.callspec.params[part] for part in ("name", "family")) for item in items}
     forked_ranks.launch(several_ranks, 2, out, *sorted(pairs), f"stop={STOPPED}")
     return out
 
@@ -62,7 +49,7 @@ def half(two):
     return work
 
 
-@pytest.mark.parametrize(("name", "family"), ALL)
+@pytest.mark.parametrize(("name", "family"), sample(ALL, DAILY))
 def test_two_ranks_equal_one_process(name, family, two, tmp_path, make_exact):
     """Compare in float64. Two ranks sum gradients in another order, and Adam divides the rounding,
     1e-16, by at least 1e-8.
@@ -72,10 +59,12 @@ def test_two_ranks_equal_one_process(name, family, two, tmp_path, make_exact):
 
 def undisturbed(name, family, work, make_exact):
     """Train in one process without interruption."""
-    model = make_exact(family)
-    job = job_to_train(
-        model, job_for, counting(), work / "one", steps=STEPS, budget={"log_every": NOTED_EVERY}
-    )
+    return train(name, make_exact(family), work / "one")
+
+
+def train(name, model, work):
+    options = {"steps": STEPS, "budget": {"log_every": NOTED_EVERY}}
+    job = job_to_train(model, job_for, counting(), work, **options)
     return method(name, **RATE).apply(model, job)
 
 
@@ -90,20 +79,10 @@ def require_equal(folder, one):
 
 def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
     shutil.copytree(half, tmp_path / "work")
-    model = make_exact("gpt2")
-    job = job_to_train(
-        model,
-        job_for,
-        counting(),
-        tmp_path / "work",
-        steps=STEPS,
-        budget={"log_every": NOTED_EVERY},
-    )
-    resumed = method("cast", **RATE).apply(model, job)
+    resumed = train("cast", make_exact("gpt2"), tmp_path / "work")
     write(resumed.model, tmp_path / "model")
-    (tmp_path / "curve.txt").write_text(
-        "\n".join(str(row["loss"]) for row in resumed.notes["curve"])
-    )
+    losses = [str(row["loss"]) for row in resumed.notes["curve"]]
+    (tmp_path / "curve.txt").write_text("\n".join(losses))
 
     require_equal(tmp_path, undisturbed("cast", "gpt2", tmp_path, make_exact))
     assert resumed.notes["training"]["processes"] == [2, 1]
@@ -120,13 +99,8 @@ def test_four_ranks_go_on_where_two_stopped(half, tmp_path, make_exact):
 @pytest.mark.slow
 def test_no_rank_holds_a_whole_model(tmp_path):
     """Measure 28 million weights in 16 blocks, in float32, on four ranks."""
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=384,
-        intermediate_size=1024,
-        num_hidden_layers=16,
-        num_attention_heads=4,
-    )
+    sizes = {"vocab_size": 64, "hidden_size": 384, "intermediate_size": 1024}
+    config = LlamaConfig(**sizes, num_hidden_layers=16, num_attention_heads=4)
     write(AutoModelForCausalLM.from_config(config), tmp_path / "model")
     whole = sum(p.stat().st_size for p in (tmp_path / "model").glob("*.safetensors"))
     config.num_hidden_layers = 1
@@ -155,11 +129,9 @@ def test_weights_that_are_turned_pages_are_split(make, tmp_path):
 def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch, cache):
     command = [sys.executable, "-c", "import sys; sys.exit(3)"]
     monkeypatch.setattr(ranks, "start_ranks", partial(ranks.start_ranks, command=command))
-    training = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
-    spec = runs.small(
-        tmp_path / "r", methods=("cast",), measures=("perplexity",), training=training
-    )
-    runs.run_here(spec, only=("cast",))
+    training = TRAINING | {"processes": 2}
+    asked = {"methods": ("cast",), "measures": ("perplexity",), "training": training}
+    runs.run_here(runs.small(tmp_path / "r", **asked), only=("cast",))
 
     (record,) = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
     assert record.status == "failed"
@@ -169,16 +141,11 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch, cache):
 def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(tmp_path, cache):
     folders = set()
     for more in ({}, {"processes": 2}, {"processes": 4, "nodes": 2}, {"seqlen": 64}):
-        spec = runs.small(
-            tmp_path / "r",
-            methods=("cast",),
-            training={"tokens": 4096, "batch": 8, "seqlen": 32} | more,
-        )
-        (artifact,) = {
-            m.artifact.key: m.artifact for m in api.plan(spec).measurements if m.artifact.training
-        }.values()
-        folders.add((job.checkpoint_folder(artifact), artifact.training.seqlen))
-    assert [seqlen for _, seqlen in sorted(folders, key=lambda pair: pair[1])] == [32, 64]
+        spec = runs.small(tmp_path / "r", methods=("cast",), training=TRAINING | more)
+        made = [m.artifact for m in api.plan(spec).measurements if m.artifact.training]
+        assert len({artifact.key for artifact in made}) == 1
+        folders.add((made[0].training.seqlen, job.checkpoint_folder(made[0])))
+    assert [seqlen for seqlen, _ in sorted(folders)] == [32, 64]
 
 
 def test_processes_of_one_machine_meet_where_no_other_machine_can_come():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from methods.model import files
+from methods.model import safe_files
 
 
 def nested(depth):
@@ -10,10 +10,10 @@ def nested(depth):
 
 
 def test_depth_is_bounded_long_before_pythons_own_limit():
-    assert files.parse_object(nested(files.MAX_JSON_DEPTH - 1))
-    for depth in (files.MAX_JSON_DEPTH + 1, 900, 100_000):
+    assert safe_files.parse_object(nested(safe_files.MAX_JSON_DEPTH - 1))
+    for depth in (safe_files.MAX_JSON_DEPTH + 1, 900, 100_000):
         with pytest.raises(ValueError, match=r"^nested too deeply$"):
-            files.parse_object(nested(depth))
+            safe_files.parse_object(nested(depth))
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,10 @@ def test_depth_is_bounded_long_before_pythons_own_limit():
 )
 def test_what_is_no_object_of_plain_values_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
-        files.parse_object(text)
+        safe_files.parse_object(text)
 
 
 def test_size_is_bounded(monkeypatch):
-    monkeypatch.setattr(files, "MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(safe_files, "MAX_JSON_BYTES", 10)
     with pytest.raises(ValueError, match="more than 10 bytes of JSON"):
-        files.parse_object(b'{"abcdef": 1}')
+        safe_files.parse_object(b'{"abcdef": 1}')

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bench.results.check import check_folder, disagreements
 from bench.results.consistency import contradictions
 from bench.results.derive import Items
+from bench.results.folder_check import check_folder, disagreements
 from bench.results.record import Item, ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records

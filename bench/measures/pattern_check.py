@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Reading
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 if TYPE_CHECKING:

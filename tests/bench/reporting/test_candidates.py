@@ -10,8 +10,9 @@ import typer
 
 from bench.cli import flags
 from bench.cli.main import app
-from bench.compare.resolve import read
-from bench.reporting import board, pairwise, pick
+from bench.compare.result_arguments import read
+from bench.reporting import board, pairwise
+from bench.reporting import candidates as pick
 from bench.results import reproduce
 from helpers import fake_records, reports
 from methods.contract.errors import UserError

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from methods.contract.errors import UserError
-from methods.model.files import find_file
+from methods.model.safe_files import find_file
 
 if TYPE_CHECKING:
     import torch

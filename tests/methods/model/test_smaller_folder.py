@@ -1,5 +1,4 @@
-"""A model without some of its blocks, units or heads: as its source computes without them, and
-nothing else."""
+"""A model without some blocks, units or heads computes what its source does without them."""
 
 import json
 
@@ -17,10 +16,19 @@ from methods.contract.method import Outcome
 from methods.contract.pattern import Pattern
 from methods.model.families import FAMILIES
 from methods.model.folder import Folder
-from methods.model.smaller import SmallerFolder, changed_config, count_left, reader
+from methods.model.smaller_folder import SmallerFolder, changed_config, count_left, reader
 from methods.model.targets import dense_weight, family_of, find_targets
 
 TOKENS = torch.arange(16)[None]
+
+
+def logits(model):
+    return model(input_ids=TOKENS, use_cache=False).logits
+
+
+def pass_on(_module, args, output):
+    """Make a block an identity."""
+    return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
 
 
 def smaller(family, tmp_path, kept):
@@ -44,17 +52,13 @@ def test_folder_loads_and_computes_what_its_source_does_without_the_others(famil
     path = family_of(model.config.to_dict()).blocks
     blocks = model.get_submodule(path)
     for i in set(range(len(blocks))) - set(kept):
-        blocks[i].register_forward_hook(
-            lambda _module, args, output: (
-                (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
-            )
-        )
+        blocks[i].register_forward_hook(pass_on)
 
     loaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
     assert len(loaded.get_submodule(path)) == len(kept)
-    expected, got = (m(input_ids=TOKENS, use_cache=False).logits for m in (model, loaded))
-    assert not torch.equal(expected, build(family)(input_ids=TOKENS, use_cache=False).logits)
+    expected, got = map(logits, (model, loaded))
+    assert not torch.equal(expected, logits(build(family)))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -62,15 +66,10 @@ UNITS = ((0, *range(9, 56)), (*range(8, 55), 63), (*range(16, 64),))
 GROUPS = ((1,), (0,), (1,))
 
 
-@pytest.mark.parametrize(
-    "family",
-    sample(
-        [f for f in CONFIGS if FAMILIES[f].width and not FAMILIES[f].experts],
-        "llama",
-        "gpt2",
-        "phi3",
-    ),
-)
+WIDE = [f for f in CONFIGS if FAMILIES[f].width and not FAMILIES[f].experts]
+
+
+@pytest.mark.parametrize("family", sample(WIDE, "llama", "gpt2", "phi3"))
 @torch.inference_mode()
 def test_folder_computes_what_its_source_does_without_units_and_heads(family, tmp_path):
     """Units and heads that nothing reads are as good as removed."""
@@ -92,11 +91,9 @@ def test_folder_computes_what_its_source_does_without_units_and_heads(family, tm
 
     loaded = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
 
-    expected, got = (m(input_ids=TOKENS, use_cache=False).logits for m in (model, loaded))
+    expected, got = map(logits, (model, loaded))
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(
-        expected, build(family)(input_ids=TOKENS, use_cache=False).logits, atol=1e-4
-    )
+    assert not torch.allclose(expected, logits(build(family)), atol=1e-4)
     assert SmallerFolder(source, kept).shapes() == Folder(target).shapes()
 
 
@@ -116,9 +113,7 @@ def test_verify_refuses_what_is_not_the_source(name, change, tmp_path):
     targets = find_targets(before.config, before.shapes())
     counts = verify(before, Folder(target), Pattern(), targets, (), torch.float32, frozen=True)
     tensors = load_file(target / "model.safetensors")
-    assert Folder(target).shapes() == before.shapes(), (
-        "also of units in a block that has another number"
-    )
+    assert Folder(target).shapes() == before.shapes(), "also of units in a block that moved"
     assert counts.parameters == sum(t.numel() for t in tensors.values())
     tensors[name] = change(tensors[name]).contiguous() if change else torch.zeros(2)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
@@ -132,19 +127,23 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
     write(model, tmp_path / "source")
     model.model.norm.weight[0] += 1
 
+    folders = tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target"
     with pytest.raises(CheckFailed, match="also changed weights"):
-        write_smaller(
-            model, tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target", torch.float32
-        )
+        write_smaller(model, *folders, torch.float32)
 
 
 @pytest.mark.parametrize(
-    ("drop", "count"), [("25%", 1), ("50%", 2), ("0%", 0), (2, 2), ("24.9%", 1), ("12.4%", 0)]
+    ("drop", "left"),
+    [
+        *(({"blocks": share}, {"blocks": n}) for share, n in (("25%", 3), ("50%", 2), (2, 2))),
+        *(({"blocks": share}, {"blocks": n}) for share, n in (("24.9%", 3), ("12.4%", 4))),
+        ({"units": "25%", "heads": "25%"}, {"units": 48, "heads": 1}),
+        ({"units": "25%", "heads": 0}, {"units": 48, "heads": 2}),
+        ({"units": "3%", "heads": "20%"}, {"units": 64, "heads": 2}),
+    ],
 )
-def test_share_is_rounded(drop, count):
-    assert count_left({"blocks": drop}, {"model_type": "llama", "num_hidden_layers": 4}) == {
-        "blocks": 4 - count
-    }
+def test_share_is_rounded_and_units_are_removed_in_whole_groups(drop, left):
+    assert count_left(drop, CONFIGS["llama"]().to_dict() | {"num_hidden_layers": 4}) == left
 
 
 def test_a_number_changes_under_the_key_that_the_config_has():
@@ -157,54 +156,31 @@ def test_a_number_changes_under_the_key_that_the_config_has():
     assert changed_config(config | {"n_layer": 4}, {"blocks": (0, 2)})["n_layer"] == 2
 
 
-def test_all_blocks_or_blocks_that_depend_on_their_index_are_refused():
-    with pytest.raises(UserError, match="at least one"):
-        count_left({"blocks": 4}, {"model_type": "llama", "num_hidden_layers": 4})
-    with pytest.raises(UserError, match="depend on its index"):
-        count_left(
-            {"blocks": 1},
-            {"model_type": "gpt2", "n_layer": 4, "scale_attn_by_inverse_layer_idx": True},
-        )
+INVERSE = {"scale_attn_by_inverse_layer_idx": True}
 
 
 @pytest.mark.parametrize(
-    ("drop", "heads", "left"),
-    [("25%", "25%", (48, 1)), ("25%", 0, (48, 2)), ("50%", "50%", (32, 1)), ("3%", "20%", (64, 2))],
-)
-def test_units_are_removed_in_whole_groups(drop, heads, left):
-    found = count_left({"units": drop, "heads": heads}, CONFIGS["llama"]().to_dict())
-    assert found == dict(zip(("units", "heads"), left, strict=True))
-
-
-@pytest.mark.parametrize(
-    ("family", "drop", "heads", "said"),
+    ("family", "drop", "config", "said"),
     [
-        ("gpt_oss", "25%", 0, "gpt_oss has no units that can be removed"),
-        ("olmo2", "25%", "25%", "use width:heads=0"),
-        ("gpt2", "25%", 1, "use width:heads=0"),
-        ("llama", "99%", 0, "at least 8 must be left"),
-        ("llama", "25%", 2, "use width:heads=N with N of 0, 1"),
+        ("gpt_oss", {"units": "25%"}, {}, "gpt_oss has no units that can be removed"),
+        ("olmo2", {"units": "25%", "heads": "25%"}, {}, "use width:heads=0"),
+        ("gpt2", {"units": "25%", "heads": 1}, {}, "use width:heads=0"),
+        ("llama", {"units": "99%", "heads": 0}, {}, "at least 8 must be left"),
+        ("llama", {"units": "25%", "heads": 2}, {}, "use width:heads=N with N of 0, 1"),
+        ("llama", {"blocks": 3}, {}, "at least one"),
+        ("gpt2", {"blocks": 1}, INVERSE, "depend on its index"),
     ],
 )
-def test_width_that_no_model_has_is_refused(family, drop, heads, said):
+def test_what_no_model_can_lose_is_refused(family, drop, config, said):
     with pytest.raises(UserError, match=said):
-        count_left(
-            {"units": drop, "heads": heads}, CONFIGS[family]().to_dict(), {"heads": "width:heads"}
-        )
+        count_left(drop, CONFIGS[family]().to_dict() | config, {"heads": "width:heads"})
 
 
 def test_runner_refuses_what_the_stage_does_not_say(tmp_path):
     model = build("llama")
     write(model, tmp_path)
-    stage = Stage(
-        name="width",
-        label="width",
-        target="",
-        source="",
-        config={"heads": 0},
-        needs=(),
-        pattern="width 25%",
-    )
+    about = {"label": "width", "target": "", "source": "", "needs": (), "pattern": "width 25%"}
+    stage = Stage(name="width", config={"heads": 0}, **about)
 
     for kept in (
         {"units": (range(47),) * 3},

@@ -6,8 +6,8 @@ import math
 import pytest
 
 from bench.compare.pairing import MetricPair
-from bench.compare.resolve import read
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.result_arguments import read
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.results import metrics
 from helpers import fake_records
 
