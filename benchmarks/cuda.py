@@ -118,7 +118,7 @@ def commands(stage: str, results: Path) -> list[list[str]]:
                 "0",
                 "-m",
                 "cuda",
-                "tests/bench/measures/speed/test_cuda.py",
+                "tests/parts/speed/test_cuda.py",
             ]
         ],
         "shapes": [
@@ -185,13 +185,14 @@ def show_use(results: Path) -> None:
     took."""
     import torch
 
-    from bench.measures.speed import roofline
+    from bench.inputs.datasheets import device_specs
+    from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower()
-    specs = roofline.device_specs()
+    specs = device_specs()
     key = next(
         (key for key in sorted(specs, key=len, reverse=True) if key in name.replace(" ", "")), None
     )

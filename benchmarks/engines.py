@@ -26,13 +26,13 @@ from pathlib import Path
 
 from harness import RESULTS, finish
 
-from bench.execution import time_models
-from bench.execution.engines import onnx_runtime
-from bench.execution.engines.contract import Step
-from bench.execution.versions import DENSE, ModelVersions
+from bench.catalog import registry
 from bench.inputs import models
-from bench.kernels import native
-from bench.reporting import engines
+from bench.parts.packed24 import native
+from bench.parts.speed import engine_report, time_models
+from bench.parts.speed.engines import onnx_runtime
+from bench.parts.speed.engines.contract import Engine, Step
+from bench.parts.speed.versions import DENSE, ModelVersions
 from bench.results.record import Record
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
@@ -72,12 +72,11 @@ def prepare(given: argparse.Namespace) -> None:
             turn[name] = ModelVersions(models.resolve(folder), room, sides=(DENSE,))
         for engine, (name, versions) in itertools.product(given.engines, turn.items()):
             say(f"preparing {engine} {name}")
-            if engine == onnx_runtime.OnnxRuntime.name:
+            if engine == "onnxruntime":
                 versions.onnx(DENSE, onnx_runtime.DTYPE)
             elif engine in ("native", "torch"):
-                time_models.ENGINES[engine]().contestants(
-                    versions, Step("decode", 1, given.tokens), "cpu", 1
-                )
+                step = Step("decode", 1, given.tokens)
+                registry.build("engines", engine, Engine).contestants(versions, step, "cpu", 1)
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -169,7 +168,8 @@ def main() -> None:
         "model": given.model,
         "running processes before a timing, at most": round(max(loads), 1),
     }
-    finish("engines", beside | engines.figures(engines.entries(records, store.items)) | versions)
+    found = engine_report.entries(records, store.items)
+    finish("engines", beside | engine_report.figures(found) | versions)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,6 @@ COMMANDS = _section(
         "merge": "bench.cli.check:merge",
         "import": "bench.cli.compare:import_results",
         "allocate": "bench.cli.allocate:allocate",
-        "speed": "bench.cli.speed:speed",
         "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
@@ -140,7 +139,6 @@ MEASURES = _section(
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
         "agreement": "bench.measures.agreement:Agreement",
         "continuation": "bench.measures.continuation:Continuation",
-        "speed": "bench.measures.speed.measure:Speed",
         "pattern": "bench.measures.pattern_check:PatternHolds",
     },
 )
@@ -166,7 +164,6 @@ EXPORTS = _section(
         "gptq": "bench.export.formats:Gptq",
         "awq": "bench.export.formats:Awq",
         "gguf": "bench.export.formats:Gguf",
-        "packed24": "bench.export.formats:Packed24",
         "onnx": "bench.export.formats:Onnx",
         "eee": "bench.export.formats:EveryEvalEver",
         "lm-eval": "bench.export.formats:LmEval",
@@ -187,13 +184,15 @@ READERS = _section(
     "readers",
     {
         "gguf": "bench.formats.opening:Gguf",
-        "packed24": "bench.formats.opening:Packed24",
         "adapter": "bench.formats.opening:Adapter",
         "stored": "bench.formats.opening:Stored",
     },
 )
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""
+
+ENGINES = _section("engines", {})
+"""Engines of `bench speed --engine`."""
 
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""

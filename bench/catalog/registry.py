@@ -24,6 +24,7 @@ from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import (
     CODECS,
     COMMANDS,
+    ENGINES,
     EXPORTS,
     MEASURES,
     METHODS,
@@ -44,6 +45,7 @@ SECTIONS: dict[str, Catalog] = {
     "codecs": CODECS,
     "exports": EXPORTS,
     "readers": READERS,
+    "engines": ENGINES,
     "trackers": TRACKERS,
     "commands": COMMANDS,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bench.kernels import folder24
+from bench.formats.opening import find_reader, open_checkpoint
 from bench.system.text import amount
 from methods.model import low_rank_adapter
 from methods.model.families import FAMILIES
@@ -15,13 +15,11 @@ from methods.model.targets import family_of
 
 def write(folder: Path, workdir: Path) -> str:
     """Write safetensors, unpacked or copied, with low-rank terms beside them. Return a sentence."""
-    if (folder / folder24.MANIFEST).exists():
-        source, writer = folder24.Folder24(folder), Writer(workdir)
+    if find_reader(folder):
+        source, writer = open_checkpoint(folder), Writer(workdir)
         writer.add_folded(source, source.tensor, FAMILIES.get(source.config.get("model_type", "")))
         writer.close()
-        return (
-            f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
-        )
+        return f"{source.form} unpacked to dense"
     family_of(read_config(folder))  # it refuses the integers of another format
     files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):

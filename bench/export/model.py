@@ -11,7 +11,6 @@ from bench.export.contract import ExportFormat, ModelFormat, ModelSource, Option
 from bench.export.formats import MODEL_CARD
 from bench.formats.adapter import AdapterCheckpoint
 from bench.inputs.models import COMPANIONS
-from bench.kernels.folder24 import MANIFEST
 from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
@@ -91,11 +90,7 @@ def export_model(
             folder, record = _merge(folder, workdir / "merged"), None
         elif not found.takes_any:
             low_rank_adapter.refuse(folder)
-        if not found.takes_any and (folder / MANIFEST).exists():
-            raise UserError(
-                f"{folder} is packed24: turn it into a dense folder with --format hf, and export "
-                "that"
-            )
+            Folder(folder)  # refuses a folder without plain safetensors, such as packed24
         with registry.guarded(registry.lookup("exports", format_)):
             summary = found.write(ModelSource(name, folder, record, results), workdir, given)
         if merge:

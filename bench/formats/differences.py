@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
 from bench.formats.opening import guarded, open_checkpoint
-from bench.inputs import architecture
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import TOKENIZER_FILES
 from bench.inputs.tokenizer_facts import read_tokenizer
@@ -98,9 +97,7 @@ def _inspect(
 
 def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
     """Refuse a model of another structure, or with other numbers of tokens than its original."""
-    architecture.check(checkpoint)
-    if isinstance(checkpoint.folder, Folder):
-        architecture.check_head(checkpoint.folder)
+    checkpoint.check()
     known = original.tokenizer
     if known.tokenizer is None:
         return

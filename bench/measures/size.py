@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.inputs.kv_size import count_cached, head_dim_of
 from bench.measures.contract import MeasureContext, Readings
-from bench.measures.speed.roofline import count_cached, head_dim_of
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, bits_with_bitmap

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from bench.measures.speed.roofline import DeviceSpec, device_specs
+from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.planning.artifact import Artifact
 from bench.planning.memory import (
     estimate_device_bytes,

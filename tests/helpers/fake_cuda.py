@@ -34,8 +34,10 @@ class Sparse:
         monkeypatch.setattr(torch, "_cslt_compress", self.compress)
         monkeypatch.setattr(torch, "_cslt_sparse_mm", self.mm)
         monkeypatch.setattr(torch._C, "_cusparselt", self, raising=False)
-        monkeypatch.setattr("bench.kernels.linear24.CudaClock", lambda: self)
-        monkeypatch.setattr("bench.kernels.cusparselt.library_versions", lambda: [self.device])
+        monkeypatch.setattr("bench.parts.packed24.linear24.CudaClock", lambda: self)
+        monkeypatch.setattr(
+            "bench.parts.packed24.cusparselt.library_versions", lambda: [self.device]
+        )
         monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
 
     def compress(self, *args, **kwargs):

@@ -17,7 +17,6 @@ from torch import nn
 
 from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
-from bench.kernels import native
 from bench.results.store import ReadOnlyStore
 from helpers import browser, faulty, forked_ranks, models, runs
 from helpers.fake_hub import FakeHub
@@ -221,17 +220,6 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.touch()
     monkeypatch.setenv("GATE", str(path))
     return path
-
-
-@pytest.fixture
-def kernel(monkeypatch) -> native.Kernel:
-    """The native kernel, compiled once for all modules. Skip without one."""
-    with monkeypatch.context() as patch:
-        patch.setenv("CAST_BENCH_CACHE", str(runs.USUAL))
-        try:
-            return native.load()
-        except native.NoKernel as why:
-            pytest.skip(str(why))
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.catalog.parts import found_parts
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SIZE = 100_000
 
@@ -94,6 +96,7 @@ def test_needs_of_a_python_without_packages():
     assert "CUDA driver; --pack leaves it out" in lacking["package torch>=2.9"]
 
 
+@pytest.mark.skipif("speed" not in found_parts(), reason="the part speed is not there")
 def test_without_a_card_each_stage_is_planned(parts, tmp_path):
     # NVIDIA's package `cuda`, which newer versions of torch import, has the same name.
     spec = importlib.util.spec_from_file_location("cuda_benchmark", BENCHMARKS / "cuda.py")

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 from baselines.magnitude import Magnitude
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import linear24
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
@@ -77,7 +76,10 @@ def run_cell(folder, results, changes):
 
 
 def packed_cell(folder, path):
-    """Load packed weights. Their logits are those of the same model dense."""
+    """Pruned, packed and loaded on its packed weights, it has the logits of the same model
+    dense."""
+    from bench.parts.packed24 import linear24
+
     model = loading.load(folder, Compute())
     Magnitude().apply(model, job_for(model))
     write(model, path / "pruned")

@@ -3,7 +3,6 @@
 import copy
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import peft
 import pytest
@@ -15,16 +14,14 @@ from baselines.lowrank import LowRank
 from baselines.recon import Recon
 from bench.export.model import export_model
 from bench.inputs import loading, models
-from bench.measures.speed.measure import Speed
 from bench.results import folder_check
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from bench.verify import CheckFailed, WeightCounts, count_terms, verify_folder
 from helpers import runs
 from helpers.models import build, job_for, with_prior, write
-from methods.contract.errors import Skipped, UserError
+from methods.contract.errors import UserError
 from methods.contract.method import Compute, Prior
-from methods.contract.pattern import Pattern
 from methods.model import low_rank_adapter
 from methods.model.folder import Folder
 from methods.model.terms import Factors, terms_of
@@ -74,7 +71,7 @@ def test_export_keeps_the_term_or_merges_it(folder, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     found = plain(input_ids=job.calibration).logits
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    for format_ in ("packed24", "onnx"):
+    for format_ in ("stored", "onnx"):
         with pytest.raises(UserError, match="--merge"):
             export_model(str(path), format_, tmp_path / "other")
     with pytest.raises(UserError, match="leave --merge out"):
@@ -234,9 +231,3 @@ def test_rows(results):
     assert packed == adapters
     assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
     assert not folder_check.check_folder(results).problems
-
-
-def test_no_kernel_is_timed_without_its_term():
-    counts = WeightCounts(Pattern.parse("2:4 + r8"), term_parameters=5)
-    with pytest.raises(Skipped, match="low-rank term"):
-        Speed(tokens=1).read(lambda: None, SimpleNamespace(counts=counts))

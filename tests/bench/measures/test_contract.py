@@ -41,4 +41,4 @@ def test_the_settings_of_every_measure_are_a_table_of_a_run():
     kinds = [getattr(load(entry), "settings", None) for entry in MEASURES.values()]
     tables = {kind.table: kind for kind in kinds if kind}
     assert {table: type(getattr(Spec(), table)) for table in tables} == tables
-    assert set(tables) == {"perplexity", "continuation", "zeroshot", "answers", "speed"}
+    assert {"perplexity", "continuation", "zeroshot", "answers"} <= set(tables)

@@ -1,15 +1,12 @@
 """Products in bfloat16 through float32."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from bench.execution import job
-from bench.measures.speed import linears
-from bench.measures.speed.measure import Speed
 from bench.system import products
 from helpers import runs
 
@@ -98,11 +95,3 @@ def test_a_run_chooses_by_its_number_format(dtype, tmp_path, cache, slow_cpu, mo
     runs.run_here(runs.small(tmp_path / "r", measures=("perplexity",), dtype=dtype))
     assert set(chosen) == {dtype == "bfloat16"}
     assert len(chosen) >= 3  # the dense model, a pruned one, and each again before it is measured
-
-
-def test_a_speed_is_of_torchs_own_products(slow_cpu, monkeypatch):
-    products.use_float32(wanted=True)
-    monkeypatch.setattr(linears, "select_device", lambda compute: None)
-    monkeypatch.setattr(linears, "read_linears", lambda *_: list(products._installed))
-    context = SimpleNamespace(counts=SimpleNamespace(term_parameters=0), compute=None)
-    assert Speed(workload="linears").read(lambda: None, context) == []

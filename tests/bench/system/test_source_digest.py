@@ -103,8 +103,7 @@ MEASURE, QUANTIZER, METHOD, CROPS = (
 
 
 def test_a_moved_file_or_package_changes_nothing(tree):
-    roots = [CROPS, LOADER, "bench.inputs.training_text", "bench.execution.time_models"]
-    roots += ["bench.kernels.captured"]
+    roots = [CROPS, LOADER, "bench.inputs.training_text"]
     for kind in ("methods", "quantizers", "measures"):
         roots += [entry.module for entry in registry.SECTIONS[kind].values() if entry.module]
     before = [digest(root) for root in roots]
@@ -112,9 +111,12 @@ def test_a_moved_file_or_package_changes_nothing(tree):
         (WINDOWS, "bench/inputs/crops.py"),
         ("methods/workshop/pruning/walk.py", "methods/blockwise.py"),
         ("methods/workshop/quantizing/grids.py", "methods/workshop/rounding/grids.py"),
-        ("bench/inputs/corpora.py", "bench/texts.py"),  # a measure reads corpora.NAME
-        ("bench/kernels", "bench/parts/packed24"),
-        ("bench/measures/speed", "bench/parts/speed"),
+        # A measure reads its functions as corpora.NAME.
+        (
+            "bench/inputs/corpora.py",
+            "bench/texts.py",
+        ),
+        ("bench/quantizers", "bench/core/rounding"),
         ("bench/results", "bench/core/results"),
     ]
 
@@ -173,12 +175,13 @@ def test_the_loss_of_a_training_counts_only_for_methods_that_use_it(tree, monkey
 
 
 def test_modules_alone_have_a_digest_that_their_imports_do_not_change(tree):
-    before = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
-    rewrite(tree / "bench/kernels/linear24.py", "LARGE = 2**22", "LARGE = 2**23")
-    after = [digest_modules("bench.kernels.captured"), digest("bench.kernels.captured")]
+    size = "bench.measures.size"
+    before = [digest_modules(size), digest(size)]
+    rewrite(tree / "bench/results/recount.py", "sparsity) + 1", "sparsity) + 2")
+    after = [digest_modules(size), digest(size)]
     assert before[0] == after[0] and before[1] != after[1]
-    rewrite(tree / "bench/kernels/captured.py", '"step.pt2"', '"other.pt2"')
-    assert digest_modules("bench.kernels.captured") != before[0]
+    rewrite(tree / "bench/measures/size.py", '"folder"', '"other"')
+    assert digest_modules(size) != before[0]
 
 
 def test_an_unknown_module_is_an_error():
