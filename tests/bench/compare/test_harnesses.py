@@ -96,6 +96,7 @@ WRITERS = {"lighteval": lighteval, "EvalScope": evalscope, "Every Eval Ever": ev
 every_harness = pytest.mark.parametrize(("harness", "writer"), WRITERS.items(), ids=WRITERS)
 
 
+@every_harness
 def test_questions_are_paired_and_counted(harness, writer, tmp_path):
     a, b, other = tmp_path / "a", tmp_path / "b", tmp_path / "other"
     writer(a, BEFORE), writer(b, AFTER), writer(other, AFTER, asked="Another")
