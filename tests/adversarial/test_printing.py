@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli.main import app
+from bench.catalog import registry
 from bench.execution.bars import RichDisplay
 from bench.execution.listener import TimeLeft
 from bench.execution.progress import LogDisplay
@@ -24,6 +24,8 @@ from helpers import fake_records, runs, terminal
 
 DATA = tomllib.loads((Path(__file__).parent / "printing.toml").read_text())
 TEXTS, COMMANDS = DATA["texts"], DATA["commands"]
+for _file in sorted(Path(__file__).parents[1].glob("parts/*/printing.toml")):
+    COMMANDS |= tomllib.loads(_file.read_text())
 STYLED = ("report", "compare", "top")
 """Commands that draw with colors."""
 OTHER_FORMATS = (("report", 2), ("report", 3), ("gate", 1))
@@ -197,10 +199,7 @@ def _is_number(cell):
 
 
 def test_every_command_is_asked():
-    groups = {g.name for g in app.registered_groups}
-    names = {(c.name or c.callback.__name__) for c in app.registered_commands}
-
-    assert set(COMMANDS) == groups | names | {""}
+    assert set(COMMANDS) == {*registry.names("commands"), ""}
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

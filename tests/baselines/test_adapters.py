@@ -47,7 +47,6 @@ PAIRS = [
 @pytest.mark.parametrize("kind", [LlmCompressorWanda, LlmCompressorAwq, LlmCompressorNvFp4])
 def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
-
     with pytest.raises(Skipped, match=r"^pip install .*\(no module llmcompressor"):
         kind().apply(llama, job)
 
@@ -62,7 +61,6 @@ def test_block_must_hold_whole_groups(kind, block, llama, job):
 def test_sparseml_skips_what_it_cannot_do(make, make_job):
     llama, qwen3 = make("llama"), make("qwen3")
     job = make_job(llama)
-
     with pytest.raises(Skipped, match="too old for qwen3"):
         SparsemlMagnitude().apply(qwen3, make_job(qwen3))
     with pytest.raises(Skipped, match="whole decoder blocks"):

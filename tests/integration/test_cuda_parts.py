@@ -44,7 +44,6 @@ def test_what_is_unpacked_is_what_was_packed(packed, parts, tmp_path):
     files, folder = packed
     sizes = [p.stat().st_size for p in folder.iterdir()]
     parts.unpack(folder, tmp_path / "there")
-
     assert len(sizes) > 3 and max(sizes) <= SIZE
     there = [path for path in (tmp_path / "there").rglob("*") if path.is_file()]
     found = {str(p.relative_to(tmp_path / "there")): p.read_bytes() for p in there}
@@ -89,7 +88,6 @@ def run(*words, bare=()):
 def test_needs_of_a_python_without_packages():
     """No package is imported before it is said to lack. torch is not among the parts."""
     done = run("--needs", bare=["-S"])  # with nothing but the standard library
-
     assert done.returncode == 1, done.stderr
     lacking = dict(line.split(":", 1) for line in done.stdout.splitlines())
     assert "--from DIR" in lacking["package pytest>=8.3"]
@@ -123,14 +121,12 @@ def test_without_a_card_each_stage_is_planned(parts, tmp_path):
 def test_every_plan_is_one_that_the_program_takes(tmp_path):
     """Whether or not the model is here: a wrong flag is an exit code of 2."""
     done = run("--results", str(tmp_path / "r"))
-
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("skipped: no CUDA device") == 11 and "tests collected" in done.stdout
 
 
 def test_no_parts_are_a_sentence(tmp_path):
     done = run("--from", str(tmp_path), "--stage", "check")
-
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(f"error: no part-*.tar in {tmp_path}")
     assert "Traceback" not in done.stderr

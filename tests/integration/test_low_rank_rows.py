@@ -46,9 +46,7 @@ def folder(tmp_path):
 @torch.inference_mode()
 def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
     path, outcome, job = folder
-
     expected = loading.load(path, Compute())(input_ids=job.calibration).logits
-
     torch.testing.assert_close(outcome.model(input_ids=job.calibration).logits, expected)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, path / "adapter")
@@ -107,7 +105,6 @@ def test_factor_that_is_missing_is_refused(folder):
     tensors = load_file(file)
     del tensors[next(name for name in tensors if "lora_A" in name)]
     save_file(tensors, file)
-
     with pytest.raises(UserError, match="lacks factors"):
         loading.load(folder[0], Compute())
 

@@ -114,7 +114,6 @@ def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
 @pytest.mark.parametrize("method", [DEPTH, WIDTH, CHANNELS])
 def test_onnxruntime_gives_the_logits(method, made, tmp_path):
     said = export_model(str(made(method, "none")[0]), "onnx", tmp_path / "out")
-
     assert float(re.search(r"logits in onnxruntime differ by (\S+) of", said)[1]) < 1e-3
 
 
