@@ -16,8 +16,8 @@ from typing import Any
 
 from harness import finish, start
 
-from bench.planning.cost_model import WITHIN, CostModel
-from bench.planning.past_costs import read_past
+from bench.parts.forecasts.cost_model import WITHIN, CostModel
+from bench.parts.forecasts.past_costs import read_past
 from bench.system.grouping import group_by
 
 ROOT = Path(__file__).parent.parent / "results"

@@ -42,9 +42,6 @@ COMMANDS = _section(
         "check": "bench.cli.check:check",
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
-        "import": "bench.cli.compare:import_results",
-        "allocate": "bench.cli.allocate:allocate",
-        "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
         "baseline": "bench.cli.compare:baseline_app",
@@ -113,7 +110,6 @@ QUANTIZERS = _section(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
-        "allocated": "bench.quantizers.allocated:Allocated",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
         "q2_k": "bench.quantizers.k_quants:Q2K",
@@ -170,15 +166,16 @@ EXPORTS = _section(
     },
 )
 
-TRACKERS = _section(
-    "trackers",
-    {
-        "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
-        "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
-    },
-)
+TRACKERS = _section("trackers", {})
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that
 installs it."""
+
+EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExecutor"})
+"""Where the artifacts of a run are made."""
+
+SERVICES = _section("services", {}, of_classes=False)
+"""Objects that the core asks for by name, and works without: forecasts, trackers, slurm and
+foreign_results."""
 
 READERS = _section(
     "readers",
@@ -191,6 +188,27 @@ READERS = _section(
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""
 
+ALIASES = _section("aliases", {}, of_classes=False)
+"""Names for models besides those of bench.inputs.models."""
+
+COLUMNS = _section(
+    "columns",
+    {
+        "perplexity_ratio": "bench.reporting.derived_columns:PERPLEXITY_RATIO",
+        "perplexity_ratio_to_dense-ft": "bench.reporting.derived_columns:CONTROL_RATIO",
+        "worst_track": "bench.reporting.derived_columns:WORST_TRACK",
+        "flips": "bench.reporting.derived_columns:FLIPS",
+        "tokens_to_make": "bench.reporting.derived_columns:TOKENS_TO_MAKE",
+        "time_to_make": "bench.reporting.derived_columns:TIME_TO_MAKE",
+        "made_on": "bench.reporting.derived_columns:MADE_ON",
+    },
+    of_classes=False,
+)
+"""Columns that are computed from other numbers of a row, in the order in which a table has them."""
+
+HARNESSES = _section("harnesses", {})
+"""Harnesses whose answers can be compared and imported, in the order in which they are read."""
+
 ENGINES = _section("engines", {})
 """Engines of `bench speed --engine`."""
 
@@ -200,3 +218,5 @@ DEFAULT_PRUNER = "sparsegpt"
 """Method that prunes the linears of an allocation if the user names none."""
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""
+LOCAL = "local"
+"""Executor of this machine. The devices, memory and cores of all others are unknown here."""

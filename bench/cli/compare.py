@@ -10,12 +10,11 @@ import typer
 
 from bench.cli.console import note, print_commands, print_json, print_line, print_rows, write_output
 from bench.cli.flags import Figure, Json, Results, file_option
-from bench.compare import gate_settings as settings
+from bench.compare import gate_settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods.contract.errors import UserError
-from methods.contract.pattern import Pattern
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
@@ -72,7 +71,7 @@ def compare(
         before, after = harness
     else:
         before, after, ignore = result_arguments.resolve_both(a, b, results or RESULTS)
-    compare_settings = settings.read(config, before.metrics | after.metrics)
+    compare_settings = gate_settings.read(config, before.metrics | after.metrics)
     comparison = verdict.compare(
         before,
         after,
@@ -119,8 +118,8 @@ def gate(
     _require_one_output(json, md, junit)
     harness = _pair_harness(baseline, str(results or RESULTS), whole=True)
     before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
-    gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
-    comparison = compare(before, after, gate_settings)
+    limits = gate_settings.read(config, before.metrics | after.metrics, strict=strict or None)
+    comparison = compare(before, after, limits)
     if rerun_suspects and harness:
         raise UserError(
             "--rerun-suspects measures again with cast-bench, and these results are of another "
@@ -133,7 +132,7 @@ def gate(
 
         with temporary_folder("again-") as workdir:
             comparison = compare(
-                before, rerun(after, comparison, workdir, measure_again, note), gate_settings
+                before, rerun(after, comparison, workdir, measure_again, note), limits
             )
     _print_comparison(
         comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit
@@ -153,19 +152,21 @@ def gate(
 
 def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, ResultSet] | None:
     """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one.
-    whole: see elsewhere.pair."""
-    from bench.compare import elsewhere
+    whole: see foreign.ForeignResults.pair."""
+    from bench.compare import foreign
 
-    known = [text for text in (a, b) if elsewhere.is_elsewhere(Path(text))]
-    if not known:
+    readers = {text: foreign.find_reader(Path(text)) for text in (a, b)}
+    known = [text for text, reader in readers.items() if reader]
+    reader = readers[a] or readers[b]
+    if reader is None:
         return None
-    if len(known) == 1:
+    if len(known) < len(readers):
         other = b if known[0] == a else a
         raise UserError(
             f"{known[0]!r} has results of another harness and {other!r} has none: name two such "
             "folders"
         )
-    before, after, notes = elsewhere.pair(Path(a), Path(b), whole=whole)
+    before, after, notes = reader.pair(Path(a), Path(b), whole=whole)
     for line in notes:
         note(line)
     return before, after
@@ -194,37 +195,6 @@ def history(
     print_rows(metric_history.rows(series), json)
     if out:
         print_line(figures.draw_history(series, out), err=json)
-
-
-def import_results(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of lm-eval (--log_samples), lighteval (--save-details), EvalScope or "
-            "Every Eval Ever."
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="Name of the original [default: the name that the harness wrote].")
-    ] = "",
-    method: Annotated[str, typer.Option(help="Name of the row.")] = "dense",
-    pattern: Annotated[str, typer.Option(help="Pattern of the row, for example 2:4.")] = "dense",
-    results: Results = None,
-) -> None:
-    """Make records of what another harness measured.
-
-    Their columns name the harness, so they never mix with numbers of bench run.
-    """
-    from bench.compare import elsewhere
-    from bench.results.store import RESULTS
-
-    Pattern.parse(pattern)
-    tasks = elsewhere.import_folder(
-        folder, results or RESULTS, model=model, method=method, pattern=pattern
-    )
-    print_line(
-        f"{amount(len(tasks), 'task')} of {folder} in {results or RESULTS}: {', '.join(tasks)}"
-    )
 
 
 @baseline_app.command("set")

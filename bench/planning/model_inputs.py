@@ -294,8 +294,8 @@ class ModelInputs:
     def _require_settings_file(self, stage: Stage) -> None:
         """Raise UserError if a stage reads its settings from a file that does not fit the model.
 
-        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the
-        file is not checked here.
+        Its class has a method `read(pattern, targets)`, as the quantizer `allocated` has. Without
+        one, the file is not checked here.
         """
         entry = stage.entry
         if not entry.file or not entry.file.required or Does.IMPORTS in entry.does:

@@ -11,7 +11,7 @@ from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
-from bench.reporting.derived_columns import COLUMNS, CONTROL, leading_columns
+from bench.reporting.derived_columns import CONTROL, all_columns, leading_columns
 from bench.reporting.facts import Facts, RowNumbers
 from bench.reporting.folding import fold
 from bench.reporting.hardware import pattern_label
@@ -146,7 +146,9 @@ class Board:
             _named_speed(row, self.records, protocol.device) for row in labelled_rows(records)
         ]
         self.pivot = pivot(self.rows, all_metrics=True)
-        self.leading = leading_columns({record.identity.measure for record in records})
+        self.derived = all_columns()
+        measures = {record.identity.measure for record in records}
+        self.leading = leading_columns(measures, self.derived)
 
     def fits(self, protocol: str, device: str) -> bool:
         """Return whether the label contains every part, and whether quality or a speed was measured
@@ -204,7 +206,7 @@ class Board:
             if c[2] != profile.MEASURE or c[0] == metrics.MEAN_BITS or c[1:] in failed
         ]
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
-        derived = [column.on(self.protocol.text) for column in COLUMNS]
+        derived = [column.on(self.protocol.text) for column in self.derived]
         both = [*measured, *((column, "") for column in derived)]
         order = [
             self.leading.index(c.metric) if c.metric in self.leading else len(self.leading)

@@ -11,6 +11,7 @@ from bench.compare import result_arguments
 from bench.compare.result_set import ResultSet
 from bench.reporting import (
     board,
+    derived_cells,
     drawing,
     folding,
     from_papers,
@@ -233,11 +234,11 @@ def _csv(
     signers: Mapping[str, str] | None,
     sections: Sequence[ReportSection],
 ) -> str:
-    """Write a line for each reading. The last column says whether the tables of the sections have
-    its record.
+    """Write a line for each reading, and one for each cell of a derived column.
 
-    They do not have a record if a newer one with the same identity is in another folder. Numbers
-    from papers are left out.
+    `in_tables` says whether the tables of the sections have the record of a reading. They do not if
+    a newer one with the same identity is in another folder. `text` is the text of a derived cell.
+    Numbers from papers are left out.
     """
     import pandas as pd
 
@@ -250,7 +251,11 @@ def _csv(
                 in_tables=["yes" if (one.name, r) in taken else "no" for r in frame["record"]]
             )
         )
-    return frame_to_csv(pd.concat(frames, ignore_index=True))
+    frame = pd.concat(frames, ignore_index=True).assign(text="")
+    tables = [table for section in sections for table in section.tables]
+    records = {record.stem: record for one in results for record in one.records}
+    derived = pd.DataFrame(derived_cells.to_csv_rows(tables, records), columns=frame.columns)
+    return frame_to_csv(pd.concat([frame, derived.astype(frame.dtypes)], ignore_index=True))
 
 
 def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:

@@ -6,7 +6,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.inputs import models
@@ -68,6 +68,19 @@ class TextTable:
         return header in TEXT_COLUMNS or header in self.worded
 
 
+@dataclass(frozen=True)
+class ExtraColumn:
+    """A column that is computed from others."""
+
+    head: str
+    after: str
+    """Measure whose columns it follows. Empty: it is at the end."""
+    words: bool
+    """True if its cells are words, not numbers."""
+    texts: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Text of each row that has one, by its labels in IDENTITY."""
+
+
 def all_notes(table: TextTable) -> tuple[str, ...]:
     """Return the notes of a table, and what ± means if a row has several seeds: its rows then
     differ in that."""
@@ -76,7 +89,9 @@ def all_notes(table: TextTable) -> tuple[str, ...]:
 
 
 def text_tables(
-    records: Sequence[Record], signers: Mapping[str, str] | None = None
+    records: Sequence[Record],
+    signers: Mapping[str, str] | None = None,
+    extra: Sequence[ExtraColumn] = (),
 ) -> list[TextTable]:
     """Make a table for each model, and one for its rows without tasks. A column is one metric under
     one protocol.
@@ -86,7 +101,8 @@ def text_tables(
     shown in the label if another method has them, and in the cell if other cells of the row have
     them.
 
-    signers: who signed each record, for one more column.
+    signers: who signed each record, for one more column. extra: further columns, of which a table
+    has those in which a row has text.
     """
     by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
     parts = [
@@ -94,7 +110,7 @@ def text_tables(
         for model, rows in by_model.items()
         for kind, part in _by_tasks(rows)
     ]
-    return [_text_table(title, rows, signers) for title, rows in parts]
+    return [_text_table(title, rows, signers, extra) for title, rows in parts]
 
 
 def caption(model: str) -> str:
@@ -110,18 +126,43 @@ def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     return [("", parts[True]), (NO_TASKS, parts[False])] if len(parts) > 1 else [("", rows)]
 
 
-def _text_table(title: str, rows: list[Row], signers: Mapping[str, str] | None) -> TextTable:
+def _text_table(
+    title: str,
+    rows: list[Row],
+    signers: Mapping[str, str] | None,
+    extra: Sequence[ExtraColumn],
+) -> TextTable:
     table = pivot(rows)
-    lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
+    headers = [
+        column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns
+    ]
+    of_lines = [cells(line.group, table.columns) for line in table.lines]
+    shown = _insert(extra, table, headers, of_lines)
+    lines = [[*line.labels, *own] for line, own in zip(table.lines, of_lines, strict=True)]
     if signers is not None:
         table = replace(table, label_names=(*table.label_names, signatures.SIGNED_BY))
         for line, of in zip(lines, table.lines, strict=True):
             stems = (stem for row in of.group if (stem := row.get("record")))
             line.insert(len(of.labels), signatures.of_row(stems, signers))
-    headers = [
-        column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns
-    ]
-    return TextTable(title, [*table.label_names, *headers], lines, table.notes)
+    worded = frozenset(column.head for column in shown if column.words)
+    return TextTable(title, [*table.label_names, *headers], lines, table.notes, worded)
+
+
+def _insert(
+    extra: Sequence[ExtraColumn], table: PivotTable, headers: list[str], lines: list[list[str]]
+) -> list[ExtraColumn]:
+    """Insert the columns in which a line has text into headers and lines, and return them."""
+    measures = [measure for _, _, measure in table.columns]
+    labels = [tuple(line.group[0][c] for c in IDENTITY) for line in table.lines]
+    shown = [column for column in extra if any(key in column.texts for key in labels)]
+    for column in shown:
+        before = [i for i, measure in enumerate(measures) if measure == column.after]
+        place = before[-1] + 1 if before else len(measures)
+        measures.insert(place, column.after)
+        headers.insert(place, column.head)
+        for line, key in zip(lines, labels, strict=True):
+            line.insert(place, column.texts.get(key, ABSENT))
+    return shown
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from bench.reporting.facts import Facts, Interval, RowNumbers
 from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
@@ -26,8 +26,8 @@ class DerivedColumn:
     """Returns the cell of a row: its text, and the value that rows are sorted by."""
     after: str = ""
     """Measure whose metrics it follows. Empty: it is at the end."""
-    better: str = "lower"
-    """ "lower", "higher", or "" if neither is better."""
+    better: Literal["lower", "higher", ""] = "lower"
+    """Better direction of the values, or "" if neither is better."""
     unit: str = ""
     """Unit of the values, if the page needs it to format a difference."""
     names_text: bool = False
@@ -64,7 +64,7 @@ class TableColumn:
     about: str = ""
     """Text in brackets after the name, on what the numbers stand beside."""
     derived: DerivedColumn | None = None
-    """Entry of `derived_columns.COLUMNS`. None for a metric."""
+    """Column of the catalog. None for a metric."""
 
     @property
     def name(self) -> str:

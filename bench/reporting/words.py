@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -109,3 +110,9 @@ def cut(text: str, length: int) -> str:
     last = text[-(length // 3) :]
     tail = last[last.index(" ") :] if " " in last else ""
     return text[: length - 1 - len(tail)] + "…" + tail
+
+
+def clock_time(seconds: float) -> str:
+    """Return the time of day `seconds` from now, and the date if that is a day or more away."""
+    form = "%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(time.time() + seconds))

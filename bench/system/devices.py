@@ -117,11 +117,12 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
 
 
 def cluster_device(name: str) -> str:
-    """Return the type of device for Ray, or raise UserError for a GPU's number: the nodes may have
-    other GPUs."""
+    """Return the type of device of other machines, or raise UserError for a GPU's number: they may
+    have other GPUs."""
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(
-            f"device {shorten(name)!r} names GPUs, but Ray assigns them: use --device cuda or cpu"
+            f"device {shorten(name)!r} names GPUs, but the executor assigns them: use --device "
+            "cuda or cpu"
         )
     return name if name != "auto" else resolve_device("auto")
 

@@ -14,10 +14,12 @@ from helpers import fake_records, folders, runs
 from helpers.limits import limits
 from methods.model.folder import Folder
 
+FILES = [
+    Path(__file__).parent / "command_lines.txt",
+    *sorted(Path(__file__).parents[1].glob("parts/*/command_lines.txt")),
+]
 LINES = [
-    line
-    for line in (Path(__file__).parent / "command_lines.txt").read_text().splitlines()
-    if line and line[0] != "#"
+    line for file in FILES for line in file.read_text().splitlines() if line and line[0] != "#"
 ]
 
 LONG = "x" * 5000

@@ -24,6 +24,8 @@ from helpers import fake_records, runs, terminal
 
 DATA = tomllib.loads((Path(__file__).parent / "printing.toml").read_text())
 TEXTS, COMMANDS = DATA["texts"], DATA["commands"]
+for _file in sorted(Path(__file__).parents[1].glob("parts/*/printing.toml")):
+    COMMANDS |= tomllib.loads(_file.read_text())
 STYLED = ("report", "compare", "top")
 """Commands that draw with colors."""
 OTHER_FORMATS = (("report", 2), ("report", 3), ("gate", 1))

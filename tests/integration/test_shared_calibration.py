@@ -8,9 +8,9 @@ import pytest
 
 from bench import api
 from bench.execution import ranks
-from bench.execution.ray_executor import resources_of
-from bench.planning import estimate, refusal, slurm
+from bench.planning import refusal
 from bench.planning.memory import estimate_bytes, model_bytes
+from bench.planning.work import count_operations
 from bench.results import reproduce
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -54,25 +54,13 @@ def test_on_cards_each_process_has_its_own_and_its_part_of_the_time():
     cards = [artifact.model_copy(update={"device": "cuda"}) for artifact in (one, three)]
 
     assert [ranks.device(cards[1], rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
-    assert resources_of(cards[1])["num_gpus"] == 3
     plan = api.plan(runs.small("r", methods=("wanda",), calibration={"sequences": 6}))
     first = next(m for m in plan.measurements if m.artifact.method == "wanda")
-    alone, shared = (
-        estimate.count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards
-    )
+    alone, shared = (count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards)
     of_dense = [m for m in plan.measurements if m.artifact.method == "dense"]
     dense = next(m for m in of_dense if m.measure == first.measure)
-    measuring = estimate.count_operations([[dense]])
+    measuring = count_operations([[dense]])
     assert alone - measuring == pytest.approx(3 * (shared - measuring))
-
-
-def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
-    changes = {"methods": ("retrain",), "calibration": SHARED, "threads": 3, "jobs": 2}
-    plan = api.plan(runs.small("r", **changes, training={"processes": 2}))
-    assert "--cpus-per-task=6\n" in slurm.write_script(plan, 1)
-    nodes = {"processes": 2, "nodes": 2, "batch": 2}
-    plan = api.plan(runs.small("r", **changes | {"jobs": 1}, device="cuda", training=nodes))
-    assert "--gres=gpu:2\n" in slurm.write_script(plan, 1), "each node calibrates with two"
 
 
 @pytest.mark.parametrize(

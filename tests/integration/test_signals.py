@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench.system.cache import cache_dir
-from helpers import runs, slurm
+from helpers import runs
 from helpers.faulty import PATIENCE_S, checkpoints, gone, until
 
 STEPS = 60
@@ -79,31 +79,6 @@ def test_a_training_is_saved_when_its_terminal_is_closed(tmp_path, gate):
 
     assert run.wait(PATIENCE_S) == 129
     assert len(checkpoints()) == 1
-
-
-@pytest.mark.slow
-def test_a_task_of_a_slurm_array_is_requeued_and_goes_on(tmp_path, gate, cli, monkeypatch):
-    spec, command = prepared(tmp_path, "slow", **TRAINING)
-    requests = slurm.pretend(tmp_path, monkeypatch)
-    script = tmp_path / "sweep.sh"
-    assert cli("plan", *command[1:], "--slurm", script, "--shards", 1)[0] == 0
-    task = slurm.start(script, 1, 1)
-    until(gate.with_suffix(".reached").exists, "the training to begin")
-    task.send_signal(signal.SIGTERM)
-    out, _ = task.communicate(timeout=PATIENCE_S)
-
-    assert task.returncode == 143, out
-    assert requests.read_text() == f"requeue {slurm.JOB}_1\n"
-    (step,) = checkpoints()
-    assert 5 <= step < STEPS  # the signal came in step 5 or later
-
-    gate.unlink()
-    again = slurm.start(script, 1, 1)
-    out, _ = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, out
-    assert not checkpoints()
-    assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
-    assert len(requests.read_text().splitlines()) == 1
 
 
 def test_a_command_without_workers(tmp_path):

@@ -15,7 +15,7 @@ import typer
 from bench.catalog import registry
 from bench.cli.console import note, print_line, print_rows
 from bench.cli.flags import DataDir, Json, Results, figure_option, split_list
-from bench.execution.forecast import clock_time
+from bench.reporting.words import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount

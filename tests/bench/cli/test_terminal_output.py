@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from bench.catalog import registry
 from bench.cli import doctor
 from bench.compare import baseline, result_arguments
-from bench.planning import estimate
+from bench.execution import forecast
 from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal
 
@@ -146,7 +146,7 @@ def _machine(monkeypatch):
         kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()
     }
     monkeypatch.setattr(registry, "entries", built_in.__getitem__)
-    monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
+    monkeypatch.setattr(forecast, "find_forecasts", forecast.Forecasts)
     memory = SimpleNamespace(available=24.1e9, total=25.3e9)
     monkeypatch.setattr(doctor, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
     monkeypatch.setattr(doctor.devices, "resolve_device", lambda _: "cpu")
