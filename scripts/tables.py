@@ -1,7 +1,7 @@
 """Tables of the pages from records: which rows each has, their columns and their sentences.
 
-A function of TABLES makes the text between two comments of a page. Its arguments are the words of the
-comment. Folders in one argument are separated by commas.
+A function of TABLES makes the text between two comments of a page. Its arguments are the words of
+the comment. Folders in one argument are separated by commas.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ FOLDERS = "results/tiny-long,results/tiny-recon"
 CONTROLS = {"dense-ft": "dense-ft", "retrain": "sparsegpt + recon + retrain"}
 """Rows that the others are divided by, by their names in the headers."""
 FIELDS = re.compile(r":(?!from=)[^: ]+=[^: ]+")
-"""Typed fields in a label. A method is one curve even if its learning rate differs between budgets."""
+"""Typed fields in a label. A method is one curve, whatever its learning rates are."""
 
 
 class Point(NamedTuple):
