@@ -23,14 +23,13 @@ from bench.results.store import Store
 
 MEASURES = (
     ("agreement", "kl"),
-    ("zeroshot", "acc"),
     ("pattern", "sparsity"),
     ("size", "bytes_packed"),
 )
+QUESTIONS = 50
 PROTOCOLS = {
     "perplexity": "wiki-mini@128",
     "agreement": "wiki-mini@128",
-    "zeroshot": "piqa@1.0",
     "pattern": "targets",
     "size": "weights",
 }
@@ -67,8 +66,8 @@ def fill(root: Path, rows: int, paired: int) -> int:
     def write(measure: str, metric: str, value: float, about: Figures) -> None:
         found = fake_records.record(measure=measure, protocol=PROTOCOLS[measure], **about)
         kind = {"unit": "B" if measure == "size" else "1", "stderr": value / 100, "n": 900}
-        kind["better"] = "higher" if metric == "acc" else "lower"
-        found.readings = [fake_records.ReadingRow(metric=metric, value=value, **kind)]
+        reading = fake_records.ReadingRow(metric=metric, value=value, better="lower", **kind)
+        found.readings = [reading]
         store.path(found.key).write_text(found.to_json(indent=1))
 
     for i in range(rows):
@@ -78,9 +77,11 @@ def fill(root: Path, rows: int, paired: int) -> int:
             fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
         else:
             write("perplexity", "perplexity", 30 + 9 * dice.random(), about)
+        # A record of accuracy without answers contradicts itself.
+        fake_records.accuracy(root, lost=i % 20, n=QUESTIONS, **about)
         for measure, metric in MEASURES:
             write(measure, metric, (1e6 if measure == "size" else 1) * (1 + dice.random()), about)
-    return rows * (1 + len(MEASURES))
+    return rows * (2 + len(MEASURES))
 
 
 def browse(page_file: Path) -> Figures:
