@@ -1,8 +1,8 @@
 """The time to make a leaderboard of 10,000 records, and to sort and filter it in a browser.
 
-The records are synthetic, in a temporary folder: 2,000 rows of one model, five measures each, a few
-of them with per-item scores, so that intervals are computed too. Seconds of wall time and of CPU;
-in the browser the milliseconds from a click or a key to the frame with the table.
+The records are synthetic, in a temporary folder: 2,000 rows of one model, four measures each, with
+the scores per item from which intervals are computed. Seconds of wall time and of CPU; in the
+browser the milliseconds from a click or a key to the frame with the table.
 """
 
 from __future__ import annotations
@@ -19,24 +19,15 @@ import numpy as np
 from harness import ROOT, Figures, finish, seconds, start
 
 from bench.reporting import leaderboard
-from bench.results.store import Store
+from bench.results import metrics
 
-MEASURES = (
-    ("agreement", "kl"),
-    ("pattern", "sparsity"),
-    ("size", "bytes_packed"),
-)
 QUESTIONS = 50
-PROTOCOLS = {
-    "perplexity": "wiki-mini@128",
-    "agreement": "wiki-mini@128",
-    "pattern": "targets",
-    "size": "weights",
-}
+MEASURES = {("pattern", "sparsity"): "targets", ("size", "bytes_packed"): "weights"}
+"""Protocol of each measure and metric that needs no items."""
 ACTIONS = {
     "sort": """document.querySelector('[data-column="0"] button').click()""",
     "filter": "find.value = find.value ? '' : 'row 7'; find.dispatchEvent(new Event('input'))",
-    "columns": "document.querySelector('[data-metric=kl]').click()",
+    "columns": "document.querySelector('[data-metric=sparsity]').click()",
     "pick": (
         "sliders[0].value = sliders[0].value === '3' ? '9' : '3'; sliders[0].dispatchEvent(new "
         "Event('input'))"
@@ -55,32 +46,23 @@ TIMED = """async () => {
 }"""
 
 
-def fill(root: Path, rows: int, paired: int) -> int:
-    """Write records of some rows, `paired` of them with scores by window. Returns how many."""
+def fill(root: Path, rows: int) -> int:
+    """Write records of some rows. Returns how many."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers import fake_records
 
     dice = np.random.default_rng(0)
-    store = Store(root)
-
-    def write(measure: str, metric: str, value: float, about: Figures) -> None:
-        found = fake_records.record(measure=measure, protocol=PROTOCOLS[measure], **about)
-        kind = {"unit": "B" if measure == "size" else "1", "stderr": value / 100, "n": 900}
-        reading = fake_records.ReadingRow(metric=metric, value=value, better="lower", **kind)
-        found.readings = [reading]
-        store.path(found.key).write_text(found.to_json(indent=1))
-
     for i in range(rows):
         quantizer = ("none", "int8", "nf4")[i % 3]
         about = {"method": f"row {i}", "seed": 0, "identity": {"quantizer": quantizer}}
-        if i < paired:
-            fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
-        else:
-            write("perplexity", "perplexity", 30 + 9 * dice.random(), about)
-        # A record of accuracy without answers contradicts itself.
+        fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
         fake_records.accuracy(root, lost=i % 20, n=QUESTIONS, **about)
-        for measure, metric in MEASURES:
-            write(measure, metric, (1e6 if measure == "size" else 1) * (1 + dice.random()), about)
+        for (measure, metric), protocol in MEASURES.items():
+            value = float(dice.integers(10**6)) if measure == "size" else dice.random()
+            found = fake_records.record(measure=measure, protocol=protocol, **about)
+            known = {"unit": metrics.find(metric).unit, "better": metrics.find(metric).better}
+            one = fake_records.ReadingRow(metric=metric, value=value, **known)
+            fake_records.put(root, found, readings=[one])
     return rows * (2 + len(MEASURES))
 
 
@@ -105,10 +87,10 @@ def browse(page_file: Path) -> Figures:
     return found
 
 
-def main(rows: int = 2000, paired: int = 40) -> None:
+def main(rows: int = 2000) -> None:
     with tempfile.TemporaryDirectory() as room:
         root = Path(room)
-        count = fill(root / "made", rows, paired)
+        count = fill(root / "made", rows)
         used = time.process_time()
         made: dict[str, bytes] = {}
         took = seconds(lambda: made.update(leaderboard.build([root / "made"], root / "nothing")))
