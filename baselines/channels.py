@@ -10,7 +10,7 @@ from torch import nn
 
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
 from methods.contract.ranges import Share
-from methods.model.smaller import count_left
+from methods.model.smaller_folder import count_left
 from methods.workshop.transforms.wiring import Wiring
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes, UserError
 from methods.contract.method import NoProgress
 from methods.contract.ranges import Count, CountOrZero, Share
-from methods.model.smaller import count_left
+from methods.model.smaller_folder import count_left
 from methods.workshop.pruning.activations import Replay, batch_of, replaced, require_finite
 from methods.workshop.pruning.holders import each_block, hold
 

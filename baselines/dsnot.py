@@ -90,18 +90,15 @@ def swap_weights(
     benefit = (
         share / inputs.variance.clamp(min=torch.finfo(share.dtype).tiny) ** rule.power
     ).masked_fill(keep, 0)
-    restore = [
-        _lowest(-benefit * sign, rule.cycles) for sign in (1, -1)
-    ]  # [out, cycles], for errors above and below 0
-    signs = (
-        () if pattern.m else (1, -1)
-    )  # in groups, the weight to prune depends on the one to restore
+    # [out, cycles], for errors above and below 0
+    restore = [_lowest(-benefit * sign, rule.cycles) for sign in (1, -1)]
+    # In groups, the weight to prune depends on the one to restore.
+    signs = () if pattern.m else (1, -1)
     prune = [
         _lowest(size.where(initial & (share * sign < 0), torch.inf), rule.cycles) for sign in signs
     ]
-    used = torch.zeros(
-        2, len(weight), dtype=torch.long, device=weight.device
-    )  # how many of each list were swapped
+    # How many of each list were swapped.
+    used = torch.zeros(2, len(weight), dtype=torch.long, device=weight.device)
     active = torch.ones_like(error, dtype=torch.bool)
     swaps = 0
     for _ in range(rule.cycles):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer, UserError
 from methods.contract.ranges import Beta, Count, Fraction, LearningRate, NonNegative
-from methods.workshop.training.ranks import all_reduce_sum, is_single_process, local
+from methods.workshop.training.process_group import all_reduce_sum, is_single_process, local
 from methods.workshop.training.trainer import other_parameters
 
 

@@ -25,7 +25,7 @@ from methods.contract.info import HESSIANS_PER_LINEAR
 from methods.contract.ranges import Count, Fraction
 from methods.contract.rules import WholeGroups
 from methods.model.targets import as_regexes, dense_weight, family_of
-from methods.workshop.libraries import import_modifier, oneshot, require_oneshot
+from methods.workshop.library_calls import import_modifier, oneshot, require_oneshot
 
 AWQ = "transform.awq.AWQModifier"
 SMOOTH = "transform.smoothquant.SmoothQuantModifier"

@@ -19,8 +19,8 @@ from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Pattern, UserEr
 from methods.contract.info import Adds
 from methods.contract.ranges import CountOrZero, Fraction, Share
 from methods.contract.rules import SameBlocks
-from methods.model.adapter import SCALE_BITS, Term, group_of
 from methods.model.folder import Folder
+from methods.model.low_rank_adapter import SCALE_BITS, Term, group_of
 from methods.model.targets import dense_weight
 from methods.model.terms import attach
 from methods.workshop.pruning.hessian import (
@@ -227,9 +227,8 @@ class LowRank:
                 term = low_rank(error, root, rank)
                 term = rounded(term, BITS[self.factors]) if self.factors else term
                 term = term.to(goal.device, job.compute.stored)
-                attach(
-                    model.get_submodule(visit.name), term
-                )  # now, so that later blocks see its outputs
+                # Now, so that later blocks see its outputs.
+                attach(model.get_submodule(visit.name), term)
                 ranks[visit.name] = rank
                 error = error - term.b.float() @ term.a.float()
             sizes = float(output_size(error, moment)), float(output_size(goal, moment))

@@ -23,7 +23,7 @@ from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Tr
 from methods.contract.info import InputFile
 from methods.contract.ranges import Fraction, LearningRate, NonNegative, Positive
 from methods.contract.rules import GroupsOnly, SameBlocks
-from methods.workshop.training.ranks import full_tensor
+from methods.workshop.training.process_group import full_tensor
 from methods.workshop.training.trainer import bake
 
 GATE_STD = 0.01
@@ -95,9 +95,8 @@ class Gated(nn.Module):
         # from 1: numpy takes a key that ends in 0 for the shorter one, which is the gates' own
         generator = _generator(self.gate.device, *self._key, sampling.step + 1)
         noise = torch.empty_like(self.gate).exponential_(generator=generator)
-        noise = (
-            noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()
-        )  # an exponential sample may be 0
+        # An exponential sample may be 0.
+        noise = noise.clamp_(min=torch.finfo(noise.dtype).tiny).log_().neg_()
         probability = ((sampling.kappa * self.gate + noise) / sampling.tau).softmax(-1)
         return (probability @ self.patterns).flatten(1)
 

@@ -18,7 +18,7 @@ from methods.contract.rules import GroupsOnly, TurnsBasis
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.hessian import add_gram, symmetric
 from methods.workshop.transforms.changes import Permutation
-from methods.workshop.transforms.grouping import best_order, kept
+from methods.workshop.transforms.column_order import best_order, kept
 from methods.workshop.transforms.sinkhorn import Reader, learn_order
 from methods.workshop.transforms.wiring import Wiring
 
@@ -93,9 +93,8 @@ class Permute:
                 wiring.units(units[name], self._order("units", [scores], reader, job, found))
             elif name in values:
                 heads, groups = wiring.heads
-                parts = scores.unflatten(
-                    1, (groups, heads // groups, -1)
-                )  # [out, groups, heads of a group, width]
+                # [out, groups, heads of a group, width]
+                parts = scores.unflatten(1, (groups, heads // groups, -1))
                 if job.pattern.fits(parts.shape[-1]):
                     each = [part.flatten(0, 1) for part in parts.permute(1, 2, 0, 3)]
                     wiring.values(values[name], self._order("heads", each, reader, job, found))

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Pattern, Settings, Trainer
 from methods.contract.ranges import Beta, Fraction, LearningRate, NonNegative
 from methods.contract.rules import GroupsOnly
-from methods.workshop.training import ranks
-from methods.workshop.training.ranks import local
+from methods.workshop.training import process_group
+from methods.workshop.training.process_group import local
 
 MAX_ITERATIONS = 200
 """Largest number of descent steps. If lambda |w| is far below 1, as in training, about five are
@@ -103,7 +103,7 @@ class Proximal(torch.optim.AdamW):
             rows.copy_(groups.view(rows.shape))
             sparse += len(over) - int((groups.count_nonzero(-1) > self._pattern.n).sum())
             count += len(over)
-        sparse, count = ranks.all_reduce_sum(sparse, count)
+        sparse, count = process_group.all_reduce_sum(sparse, count)
         self.metrics = {"held": sparse / count}
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from baselines.retrain import MaskedAdamW
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, UserError
 from methods.contract.ranges import Beta, Count, CountOrZero, Fraction, LearningRate, NonNegative
 from methods.contract.rules import SameOutputs
-from methods.model.adapter import CHILD
+from methods.model.low_rank_adapter import CHILD
 from methods.model.terms import Factors
 from methods.workshop.pruning.hessian import mean_of_others
 from methods.workshop.pruning.pairs import Goal, Pair, PairedWalk
@@ -244,9 +244,8 @@ def trained_parameters(pair: Pair, norms: bool) -> State:
     found: State = {}
     for prefix, module in pair.block.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        is_norm = set(own) <= {"weight", "bias"} and all(
-            p.dim() == 1 for p in own.values()
-        )  # not an attention's sinks
+        # Not an attention's sinks.
+        is_norm = set(own) <= {"weight", "bias"} and all(p.dim() == 1 for p in own.values())
         if module in linears or isinstance(module, Factors) or (norms and is_norm):
             found |= {f"{prefix}.{name}": p for name, p in own.items()}
     return found

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from methods import Does, Job, MethodInfo, Needs, Outcome, Settings, Trainer, UserError
 from methods.contract.info import DISTILLATION
-from methods.workshop.training.ranks import local, shard_like
+from methods.workshop.training.process_group import local, shard_like
 from methods.workshop.training.trainer import other_parameters
 
 

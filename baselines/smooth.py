@@ -92,9 +92,8 @@ class Awq:
         wiring = Wiring(model, job, self.name)
         sizes: dict[str, Tensor] = {}
         errors: dict[str, Tensor] = {}
-        whole: dict[
-            int, Tensor
-        ] = {}  # Hessians of the block that is visited, by the statistic they are of
+        # Hessians of the block that is visited, by the statistic they are of.
+        whole: dict[int, Tensor] = {}
         for visit in Walk(model, job, add_gram):
             if id(visit.stat) not in whole:
                 whole = {id(visit.stat): symmetric(visit.stat)}

@@ -14,7 +14,7 @@ from methods import Job, MethodInfo, Needs, Outcome, Settings, Trainer
 from methods.contract.info import DISTILLATION, TRAINING, Variant
 from methods.contract.ranges import Count, Fraction, NonNegative, Positive
 from methods.contract.rules import GroupsOnly
-from methods.workshop.training.ranks import full_tensor, local, shard_like
+from methods.workshop.training.process_group import full_tensor, local, shard_like
 from methods.workshop.training.trainer import bake, other_parameters
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
 from methods.contract.axes import AXES
 from methods.contract.ranges import CountOrZero, Share
-from methods.model.smaller import count_left, reader
+from methods.model.smaller_folder import count_left, reader
 from methods.workshop.pruning.activations import watched
 from methods.workshop.pruning.holders import each_block, hold
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from bench.execution import disk, progress, runner
 from bench.execution.listener import Listeners, RunListener
 from bench.execution.nodes import require_lead
-from bench.execution.trackers.process import require_packages
 from bench.inputs import models
 from bench.planning.artifact import Plan
 from bench.planning.plan import make_plan
@@ -47,7 +46,8 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
     """
     require_limits()
     require_lead(spec.training.nodes, os.environ)
-    require_packages(spec.log_to)
+    if spec.log_to:
+        runner.find_tracking().require(spec.log_to)
     if not listeners or sys.stderr.isatty():
         listeners = (progress.display_for(sys.stderr), *listeners)
     with disk.full_disk_stops(spec.results):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from methods.model.adapter import Term
+    from methods.model.low_rank_adapter import Term
 
 
 class CheckFailed(Exception):

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from harness import ROOT, Figures, finish, say, start
 
-from bench.planning.cost_model import WITHIN, CostModel
-from bench.planning.past_costs import read_past
+from bench.parts.forecasts.cost_model import WITHIN, CostModel
+from bench.parts.forecasts.past_costs import read_past
 from bench.system.grouping import group_by
 
 NAMES = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")

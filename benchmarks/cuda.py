@@ -90,7 +90,7 @@ def commands(stage: str, results: Path) -> list[list[str]]:
         f"run --model {MODEL} --methods magnitude --quant none --measures speed --dtype bfloat16"
     )
     if stage == "check":
-        words = "-m pytest -n 0 -m cuda tests/bench/measures/speed/test_cuda.py"
+        words = "-m pytest -n 0 -m cuda tests/parts/speed/test_cuda.py"
         return [[sys.executable, *words.split()]]
     if stage == "shapes":
         kinds = ["--kinds", "bf16,fp8", "--tokens", "1,16,512,8192"]
@@ -150,13 +150,14 @@ def show_use(results: Path) -> None:
     """Print tokens per second of each training, and the share of the card's peak."""
     import torch
 
-    from bench.measures.speed import roofline
+    from bench.inputs.datasheets import device_specs
+    from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
     name = torch.cuda.get_device_name().lower().replace(" ", "")
-    specs = roofline.device_specs()
+    specs = device_specs()
     known = [key for key in sorted(specs, key=len, reverse=True) if key in name]
     for record in ReadOnlyStore(results):
         identity, rate = record.identity, record.cost.get("training_tokens_per_s")

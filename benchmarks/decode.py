@@ -2,7 +2,7 @@
 
 python benchmarks/decode.py [--blocks N]
 
-In the frame of `bench speed` (bench/measures/speed/comparison.py): in turn, a baseline twice,
+In the frame of `bench speed` (bench/parts/speed/comparison.py): in turn, a baseline twice,
 copies of each weight that together are three times the last cache. Shares are of the bandwidth that
 reading as many bytes reaches in the same run. The limit by bytes is 16/9 for bfloat16 and 8/5 for
 int8. An interval is Student's, 95%, of the mean ratio over blocks.
@@ -15,9 +15,9 @@ from collections import Counter
 import torch
 from harness import Figures, finish, say, spread, start
 
-from bench.measures.speed import linears
-from bench.measures.speed.comparison import BLOCKS, Peaks, summarize
-from bench.measures.speed.cpu import Cpu
+from bench.parts.speed import linears
+from bench.parts.speed.comparison import BLOCKS, Peaks, summarize
+from bench.parts.speed.cpu import Cpu
 
 SHAPES = ((4096, 4096), (11008, 4096))
 THREADS = (1, 2)

@@ -27,13 +27,13 @@ from pathlib import Path
 
 from harness import MODEL, ROOT, finish, say
 
-from bench.execution import time_models
-from bench.execution.engines import onnx_runtime
-from bench.execution.engines.contract import Step
-from bench.execution.versions import DENSE, ModelVersions
+from bench.catalog import registry
 from bench.inputs import models
-from bench.kernels import native
-from bench.reporting import engines
+from bench.parts.packed24 import native
+from bench.parts.speed import engine_report, time_models
+from bench.parts.speed.engines import onnx_runtime
+from bench.parts.speed.engines.contract import Engine, Step
+from bench.parts.speed.versions import DENSE, ModelVersions
 from bench.results.record import Record
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
@@ -65,11 +65,11 @@ def prepare(given: argparse.Namespace) -> None:
             turn[name] = ModelVersions(models.resolve(folder), room, sides=(DENSE,))
         for engine, (name, versions) in itertools.product(given.engines, turn.items()):
             say(f"preparing {engine} {name}")
-            if engine == onnx_runtime.OnnxRuntime.name:
+            if engine == "onnxruntime":
                 versions.onnx(DENSE, onnx_runtime.DTYPE)
             elif engine in ("native", "torch"):
                 step = Step("decode", 1, given.tokens)
-                time_models.ENGINES[engine]().contestants(versions, step, "cpu", 1)
+                registry.build("engines", engine, Engine).contestants(versions, step, "cpu", 1)
 
 
 def measure(given: argparse.Namespace) -> None:
@@ -141,7 +141,8 @@ def tabulate(given: argparse.Namespace) -> None:
             versions[record.identity.protocol.engine] = ", ".join(about)
     load = round(max(loads), 1)
     beside = {"model": given.model, "running processes before a timing, at most": load}
-    finish("engines", beside | engines.figures(engines.entries(records, store.items)) | versions)
+    found = engine_report.entries(records, store.items)
+    finish("engines", beside | engine_report.figures(found) | versions)
 
 
 if __name__ == "__main__":

@@ -35,9 +35,8 @@ from harness import RESULTS, ROOT, Figures, finish, recorded, seconds, start
 from intervals import SEEDED_ROWS, measured_noise, real_changes, real_losses, share
 from scipy.special import stdtr
 
-from bench.compare import baseline, settings
-from bench.compare.resolve import read
-from bench.compare.verdict import compare
+from bench.compare import baseline, gate_settings, verdict
+from bench.compare.result_arguments import read
 from bench.results import metrics
 from bench.results.store import Store
 from bench.stats import bootstrap, mcnemar, multiple_tests
@@ -204,10 +203,14 @@ def time_a_gate(records: int, changed: int) -> Figures:
         took, used = [], []
         for _ in range(3):
             began = time.process_time()
-            took.append(seconds(lambda: compare(read(kept), read(roots[1]), settings.read(None))))
+            took.append(seconds(lambda: _judge(kept, roots[1])))
             used.append(time.process_time() - began)
     label = {"records on either side": records, "of them changed": changed}
     return label | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
+
+
+def _judge(before: Path, after: Path) -> verdict.Comparison:
+    return verdict.compare(read(before), read(after), gate_settings.read(None))
 
 
 def errors(gates: int) -> Figures:

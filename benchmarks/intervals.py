@@ -22,7 +22,7 @@ from harness import ROOT, Figures, finish, start
 from scipy.special import stdtrit
 from scipy.stats import binomtest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.results import metrics
 from bench.stats import bootstrap
 from bench.stats.seed_noise import SeedNoise, add_seed_noise

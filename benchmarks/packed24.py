@@ -19,8 +19,8 @@ from harness import Figures, apart, finish, ratio, start
 
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import linear24
-from bench.kernels.packed24 import pack, unpack
+from bench.parts.packed24 import linear24
+from bench.parts.packed24.packing import pack, unpack
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.folder import Writer

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from methods import Pattern
 from methods.workshop.pruning import selection
-from methods.workshop.training.ranks import all_reduce_sum, is_single_process, local
-from methods.workshop.training.transfer import upload
+from methods.workshop.training.batch_upload import upload
+from methods.workshop.training.process_group import all_reduce_sum, is_single_process, local
 
 CHUNK = 65536
 """Weights per thread processed at a time on a CPU, so that they stay in the cache during a step."""
@@ -77,9 +77,8 @@ def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: S
         pull: Tensors = torch._foreach_sign(w)
         torch._foreach_mul_(pull, s.lambda_)
         torch._foreach_sub_(pull, mu)
-        torch._foreach_mul_(
-            pull, [mask.view(torch.uint8) ^ 1 for mask in keep]
-        )  # masked_fill is slow on a CPU
+        # masked_fill is slow on a CPU.
+        torch._foreach_mul_(pull, [mask.view(torch.uint8) ^ 1 for mask in keep])
         moved: Tensors = torch._foreach_add(mu, pull, alpha=s.alpha)
     else:
         moved = mu if keep else g  # outside Theta plain Adam: the second moment of the gradient
@@ -281,9 +280,8 @@ class AdamS(torch.optim.Optimizer):
         lists = [w, g, mu, v, keep]
         for w_, g_, mu_, v_, keep_ in _chunks(lists) if run is foreach else [lists]:
             run(w_, g_, mu_, v_, keep_, scalars)
-        if (
-            self.decoupled
-        ):  # an L1 pull with the same schedule, not divided by a denominator, that stops at zero
+        # An L1 pull with the same schedule, not divided by a denominator, that stops at zero.
+        if self.decoupled:
             for x, mask in zip(w, keep, strict=True):
                 shrunk = x.sign() * (x.abs() - s.lr * s.alpha).relu()
                 x.copy_(torch.where(mask, x, shrunk))

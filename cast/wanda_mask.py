@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cast.adams import AdamS
-from methods.workshop.training.ranks import all_reduce_mean
+from methods.workshop.training.process_group import all_reduce_mean
 
 DECAY = 0.99
 """Decay per step of the running mean of squared inputs, which covers about a hundred steps."""

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from methods.contract.codec import Codec, FloatCodec, Storage, StoredWeight
     from methods.contract.errors import Diverged, Skipped, UserError
-    from methods.contract.info import Cost, Does, MeasureInfo, MethodInfo, Metric, Removes, Rule
+    from methods.contract.info import Cost, Does, MethodInfo, Removes, Rule
+    from methods.contract.measure_info import MeasureInfo, Metric
     from methods.contract.method import Budget, Compute, Job, Method, Needs, Outcome, Prior
     from methods.contract.pattern import Pattern
     from methods.workshop.pruning.hessian import HessianWalk
     from methods.workshop.pruning.walk import Visit, Walk
-    from methods.workshop.quantizing.formats import Format, RoundInGroups, RoundToNearest
     from methods.workshop.quantizing.grid_codec import GridCodec
     from methods.workshop.quantizing.grids import Integer
+    from methods.workshop.quantizing.weight_formats import Format, RoundInGroups, RoundToNearest
     from methods.workshop.training.distill import Settings
     from methods.workshop.training.loss import Loss
     from methods.workshop.training.settings import TrainingSettings
@@ -68,7 +69,8 @@ _MODULES = {
     "contract.codec": ("Codec", "FloatCodec", "Storage", "StoredWeight"),
     "contract.method": ("Budget", "Compute", "Job", "Method", "Needs", "Outcome", "Prior"),
     "contract.errors": ("Diverged", "Skipped", "UserError"),
-    "contract.info": ("Cost", "Does", "MeasureInfo", "MethodInfo", "Metric", "Removes", "Rule"),
+    "contract.info": ("Cost", "Does", "MethodInfo", "Removes", "Rule"),
+    "contract.measure_info": ("MeasureInfo", "Metric"),
     "contract.pattern": ("Pattern",),
     "workshop.pruning.hessian": ("HessianWalk",),
     "workshop.pruning.walk": ("Visit", "Walk"),

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from tables import DASH, ROOT, SEEDS, markdown, merge
 
-from bench.measures.speed.roofline import DeviceSpec, device_specs
-from bench.reporting import drawing, engines, front_figure
-from bench.reporting.engines import TimedModel
+from bench.inputs.datasheets import DeviceSpec, device_specs
+from bench.parts.speed import engine_report
+from bench.parts.speed.engine_report import TimedModel
+from bench.reporting import drawing, front_figure
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
@@ -50,7 +51,7 @@ def _turns(folder: str) -> dict[tuple[str, str, int], dict[TimedShape, list[Time
     """Return the timings of a folder by model, step and threads, and in each by shape."""
     store = ReadOnlyStore(ROOT / folder)
     out: dict[tuple[str, str, int], dict[TimedShape, list[TimedModel]]] = {}
-    for entry in engines.entries(store, store.items):
+    for entry in engine_report.entries(store, store.items):
         identity = entry.record.identity
         pattern = entry.side if identity.model == entry.model else identity.model
         if identity.dtype in BITS:
@@ -93,7 +94,7 @@ def times(folder: str) -> str:
             over = DASH
             if best is not dense:
                 # A ratio of rates is the ratio of times the other way round.
-                ratio = engines.ratio(dense, best)
+                ratio = engine_report.ratio(dense, best)
                 over = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
             limit = f"{best.share_of_limit:.0%}" if best.share_of_limit else DASH
             cells = (shape.pattern, str(shape.bits), best.name, f"{_ms(best):.2f}")

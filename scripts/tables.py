@@ -20,14 +20,14 @@ from typing import NamedTuple
 import trained_rows
 
 from bench import search
-from bench.compare import resolve, scaling_law
+from bench.compare import result_arguments, scaling_law
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.inputs.shapes import known_shapes
-from bench.planning import estimate
-from bench.planning.cards import split_cards
-from bench.planning.cost_model import CostModel
+from bench.parts.forecasts.cards import split_cards
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.plan_costs import estimate_columns
 from bench.planning.plan import make_plan
 from bench.planning.search import read_search
 from bench.planning.spec import Spec
@@ -55,7 +55,7 @@ SEEDS = 3
 @cache
 def read(folder: str) -> ResultSet:
     """Read a results folder, once for all pages."""
-    return resolve.read(ROOT / folder).with_cache()
+    return result_arguments.read(ROOT / folder).with_cache()
 
 
 def merge(folders: str) -> ResultSet:
@@ -512,7 +512,7 @@ def wanted(*folders: str) -> str:
     for model in known_shapes().keys() - have:
         spec, cards = split_cards(Spec(models=(model,), device=CARD, **WANTED))
         # No record is of such a card.
-        rows = estimate.rows(make_plan(spec), CostModel(()), cards)
+        rows = estimate_columns(make_plan(spec), CostModel(()), cards)
         memory = max(row["about_device_GB"] for row in rows)
         minutes = sum(row["about_s"] for row in rows) / 60
         disk = sum(row["about_disk_GB"] for row in rows)

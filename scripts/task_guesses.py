@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.compare import resolve
+from bench.compare import result_arguments
 from bench.inputs import lmeval, tasks
 from bench.inputs.task_yaml import read_task
 from bench.results import guessing
@@ -27,7 +27,7 @@ def main() -> None:
     mirror = Path(sys.argv[1])
     known: dict[str, Any] = {}
     for folder in sorted(path.parent for path in (ROOT / "results").glob("*/records")):
-        side = resolve.read(folder)
+        side = result_arguments.read(folder)
         for record in side.records:
             of_task = (
                 record.identity.measure == "zeroshot"

@@ -15,15 +15,13 @@ for name, level in matching_onednn_limit().items():
     os.environ.setdefault(name, level)  # before torch is imported: its libraries read it once
 # NumPy's threads would wait for each other, in each of the processes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault(
-    EAGER, "1"
-)  # compiling a decoding step takes a minute: tests of it ask for it
+# Compiling a decoding step takes a minute: tests of it ask for it.
+os.environ.setdefault(EAGER, "1")
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile("random", deadline=None)
-hypothesis.settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE", "same")
-)  # the same examples, unless tox -e full runs
+# The same examples, unless tox -e full runs.
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -58,18 +58,16 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
         key, is_field, value = option.partition("=")
         if not is_field:
             if key not in entry.presets:
-                raise UserError(
-                    describe_unknown(f"preset of {name}", key, entry.presets)
-                    if entry.presets
-                    else f"{name} has no preset {key!r}"
-                )
+                if not entry.presets:
+                    raise UserError(f"{name} has no preset {key!r}")
+                raise UserError(describe_unknown(f"preset of {name}", key, entry.presets))
             config |= entry.presets[key]
         elif key == "from":
             *before, last = value.split("+")
             stage = last.replace("/", ":")
-            prior = parse_method(
-                f"{stage}:from={'+'.join(before)}" if before else stage, kind
-            ).label
+            if before:
+                stage += f":from={'+'.join(before)}"
+            prior = parse_method(stage, kind).label
         else:
             # The field of `lambda`, a keyword of Python, is `lambda_`.
             config[key + "_" if keyword.iskeyword(key) else key] = parse_value(value)
@@ -147,11 +145,9 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
     for key in config:
         if key not in defaults:
             known = [field.rstrip("_") for field in defaults]
-            raise UserError(
-                describe_unknown(f"field of {name}", key, known)
-                if known
-                else f"{name} has no field {key!r}: it takes none"
-            )
+            if not known:
+                raise UserError(f"{name} has no field {key!r}: it takes none")
+            raise UserError(describe_unknown(f"field of {name}", key, known))
     try:
         adapter = _adapter(kind)
     except (NameError, PydanticUserError) as fault:
@@ -181,9 +177,8 @@ def _build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
                 f"{name} needs {first['loc'][0]}: type {name}:{first['loc'][0]}=VALUE"
             ) from None
         key = str(first["loc"][0])
-        raise _invalid(
-            name if key in config else f"default {name}", key, values, adapter, first["msg"]
-        ) from None
+        owner = name if key in config else f"default {name}"
+        raise _invalid(owner, key, values, adapter, first["msg"]) from None
     for key in config:
         value = getattr(method, key)
         if isinstance(value, float) and not math.isfinite(value):

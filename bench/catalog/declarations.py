@@ -13,8 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from bench.system.module_files import find_file
-from methods.contract import info, rules
-from methods.contract.info import Does, Link, MeasureInfo, MethodInfo, Metric
+from methods.contract import info, measure_info, rules
+from methods.contract.info import Does, Link, MethodInfo
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 
@@ -56,7 +57,9 @@ class CatalogEntry(MethodInfo):
         """The year of its paper: the arXiv number begins with it, and a venue ends with it."""
         number = re.match(r"(\d\d)\d\d\.", self.paper)
         venue = re.search(r"\d{4}$", self.paper)
-        return 2000 + int(number[1]) if number else int(venue[0]) if venue else None
+        if number:
+            return 2000 + int(number[1])
+        return int(venue[0]) if venue else None
 
     def needs_with(self, config: Mapping[str, Any]) -> tuple[str, ...]:
         """Return what it needs with these settings."""
@@ -108,12 +111,11 @@ def describe(target: str, declared: Any, *, is_plugin: bool = False) -> CatalogE
         )
     if is_plugin:
         _check_types(stated)
-        if any(metric.rule == "own" for metric in getattr(stated, "metrics", ())) and not hasattr(
-            declared, "derive"
-        ):
+        derives = any(metric.aggregation == "own" for metric in getattr(stated, "metrics", ()))
+        if derives and not hasattr(declared, "derive"):
             raise TypeError(
-                "a metric has the rule own, but the class has no static method `derive(metric, "
-                "record, items)`"
+                "a metric has the aggregation own, but the class has no static method "
+                "`derive(metric, record, items)`"
             )
     if isinstance(stated, MethodInfo):
         _require_amounts(stated)
@@ -187,8 +189,8 @@ def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.Class
 
 def _attributes(node: ast.ClassDef) -> dict[str, Any]:
     """Return the attributes whose values are literals, `Needs` or expressions of
-    `methods.contract.info` and `methods.contract.rules`."""
-    names = vars(info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
+    `methods.contract.info`, `measure_info` and `rules`."""
+    names = vars(info) | vars(measure_info) | vars(rules) | {"Needs": Needs, "__builtins__": {}}
     found = {}
     for statement in node.body:
         if (

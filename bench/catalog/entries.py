@@ -43,8 +43,6 @@ COMMANDS = _section(
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
         "import": "bench.cli.compare:import_results",
-        "allocate": "bench.cli.allocate:allocate",
-        "speed": "bench.cli.speed:speed",
         "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
@@ -70,7 +68,7 @@ METHODS = _section(
         "admm": "baselines.admm:Admm",
         "alps": "baselines.alps:Alps",
         "recon": "baselines.recon:Recon",
-        "cast": "cast.method:Cast",
+        "cast": "cast.cast:Cast",
         "depth": "baselines.depth:Depth",
         "width": "baselines.width:Width",
         "channels": "baselines.channels:Channels",
@@ -114,7 +112,6 @@ QUANTIZERS = _section(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
-        "allocated": "bench.quantizers.allocated:Allocated",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
         "q2_k": "bench.quantizers.k_quants:Q2K",
@@ -140,8 +137,7 @@ MEASURES = _section(
         "zeroshot": "bench.measures.zeroshot:Zeroshot",
         "agreement": "bench.measures.agreement:Agreement",
         "continuation": "bench.measures.continuation:Continuation",
-        "speed": "bench.measures.speed.measure:Speed",
-        "pattern": "bench.measures.pattern:PatternHolds",
+        "pattern": "bench.measures.pattern_check:PatternHolds",
     },
 )
 """Measures in the order of their columns in a leaderboard."""
@@ -166,28 +162,26 @@ EXPORTS = _section(
         "gptq": "bench.export.formats:Gptq",
         "awq": "bench.export.formats:Awq",
         "gguf": "bench.export.formats:Gguf",
-        "packed24": "bench.export.formats:Packed24",
         "onnx": "bench.export.formats:Onnx",
         "eee": "bench.export.formats:EveryEvalEver",
         "lm-eval": "bench.export.formats:LmEval",
     },
 )
 
-TRACKERS = _section(
-    "trackers",
-    {
-        "mlflow": "bench.execution.trackers.mlflow_runs:MlflowRuns",
-        "wandb": "bench.execution.trackers.wandb_runs:WandbRuns",
-    },
-)
+TRACKERS = _section("trackers", {})
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that
 installs it."""
+
+EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExecutor"})
+"""Where the artifacts of a run are made."""
+
+SERVICES = _section("services", {}, of_classes=False)
+"""Objects that the core asks for by name, and works without: forecasts, trackers and slurm."""
 
 READERS = _section(
     "readers",
     {
         "gguf": "bench.formats.opening:Gguf",
-        "packed24": "bench.formats.opening:Packed24",
         "adapter": "bench.formats.opening:Adapter",
         "stored": "bench.formats.opening:Stored",
     },
@@ -195,9 +189,14 @@ READERS = _section(
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""
 
+ENGINES = _section("engines", {})
+"""Engines of `bench speed --engine`."""
+
 CONTROL = "dense"
 """Method that changes nothing. Every other row is compared with its row."""
 DEFAULT_PRUNER = "sparsegpt"
 """Method that prunes the linears of an allocation if the user names none."""
 DEFAULT_METHODS = ("magnitude", "wanda", "sparsegpt", "cast")
 """Methods that `bench run` compares if the user names none."""
+LOCAL = "local"
+"""Executor of this machine. The devices, memory and cores of all others are unknown here."""

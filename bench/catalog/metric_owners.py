@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bench.catalog import registry
 from bench.catalog.declarations import CatalogEntry
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 
 class OwnedMetric(NamedTuple):

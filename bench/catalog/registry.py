@@ -24,11 +24,14 @@ from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import (
     CODECS,
     COMMANDS,
+    ENGINES,
+    EXECUTORS,
     EXPORTS,
     MEASURES,
     METHODS,
     QUANTIZERS,
     READERS,
+    SERVICES,
     TRACKERS,
 )
 from bench.system.suggest import describe_unknown, shorten
@@ -44,7 +47,10 @@ SECTIONS: dict[str, Catalog] = {
     "codecs": CODECS,
     "exports": EXPORTS,
     "readers": READERS,
+    "engines": ENGINES,
     "trackers": TRACKERS,
+    "executors": EXECUTORS,
+    "services": SERVICES,
     "commands": COMMANDS,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
@@ -269,10 +275,7 @@ def fill_in(text: str) -> str:
     for kind in SECTIONS:
         if f"{{{kind}}}" in text:
             usable = {name: entry for name, entry in entries(kind).items() if not entry.broken}
-            said = [
-                f"{name}: {entry.about}." if entry.about else f"{name}."
-                for name, entry in usable.items()
-            ]
+            said = [": ".join(filter(None, (name, e.about))) + "." for name, e in usable.items()]
             text = text.replace(f"{{{kind}}}", " ".join(said))
     return text
 

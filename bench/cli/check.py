@@ -85,7 +85,7 @@ def check(
     a folder has no records or a measurement cannot be run here.
     """
     from bench.compare.remeasure import choose
-    from bench.results.check import check_folder
+    from bench.results.folder_check import check_folder
     from bench.results.store import RESULTS
 
     if remeasure is None and (seed or tolerance is not None):
@@ -182,7 +182,7 @@ def sign(
     --signed-by FILE.
     """
     from bench.results import signatures
-    from bench.results.check import check_folder
+    from bench.results.folder_check import check_folder
     from bench.results.store import RESULTS
 
     folder = results or RESULTS

@@ -10,7 +10,7 @@ import typer
 
 from bench.cli.console import note, print_commands, print_json, print_line, print_rows, write_output
 from bench.cli.flags import Figure, Json, Results, file_option
-from bench.compare import settings
+from bench.compare import gate_settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
@@ -61,7 +61,7 @@ def compare(
     Marks: - worse, + better, ~ inconclusive, x not comparable, ! failed or missing. Each interval
     holds on its own; p values are adjusted by Holm's method.
     """
-    from bench.compare import render, resolve, verdict
+    from bench.compare import render, result_arguments, verdict
     from bench.results.store import RESULTS
 
     _require_one_output(json, md)
@@ -71,8 +71,8 @@ def compare(
     if harness := _pair_harness(a, b):
         before, after = harness
     else:
-        before, after, ignore = resolve.resolve_both(a, b, results or RESULTS)
-    compare_settings = settings.read(config, before.metrics | after.metrics)
+        before, after, ignore = result_arguments.resolve_both(a, b, results or RESULTS)
+    compare_settings = gate_settings.read(config, before.metrics | after.metrics)
     comparison = verdict.compare(
         before,
         after,
@@ -112,15 +112,15 @@ def gate(
     Exit code 0: passed. 1: failed. 2: invalid input, or nothing can be compared.
     """
     from bench.compare import ci, render
-    from bench.compare.resolve import read
+    from bench.compare.result_arguments import read
     from bench.compare.verdict import compare
     from bench.results.store import RESULTS
 
     _require_one_output(json, md, junit)
     harness = _pair_harness(baseline, str(results or RESULTS), whole=True)
     before, after = harness or (_read_baseline(baseline), read(results or RESULTS))
-    gate_settings = settings.read(config, before.metrics | after.metrics, strict=strict or None)
-    comparison = compare(before, after, gate_settings)
+    limits = gate_settings.read(config, before.metrics | after.metrics, strict=strict or None)
+    comparison = compare(before, after, limits)
     if rerun_suspects and harness:
         raise UserError(
             "--rerun-suspects measures again with cast-bench, and these results are of another "
@@ -133,7 +133,7 @@ def gate(
 
         with temporary_folder("again-") as workdir:
             comparison = compare(
-                before, rerun(after, comparison, workdir, measure_again, note), gate_settings
+                before, rerun(after, comparison, workdir, measure_again, note), limits
             )
     _print_comparison(
         comparison, json, md, f"bench gate {render.describe_outcome(comparison)}", junit
@@ -186,7 +186,7 @@ def history(
     The commits of a plug-in's row are those of its repository.
     """
     from bench.compare import history as metric_history
-    from bench.compare.resolve import read
+    from bench.compare.result_arguments import read
     from bench.reporting import figures
     from bench.results.store import RESULTS
 
@@ -238,7 +238,7 @@ def baseline_set(
     Scores of single windows and questions are saved, too.
     """
     from bench.compare.baseline import FOLDER, path_of, write
-    from bench.compare.resolve import read
+    from bench.compare.result_arguments import read
     from bench.results.store import RESULTS
 
     path = path_of(name, folder or FOLDER)
@@ -277,7 +277,7 @@ def baseline_show(
 
 def _read_baseline(text: str) -> ResultSet:
     from bench.compare.baseline import FOLDER, NAME, path_of
-    from bench.compare.resolve import read
+    from bench.compare.result_arguments import read
 
     path = Path(text)
     is_name = NAME.fullmatch(text) and not (path / "records").is_dir()

@@ -153,7 +153,7 @@ FLAGS: dict[str, Any] = {
         "card].",
         metavar="N",
     ),
-    "executor": _flag("local, or ray: make artifacts on a Ray cluster [default: local]."),
+    "executor": _flag("Where artifacts are made. {executors} [default: local]."),
     "ray_address": _flag(
         "Ray cluster: HOST:PORT; local starts one on this machine [default: auto]."
     ),

@@ -21,7 +21,7 @@ from bench.system.text import one_line
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.reporting.pick import Answer, Candidate, Check
+    from bench.reporting.candidates import Answer, Candidate, Check
     from bench.reporting.view import Table
 
 MAX_WIDTH = 80
@@ -83,7 +83,7 @@ def pick(
 
     Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
     """
-    from bench.reporting import pick as picking
+    from bench.reporting import candidates as picking
     from bench.reporting.leaderboard import leaves_local_out
     from bench.results.store import RESULTS
 
@@ -195,7 +195,7 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
 
 def _print(answer: Answer, tracks: Sequence[str]) -> None:
     from bench.reporting.board import BROKEN
-    from bench.reporting.pick import describe_limits
+    from bench.reporting.candidates import describe_limits
 
     count = len(answer.meets)
     verb = "meets" if count < 2 else "meet"
@@ -226,7 +226,7 @@ def _print(answer: Answer, tracks: Sequence[str]) -> None:
 
 def _print_rows(answer: Answer) -> None:
     from bench.cli.tables import print_table
-    from bench.reporting.pick import describe_facts
+    from bench.reporting.candidates import describe_facts
     from bench.reporting.table import ABSENT
 
     shown = answer.meets[:MAX_ROWS]

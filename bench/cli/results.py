@@ -28,7 +28,7 @@ from bench.cli.flags import (
     figure_option,
     folder_option,
 )
-from bench.compare import settings
+from bench.compare import gate_settings
 from bench.system.suggest import describe_unknown, shorten
 from methods.contract.errors import UserError
 
@@ -204,7 +204,7 @@ def figure(
 
 
 def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path) -> None:
-    from bench.compare.resolve import read
+    from bench.compare.result_arguments import read
     from bench.reporting import board, forest
 
     results = read(folder)
@@ -222,11 +222,11 @@ def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path)
 
 
 def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
-    from bench.compare import resolve, verdict
+    from bench.compare import result_arguments, verdict
     from bench.reporting import forest
 
-    a, b, ignore = resolve.resolve_both(before, after, folder)
-    chosen = settings.read(None, a.metrics | b.metrics)
+    a, b, ignore = result_arguments.resolve_both(before, after, folder)
+    chosen = gate_settings.read(None, a.metrics | b.metrics)
     rows = verdict.compare(a, b, chosen, ignore=ignore, exploratory=True).rows
     print_line(forest.draw_pair(rows, out, before, after))
 

@@ -15,6 +15,7 @@ import typer
 
 from bench.catalog import metric_owners, named_files, registry
 from bench.catalog.choice import parse_method
+from bench.catalog.entries import LOCAL
 from bench.cli.console import (
     fail,
     note,
@@ -29,16 +30,15 @@ from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration
 from bench.system.devices import exists
-from bench.system.files import write_file
 from bench.system.text import amount
 from bench.verify import detect_pattern
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 
 if TYPE_CHECKING:
-    from bench.planning.artifact import Artifact
-    from bench.planning.cards import Cards
+    from bench.planning.artifact import Measurement
     from bench.planning.spec import Spec
+    from bench.results.store import ReadOnlyStore
 
 Quantizer = Annotated[
     str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")
@@ -56,6 +56,7 @@ def run(json: Json = False, **flags: Any) -> None:
         typed = " ".join(getattr(spec, kind, ()))
         note_ignored(kind, set(re.split("[:=+/ ]", typed)))
     note_ignored("trackers", spec.log_to)
+    note_ignored("executors", (spec.executor,))
     for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")
     from bench import api
@@ -139,12 +140,13 @@ def plan(
     if slurm and spec.shard:
         raise UserError(f"--slurm divides the plan itself: leave --shard {spec.shard} out")
     from bench import api
+    from bench.execution.forecast import find_forecasts
     from bench.inputs.shapes import planned_model
-    from bench.planning import estimate
-    from bench.planning.cards import split_cards
     from bench.planning.refusal import describe_whole_blocks, find_problem
+    from bench.results.store import ReadOnlyStore
 
-    spec, cards = split_cards(spec)
+    forecasts = find_forecasts()
+    spec, cards = forecasts.split_cards(spec)
     planned = api.plan(spec)
     if planned.to_pull and not planned.measurements:
         name = planned.to_pull[0]
@@ -152,65 +154,60 @@ def plan(
             f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} "
             "first, or name a folder with its config.json"
         )
-    for device in planned.devices if spec.executor == "local" and not cards else ():
-        if not exists(device):
-            note(f"device {device!r} is not on this machine: planned for one that has it")
-    model = estimate.fit_model(planned)
-    rows = estimate.rows(planned, model, cards)
-    print_rows(rows if json else [_with_duration(row) for row in rows], json)
+    if spec.executor == LOCAL and not cards:
+        for device in planned.devices:
+            if not exists(device):
+                note(f"device {device!r} is not on this machine: planned for one that has it")
+    estimate = forecasts.estimate(planned, cards)
+    store = ReadOnlyStore(spec.results) if spec.results.exists() else None
+    rows = []
+    for measurements, columns in zip(planned.artifacts().values(), estimate.columns, strict=True):
+        row = _describe_planned(measurements, store) | columns
+        rows.append(row if json else _with_duration(row))
+    print_rows(rows, json)
+    if planned.measurements and estimate.source:
+        note(estimate.source)
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
-    if planned.measurements:
-        note(_describe_cards(cards, rows, artifacts) if cards else estimate.describe_error(model))
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
         note(line)
-    if problem := next(filter(None, map(find_problem, artifacts)), ""):
+    problem = next(filter(None, map(find_problem, artifacts)), "")
+    if problem:
         note(f"on this machine bench run would refuse it: {problem}")
-    if (spec.jobs, spec.executor) == ("auto", "local") and planned.measurements:
+    if (spec.jobs, spec.executor) == ("auto", LOCAL) and planned.measurements:
         threads = planned.measurements[0].artifact.threads
         note(f"--jobs auto is {planned.jobs} artifacts in parallel, threads for each: {threads}")
-    if slurm and shards:
-        from bench.planning.slurm import UNKNOWN_TIME, write_script
-
-        write_file(slurm, write_script(planned, shards, cards))
-        if any(row["about_s"] is None for row in rows):
-            note(UNKNOWN_TIME)
-        note(f"check the time and memory in it, then: sbatch {shlex.quote(str(slurm))}")
+    if slurm:
+        write_job = registry.load(registry.lookup("services", "slurm"))
+        for line in write_job(planned, shards, cards, slurm):
+            note(line)
     for name in planned.to_pull:
         facts = planned_model(name)
         size = f" of about {facts.download_bytes / 1e9:,.0f} GB" if facts else ""
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}{size}")
 
 
-def _describe_cards(cards: Cards, rows: list[dict[str, Any]], artifacts: list[Artifact]) -> str:
-    """Return how the times for named cards were computed, and the time of all artifacts together if
-    they fit."""
-    from bench.planning.cards import RATE
-
-    how = (
-        f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
-        f"TFLOP/s in the datasheet of {cards.card.name} ({cards.card.source})"
-    )
-    for row in rows:
-        least = re.match("[0-9]+", row["cards_enough"])
-        if not least or int(least[0]) > cards.count:
-            name = f"{row['method']} on {row['model']}"
-            return f"{how}; no total, because {name} does not fit on {amount(cards.count, 'card')}"
-    # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side on
-    # the others.
-    kept = sum(
-        row["about_s"] * artifact.most_ranks for row, artifact in zip(rows, artifacts, strict=True)
-    )
-    shared = max(max(row["about_s"] for row in rows), kept / cards.count)
-    return (
-        f"{how}; {amount(cards.count, 'card')} need{'s' if cards.count == 1 else ''} about "
-        f"{duration(shared)} for all rows"
-    )
+def _describe_planned(
+    measurements: list[Measurement], store: ReadOnlyStore | None
+) -> dict[str, Any]:
+    """Return a row for an artifact: its measurements, and how many of them have a record."""
+    artifact = measurements[0].artifact
+    names = ("model", "method", "pattern", "quantizer")
+    row: dict[str, Any] = {name: getattr(artifact, name) for name in names}
+    row["seed"] = "" if artifact.seed is None else str(artifact.seed)
+    row["measurements"] = len(measurements)
+    row["done"] = sum(bool(store and store.finished(m.key)) for m in measurements)
+    return row
 
 
 def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of a plan with its seconds in a person's units."""
-    shown = {name.replace("about_s", "about_time"): value for name, value in row.items()}
-    return shown | {"about_time": "" if row["about_s"] is None else duration(row["about_s"])}
+    shown: dict[str, Any] = {}
+    for name, value in row.items():
+        if name == "about_s":
+            shown["about_time"] = "" if value is None else duration(value)
+        else:
+            shown[name] = value
+    return shown
 
 
 @with_flags(*OF_RUNS, "results")
@@ -308,8 +305,7 @@ def finetune(
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     if not patterns:
-        spec_of(
-            flags | fixed, seeds=0, quantizers="none"
-        )  # refuses invalid settings before weights are read
+        # Refuses invalid settings before weights are read.
+        spec_of(flags | fixed, seeds=0, quantizers="none")
         fixed["patterns"] = str(detect_pattern(Folder(folder)))
     _write_one(flags | fixed, out, f"fine-tuning {artifact}")

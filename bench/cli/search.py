@@ -11,7 +11,7 @@ import typer
 
 from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import DataDir, Figure, Json, Results
-from bench.execution.forecast import clock_time
+from bench.reporting.words import clock_time
 from bench.system.toml import read_toml
 
 

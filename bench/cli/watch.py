@@ -14,7 +14,7 @@ import typer
 from bench.cli.console import note, print_json, print_line
 from bench.cli.flags import Json
 from bench.execution.events import describe_figures
-from bench.execution.forecast import clock_time
+from bench.reporting.words import clock_time
 from bench.system.terminal import make_console, shorten, width_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from bench.results import metrics
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import ReadingRow, Record
 from methods.contract.errors import UserError
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 Seeds = dict[int | None, Record]
 """Records of one identity by seed. The seed is None for a method without seeds."""

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.compare.pairing import machine_of
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.compare.result_set import ResultSet
 from bench.compare.verdict import Comparison
 from bench.results import metrics
 from bench.results.derive import Items
 from bench.results.record import Record
 from methods.contract.errors import UserError
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 SUSPECT_VERDICTS = ("REGRESSION", "NEW_FAILURE")
 

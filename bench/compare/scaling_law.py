@@ -192,10 +192,11 @@ def read(results: Path, method: str, control: str) -> list[GridRun]:
         identity = record.identity
         if record.status != "ok" or identity.quantizer != "none":
             continue
+        # Others may have fewer, or terms.
         if identity.measure == "size" and identity.method in (
             "dense",
             control,
-        ):  # others may have fewer, or terms
+        ):
             weights[identity.model] = int(
                 next(r.value for r in record.readings if r.metric == "parameters") or 0
             )

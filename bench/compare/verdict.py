@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.estimate import (
+from bench.compare.gate_settings import CompareSettings
+from bench.compare.paired_estimate import (
     NotComparable,
     counted_change,
     estimate_pair,
@@ -16,8 +17,7 @@ from bench.compare.estimate import (
 )
 from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
-from bench.compare.seed_noise import SeedNoiseTable
-from bench.compare.settings import CompareSettings
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests

@@ -50,9 +50,8 @@ class ArtifactTask(RunningArtifact):
         """Seconds since the last event."""
         self.is_stalled = False
         """True if the worker was killed because it made no progress."""
-        self.log = (
-            cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"
-        )  # runs may share an artifact
+        # Runs may share an artifact.
+        self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
             held.enter_context(in_use(self.log.stem))
@@ -82,9 +81,8 @@ class ArtifactTask(RunningArtifact):
     def _read(self, events: EventQueue) -> None:
         try:
             for line in self.worker.lines():
-                with contextlib.suppress(
-                    ValueError
-                ):  # the worker was killed in the middle of a line
+                # The worker was killed in the middle of a line.
+                with contextlib.suppress(ValueError):
                     events.put((self, json.loads(line)))
             events.put((self, None))
         except BaseException as fault:  # noqa: BLE001 (the run raises it again)

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.text import Text
 
 from bench.execution.events import describe_figures
-from bench.execution.forecast import clock_time
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.reporting.words import clock_time
 from bench.system.terminal import make_console, shorten
 from bench.system.text import one_line
 

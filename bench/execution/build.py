@@ -55,12 +55,12 @@ from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.method import Job, Outcome
 from methods.contract.pattern import Pattern
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.families import frozen as as_tuples
-from methods.model.files import find_file
 from methods.model.folder import Folder, Writer, dtype_name, save
 from methods.model.header import TORCH_DTYPES, read_header
-from methods.model.smaller import rename
+from methods.model.safe_files import find_file
+from methods.model.smaller_folder import rename
 from methods.model.targets import family_of
 from methods.model.terms import terms_of
 from methods.workshop.pruning import streaming
@@ -86,9 +86,8 @@ class Builder:
         """Return the artifact from the cache, or build and check its stages in order. Raise
         CheckFailed, or a method's error."""
         stage, counts = self._build_stage(artifact)
-        if (
-            counts is None or len(artifact.stages) > 1
-        ):  # so far, each stage was checked against its own input only
+        # So far, each stage was checked against its own input only.
+        if counts is None or len(artifact.stages) > 1:
             before, frozen = opened(self.source.path, stage.kept), len(artifact.stages) == 1
             counts = self._verify(
                 before, stage.folder, artifact, stage.changed, stage.kept, frozen=frozen
@@ -190,7 +189,7 @@ class Builder:
         counts = verify(
             before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen
         )
-        count_terms(counts, adapter.read(after), opened_after, dtype)
+        count_terms(counts, low_rank_adapter.read(after), opened_after, dtype)
         return counts
 
     def _apply(self, artifact: Artifact, before: BuiltStage | None, workdir: Path) -> WeightCounts:
@@ -203,9 +202,8 @@ class Builder:
         self.workspace.progress.enter("first step")
         self.workspace.progress.figures = {}
         started = time.monotonic()
-        streamed = {
-            "stream": self.workspace.compute.stream
-        }  # as decided before other processes took memory
+        # As decided before other processes took memory.
+        streamed = {"stream": self.workspace.compute.stream}
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared, torch_settings.kept():
             outcome = method.apply(model, job)
@@ -214,9 +212,8 @@ class Builder:
                 f"{stage.name}.apply returned {type(outcome).__name__}: end it with return "
                 "walk.outcome()"
             )
-        rate = self.workspace.progress.figures.get(
-            "tokens_per_s", math.nan
-        )  # a method may report any number
+        # A method may report any number.
+        rate = self.workspace.progress.figures.get("tokens_per_s", math.nan)
         cost = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
@@ -356,12 +353,12 @@ class Builder:
         stored = self.workspace.compute.stored
         changes = dict(outcome.config)
         # a model that processes share is gathered in a folder
-        gathered = adapter.read(outcome.model) if isinstance(outcome.model, Path) else {}
+        gathered = low_rank_adapter.read(outcome.model) if isinstance(outcome.model, Path) else {}
         terms = gathered or terms_of(loaded, stored)
         if kept is not None:
             changes |= write_smaller(outcome.model, source, kept, target, stored)
         elif isinstance(outcome.model, nn.Module):
-            same = adapter.are_equal(terms, adapter.read(source)) and is_same(
+            same = low_rank_adapter.are_equal(terms, low_rank_adapter.read(source)) and is_same(
                 outcome.model, Folder(source), stored
             )
             if same and not outcome.config and not outcome.stored:
@@ -373,7 +370,7 @@ class Builder:
         else:
             _move(Path(outcome.model), source, target, stored)
         if terms:
-            adapter.write(target, terms, family_of(self.source.config).transposed)
+            low_rank_adapter.write(target, terms, family_of(self.source.config).transposed)
         for name in CARRIED:
             if found := find_file(source, name):
                 shutil.copyfile(found, target / name)

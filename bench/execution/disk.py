@@ -66,9 +66,8 @@ class ResultsFolder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._handle = os.open(
-            root / "records", os.O_RDONLY
-        )  # while it is open, no other folder gets its inode
+        # While it is open, no other folder gets its inode.
+        self._handle = os.open(root / "records", os.O_RDONLY)
 
     def require(self) -> None:
         """Wait for a missing folder, for example on a shared disk. Raise RunStopped if it stays

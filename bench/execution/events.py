@@ -45,9 +45,8 @@ class Events:
         self.figures = figures
         if done >= total or now - self._last > 0.1:
             self._last = now
-            finite = {
-                name: value for name, value in figures.items() if math.isfinite(value)
-            }  # JSON has no infinity
+            # JSON has no infinity.
+            finite = {name: value for name, value in figures.items() if math.isfinite(value)}
             self.emit("progress", phase=self.phase, done=done, total=total, figures=finite)
 
 

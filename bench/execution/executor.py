@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import IO, Protocol
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Protocol
+
+from bench.catalog import registry
+
+if TYPE_CHECKING:
+    from bench.planning.artifact import Measurement, Plan
+    from bench.results.store import Store
 
 SERVER_GONE = 1001
 """Exit code of a worker whose fork server ended first, so that its own code is unknown."""
@@ -81,7 +87,15 @@ class Worker(ABC):
 
 
 class Executor(Protocol):
-    """Starts workers. Records do not name the executor."""
+    """Starts workers. Records do not name the executor.
+
+    One of another package is an entry point of the group cast_bench.executors. It may have a
+    package or a machine to find before the run begins: its constructor raises UserError.
+    """
+
+    def __init__(self, plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> None:
+        """missing: the measurements of each artifact that have no record. store: where workers on
+        other machines send their records."""
 
     problem: str
     """Unexpected reason why it is slow. The run prints it and clears it."""
@@ -104,3 +118,14 @@ class Executor(Protocol):
         makes sense."""
 
     def close(self) -> None: ...
+
+
+def start_executor(
+    name: str, plan: Plan, missing: Sequence[list[Measurement]], store: Store
+) -> Executor:
+    """Return the executor of the catalog that has this name. Raise UserError if it cannot work
+    here."""
+    entry = registry.lookup("executors", name)
+    with registry.guarded(entry):
+        executor: Executor = registry.load(entry)(plan, missing, store)
+        return executor

@@ -1,135 +1,60 @@
-"""Estimates of when a phase and a run will end: the plan's seconds, scaled by what this run has
-taken."""
+"""Contract of forecasts: what a plan costs, and when a run ends."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from bench.catalog import registry
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.planning.artifact import Measurement, Plan
+from bench.planning.spec import Spec
 
-if TYPE_CHECKING:
-    from bench.results.record import Record
-
-Clock = Callable[[], float]
-
-MIN_SECONDS = 60.0
-"""Seconds that a first artifact must take before it predicts the others, if only proportions are
-known."""
-MAX_SECONDS = 1e10
-"""Longest forecast, about 300 years. No clock shows a much later time."""
-PRIOR = 0.1
-"""Weight of the plan's own seconds, as a share of the longest estimate that is left."""
+SERVICE = "forecasts"
 
 
-def clock_time(seconds: float) -> str:
-    """Return the time of day `seconds` from now, and the date if that is a day or more away."""
-    return time.strftime(
-        "%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M", time.localtime(time.time() + seconds)
-    )
+class RunForecast(RunListener):
+    """Estimates for one run. This class has none."""
 
-
-class Pace:
-    """The pace of an artifact at work."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self.started, self._clock = clock(), clock
-        self.phase_left: float | None = None
-        """Seconds until its phase ends, if known."""
-        self._phase, self._since, self._first, self._last = "", clock(), 0, 0
-
-    def advance(self, phase: str, done: int, total: int) -> float | None:
-        """Return the seconds until the phase ends, or None before its second step.
-
-        A resumed training begins in the middle, so the pace counts from the first step that was
-        seen.
-        """
-        if phase != self._phase or done < self._last:
-            self._phase, self._since, self._first = phase, self._clock(), done
-        self._last, steps = done, done - self._first
-        left = (self._clock() - self._since) / steps * (total - done) if steps else None
-        self.phase_left = left if left is None else min(left, MAX_SECONDS)
-        return self.phase_left
-
-
-class Forecast(RunListener):
-    """An estimate of the time that is left, from the plan's seconds and those of this run."""
-
-    def __init__(
-        self,
-        estimates: Mapping[str, float],
-        *,
-        are_seconds: bool,
-        jobs: int = 1,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        """
-        estimates: of each artifact, by key. are_seconds: False if only their proportions mean
-        something, as for a device of unknown speed. jobs: number of artifacts at a time.
-        """
-        self._left, self._clock, self._jobs = dict(estimates), clock, jobs
-        self._are_seconds = are_seconds
-        self._estimated = self._taken = 0.0
-        self._current: dict[str, Pace] = {}
-
-    def start(self, running: RunningArtifact, left: TimeLeft) -> None:
-        self._current[running.artifact.key] = Pace(self._clock)
-
-    def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
-        current = self._current.get(running.artifact.key)
-        if current and event["event"] == "imported":  # only the first worker imports the libraries
-            current.started = self._clock()
-        elif current and event["event"] == "progress":
-            current.advance(event["phase"], event["done"], event["total"])
-
-    def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
-        current = self._current.pop(running.artifact.key, None)
-        if records is None:
-            return
-        estimate = self._left.pop(running.artifact.key)
-        if current and running.has_measured and estimate:
-            self._taken += self._clock() - current.started
-            self._estimated += estimate
+    def seconds(self, measurements: Sequence[Measurement]) -> float:
+        """Return the estimated seconds of an artifact, by which a run orders its artifacts."""
+        return 0.0
 
     def left(self, running: RunningArtifact) -> TimeLeft:
         """Estimate the seconds until the run ends, and until the artifact's phase does."""
-        current = self._current.get(running.artifact.key)
-        return TimeLeft(self.seconds_left(), current.phase_left if current else None)
+        return TimeLeft()
 
-    def seconds_left(self) -> float | None:
-        """Estimate the seconds until the run ends. None: too little is known."""
-        prior = PRIOR * max(self._left.values(), default=0.0)
-        scale = self._scale(self._taken, self._estimated, prior)
-        taken, estimated, own = self._taken, self._estimated, [0.0]
-        for key, current in self._current.items():
-            elapsed, estimate, phase_left = (
-                self._clock() - current.started,
-                self._left[key],
-                current.phase_left or 0.0,
-            )
-            own.append(max(estimate * (scale or 0.0) - elapsed, phase_left))
-            at_least = elapsed + phase_left
-            if (
-                at_least > estimate * scale
-                if scale is not None
-                else at_least >= MIN_SECONDS and phase_left
-            ):
-                taken, estimated = (
-                    taken + at_least,
-                    estimated + estimate,
-                )  # the others may be late, too
-        scale = self._scale(taken, estimated, prior)
-        others = sum(seconds for key, seconds in self._left.items() if key not in self._current)
-        return (
-            None
-            if scale is None
-            else min(max(*own, (sum(own) + others * scale) / self._jobs), MAX_SECONDS)
-        )
 
-    def _scale(self, taken: float, estimated: float, prior: float) -> float | None:
-        """Return how much longer artifacts take than estimated. Those with short estimates say
-        little about a long one."""
-        if self._are_seconds:
-            return (taken + prior) / (estimated + prior) if estimated else 1.0
-        return taken / estimated if estimated and estimated >= prior else None
+class PlanEstimate(NamedTuple):
+    """Cost of a plan."""
+
+    columns: list[dict[str, Any]]
+    """Estimates by column of `bench plan`, for each artifact."""
+    source: str = ""
+    """Sentence about how they were made."""
+
+
+class Forecasts:
+    """Estimates of time and memory. This class has none; the service `forecasts` of the catalog
+    derives from it."""
+
+    def split_cards(self, spec: Spec) -> tuple[Spec, Any]:
+        """Return the spec for CUDA and the cards that its device names, such as 8xh100, or None if
+        it names none."""
+        return spec, None
+
+    def estimate(self, plan: Plan, cards: Any = None) -> PlanEstimate:
+        """Estimate the cost of each artifact. cards: from `split_cards`."""
+        return PlanEstimate([{} for _ in plan.artifacts()])
+
+    def of_run(self, plan: Plan, missing: Sequence[list[Measurement]], jobs: int) -> RunForecast:
+        """Return the forecast of a run. missing: the measurements of each artifact without a
+        record. jobs: number of artifacts at a time."""
+        return RunForecast()
+
+
+def find_forecasts() -> Forecasts:
+    """Return the forecasts of the catalog, or some without estimates if it has none."""
+    if SERVICE in registry.names("services"):
+        return registry.build("services", SERVICE, Forecasts)
+    return Forecasts()

@@ -31,7 +31,7 @@ from methods.contract.codec import Storage
 from methods.contract.method import Budget, Compute, Environment, Job, Method, Prior, Progress
 from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
-from methods.model.smaller import rename
+from methods.model.smaller_folder import rename
 from methods.model.targets import family_of, find_targets
 
 
@@ -220,9 +220,8 @@ class Workspace:
         text, validation = training_text.load(
             run.data,
             self.tokenizer(),
-            digests.of(
-                [run.content, run.source, artifact.tokenizer, artifact.companions]
-            ),  # with the chat template
+            # With the chat template.
+            digests.of([run.content, run.source, artifact.tokenizer, artifact.companions]),
             need=run.tokens,
             seqlen=run.seqlen,
             sequences=run.batch,

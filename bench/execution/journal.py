@@ -72,9 +72,8 @@ class Journal(RunListener):
     def _begin(self) -> None:
         Path(self._lock.lock_file).parent.mkdir(exist_ok=True)
         (self._root / "logs").mkdir(exist_ok=True)
-        self._lock.acquire(
-            timeout=LOCK_S
-        )  # a process that checks whether this run is alive holds it for a moment
+        # A process that checks whether this run is alive holds it for a moment.
+        self._lock.acquire(timeout=LOCK_S)
 
     def begin(self, total: int, known: int) -> None:
         self.status.total, self.status.known = total, known

@@ -172,9 +172,8 @@ def _record_readings(
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,
     }
-    if (
-        measurement.measure == "pattern"
-    ):  # every artifact has this measure, so its record has the cost of the build
+    # Every artifact has this measure, so its record has the cost of the build.
+    if measurement.measure == "pattern":
         notes |= dict(built.notes) | (built.storage.notes() if built.storage else {})
         cost |= built.cost
     bad = [r for r in readings.values if not math.isfinite(r.value)]

@@ -14,7 +14,8 @@ from typing import IO
 
 from bench.execution.forked import ForkServer, ServerEnded
 from bench.execution.worker_process import StartedWorker, WorkerProcess
-from bench.planning.artifact import Measurement
+from bench.planning.artifact import Measurement, Plan
+from bench.results.store import Store
 from bench.system import interpreter
 from bench.system.devices import matching_onednn_limit
 from bench.system.interpreter import OWN_PACKAGES
@@ -77,6 +78,14 @@ class WorkerProcesses:
         if self._server:
             self._server.close()
             self._server = None
+
+
+class LocalExecutor(WorkerProcesses):
+    """Processes of this machine."""
+
+    def __init__(self, plan: Plan, missing: Sequence[list[Measurement]], store: Store) -> None:
+        preload = list_imports(m for measurements in missing for m in measurements)
+        super().__init__(len(missing), preload, plan.jobs)
 
 
 def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bench.execution.events import describe_figures
-from bench.execution.forecast import clock_time
 from bench.execution.listener import RunListener, RunningArtifact, TimeLeft
+from bench.reporting.words import clock_time
 from bench.results.record import Record
 from bench.results.rows import IDENTITY
 from bench.system.terminal import PrintableStream

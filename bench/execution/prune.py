@@ -26,9 +26,9 @@ from bench.system.files import atomic_folder, require_folder
 from bench.system.limits import require_limits
 from bench.system.text import amount
 from methods.contract.errors import UserError
-from methods.model import adapter
-from methods.model.files import find_file
+from methods.model import low_rank_adapter
 from methods.model.folder import read_config
+from methods.model.safe_files import find_file
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
 
 FIXED = {"measures": ("size",), "executor": "local", "log_to": (), "shard": None, "jobs": 1}
@@ -106,7 +106,7 @@ def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
             ):
                 find_file(built, file.name, None)
                 shutil.copyfile(file, folder / file.name)
-        adapter.copy(built, folder)
+        low_rank_adapter.copy(built, folder)
         stored.copy(built, folder)
         (folder / "README.md").write_text(_card(artifact, built, zeros, notes))
     check = (

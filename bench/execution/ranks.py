@@ -1,9 +1,8 @@
 """Several processes for one stage, on this node and on others.
 
 The worker is rank 0 and starts the other ranks of its node. Each makes the same job and calls the
-same method. How a method
-uses ranks: methods.workshop.training.ranks for a training, methods.workshop.pruning.sharing for a
-calibration.
+same method. How a method uses ranks: methods.workshop.training.process_group for a training,
+methods.workshop.pruning.sharing for a calibration.
 """
 
 from __future__ import annotations

@@ -12,15 +12,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from bench.catalog import registry
+from bench.catalog.entries import LOCAL
 from bench.execution import progress
 from bench.execution.descendants import end_adopted
 from bench.execution.disk import ResultsFolder, full_disk_stops
+from bench.execution.executor import start_executor
 from bench.execution.journal import Journal
 from bench.execution.listener import Listeners, RunListener
-from bench.execution.ray_executor import import_ray
 from bench.execution.sweep import Sweep
-from bench.execution.tracking import Tracking
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.plan import make_plan
 from bench.planning.refusal import require_memory
@@ -54,24 +56,35 @@ def execute(plan: Plan, store: Store, listeners: Sequence[RunListener]) -> Summa
         stack.callback(end_adopted)
         stack.enter_context(full_disk_stops(store.root))
         folder = stack.enter_context(contextlib.closing(ResultsFolder(store.root)))
-        left = (
-            [m for m in some if not store.finished(m.key)] for some in plan.artifacts().values()
-        )
-        missing = list(filter(None, left))
+        missing = []
+        for measurements in plan.artifacts().values():
+            left = [m for m in measurements if not store.finished(m.key)]
+            if left:
+                missing.append(left)
         known = len(plan.measurements) - sum(map(len, missing))
         require_memory(plan, missing)
-        if plan.spec.executor == "ray" and missing:
-            import_ray()  # a missing package is an error before the first progress line
+        # Without work, there is no cluster to connect to.
+        name = plan.spec.executor if missing else LOCAL
+        executor = stack.enter_context(
+            contextlib.closing(start_executor(name, plan, missing, store))
+        )
         with Listeners(*listeners) as heard:
             journal = heard.add(Journal(store.root, plan.spec.executor, heard.note))
             if missing and plan.spec.log_to:
-                heard.add(Tracking(plan.spec.log_to, journal.status.name, store.get, heard.note))
+                tracking = find_tracking()
+                heard.add(tracking(plan.spec.log_to, journal.status.name, store.get, heard.note))
             heard.begin(len(plan.measurements), known)
-            with contextlib.closing(Sweep(plan, missing, store, folder, heard)) as sweep:
+            with contextlib.closing(Sweep(plan, missing, store, folder, heard, executor)) as sweep:
                 sweep.run()
         folder.require()
         records = [record for m in plan.measurements if (record := store.get(m.key))]
         return Summary(records, Counter(journal.status.tried), store.damaged)
+
+
+def find_tracking() -> Any:
+    """Return the class of the listener that forwards a run to trackers. Raise UserError without
+    one."""
+    return registry.load(registry.lookup("services", "trackers"))
 
 
 def measure_again(record: Record, root: Path) -> Record:

@@ -14,7 +14,7 @@ from methods.contract.axes import AXES, Kept
 from methods.contract.method import Outcome
 from methods.model.folder import Folder, Writer, dtype_name, state
 from methods.model.header import TORCH_DTYPES
-from methods.model.smaller import SmallerFolder, changed_config, count_kept, count_left
+from methods.model.smaller_folder import SmallerFolder, changed_config, count_kept, count_left
 from methods.model.targets import family_of
 
 

@@ -13,19 +13,17 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from bench.catalog.entries import LOCAL
 from bench.execution.artifact_task import WAKE_S, ArtifactTask, EventQueue, next_event
 from bench.execution.descendants import end_adopted
 from bench.execution.disk import ResultsFolder, RunStopped
 from bench.execution.executor import STALLED, Executor, describe_end
-from bench.execution.forecast import Forecast
+from bench.execution.forecast import find_forecasts
 from bench.execution.listener import RunListener, TimeLeft
 from bench.execution.new_record import failed_record
-from bench.execution.processes import WorkerProcesses, list_imports
-from bench.execution.ray_executor import RayExecutor
 from bench.execution.worker import Assignment
 from bench.execution.worker_process import checkpoint_seconds, read_end
 from bench.planning.artifact import Measurement, Plan
-from bench.planning.estimate import estimate_seconds, fit_model
 from bench.planning.memory import estimate_bytes
 from bench.planning.resolve import AUTO
 from bench.results.record import Record
@@ -52,20 +50,14 @@ class Sweep:
         store: Store,
         folder: ResultsFolder,
         listener: RunListener,
+        executor: Executor,
     ) -> None:
         """missing: the measurements of each artifact that have no record."""
         self._store, self._folder, self._listener = store, folder, listener
-        seconds = estimate_seconds(missing, fit_model(plan)) if missing else {}
-        self._executor: Executor
-        if plan.spec.executor == "ray" and missing:
-            self._executor = RayExecutor(plan, (some[0].artifact for some in missing), store)
-        else:
-            modules = list_imports(m for some in missing for m in some)
-            self._executor = WorkerProcesses(len(missing), modules, plan.jobs)
-        if self._executor.jobs > 1:  # the longest first, so that none is left alone at the end
-            missing = sorted(
-                missing, key=lambda measurements: -seconds[measurements[0].artifact.key]
-            )
+        self._executor = executor
+        self._forecast = find_forecasts().of_run(plan, missing, executor.jobs)
+        if executor.jobs > 1:  # the longest first, so that none is left alone at the end
+            missing = sorted(missing, key=self._forecast.seconds, reverse=True)
         self._queue = deque(missing)
         self._attempts: Counter[str] = Counter()
         self._nodes: set[str] = set()
@@ -76,12 +68,9 @@ class Sweep:
         self._devices = [
             device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)
         ]
-        is_limited = (
-            plan.spec.jobs == AUTO and plan.spec.executor == "local"
-        )  # Ray knows the memory of its nodes
-        self._memory = psutil.virtual_memory().available if is_limited else None
-        are_seconds = all(measurements[0].artifact.device == "cpu" for measurements in missing)
-        self._forecast = Forecast(seconds, are_seconds=are_seconds, jobs=self._executor.jobs)
+        self._memory: int | None = None
+        if plan.spec.jobs == AUTO and plan.spec.executor == LOCAL:
+            self._memory = psutil.virtual_memory().available
 
     def run(self) -> None:
         """Measure everything that is missing.
@@ -156,7 +145,6 @@ class Sweep:
             task.worker.kill()
         while self._at_work:
             self._close(self._at_work[-1])
-        self._executor.close()
 
     def _start(self, measurements: list[Measurement]) -> None:
         waits = self._busy_in_a_row > len(self._queue)  # other runs hold everything that is left
@@ -233,9 +221,8 @@ class Sweep:
                 self._queue.appendleft(left)
                 self._tell_end(task, cause, None)
                 return
-        if (
-            left and not task.has_begun
-        ):  # each listener hears of a start before it hears of measurements
+        # Each listener hears of a start before it hears of measurements.
+        if left and not task.has_begun:
             self._tell_start(task)
         for measurement in left:
             try:

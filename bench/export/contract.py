@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.inputs.models import COMPANIONS
-from methods.model.files import find_file
 from methods.model.folder import read_config
+from methods.model.safe_files import find_file
 
 if TYPE_CHECKING:
     from bench.export.result_sets import ModelResults

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from bench.kernels import folder24
+from bench.formats.opening import find_reader, open_checkpoint
 from bench.system.text import amount
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.families import FAMILIES
 from methods.model.folder import INDEX, Folder, Writer, read_config
 from methods.model.targets import family_of
@@ -15,21 +15,19 @@ from methods.model.targets import family_of
 
 def write(folder: Path, workdir: Path) -> str:
     """Write safetensors, unpacked or copied, with low-rank terms beside them. Return a sentence."""
-    if (folder / folder24.MANIFEST).exists():
-        source, writer = folder24.Folder24(folder), Writer(workdir)
+    if find_reader(folder):
+        source, writer = open_checkpoint(folder), Writer(workdir)
         writer.add_folded(source, source.tensor, FAMILIES.get(source.config.get("model_type", "")))
         writer.close()
-        return (
-            f"{sum(e.kind != 'dense' for e in source.entries.values())} linears unpacked to dense"
-        )
+        return f"{source.form} unpacked to dense"
     family_of(read_config(folder))  # it refuses the integers of another format
     files, index = Folder(folder).files(), folder / INDEX
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
-    adapter.copy(folder, workdir)
+    low_rank_adapter.copy(folder, workdir)
     terms = (
-        f", and their low-rank terms in {adapter.FOLDER}, which peft loads"
-        if adapter.is_beside(workdir)
+        f", and their low-rank terms in {low_rank_adapter.FOLDER}, which peft loads"
+        if low_rank_adapter.is_beside(workdir)
         else ""
     )
     return f"{amount(len(files), 'file')} of dense safetensors{terms}"

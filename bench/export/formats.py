@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.export.contract import ModelFormat, ModelSource, Options, ResultsFormat
+from bench.formats.checkpoint import QUANTIZATION_KEYS
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
@@ -27,7 +28,7 @@ class Dense(ModelFormat):
         from bench.export import dense_folder
 
         said = dense_folder.write(source.folder, out)
-        source.write_companions(out, also=[MODEL_CARD])
+        source.write_companions(out, without=QUANTIZATION_KEYS, also=[MODEL_CARD])
         return said
 
 
@@ -102,29 +103,6 @@ class Gguf(ModelFormat):
         from bench.export import deployed
 
         return deployed.write_gguf(source, out, options.values, options.imatrix)
-
-
-class Packed24(ModelFormat):
-    """Kept values and bitmasks."""
-
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "values": ("int8", "int4"),
-        "exclude": (),
-        "windows": (),
-    }
-
-    def check(self, options: Options) -> None:
-        from bench.kernels.windows24 import group_of
-
-        if options.windows:
-            group_of(options.windows)
-
-    def write(self, source: ModelSource, out: Path, options: Options) -> str:
-        from bench.export import packed_folder
-
-        said = packed_folder.write(source, out, options)
-        source.write_companions(out)
-        return said
 
 
 class Onnx(ModelFormat):

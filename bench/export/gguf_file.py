@@ -16,10 +16,10 @@ from bench.export.integers import common_bits
 from bench.formats.stored import StoredFolder
 from bench.inputs import architecture
 from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
-from bench.kernels.integers24 import Integers, integer_bits, integers_of
 from methods.contract.errors import UserError
-from methods.model.files import find_file
 from methods.model.folder import Folder
+from methods.model.safe_files import find_file
+from methods.workshop.quantizing.integers import Integers, integer_bits, integers_of
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -15,13 +15,13 @@ from torch import Tensor
 from bench.export.integers import grids_of, require_linears
 from bench.formats.gptq import AWQ_ORDER, AwqScheme, GptqScheme
 from bench.formats.stored import StoredFolder, pack_rows
-from bench.kernels.integers24 import integers_of
 from bench.verify import CheckFailed
 from methods.contract.errors import UserError
 from methods.model.folder import Folder, Writer
 from methods.model.targets import as_regexes, family_of, find_targets
 from methods.workshop.quantizing.grid_codec import GridCodec
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
+from methods.workshop.quantizing.integers import integers_of
 
 LOADERS = {"gptq": ("gptqmodel", "optimum"), "awq": ("gptqmodel",)}
 """Packages with which transformers loads each format."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bench.formats.stored import StoredFolder
-from bench.kernels.integers24 import integer_bits
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 from methods.model.targets import family_of
 from methods.workshop.quantizing.grid_codec import GridCodec
+from methods.workshop.quantizing.integers import integer_bits
 
 
 def require_linears(source: Folder, what: str) -> None:

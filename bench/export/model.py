@@ -11,15 +11,14 @@ from bench.export.contract import ExportFormat, ModelFormat, ModelSource, Option
 from bench.export.formats import MODEL_CARD
 from bench.formats.adapter import AdapterCheckpoint
 from bench.inputs.models import COMPANIONS
-from bench.kernels.folder24 import MANIFEST
 from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import shorten
 from methods.contract.errors import UserError
-from methods.model import adapter
-from methods.model.files import check_files
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder, Writer
+from methods.model.safe_files import check_files
 from methods.model.targets import family_of
 
 
@@ -90,12 +89,8 @@ def export_model(
         if merge:
             folder, record = _merge(folder, workdir / "merged"), None
         elif not found.takes_any:
-            adapter.refuse(folder)
-        if not found.takes_any and (folder / MANIFEST).exists():
-            raise UserError(
-                f"{folder} is packed24: turn it into a dense folder with --format hf, and export "
-                "that"
-            )
+            low_rank_adapter.refuse(folder)
+            Folder(folder)  # refuses a folder without plain safetensors, such as packed24
         with registry.guarded(registry.lookup("exports", format_)):
             summary = found.write(ModelSource(name, folder, record, results), workdir, given)
         if merge:
@@ -107,10 +102,10 @@ def export_model(
 def _merge(folder: Path, target: Path) -> Path:
     """Write a model with its low-rank terms added to its weights. Return the folder. Raise
     UserError if it has none."""
-    if not adapter.is_beside(folder):
+    if not low_rank_adapter.is_beside(folder):
         raise UserError(f"{folder} has no low-rank terms: leave --merge out")
     source = Folder(folder)
-    merged, writer = AdapterCheckpoint(folder / adapter.FOLDER, source), Writer(target)
+    merged, writer = AdapterCheckpoint(folder / low_rank_adapter.FOLDER, source), Writer(target)
     writer.add_folded(source, merged.tensor, family_of(source.config))
     writer.close()
     copy_files(folder, target, ("config.json", *COMPANIONS, MODEL_CARD))

@@ -13,7 +13,7 @@ from bench.system.packages import pip_install, require
 from bench.verify import WeightCounts, count_layer
 from methods.contract.errors import UserError, first_line
 from methods.contract.pattern import Pattern
-from methods.model.files import find_file
+from methods.model.safe_files import find_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,9 +115,8 @@ class OnnxFile:
                     raise UserError(
                         f"{self.path} names a file of weights that is not there: {place!r}"
                     )
-                tensor = copy.deepcopy(
-                    tensor
-                )  # it takes the weights, so that only one matrix is in memory at a time
+                # It takes the weights, so that only one matrix is in memory at a time.
+                tensor = copy.deepcopy(tensor)
             array = numpy_helper.to_array(tensor, str(self.path.parent))
         except (OSError, ValueError, checker.ValidationError) as fault:
             raise UserError(

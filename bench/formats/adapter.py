@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from bench.formats.checkpoint import ADAPTER, Checkpoint
 from bench.system.suggest import shorten
 from methods.contract.errors import UserError
-from methods.model.adapter import PREFIX, WEIGHTS
 from methods.model.families import FAMILIES
-from methods.model.files import read_object
 from methods.model.folder import Folder
 from methods.model.header import read_header
+from methods.model.low_rank_adapter import PREFIX, WEIGHTS
+from methods.model.safe_files import read_object
 
 if TYPE_CHECKING:
     from torch import Tensor

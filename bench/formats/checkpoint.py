@@ -8,16 +8,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.inputs import architecture
 from bench.system import digests
 from methods.contract.errors import UserError
-from methods.model.files import check_files
 from methods.model.folder import Folder
 from methods.model.header import DTYPE_BITS
+from methods.model.safe_files import check_files
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from bench.kernels.folder24 import Folder24
 
 QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 """Keys of config.json that describe quantized weights."""
@@ -28,7 +27,6 @@ QUANT_METHOD = "cast-bench"
 STORED = "stored"
 """Subfolder with the stored weights of a quantized model."""
 ADAPTER = "adapter_config.json"
-PACKED24 = "packed24.json"
 
 
 class StoredBytes(NamedTuple):
@@ -54,8 +52,13 @@ class Checkpoint:
     rounded: tuple[str, ...] = ()
     """Module names of the linears whose inputs are rounded."""
 
-    def __init__(self, folder: Folder | Folder24) -> None:
+    def __init__(self, folder: Folder) -> None:
         self.folder, self.path = folder, folder.path
+
+    def check(self) -> None:
+        """Raise UserError if the tensors do not fit the config."""
+        architecture.check(self)
+        architecture.check_head(self.folder)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -153,9 +153,8 @@ class CompressedTensorsScheme:
             keep, values = unpack_rows(mask, 1)[:, :width].bool(), parts[MASKED]
             if values.numel() != int(keep.sum()):
                 raise ValueError(f"a mask of {int(keep.sum())} weights for {values.numel()}")
-            raw = (
-                values.flatten().view(torch.uint8) if values.itemsize == 1 else values.flatten()
-            )  # no float8 is scattered
+            # No float8 is scattered.
+            raw = values.flatten().view(torch.uint8) if values.itemsize == 1 else values.flatten()
             return (
                 torch.zeros(rows, width, dtype=raw.dtype)
                 .masked_scatter_(keep, raw)

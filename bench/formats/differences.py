@@ -12,7 +12,6 @@ from pydantic import BaseModel
 
 from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
 from bench.formats.opening import guarded, open_checkpoint
-from bench.inputs import architecture
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import TOKENIZER_FILES
 from bench.inputs.tokenizer_facts import read_tokenizer
@@ -22,8 +21,8 @@ from bench.system.files import write_file
 from bench.system.source_digest import digest_source
 from bench.verify import name_pattern
 from methods.contract.errors import UserError
-from methods.model.files import find_file, read_object
 from methods.model.folder import Folder
+from methods.model.safe_files import find_file, read_object
 from methods.model.targets import find_targets, select_targets
 
 if TYPE_CHECKING:
@@ -98,9 +97,7 @@ def _inspect(
 
 def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
     """Refuse a model of another structure, or with other numbers of tokens than its original."""
-    architecture.check(checkpoint)
-    if isinstance(checkpoint.folder, Folder):
-        architecture.check_head(checkpoint.folder)
+    checkpoint.check()
     known = original.tokenizer
     if known.tokenizer is None:
         return

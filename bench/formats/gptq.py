@@ -45,9 +45,8 @@ class GptqScheme:
 
         scales = parts["scales"]
         q = unpack_rows(parts["qweight"].T, self.bits)  # [out, in]
-        zeros = (
-            unpack_rows(parts["qzeros"], self.bits)[:, : scales.shape[1]] + self.offset
-        )  # [groups, out]
+        # [groups, out]
+        zeros = unpack_rows(parts["qzeros"], self.bits)[:, : scales.shape[1]] + self.offset
         groups = parts.get("g_idx")
         groups = (
             even_groups(q.shape[1], scales.shape[0], self.group)
@@ -87,9 +86,8 @@ class AwqScheme:
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """Return a weight [out, in] in the dtype of its scales."""
         scales = parts["scales"]
-        q, zeros = (
-            _in_order(parts[name]) for name in ("qweight", "qzeros")
-        )  # [in, out], [groups, out]
+        # [in, out], [groups, out]
+        q, zeros = (_in_order(parts[name]) for name in ("qweight", "qzeros"))
         groups = even_groups(q.shape[0], scales.shape[0], self.group)
         wide = (q - zeros[groups]).float() * scales[groups].float()
         return wide.T.contiguous().to(scales.dtype)

@@ -11,7 +11,6 @@ from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
 from bench.formats.checkpoint import (
     ADAPTER,
-    PACKED24,
     QUANT_METHOD,
     QUANTIZATION_KEYS,
     STORED,
@@ -22,9 +21,9 @@ from bench.formats.quantized import QuantizedCheckpoint
 from bench.system import digests
 from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
-from methods.model import adapter
-from methods.model.files import check_files, find_file
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder, read_config
+from methods.model.safe_files import check_files, find_file
 
 
 class Reader:
@@ -49,18 +48,6 @@ class Gguf(Reader):
 
     def open(self, path: Path, original: Folder | None) -> Checkpoint:
         return GgufCheckpoint(path)
-
-
-class Packed24(Reader):
-    """A folder of `bench export --format packed24`."""
-
-    def owns(self, path: Path) -> bool:
-        return find_file(path, PACKED24) is not None
-
-    def open(self, path: Path, original: Folder | None) -> Checkpoint:
-        from bench.formats.packed24 import Packed24Checkpoint  # imports torch
-
-        return Packed24Checkpoint(path)
 
 
 class Adapter(Reader):
@@ -100,8 +87,8 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
     if path.is_dir():
         check_files(path)
         if original is not None:
-            adapter.refuse(path)
-    if name := _find_reader(path):
+            low_rank_adapter.refuse(path)
+    if name := find_reader(path):
         with guarded(path):
             return registry.build("readers", name, Reader).open(path, original)
     if not path.is_dir():
@@ -116,14 +103,14 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
 
 def guarded(path: Path) -> AbstractContextManager[None]:
     """Guard code that reads a path, if the reader is a plug-in."""
-    name = _find_reader(path)
+    name = find_reader(path)
     return registry.guarded(registry.lookup("readers", name)) if name else nullcontext()
 
 
 def content_digest(path: Path) -> str:
     """Return the digest of the files that decide a number, and of the code of a plug-in that reads
     them."""
-    name = _find_reader(path)
+    name = find_reader(path)
     if not name or not registry.lookup("readers", name).is_plugin:
         return checkpoint.content_digest(path)
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
@@ -131,7 +118,7 @@ def content_digest(path: Path) -> str:
     return digests.of([contents, digest_source(registry.lookup("readers", name).module)])
 
 
-def _find_reader(path: Path) -> str:
+def find_reader(path: Path) -> str:
     """Return the name of the reader that owns a path, or "". This imports plug-ins until it is
     found."""
     for name in registry.names("readers"):

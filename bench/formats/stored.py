@@ -26,8 +26,8 @@ from bench.system.suggest import shorten
 from methods.contract.codec import Codec, Storage, StoredWeight
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
-from methods.model.files import find_file, read_object
 from methods.model.folder import INDEX, WEIGHTS, Writer, dtype_name
+from methods.model.safe_files import find_file, read_object
 
 MANIFEST = "stored.json"
 MASK = "mask"

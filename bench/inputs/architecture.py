@@ -136,9 +136,8 @@ def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) ->
         return
     claimed = count_experts(family, config)
     numbers = rf"{re.escape(family.blocks)}\.\d+\.{re.escape(family.experts.path)}\.(\d+)\."
-    found = len(
-        {m[1] for name in folder.shapes() if (m := re.match(numbers, name))}
-    )  # a gap is a missing tensor
+    # A gap is a missing tensor.
+    found = len({m[1] for name in folder.shapes() if (m := re.match(numbers, name))})
     if claimed != found:
         raise UserError(
             f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: "

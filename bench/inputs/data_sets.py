@@ -95,12 +95,13 @@ def _listed(folder: Path) -> list[str]:
     readme = folder / "README.md"
     try:
         header = metadata_load(readme) if readme.is_file() else None
+    # The header is not in YAML, or nested too deeply.
     except (
         ValueError,
         LookupError,
         RecursionError,
         YAMLError,
-    ):  # the header is not in YAML, or nested too deeply
+    ):
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None
     named = (
@@ -108,6 +109,5 @@ def _listed(folder: Path) -> list[str]:
         if isinstance(configs, list)
         else []
     )
-    return [
-        str(name) for name in named if isinstance(name, str | int)
-    ]  # aliases of YAML make others endless
+    # Aliases of YAML make others endless.
+    return [str(name) for name in named if isinstance(name, str | int)]

@@ -65,9 +65,8 @@ def pull(
 def _pull_gguf(alias: Alias, target: Path) -> str:
     from bench.inputs.loading import convert_gguf  # imports transformers
 
-    file = (
-        target.parent / "alone" / "model.gguf"
-    )  # transformers would read other files of the folder
+    # Transformers would read other files of the folder.
+    file = target.parent / "alone" / "model.gguf"
     file.parent.mkdir()
     file.symlink_to(Path(alias.ref).resolve())
     convert_gguf(file, target)

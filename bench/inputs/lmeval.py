@@ -226,9 +226,8 @@ def evaluate(
                 key="generation_kwargs", value=_parse_arguments(prompt.gen_kwargs), update=True
             )
         one.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    lm = _LoadedModel(
-        model, copy.deepcopy(tokenizer), batch, progress, scorer
-    )  # lm-eval may add a padding token
+    # lm-eval may add a padding token.
+    lm = _LoadedModel(model, copy.deepcopy(tokenizer), batch, progress, scorer)
     results = evaluator.evaluate(
         lm,
         loaded,

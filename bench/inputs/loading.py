@@ -23,7 +23,7 @@ from bench.inputs import gguf_header
 from bench.inputs.rounded_cache import round_cache
 from methods.contract.errors import UserError, first_line
 from methods.contract.method import Compute
-from methods.model import adapter, terms
+from methods.model import low_rank_adapter, terms
 from methods.model.experts import unfold
 from methods.model.folder import Folder, read_config
 from methods.model.folder import save as save_tensors
@@ -50,7 +50,7 @@ def load(folder: Path, compute: Compute) -> nn.Module:
     """
     model = add_rounding(_load(folder, compute), folder)
     with _faults(f"low-rank term in {str(folder)!r}"):
-        for name, term in adapter.read(folder).items():
+        for name, term in low_rank_adapter.read(folder).items():
             terms.attach(model.get_submodule(name), term.to(compute.device))
     return model
 

@@ -16,7 +16,15 @@ from bench.system import digests
 from bench.system.cache import cache_dir
 from methods.contract.errors import UserError
 from methods.model.families import Family
-from methods.model.folder import FORMATS, INDEX, MAX_TENSORS, PICKLES, TIED, WEIGHTS, read_config
+from methods.model.folder import (
+    FLOAT_TYPES,
+    INDEX,
+    MAX_TENSORS,
+    PICKLES,
+    TIED,
+    WEIGHTS,
+    read_config,
+)
 from methods.model.targets import family_of
 
 ASSUMED_DTYPE = "bfloat16"
@@ -59,7 +67,7 @@ def planned_model(name: str) -> ModelFacts | None:
         folder=folder,
         config=config,
         shapes=_shapes_of(family, config, checked, folder),
-        dtype=named if named in FORMATS else ASSUMED_DTYPE,
+        dtype=named if named in FLOAT_TYPES else ASSUMED_DTYPE,
         has_weights=False,
         has_tokenizer=any((folder / file).exists() for file in models.TOKENIZER_FILES),
         digest=digests.of(config),

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from bench.inputs.bos import begins_with_bos
 from methods.contract.errors import UserError
-from methods.model.files import read_object
+from methods.model.safe_files import read_object
 
 MAX_ADDED_TOKENS = 2**14
 """Largest number of tokens added to a vocabulary. Known models add at most some thousands."""

@@ -124,9 +124,8 @@ def draw_calibration(
     width = seqlen - len(first)
     texts = documents(name, "calibration", data_dir, render)
     rng = random.Random(seed)
-    eligible = [
-        i for i, t in enumerate(texts) if len(t.encode()) > width
-    ]  # a token is at least one byte
+    # A token is at least one byte.
+    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > width]
     tokens: dict[int, list[int]] = {}
     crops: list[list[int]] = []
     while len(crops) < sequences:
@@ -181,9 +180,8 @@ def check_windows(
     size = len(text.encode())
     exact = size <= max_tokenized_bytes and tokenizer.tokenizer is not None
     tokens = tokenizer.count_tokens(text) if exact else size
-    if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(
-        name
-    ):  # else a worker counts
+    # Else a worker counts.
+    if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):
         raise UserError(
             _too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting)
         )

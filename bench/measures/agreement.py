@@ -12,7 +12,7 @@ from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
 from methods.contract.errors import Skipped
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Agreement(Windowed):
                 "lower",
                 "nats/token",
                 0.0,
-                rule="window mean",
+                aggregation="window mean",
                 order=20,
                 quality=4,
                 seed_noise=0.016,
@@ -46,7 +46,7 @@ class Agreement(Windowed):
                 "proportion",
                 0.0,
                 1.0,
-                rule="window mean",
+                aggregation="window mean",
                 order=21,
                 on_board=True,
                 one_column=True,

@@ -26,7 +26,7 @@ from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
 from methods.contract.errors import Skipped, UserError
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Answers:
                 "lower",
                 "bits/byte",
                 0.0,
-                rule="mean",
+                aggregation="mean",
                 in_tables=False,
                 margin=0.01,
                 seed_noise=0.006,
@@ -87,7 +87,7 @@ class Answers:
                 "proportion",
                 0.0,
                 1.0,
-                rule="mean",
+                aggregation="mean",
                 in_tables=False,
                 tolerance=1e-3,
             ),
@@ -98,7 +98,7 @@ class Answers:
                 "proportion",
                 0.0,
                 1.0,
-                rule="mean",
+                aggregation="mean",
                 in_tables=False,
                 tolerance=1e-3,
             ),
@@ -109,7 +109,7 @@ class Answers:
                 "proportion",
                 0.0,
                 1.0,
-                rule="mean",
+                aggregation="mean",
                 in_tables=False,
                 tolerance=1e-3,
             ),

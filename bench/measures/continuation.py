@@ -17,7 +17,7 @@ from bench.results.record import Item, Reading
 from bench.system.text import amount
 from bench.system.validation import Count
 from methods.contract.errors import Skipped, UserError
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Continuation:
                 "tokens",
                 0.0,
                 64.0,
-                rule="window mean",
+                aggregation="window mean",
                 order=30,
                 on_board=True,
             ),

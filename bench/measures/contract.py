@@ -1,9 +1,9 @@
 """Interface of a measure: what it declares, its inputs and its results.
 
 A measure in a package of your own needs this module, `bench.results.record` and `methods`, and
-nothing else of bench. It declares each metric once (`methods.contract.info.Metric`), and a gate,
-`bench check` and all tables read the facts there. A reading has the unit and direction of its
-metric, unless it states others. The method `derive` is for metrics with the rule "own":
+nothing else of bench. It declares each metric once (`methods.contract.measure_info.Metric`), and a
+gate, `bench check` and all tables read the facts there. A reading has the unit and direction of its
+metric, unless it states others. The method `derive` is for metrics with the aggregation "own":
 
     from collections.abc import Callable
     from dataclasses import dataclass
@@ -14,7 +14,7 @@ metric, unless it states others. The method `derive` is for metrics with the rul
     from bench.measures.contract import MeasureContext, Readings
     from bench.results.record import Item, Reading
     from methods.contract.method import Needs
-    from methods.contract.info import MeasureInfo, Metric
+    from methods.contract.measure_info import MeasureInfo, Metric
 
     @dataclass(frozen=True)
     class MaxNorm:
@@ -22,9 +22,10 @@ metric, unless it states others. The method `derive` is for metrics with the rul
         needs: ClassVar[Needs] = Needs.NOTHING
         info: ClassVar[MeasureInfo] = MeasureInfo(
             metrics=(
-                Metric("max_norm", "1", "lower", rule="own", counted=True, margin=0.01,
-                on_board=True, order=65), Metric("mean_norm", "1", "lower", rule="mean",
-                margin=0.02, seed_noise=0.005, order=66),
+                Metric("max_norm", "1", "lower", aggregation="own", counted=True, margin=0.01,
+                       on_board=True, order=65),
+                Metric("mean_norm", "1", "lower", aggregation="mean", margin=0.02,
+                       seed_noise=0.005, order=66),
             )
         )
 
@@ -242,10 +243,10 @@ class Measure(Protocol):
       default fields.
     - `estimated_tokens`, a property: about how many tokens it reads, for the estimate of time.
     - `imports`: modules that a worker should import early.
-    - `info`, a `methods.contract.info.MeasureInfo`: its metrics. It is no part of a key.
-    - `derive(metric, record, items)`, a static method: return the number of a metric with the rule
-      "own", computed from the items of a record (`bench.results.derive.Items`), or None if they do
-      not give it.
+    - `info`, a `methods.contract.measure_info.MeasureInfo`: its metrics. It is no part of a key.
+    - `derive(metric, record, items)`, a static method: return the number of a metric with the
+      aggregation "own", computed from the items of a record (`bench.results.derive.Items`), or
+      None if they do not give it.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """

@@ -10,7 +10,7 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.measures.window_pass import LogitPart
 from bench.measures.windowed import Windowed, Windows, WindowSums, mean_and_stderr
 from bench.results.record import Item, Reading
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Perplexity(Windowed):
                 "lower",
                 "ratio",
                 1.0,
-                rule="exp of window mean",
+                aggregation="exp of window mean",
                 order=10,
                 quality=1,
                 on_board=True,

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from bench.inputs.kv_size import count_cached, head_dim_of
 from bench.measures.contract import MeasureContext, Readings
-from bench.measures.speed.roofline import count_cached, head_dim_of
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, bits_with_bitmap
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 from methods.contract.pattern import Pattern
 from methods.model.folder import read_config
@@ -44,7 +44,7 @@ class Size:
                 "proportion",
                 0.0,
                 1.0,
-                rule="weighted mean",
+                aggregation="weighted mean",
                 order=60,
                 counted=True,
                 capped_by_pattern=True,
@@ -57,7 +57,7 @@ class Size:
                 "lower",
                 "bytes",
                 0.0,
-                rule="own",
+                aggregation="own",
                 order=80,
                 counted=True,
                 margin=0.005,
@@ -69,7 +69,7 @@ class Size:
                 "lower",
                 "bits",
                 0.0,
-                rule="own",
+                aggregation="own",
                 order=81,
                 on_board=True,
                 counted=True,
@@ -211,9 +211,8 @@ class Size:
                 if "relative_flops" in known
                 else 0
             )
-            saved = terms * item_bits / 8 - known.get(
-                "adapter_bytes", 0.0
-            )  # by factors that are rounded
+            # By factors that are rounded.
+            saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
             # The sum of floats may be just above or below a whole number.
             return min(

@@ -29,7 +29,7 @@ from bench.results.record import Item, Reading
 from bench.system.suggest import shorten
 from bench.system.validation import MAX_TOKENS, Count, Extent, count_of
 from methods.contract.errors import UserError
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Zeroshot:
                 "proportion",
                 0.0,
                 1.0,
-                rule="mean",
+                aggregation="mean",
                 order=52,
                 quality=3,
                 on_board=True,
@@ -117,7 +117,7 @@ class Zeroshot:
                 "proportion",
                 0.0,
                 1.0,
-                rule="mean",
+                aggregation="mean",
                 in_tables=False,
                 tolerance=1e-3,
             ),
@@ -128,7 +128,7 @@ class Zeroshot:
                 "lower",
                 "bits/byte",
                 0.0,
-                rule="window mean",
+                aggregation="window mean",
                 order=40,
                 margin=0.01,
                 seed_noise=0.006,

@@ -28,7 +28,7 @@ from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
-from methods.model.smaller import count_left
+from methods.model.smaller_folder import count_left
 from methods.model.targets import require_fit, require_flow, select_targets
 from methods.workshop.training.settings import require_trainable
 
@@ -294,8 +294,8 @@ class ModelInputs:
     def _require_settings_file(self, stage: Stage) -> None:
         """Raise UserError if a stage reads its settings from a file that does not fit the model.
 
-        Its class has a method `read(pattern, targets)`, as in bench.quantizers.allocated, or the
-        file is not checked here.
+        Its class has a method `read(pattern, targets)`, as the quantizer `allocated` has. Without
+        one, the file is not checked here.
         """
         entry = stage.entry
         if not entry.file or not entry.file.required or Does.IMPORTS in entry.does:

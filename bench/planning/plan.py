@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from bench.catalog.entries import LOCAL
 from bench.inputs import download, models
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.shapes import is_planned, planned_model
@@ -36,11 +37,9 @@ def make_plan(
     fetch: download missing models and data first. on_fetch: called with the name of each model
     before it is downloaded.
     """
-    for read in (
-        digest_source,
-        read_task,
-    ):  # a plug-in or a task may have changed since the last plan of this process
-        read.cache_clear()
+    # A plug-in or a task may have changed since the last plan of this process.
+    digest_source.cache_clear()
+    read_task.cache_clear()
     index, count = parse_shard(spec.shard)
     request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}
@@ -55,7 +54,8 @@ def make_plan(
         if facts is None:
             continue
         content = (facts.digest, facts.tokenizer_digest, facts.companions_digest)
-        if (same := names.setdefault(content, name)) != name:
+        same = names.setdefault(content, name)
+        if same != name:
             raise UserError(f"{same} and {name} are the same model: leave one out")
         inputs = ModelInputs(request, facts)
         linears.update(facts.linears)
@@ -77,7 +77,7 @@ def make_plan(
         request.jobs,
         request.devices[: request.jobs],
     )
-    if spec.jobs == AUTO and spec.executor == "local":
+    if spec.jobs == AUTO and spec.executor == LOCAL:
         plan = _fit_memory(plan, request.devices)
     return divide(plan, count)[index - 1] if count > 1 else plan
 
@@ -103,12 +103,14 @@ def _fit_memory(plan: Plan, devices: tuple[str, ...]) -> Plan:
     free.
     """
     artifacts = [some[0].artifact for some in plan.artifacts().values()]
-    most = len(devices) if devices[0] != "cpu" else max(1, cores() // (plan.spec.threads or 1))
+    most = len(devices)
+    if devices[0] == "cpu":
+        most = max(1, cores() // (plan.spec.threads or 1))
     largest = max(map(estimate_bytes, artifacts), default=1.0)
     jobs = max(1, min(most, int(JOBS_SHARE * memory_bytes() / largest)))
-    threads = {"threads": plan.spec.threads or max(1, cores() // jobs)}
-    measurements = (
-        m.model_copy(update={"artifact": m.artifact.model_copy(update=threads)})
-        for m in plan.measurements
-    )
+    threads = plan.spec.threads or max(1, cores() // jobs)
+    measurements = []
+    for measurement in plan.measurements:
+        artifact = measurement.artifact.model_copy(update={"threads": threads})
+        measurements.append(measurement.model_copy(update={"artifact": artifact}))
     return replace(plan, measurements=tuple(measurements), jobs=jobs, devices=devices[:jobs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from bench.catalog.entries import LOCAL
 from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import (
     estimate_bytes,
@@ -29,8 +30,9 @@ MAX_GPUS = 64
 def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None:
     """Refuse an artifact that needs more than this machine's memory, and say what helps. missing:
     measurements to make."""
-    # Another executor checks its nodes when it starts.
-    for measurements in missing if plan.spec.executor == "local" else ():
+    if plan.spec.executor != LOCAL:  # it checks its nodes when it starts
+        return
+    for measurements in missing:
         if problem := find_problem(measurements[0].artifact):
             raise UserError(problem)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.catalog import named_files, registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
-from bench.catalog.entries import CONTROL
+from bench.catalog.entries import CONTROL, LOCAL
 from bench.inputs import corpora
 from bench.measures.windowed import WindowSettings
 from bench.planning import recipes
@@ -60,7 +60,8 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     another setting."""
     methods = named_files.with_names("methods", spec.methods)
     named_quantizers = named_files.with_names("quantizers", spec.quantizers)
-    measures = tuple(dict.fromkeys((*named_files.with_names("measures", spec.measures), "pattern")))
+    named_measures = named_files.with_names("measures", spec.measures)
+    measures = tuple(dict.fromkeys((*named_measures, "pattern")))
     for name in measures:
         _check_measure(name, spec, fetch)
     _require_known(spec)
@@ -69,19 +70,21 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     named = [quantizer for quantizer in quantizers if quantizer]
     _require_distinct("methods", chains)
     _require_distinct("quantizers", [[quantizer] for quantizer in named])
-    by_ray = spec.executor == "ray"
-    if by_ray:
-        devices: tuple[str, ...] = (cluster_device(spec.device),)
-    else:
+    is_local = spec.executor == LOCAL
+    if is_local:
         devices = resolve_devices(spec.device, elsewhere=not fetch)
+    else:
+        devices = (cluster_device(spec.device),)
     patterns = tuple(map(Pattern.parse, spec.patterns))
     for pattern in patterns:
         _require_prunable(pattern)
-    transformed: dict[str, list[list[Choice]]] = {}
+    every_chain = list(chains)
+    transformed: dict[str, tuple[MethodStages, ...]] = {}
     for quantizer in named:
         if registry.lookup("quantizers", quantizer.name).after:
-            transformed[quantizer.label] = [with_transform(chain, quantizer) for chain in chains]
-    every_chain = itertools.chain(chains, *transformed.values())
+            own = [with_transform(chain, quantizer) for chain in chains]
+            every_chain += own
+            transformed[quantizer.label] = tuple(map(stages_of, own))
     choices = list(itertools.chain.from_iterable(every_chain))
     for choice, pattern in itertools.product(choices, patterns):
         _require_pattern(choice, pattern)
@@ -92,15 +95,14 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     jobs = 1
     if spec.jobs != AUTO:
         jobs = len(devices) if spec.jobs is None else int(spec.jobs)
-    own_threads = 1 if by_ray else max(1, cores() // jobs)
+    own_threads = max(1, cores() // jobs) if is_local else 1
+    stages = [make_stage(choice, "quantizers") if choice else None for choice in quantizers]
     return PlanRequest(
         spec=spec,
         chains=tuple(map(stages_of, chains)),
-        transformed={label: tuple(map(stages_of, some)) for label, some in transformed.items()},
+        transformed=transformed,
         patterns=patterns,
-        quantizers=tuple(
-            make_stage(choice, "quantizers") if choice else None for choice in quantizers
-        ),
+        quantizers=tuple(stages),
         measures=measures,
         devices=devices,
         jobs=jobs,
@@ -123,14 +125,12 @@ def _require_prunable(pattern: Pattern) -> None:
     if pattern.removed:
         name, share = pattern.removed
         link = registry.lookup("methods", name).link(name, name, {})
-        way = next(
-            (f"--methods {option}={share}" for option in link.options.values()), "--pattern 2:4"
-        )
+        ways = [f"--methods {option}={share}" for option in link.options.values()]
+        way = ways[0] if ways else "--pattern 2:4"
         raise UserError(f"{pattern} is no pattern to prune to: use {way}")
     if pattern.beside:
-        able = ", ".join(
-            name for name, entry in registry.entries("methods").items() if Does.ADDS in entry.does
-        )
+        methods = registry.entries("methods")
+        able = ", ".join(name for name, entry in methods.items() if Does.ADDS in entry.does)
         raise UserError(
             f"{pattern} is no pattern to prune to: use --pattern {pattern.base} and --methods "
             f"{able}"
@@ -142,9 +142,10 @@ def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
     known: dict[str, str] = {}
     for chain in chains:
         label = chain[-1].label
-        settings = [
-            (choice.name, sorted(_other_than_defaults(kind, choice).items())) for choice in chain
-        ]
+        settings = []
+        for choice in chain:
+            typed = _other_than_defaults(kind, choice)
+            settings.append((choice.name, sorted(typed.items())))
         same = known.setdefault(repr(settings), label)
         if same != label:
             raise UserError(
@@ -167,9 +168,9 @@ def _other_than_defaults(kind: Kind, choice: Choice) -> dict[str, Any]:
 def _require_known(spec: Spec) -> None:
     """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read
     it."""
-    for name in (spec.calibration.data, spec.training.data, spec.settings_of(WindowSettings).data):
-        if name:
-            corpora.require(name)
+    windows = spec.settings_of(WindowSettings)
+    for name in filter(None, (spec.calibration.data, spec.training.data, windows.data)):
+        corpora.require(name)
     if spec.training.recipe:
         recipes.lookup(spec.training.recipe)
 
@@ -183,7 +184,7 @@ def _require_nodes(spec: Spec) -> None:
             f"training.processes={processes} cannot be divided among training.nodes={nodes}: use "
             f"a multiple of {nodes}"
         )
-    if spec.executor != "local":
+    if spec.executor != LOCAL:
         raise UserError(
             f"training.nodes={nodes} is not for executor {spec.executor}: use --executor local, "
             "or one node"
@@ -223,7 +224,8 @@ def _require_shareable(spec: Spec, choices: Iterable[Choice], kind: Kind) -> Non
         )
     for choice in choices:
         entry = registry.lookup(kind, choice.name)
-        if kind == "quantizers" and (file := registry.file_of(kind, choice.name)):
+        file = registry.file_of(kind, choice.name)
+        if file and kind == "quantizers":
             raise UserError(
                 f"{choice.name} is in the file {file}, and processes that share a calibration "
                 f"find no codec there: leave calibration.processes={processes} out, or install "

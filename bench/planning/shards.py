@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from bench.planning.artifact import Artifact, Measurement, Plan
-from bench.planning.estimate import count_operations
+from bench.planning.work import count_operations
 from bench.system.grouping import group_by
 from methods.contract.errors import UserError
 
@@ -69,17 +69,23 @@ def divide(plan: Plan, count: int) -> list[Plan]:
     every machine computes the same one.
     """
 
-    def pruned(measurements: list[Measurement]) -> str:
-        artifact = measurements[0].artifact
-        return artifact.up_to(sum(stage.kind == "methods" for stage in artifact.stages)).key
-
-    groups = group_by(plan.artifacts().values(), pruned)
+    groups = group_by(plan.artifacts().values(), _pruned_key)
     work = {key: count_operations(group) for key, group in groups.items()}
+    largest_first = sorted(groups, key=lambda key: (-work[key], _name(groups[key][0][0].artifact)))
     shards: list[set[str]] = [set() for _ in range(count)]
     loads = [0.0] * count
-    for key in sorted(groups, key=lambda key: (-work[key], _name(groups[key][0][0].artifact))):
+    for key in largest_first:
         lightest = loads.index(min(loads))
         shards[lightest] |= {measurements[0].artifact.key for measurements in groups[key]}
         loads[lightest] += work[key]
-    chosen = (tuple(m for m in plan.measurements if m.artifact.key in shard) for shard in shards)
-    return [replace(plan, measurements=measurements) for measurements in chosen]
+    plans = []
+    for shard in shards:
+        chosen = tuple(m for m in plan.measurements if m.artifact.key in shard)
+        plans.append(replace(plan, measurements=chosen))
+    return plans
+
+
+def _pruned_key(measurements: list[Measurement]) -> str:
+    """Return the key of an artifact's last pruning stage."""
+    artifact = measurements[0].artifact
+    return artifact.up_to(sum(stage.kind == "methods" for stage in artifact.stages)).key

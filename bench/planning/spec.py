@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator
 
 from bench.catalog import named_files
-from bench.catalog.entries import DEFAULT_METHODS, MEASURES
+from bench.catalog.entries import DEFAULT_METHODS, LOCAL, MEASURES
 from bench.catalog.registry import entries, load, names
 from bench.inputs.bos import BosRule
 from bench.inputs.hub import mirror, require_mirror
@@ -96,10 +96,12 @@ class Targets(Strict):
 if TYPE_CHECKING:
     _MeasureTables = Strict
 else:
-    _kinds = filter(None, (getattr(load(entry), "settings", None) for entry in MEASURES.values()))
-    _MeasureTables = create_model(
-        "_MeasureTables", __base__=Strict, **{kind.table: (kind, kind()) for kind in _kinds}
-    )
+    _tables = {}
+    for _entry in MEASURES.values():
+        _kind = getattr(load(_entry), "settings", None)
+        if _kind:
+            _tables[_kind.table] = (_kind, _kind())
+    _MeasureTables = create_model("_MeasureTables", __base__=Strict, **_tables)
 
 MEASURE_TABLES = frozenset(_MeasureTables.model_fields)
 """Tables of settings that only measures read."""
@@ -169,9 +171,9 @@ class Spec(_MeasureTables, extra="allow"):
     """Number of artifacts that are made in parallel. auto: as many as cores and memory allow.
     Default: 1, or the number of GPUs if `device` names several. Parallel artifacts share the cores
     unless `threads` is set."""
-    executor: Literal["local", "ray"] = "local"
-    """Executor of artifacts: processes of this machine, or tasks of a Ray cluster. Changes no
-    number."""
+    executor: str = LOCAL
+    """Where artifacts are made: local, by processes of this machine, ray, by tasks of a Ray
+    cluster, or the executor of a plug-in. Changes no number."""
     ray_address: str = "auto"
     """Address HOST:PORT of the Ray cluster's head. auto: the cluster of this machine. local: a new
     cluster on this machine."""
@@ -232,10 +234,10 @@ class Spec(_MeasureTables, extra="allow"):
     @field_validator("methods", "models", "patterns", "quantizers", "measures", "tasks", "seeds")
     @classmethod
     def _require_some(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        parts = tuple(dict.fromkeys(v.strip() if isinstance(v, str) else v for v in value))
+        parts = [part.strip() if isinstance(part, str) else part for part in value]
         if not parts or "" in parts:
             raise ValueError("needs at least one value, and no empty one")
-        return parts
+        return tuple(dict.fromkeys(parts))
 
     @field_validator("seeds")
     @classmethod
@@ -248,14 +250,19 @@ class Spec(_MeasureTables, extra="allow"):
     @classmethod
     def _require_trackers(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
-            if name not in (known := names("trackers")):
-                raise ValueError(describe_unknown("tracker", name, known))
+            _require_name("tracker", name)
         return tuple(dict.fromkeys(value))
+
+    @field_validator("executor")
+    @classmethod
+    def _require_executor(cls, value: str) -> str:
+        _require_name("executor", value)
+        return value
 
     @field_validator("ray_address")
     @classmethod
     def _require_ray(cls, value: str, info: ValidationInfo) -> str:
-        if value != "auto" and info.data.get("executor") == "local":
+        if value != "auto" and info.data.get("executor") == LOCAL:
             raise ValueError("is for a Ray cluster: add --executor ray, or leave it out")
         return value
 
@@ -265,6 +272,13 @@ class Spec(_MeasureTables, extra="allow"):
         if folder := mirror(value):
             require_mirror(folder)
         return folder.resolve() if folder else None
+
+
+def _require_name(noun: str, name: str) -> None:
+    """Raise ValueError for a name that is not in the catalog. noun: of its section."""
+    known = names(f"{noun}s")
+    if name not in known:
+        raise ValueError(describe_unknown(noun, name, known))
 
 
 def _texts(kind: str, value: Any) -> Any:
@@ -286,9 +300,9 @@ def _plugin_tables(measures: Any) -> dict[str, type[MeasureSettings]]:
     named_files.with_names("measures", filter(named_files.is_file, _texts("measures", measures)))
     kinds: dict[str, type[MeasureSettings]] = {}
     for entry in entries("measures").values():
-        settings = (
-            getattr(load(entry), "settings", None) if entry.is_plugin and not entry.broken else None
-        )
+        if not entry.is_plugin or entry.broken:
+            continue
+        settings = getattr(load(entry), "settings", None)
         if isinstance(settings, type) and issubclass(settings, MeasureSettings):
             kinds.setdefault(settings.table, settings)
     return kinds
@@ -306,14 +320,14 @@ def _as_user_error(model: Any, *tables: str) -> Iterator[None]:
 
 def _describe(fault: ValidationError, model: Any, tables: tuple[str, ...]) -> str:
     first = fault.errors()[0]
-    where = ".".join((*tables, *(str(part) for part in first["loc"] if not isinstance(part, int))))
+    names_only = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    where = ".".join((*tables, *names_only))
     if first["type"] == "extra_forbidden":
         *inner, _ = map(str, first["loc"])
         for table in inner:
             model = model.model_fields[table].annotation
-        return _describe_unknown(
-            where, [".".join((*tables, *inner, name)) for name in model.model_fields]
-        )
+        known = [".".join((*tables, *inner, name)) for name in model.model_fields]
+        return _describe_unknown(where, known)
     return f"invalid {where}={shorten(first['input'])}: {describe_allowed(first)}"
 
 

@@ -14,9 +14,9 @@ from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import Count, Fraction
 from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
-from methods.workshop.quantizing import formats
-from methods.workshop.quantizing.formats import Format
+from methods.workshop.quantizing import weight_formats
 from methods.workshop.quantizing.grids import Grid, Integer
+from methods.workshop.quantizing.weight_formats import Format
 
 BLOCK = 128
 INT4 = Integer(4)
@@ -105,7 +105,7 @@ class Int4Gptq:
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
-    format: ClassVar[Format] = formats.INT4
+    format: ClassVar[Format] = weight_formats.INT4
     group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True
@@ -129,18 +129,18 @@ class Int3Gptq(Int4Gptq):
     """int3, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
     name = "int3-gptq"
-    format = formats.INT3
+    format = weight_formats.INT3
 
 
 class MxFp4Gptq(Int4Gptq):
     """MXFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
     name = "mxfp4-gptq"
-    format = formats.MXFP4
+    format = weight_formats.MXFP4
 
 
 class NvFp4Gptq(Int4Gptq):
     """NVFP4, GPTQ with act-order under a fixed mask. The fields are those of int4-gptq."""
 
     name = "nvfp4-gptq"
-    format = formats.NVFP4
+    format = weight_formats.NVFP4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from methods.contract.errors import UserError
 from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
-from methods.workshop.libraries import import_library
+from methods.workshop.library_calls import import_library
 from methods.workshop.pruning.walk import Walk
 
 INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}

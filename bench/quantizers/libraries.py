@@ -24,11 +24,11 @@ from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import Count
 from methods.model.targets import dense_weight
-from methods.workshop.libraries import import_library, import_modifier, oneshot, require_oneshot
+from methods.workshop.library_calls import import_library, import_modifier, oneshot, require_oneshot
 from methods.workshop.pruning.walk import Walk
-from methods.workshop.quantizing import formats
-from methods.workshop.quantizing.formats import Format
+from methods.workshop.quantizing import weight_formats
 from methods.workshop.quantizing.grids import group_size
+from methods.workshop.quantizing.weight_formats import Format
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,11 @@ class Scheme(NamedTuple):
     form: Format
 
 
-INT4 = Scheme({"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, formats.INT4)
-NVFP4 = Scheme({"scheme": "NVFP4A16"}, formats.NVFP4)
-MXFP4 = Scheme({"scheme": "MXFP4A16"}, formats.MXFP4)
+INT4 = Scheme(
+    {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}, weight_formats.INT4
+)
+NVFP4 = Scheme({"scheme": "NVFP4A16"}, weight_formats.NVFP4)
+MXFP4 = Scheme({"scheme": "MXFP4A16"}, weight_formats.MXFP4)
 
 
 class _LlmCompressor:

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import ClassVar
 
 from methods.contract.info import MethodInfo
-from methods.workshop.quantizing import formats
-from methods.workshop.quantizing.formats import RoundInGroups, RoundToNearest
+from methods.workshop.quantizing import weight_formats
+from methods.workshop.quantizing.weight_formats import RoundInGroups, RoundToNearest
 
 
 class Int8(RoundToNearest):
     """8-bit integers, one scale per row."""
 
     name = "int8"
-    format = formats.INT8
+    format = weight_formats.INT8
 
 
 class W8A8(RoundToNearest):
@@ -28,7 +28,7 @@ class W8A8(RoundToNearest):
     """
 
     name = "w8a8"
-    format = formats.W8A8
+    format = weight_formats.W8A8
 
 
 class W8A8Smooth(W8A8):
@@ -42,14 +42,14 @@ class Fp8(RoundToNearest):
     """8-bit floats (e4m3), one scale per row."""
 
     name = "fp8"
-    format = formats.FP8
+    format = weight_formats.FP8
 
 
 class Int4(RoundInGroups):
     """4-bit integers, one scale for up to 128 inputs."""
 
     name = "int4-rtn"
-    format = formats.INT4
+    format = weight_formats.INT4
 
 
 class Int4Awq(Int4):
@@ -63,7 +63,7 @@ class Int3(RoundInGroups):
     """3-bit integers, one scale for up to 128 inputs."""
 
     name = "int3-rtn"
-    format = formats.INT3
+    format = weight_formats.INT3
 
 
 class Nf4(RoundInGroups):
@@ -73,7 +73,7 @@ class Nf4(RoundInGroups):
     """
 
     name = "nf4"
-    format = formats.NF4
+    format = weight_formats.NF4
     info: ClassVar[MethodInfo] = MethodInfo(paper="2305.14314")
 
 
@@ -81,28 +81,28 @@ class MxFp8(RoundInGroups):
     """MXFP8 (e4m3), a power of two as the scale of 32 inputs. OCP Microscaling Formats 1.0."""
 
     name = "mxfp8"
-    format = formats.MXFP8
+    format = weight_formats.MXFP8
 
 
 class MxFp4(RoundInGroups):
     """MXFP4 (e2m1), a power of two as the scale of 32 inputs. OCP Microscaling Formats 1.0."""
 
     name = "mxfp4"
-    format = formats.MXFP4
+    format = weight_formats.MXFP4
 
 
 class MxFp4W4A4(RoundInGroups):
     """MXFP4 weights, and inputs rounded to MXFP4 while the model runs."""
 
     name = "mxfp4-w4a4"
-    format = formats.MXFP4_W4A4
+    format = weight_formats.MXFP4_W4A4
 
 
 class NvFp4(RoundInGroups):
     """NVFP4 (e2m1), a scale in e4m3 for 16 inputs and one in float32 for the tensor."""
 
     name = "nvfp4"
-    format = formats.NVFP4
+    format = weight_formats.NVFP4
 
 
 class NvFp4W4A4(RoundInGroups):
@@ -110,4 +110,4 @@ class NvFp4W4A4(RoundInGroups):
     scale in float32."""
 
     name = "nvfp4-w4a4"
-    format = formats.NVFP4_W4A4
+    format = weight_formats.NVFP4_W4A4

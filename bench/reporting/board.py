@@ -324,9 +324,8 @@ class Board:
             elif column.derived:
                 shown = any(r.cells[c] for r in out.rows)
             columns.append(replace(column, shown=shown))
-        if not any(
-            column.shown for column in columns
-        ):  # speeds alone, with no dense model beside them
+        # Speeds alone, with no dense model beside them.
+        if not any(column.shown for column in columns):
             columns = [c if c.derived else replace(c, shown=None) for c in columns]
         return replace(out, columns=tuple(columns))
 

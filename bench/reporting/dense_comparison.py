@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.compare.pairing import another_source
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.reporting import pairwise, task_averages
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.view import Table

@@ -50,7 +50,7 @@ LOG_FROM = 4.0
 """Ratio of the largest to the smallest value from which an axis is logarithmic."""
 MAX_LETTERS = 32
 """Longest line of a row's label. The table and the tooltip have the whole name."""
-FORMATS = (".svg", ".png", ".pdf")
+SUFFIXES = (".svg", ".png", ".pdf")
 FONT = "system-ui, 'DejaVu Sans', Verdana, sans-serif"
 SVG = "http://www.w3.org/2000/svg"
 TIP = "tip:"
@@ -156,10 +156,10 @@ def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
 
 
 def require_format(file: Path) -> None:
-    """Raise UserError if the file's suffix is not in FORMATS."""
-    if file.suffix not in FORMATS:
+    """Raise UserError if the file's suffix is not in SUFFIXES."""
+    if file.suffix not in SUFFIXES:
         raise UserError(
-            f"unknown figure format {str(file)!r}: the file name must end in {', '.join(FORMATS)}"
+            f"unknown figure format {str(file)!r}: the file name must end in {', '.join(SUFFIXES)}"
         )
 
 

@@ -140,41 +140,6 @@ def _axis_limits(values: Sequence[float]) -> tuple[float, float]:
     return middle - (half or 1.0), middle + (half or 1.0)
 
 
-def draw_speeds(records: Sequence[Record], file: Path) -> Path:
-    """Draw speedups over tokens, a panel for each kind of weight: with their intervals, the
-    roofline limit dashed."""
-    rows = [row for r in records for row in r.notes.get("shapes", []) if "speedup" in row]
-    if not rows:
-        raise UserError("nothing to draw: no shape was timed")
-    kinds = list(dict.fromkeys(row["kind"] for row in rows))
-    figure, axes = new_figure(300 * len(kinds), 245, columns=len(kinds))
-    for kind, axis in zip(kinds, axes[0], strict=True):
-        of_kind = [row for row in rows if row["kind"] == kind]
-        shapes = dict.fromkeys(tuple(row["shape"]) for row in of_kind)
-        for color, shape in zip(choose_colors(len(shapes)), shapes, strict=True):
-            line = sorted(
-                (row for row in of_kind if tuple(row["shape"]) == shape),
-                key=lambda row: row["tokens"],
-            )
-            at, value = [row["tokens"] for row in line], [row["speedup"] for row in line]
-            axis.vlines(at, *zip(*(row["interval"] for row in line), strict=True), color=color)
-            axis.plot(at, value, "o-", color=color, markersize=4, label=f"{shape[0]} x {shape[1]}")
-            axis.plot(
-                at, [row["limit"] for row in line], color=color, linestyle="--", linewidth=0.8
-            )
-        axis.axhline(1, color=LIGHT["soft"], linewidth=0.8)
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.set(title=f"{kind}: dense / 2:4, limit dashed", xlabel="tokens")
-    axes[0][-1].legend()
-    title = (
-        f"{records[0].identity.model} · "
-        f"{records[0].notes.get('device', records[0].identity.device)}"
-    )
-    figure.suptitle(title, x=0.01, ha="left")
-    return save_figure(figure, file, title)
-
-
 def draw_search(trials: Mapping[str, Sequence[float]], file: Path) -> Path:
     """Draw each method's lowest value so far, and each trial as a point. Trials that diverged have
     no point.

@@ -52,9 +52,8 @@ def _draw_front(axes: Axes, front: Front) -> None:
     mega = _scale_of(front)
     unit = {"B": ", MB", "1": "", "": ""}.get(front.x.unit, f", {front.x.unit}")
     optimal = front.optimal
-    where: Literal["pre", "post"] = (
-        "pre" if front.x.sign < 0 else "post"
-    )  # between two rows the worse one is what can be had
+    # Between two rows the worse one is what can be had.
+    where: Literal["pre", "post"] = "pre" if front.x.sign < 0 else "post"
     axes.step(
         [p.x / mega for p in optimal], [p.y for p in optimal], where=where, color=BLUE, alpha=0.55
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from bench.reporting import pairwise, pick, words
+from bench.reporting import candidates, pairwise, words
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.table import TextTable, format_number
 from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
@@ -87,7 +87,7 @@ def to_text_table(highlights: Sequence[Highlight]) -> TextTable:
 
 def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     try:
-        column = pick.quality_column(table)
+        column = candidates.quality_column(table)
     except UserError:
         return
     if VALIDATION in table.columns[column].protocol:
@@ -110,12 +110,12 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     for pattern in dict.fromkeys(
         table.rows[k].filters["pattern"] for k in facts if facts[k].compressed
     ):
-        found = pick.pick(table, pick.Limits(), pattern).meets
+        found = candidates.pick(table, candidates.Limits(), pattern).meets
         smaller = [c for c in found if c.facts.bits is None or c.facts.bits < limit]
         if smaller:
             groups.append(sorted(smaller, key=lambda c: (c.quality, c.index)))
     for rows in sorted(groups, key=lambda rows: rows[0].quality):
-        best, *tied = pick.tied_rows(rows, differ)
+        best, *tied = candidates.tied_rows(rows, differ)
         cell = best.row.cells[column]
         yield Highlight(
             section,
@@ -153,9 +153,8 @@ def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
     is_ratio = table.columns[column].definition.is_ratio
     describe = words.ratio if is_ratio else words.difference
     interval = table.intervals.get((*pairwise.ordered(dense, row), column))
-    if interval is None or (
-        is_ratio and interval.low == 0
-    ):  # so wide that its low end was rounded to 0
+    # So wide that its low end was rounded to 0.
+    if interval is None or (is_ratio and interval.low == 0):
         a, b = (table.value(k, column) or 0.0 for k in (dense, row))
         return describe(b / a if is_ratio else b - a)
     ends = [interval.value, interval.low, interval.high]

@@ -16,8 +16,8 @@ import jinja2
 from markupsafe import Markup, escape
 
 from bench.reporting import drawing, folding, highlights
+from bench.reporting.candidates import LIMITS
 from bench.reporting.html_data import page_data
-from bench.reporting.pick import LIMITS
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT, caption
 from bench.reporting.table_figures import TableFigure

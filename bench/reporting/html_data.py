@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.reporting import pick
+from bench.reporting import candidates
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn
 
@@ -53,7 +53,7 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
         "title": table.title,
         "section": section.title,
         "protocol": table.protocol,
-        "choices": pick.page_choices(table) if picks else None,
+        "choices": candidates.page_choices(table) if picks else None,
         "columns": [
             {
                 "name": c.name,

@@ -131,9 +131,8 @@ def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
         "bytes": float(file.bytes),
     }
     for row in rows:
-        if (
-            identity.subject != "timing"
-        ):  # a file does not share the speed of the model that was dequantized from it
+        # A file does not share the speed of the model that was dequantized from it.
+        if identity.subject != "timing":
             value = sizes.get(row["metric"], row["value"])
             own = identity.model_copy(update={"quantizer": name})
             yield row | {"quantizer": name, "identity": own, "value": value}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.compare import resolve
+from bench.compare import result_arguments
 from bench.compare.result_set import ResultSet
 from bench.reporting import (
     board,
@@ -66,7 +66,9 @@ def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
     """Read the results folders that are no searches, to show one model. Raise UserError if all are
     searches."""
     results = [
-        one for path in folders if not searches.is_search(one := resolve.read(path, model=model))
+        one
+        for path in folders
+        if not searches.is_search(one := result_arguments.read(path, model=model))
     ]
     if not results:
         raise UserError(
@@ -114,7 +116,7 @@ def build(
     in `make_sections`.
     signed_by: file of allowed signers. Each row names those who signed its records.
     """
-    result_sets = [resolve.read(path) for path in results]
+    result_sets = [result_arguments.read(path) for path in results]
     of_search = [r for r in result_sets if searches.is_search(r)]
     sections = make_sections([r for r in result_sets if r not in of_search], papers, smaller)
     signers: dict[str, str] | None = None

@@ -11,10 +11,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.compare import estimate
+from bench.compare import paired_estimate
 from bench.compare.pairing import Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
@@ -110,14 +110,13 @@ def compare(
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
-    if (
-        pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio
-    ):  # a ratio to 0 says nothing
+    # A ratio to 0 says nothing.
+    if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:
         return None
     noise, source = noises.of_pair(pair) or (None, "")
     try:
-        e = estimate.estimate_pair(pair, results, results, level, noise)
-    except estimate.NotComparable:
+        e = paired_estimate.estimate_pair(pair, results, results, level, noise)
+    except paired_estimate.NotComparable:
         return None
     value, low, high = e.effect(pair.is_ratio)
     if low is None or high is None:

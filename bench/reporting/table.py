@@ -307,9 +307,8 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
         spread = spread if spread > ROUNDING * abs(mean) else None
     text = format_number(mean, spread, rows[0]["unit"]) + note
     if any(r.get("claimed") for r in rows):
-        return CellSummary(
-            f"{text} claimed", rows
-        )  # without a value it is in no rank, front or choice
+        # Without a value it is in no rank, front or choice.
+        return CellSummary(f"{text} claimed", rows)
     return CellSummary(text, rows, mean, spread)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from bench.reporting.facts import Facts, Interval, RowNumbers
 from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
 from bench.results import metrics
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 SEED_NOISE_NOTE = (
     "Intervals of rows with few seeds, and ranks, include the noise between seeds. Its standard "

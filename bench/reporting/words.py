@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -58,9 +59,8 @@ def ratio(value: float, low: float | None = None, high: float | None = None) -> 
 def hundredths(value: float) -> str:
     """Format a fraction in hundredths, with one decimal, and from 1,000 on without decimals."""
     digits = 0 if abs(value) >= 10 else 1
-    return _with_minus(
-        f"{round(100 * value, digits) + 0.0:,.{digits}f}"
-    )  # + 0.0: no minus before a zero
+    # + 0.0: no minus before a zero.
+    return _with_minus(f"{round(100 * value, digits) + 0.0:,.{digits}f}")
 
 
 def _four_digits(value: float) -> str:
@@ -110,3 +110,9 @@ def cut(text: str, length: int) -> str:
     last = text[-(length // 3) :]
     tail = last[last.index(" ") :] if " " in last else ""
     return text[: length - 1 - len(tail)] + "…" + tail
+
+
+def clock_time(seconds: float) -> str:
+    """Return the time of day `seconds` from now, and the date if that is a day or more away."""
+    form = "%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M"
+    return time.strftime(form, time.localtime(time.time() + seconds))

@@ -52,7 +52,7 @@ def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]
     """Yield the readings that a record's items give, each with what they give. Raise
     ArithmeticError without a finite mean.
 
-    Each metric has its rule (`methods.contract.info.Metric.rule`).
+    The aggregation of a metric says how (`methods.contract.measure_info.Metric`).
     """
     for reading in record.readings:
         derived = None if reading.value is None else _derive(reading, record, items)
@@ -62,10 +62,10 @@ def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]
 
 def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None:
     metric = metrics.find(reading.metric)
-    if metric.rule == "own":
+    if metric.aggregation == "own":
         return derive_own(metric.name, record, items)
     values = scores_of(metric.name, record, items)
-    reduce = REDUCERS.get(metric.rule)
+    reduce = REDUCERS.get(metric.aggregation)
     if values is None or reduce is None:
         return None
     if not (
@@ -76,8 +76,8 @@ def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None
 
 
 def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
-    """Return what the measure of a metric with the rule "own" derives. Raise UserError if a plug-in
-    fails."""
+    """Return what the measure of a metric with the aggregation "own" derives. Raise UserError if a
+    plug-in fails."""
     owned = metric_owners.find(metric)
     assert owned is not None
     kind = registry.load(owned.entry)
@@ -91,8 +91,8 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
-    """Return scores of a number with the rule "own", one for each item, or None if the items do not
-    give it.
+    """Return scores of a number with the aggregation "own", one for each item, or None if the items
+    do not give it.
 
     They are jackknife pseudo-values (Tukey 1958), moved so that their mean is the number itself.
     """
@@ -125,7 +125,7 @@ def scores_of(metric: str, record: Record, items: Items) -> Array | None:
         return items.columns[metric]
     others = [reading for reading in record.readings if reading.metric not in items.columns]
     owners = [
-        reading for reading in others if metrics.find(reading.metric).rule in REDUCERS
+        reading for reading in others if metrics.find(reading.metric).aggregation in REDUCERS
     ] or others[:1]
     return (
         items.columns.get("value") if [reading.metric for reading in owners] == [metric] else None

@@ -1,4 +1,4 @@
-"""Metrics by name, as the measures declare them (`methods.contract.info.Metric`)."""
+"""Metrics by name, as the measures declare them (`methods.contract.measure_info.Metric`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from bench.catalog import metric_owners
-from methods.contract.info import Metric
+from methods.contract.measure_info import Metric
 
 DECIDES_NO_NUMBER = True
 

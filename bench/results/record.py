@@ -14,7 +14,7 @@ from bench.system import digests
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.contract.errors import UserError
-from methods.model.files import check_depth, unique_names
+from methods.model.safe_files import check_depth, unique_names
 
 DECIDES_NO_NUMBER = True
 

@@ -52,7 +52,7 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     """Return the commands that make a record's model and export it. Empty if the record does not
     say how.
 
-    A 2:4 model is exported as packed24, and others as dense safetensors.
+    A 2:4 model is exported as packed24 if that format is there, and others as dense safetensors.
     """
     try:
         values = _with_files(record, settings(record))
@@ -71,7 +71,8 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     for key in ("arithmetic", "bos", "threads", "targets", "calibration", "training"):
         parts += _set(key, values.get(key))
     export = ["bench", "export", folder, "--format", "hf"]
-    if identity.pattern == "2:4" and identity.include == ("*",):
+    is_packed = registry.is_installed("exports", "packed24")
+    if is_packed and identity.pattern == "2:4" and identity.include == ("*",):
         export = ["bench", "export", folder, "--format", "packed24"]
         export += ["--exclude", ",".join(identity.exclude)] if identity.exclude else []
     export += ["--out", f"{folder}-{export[4]}"]
@@ -140,10 +141,11 @@ def settings(record: Record) -> dict[str, Any]:
             config.pop("bos", ""),
             *(text.get("bos", "") for text in (calibration, training) if text),
         }
+        # All texts of a run have one rule, and "auto" is the default.
         if rule := rules & {
             "always",
             "never",
-        }:  # all texts of a run have one rule, and "auto" is the default
+        }:
             (values["bos"],) = rule
         values |= _measure_settings(identity.measure, config)
     except (LookupError, TypeError, ValueError, AttributeError) as fault:

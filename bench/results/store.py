@@ -300,9 +300,8 @@ def is_disk_full(fault: BaseException) -> bool:
     their text only."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     texts = [text for code in codes for text in (f"(os error {code})", f"[Errno {code}]")]
-    short = re.search(
-        r"\b\d+ requested and \d+ written", str(fault)
-    )  # numpy's count of what it could not write
+    # numpy's count of what it could not write.
+    short = re.search(r"\b\d+ requested and \d+ written", str(fault))
     return (
         getattr(fault, "errno", None) in codes
         or bool(short)

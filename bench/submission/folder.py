@@ -15,7 +15,7 @@ import tomlkit
 from bench.compare.result_set import ResultSet
 from bench.reporting.searches import FILE as ABOUT_FILE
 from bench.results import signatures
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.results.record import DONE
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore, Store

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.compare import resolve
+from bench.compare import result_arguments
 from bench.compare.result_set import ResultSet
 from bench.reporting import board, searches
 from bench.reporting.searches import About
 from bench.reporting.view import Table
-from bench.results.check import FolderCheck, check_folder, disagreements
+from bench.results.folder_check import FolderCheck, check_folder, disagreements
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.submission import rules
@@ -61,7 +61,7 @@ def read_published(root: Path, without: str = "") -> list[ResultSet]:
     named `without`."""
     folders = sorted(path.parent for path in root.glob("*/records") if path.is_dir())
     return [
-        resolve.read(path, every=True)
+        result_arguments.read(path, every=True)
         for path in folders
         if path.name not in (without, RESULTS.name)
     ]

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from bench.system.files import sweep
 from methods.contract.errors import UserError
-from methods.model.files import CACHE_ENV as CACHE_ENV
-from methods.model.files import own_cache
+from methods.model.safe_files import CACHE_ENV as CACHE_ENV
+from methods.model.safe_files import own_cache
 
 DECIDES_NO_NUMBER = True
 
@@ -162,31 +162,25 @@ def gc_lock(timeout: float = -1) -> Iterator[None]:
 
 def info() -> list[dict[str, Any]]:
     """Return a row for the whole cache and one for each part: entries and bytes."""
-    root, parts = cache_dir(), (*REBUILDABLE, *EXPENSIVE)
-    total = {
-        "part": str(root),
-        "entries": None,
-        "bytes": sum(count_bytes(root / part) for part in parts),
-    }
-    return [
-        total,
-        *(
-            {"part": p, "entries": len(_entries(root / p)), "bytes": count_bytes(root / p)}
-            for p in parts
-        ),
+    root = cache_dir()
+    rows: list[dict[str, Any]] = [
+        {"part": part, "entries": len(_entries(root / part)), "bytes": count_bytes(root / part)}
+        for part in (*REBUILDABLE, *EXPENSIVE)
     ]
+    total = {"part": str(root), "entries": None, "bytes": sum(row["bytes"] for row in rows)}
+    return [total, *rows]
 
 
 def require_own_cache() -> None:
     """Raise UserError if the folder of the cache has files that are not of a cache, and may be of
     its user."""
     root = cache_dir()
-    if strange := next(
-        (e.name for e in _entries(root) if e.name not in OWN and not e.name.startswith(".")), ""
-    ):
+    names = [entry.name for entry in _entries(root)]
+    strange = [name for name in names if name not in OWN and not name.startswith(".")]
+    if strange:
         raise UserError(
-            f"cache {str(root)!r} has {strange!r}, which is not of a cache: name a new folder in "
-            f"${CACHE_ENV}, for example {str(root / 'cast-bench')!r}"
+            f"cache {str(root)!r} has {strange[0]!r}, which is not of a cache: name a new folder "
+            f"in ${CACHE_ENV}, for example {str(root / 'cast-bench')!r}"
         )
 
 
@@ -200,10 +194,8 @@ def gc(*, everything: bool, days: int) -> tuple[int, int]:
     require_own_cache()
     try:
         with gc_lock(timeout=60):
-            return _collect(
-                (*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE,
-                time.time() - days * 86400,
-            )
+            parts = (*REBUILDABLE, *EXPENSIVE) if everything else REBUILDABLE
+            return _collect(parts, time.time() - days * 86400)
     except Timeout:
         raise UserError("another bench cache gc is running: wait until it ends") from None
 
@@ -243,9 +235,10 @@ def _sweep_downloads() -> set[str]:
     """Delete downloads interrupted more than a day ago, unless a process is at work. Return the
     names in use."""
     used = _names_in_use()
-    for part in () if used else EXPENSIVE:
-        for suffix in (DOWNLOAD, ".tmp"):
-            sweep(cache_dir() / part, f".*{suffix}")
+    if not used:
+        for part in EXPENSIVE:
+            for suffix in (DOWNLOAD, ".tmp"):
+                sweep(cache_dir() / part, f".*{suffix}")
     return used
 
 
@@ -299,5 +292,6 @@ def count_bytes(path: Path) -> int:
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # another process may delete it
                 about = os.lstat(os.path.join(folder, name))
-                size += about.st_size if stat.S_ISREG(about.st_mode) else 0
+                if stat.S_ISREG(about.st_mode):
+                    size += about.st_size
     return size

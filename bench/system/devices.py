@@ -30,9 +30,9 @@ CARD = r"cuda(:[0-9]{1,4})?"
 
 def cores() -> int:
     """Return the number of physical cores that this process may use."""
-    allowed = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    allowed = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        allowed = len(os.sched_getaffinity(0))
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
@@ -117,11 +117,12 @@ def resolve_devices(names: str, *, elsewhere: bool = False) -> tuple[str, ...]:
 
 
 def cluster_device(name: str) -> str:
-    """Return the type of device for Ray, or raise UserError for a GPU's number: the nodes may have
-    other GPUs."""
+    """Return the type of device of other machines, or raise UserError for a GPU's number: they may
+    have other GPUs."""
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(
-            f"device {shorten(name)!r} names GPUs, but Ray assigns them: use --device cuda or cpu"
+            f"device {shorten(name)!r} names GPUs, but the executor assigns them: use --device "
+            "cuda or cpu"
         )
     return name if name != "auto" else resolve_device("auto")
 

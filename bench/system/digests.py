@@ -55,7 +55,10 @@ def state_of(about: os.stat_result) -> FileState:
 def remembered(path: Path, state: FileState) -> str | None:
     """Return the digest that was stored for this state; None without one."""
     memory = _memory(path, state)
-    return known if memory.exists() and len(known := memory.read_text()) == 64 else None
+    if not memory.exists():
+        return None
+    known = memory.read_text()
+    return known if len(known) == 64 else None
 
 
 def forget(path: Path) -> None:

@@ -148,13 +148,10 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
         constraints.write_text("\n".join(spec.constraints) + "\n")
         for i, step in enumerate(spec.steps):
             on_line(f"{name}: {i + 1} of {len(spec.steps)}: pip install {step}")
-            pip = [str(_python(path)), "-I", "-m", "pip", *PIP_OPTIONS]
-            _run(
-                name,
-                [*pip, "install", *(() if i else ("-c", str(constraints))), step],
-                log,
-                on_line,
-            )
+            pip = [str(_python(path)), "-I", "-m", "pip", *PIP_OPTIONS, "install"]
+            if i == 0:
+                pip += ["-c", str(constraints)]
+            _run(name, [*pip, step], log, on_line)
         on_line(f"{name}: checking that it works")
         _run(name, [str(_python(path)), "-I", "-c", spec.check], log, on_line)
         versions = _run(name, [str(_python(path)), "-I", "-c", VERSIONS], log, on_line)
@@ -210,13 +207,11 @@ def _run(name: str, command: list[str], log: Path, on_line: Callable[[str], None
             last.append(line.strip())
             on_line("  " + line.strip())
     if process.returncode:
-        errors = [line for line in last if line.startswith("ERROR")] or [
-            line for line in last if line
-        ]
+        said = [" ".join(command[:4]), *filter(None, last)]
+        errors = [line for line in said if line.startswith("ERROR")] or said
         raise UserError(
-            f"environment {name} could not be built: "
-            f"{errors[-1] if errors else ' '.join(command[:4])}. Its log is {log}. Check that pip "
-            "reaches a package index, then run the same command again"
+            f"environment {name} could not be built: {errors[-1]}. Its log is {log}. Check that "
+            "pip reaches a package index, then run the same command again"
         )
     return last[-1] if last else ""
 

@@ -47,9 +47,8 @@ def _locked_file(path: Path) -> tuple[int, Path]:
     delete abandoned files."""
     while True:
         temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-        handle = os.open(
-            temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666
-        )  # less what the umask takes away
+        # Less what the umask takes away.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:  # else it was swept before it was locked

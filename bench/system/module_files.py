@@ -12,9 +12,12 @@ def find_file(module: str) -> Path | None:
     """Return the source file of a module; None if there is none. A package needs no __init__.py."""
     package, *below = module.split(".")
     spec = importlib.util.find_spec(package)
+    if spec is None:
+        return None
     if not below:
-        return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-    for folder in spec.submodule_search_locations or () if spec else ():
+        origin = spec.origin or ""
+        return Path(origin) if origin.endswith(".py") else None
+    for folder in spec.submodule_search_locations or ():
         place = Path(folder, *below)
         for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"):
             if file.exists():

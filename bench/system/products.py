@@ -27,9 +27,8 @@ def use_float32(wanted: bool) -> None:
         _installed.pop()._destroy()
     if wanted and not _installed and not has_instructions_for("bfloat16"):
         library = torch.library.Library("aten", "IMPL")
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # torch warns of each kernel that is replaced
+        # torch warns of each kernel that is replaced.
+        with warnings.catch_warnings(action="ignore"):
             for name in PRODUCTS:
                 own = torch.library.get_kernel(f"aten::{name}", "CPU")
                 library.impl(name, _through_float32(own), "CPU", with_keyset=True)

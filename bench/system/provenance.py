@@ -96,24 +96,23 @@ def describe_plugin(name: str, installed: Distribution) -> dict[str, Any]:
     }
     try:
         source = json.loads(installed.read_text("direct_url.json") or "{}")
-        url, downloaded = (
-            urlsplit(source.get("url", "")),
-            source.get("vcs_info", {}).get("commit_id"),
-        )
+        url = urlsplit(source.get("url", ""))
+        downloaded = source.get("vcs_info", {}).get("commit_id")
     except (OSError, ValueError, AttributeError):
         return about
     if url.scheme == "file" and source.get("dir_info", {}).get("editable"):
         here = Path(unquote(url.path))
-        root = next(
-            (folder for folder in (here, *here.parents) if (folder / ".git").exists()), here
-        )
-        return about | {"commit": one} if (one := commit(root))["id"] else about
+        checkouts = [each for each in (here, *here.parents) if (each / ".git").exists()]
+        found = commit(checkouts[0] if checkouts else here)
+        if found["id"]:
+            about["commit"] = found
+        return about
     if url.scheme in ("http", "https") and url.hostname:
         # Not the name and password of a user.
         about["repository"] = f"{url.scheme}://{url.hostname}{url.path}"
-    return about | (
-        {"commit": {"id": downloaded, "dirty": False}} if isinstance(downloaded, str) else {}
-    )
+    if isinstance(downloaded, str):
+        about["commit"] = {"id": downloaded, "dirty": False}
+    return about
 
 
 def describe_file(name: str, target: str) -> dict[str, Any]:
@@ -198,10 +197,9 @@ def processor() -> str:
     """Return name, model and instruction set of the CPU, and limits. CPUs with the same text run
     the same kernels."""
     about = cpu()
-    parts = (about["cpu"], about.get("cpu_model", ""), about.get("instruction_set", ""))
-    return " ".join(
-        [*filter(None, parts), *(f"{name}={value}" for name, value in _isa_limits().items())]
-    )
+    parts = [about["cpu"], about.get("cpu_model", ""), about.get("instruction_set", "")]
+    parts += [f"{name}={value}" for name, value in _isa_limits().items()]
+    return " ".join(filter(None, parts))
 
 
 @cache
@@ -219,9 +217,9 @@ def cpu() -> dict[str, str]:
         # macOS names features as Linux does, in capitals and with dots.
         flags = _sysctl("machdep.cpu").lower().replace(".", "_")
         kind = platform.machine()
-        return _cpu(
-            _sysctl("machdep.cpu.brand_string") or kind, [], "asimd" if kind == "arm64" else flags
-        )
+        if kind == "arm64":
+            flags = "asimd"
+        return _cpu(_sysctl("machdep.cpu.brand_string") or kind, [], flags)
     return {"cpu": platform.processor() or platform.machine()} | cpu_of_cpuinfo(_cpuinfo())
 
 
@@ -277,10 +275,5 @@ def peak_bytes(device: str) -> int:
     if device.startswith("cuda") and torch is not None:
         return int(torch.cuda.max_memory_allocated())
     scale = 1 if sys.platform == "darwin" else 1024
-    return (
-        max(
-            resource.getrusage(who).ru_maxrss
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        * scale
-    )
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return scale * max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

@@ -31,8 +31,9 @@ def digest_source(*modules: str) -> str:
     their own package.
 
     Comments, docstrings, imports, texts of errors, facts that a class states about itself
-    (`methods.contract.info`), and names and folders of modules do not count. So a moved file or a
-    better sentence keeps every key, and a changed rule changes the keys that depend on it.
+    (`methods.contract.info`, `measure_info`), names and folders of modules do not count. So a
+    moved file or a better sentence keeps every key, and a changed rule changes the keys that depend
+    on it.
     """
     contents: set[str] = set()
     seen: set[str] = set()
@@ -63,11 +64,8 @@ def _read(module: str) -> tuple[str, tuple[str, ...]]:
             f"{module} has no Python source, and the key of a number holds its digest: install it "
             "as source"
         )
-    return _parse(
-        module,
-        module if file.name == "__init__.py" else module.rpartition(".")[0],
-        file.read_bytes(),
-    )
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    return _parse(module, package, file.read_bytes())
 
 
 @cache

@@ -24,9 +24,9 @@ def describe_unknown(kind: str, name: str, known: Any, also: str = "") -> str:
     name = shorten(name)
     near = get_close_matches(name, list(known), n=3, cutoff=0.65)
     near = near or [one for one in known if name and one.startswith(name)][:3]
-    hint = (
-        f"did you mean {' or '.join(near)}{also}?" if near else f"known: {_list(list(known))}{also}"
-    )
+    hint = f"known: {_list(list(known))}{also}"
+    if near:
+        hint = f"did you mean {' or '.join(near)}{also}?"
     return f"unknown {kind} {name!r}: {hint}"
 
 

@@ -88,11 +88,9 @@ def make_console(stream: TextIO) -> Console:
             self, renderable: RenderableType, options: ConsoleOptions | None = None
         ) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
-                yield (
-                    segment
-                    if segment.control
-                    else segment._replace(text=printable_lines(segment.text))
-                )
+                if not segment.control:
+                    segment = segment._replace(text=printable_lines(segment.text))
+                yield segment
 
     environment = dict(os.environ)
     if not environment.get("COLUMNS", "").strip("0"):

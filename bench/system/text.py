@@ -56,9 +56,8 @@ def printable(text: str) -> str:
     out, marks = [], 0
     for c in text:
         marks = marks + 1 if unicodedata.category(c) in ("Mn", "Me") else 0
-        out.append(
-            c if c.isprintable() and marks <= MAX_MARKS and not _BLANK.match(c) else REPLACEMENT
-        )
+        is_shown = c.isprintable() and marks <= MAX_MARKS and not _BLANK.match(c)
+        out.append(c if is_shown else REPLACEMENT)
     return "".join(out)
 
 
@@ -84,22 +83,22 @@ def _without_command(line: str) -> str:
 def printable_json(text: str) -> str:
     """Return JSON with the same value in which unprintable characters and workflow commands are
     escaped."""
-    out = "\n".join(
-        "".join(
-            c if c == s else json.dumps(c)[1:-1] for c, s in zip(line, printable(line), strict=True)
-        )
-        for line in text.split("\n")
-    )
-    return out.replace("##[", "##\\u005b")
+    lines = [_escape_line(line) for line in text.split("\n")]
+    return "\n".join(lines).replace("##[", "##\\u005b")
+
+
+def _escape_line(line: str) -> str:
+    """Escape each character of a line of JSON that a terminal would not show."""
+    pairs = zip(line, printable(line), strict=True)
+    return "".join(c if c == shown else json.dumps(c)[1:-1] for c, shown in pairs)
 
 
 def escape_csv(text: str) -> str:
     """Put a quote before a cell that a spreadsheet would take for a formula, or GitHub for a
     command."""
     text = printable(text)
-    return (
-        "'" + text if text.lstrip(" " + REPLACEMENT).startswith((*FORMULA_STARTS, "::")) else text
-    )
+    starts_code = text.lstrip(" " + REPLACEMENT).startswith((*FORMULA_STARTS, "::"))
+    return "'" + text if starts_code else text
 
 
 def escape_markdown(text: str) -> str:
@@ -111,9 +110,8 @@ def escape_markdown(text: str) -> str:
 def escape_comment(text: str) -> str:
     """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and
     emphasis."""
-    escaped = (
-        f"&#{ord(c)};" if c in MARKUP else c for c in escape_markdown(text).replace("&#", "\0")
-    )
+    plain = escape_markdown(text).replace("&#", "\0")
+    escaped = [f"&#{ord(c)};" if c in MARKUP else c for c in plain]
     return "".join(escaped).replace("\0", "&#")
 
 

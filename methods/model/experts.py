@@ -51,9 +51,8 @@ class ExpertList(nn.ModuleList):
             place, token = routed_to(number, chosen)
             if self.all_tokens:
                 y = expert(hidden)[token]
-            elif (
-                len(token) or torch.is_grad_enabled()
-            ):  # an expert without tokens has gradients of 0, not none
+            # An expert without tokens has gradients of 0, not none.
+            elif len(token) or torch.is_grad_enabled():
                 y = expert(hidden[token])
             else:
                 continue

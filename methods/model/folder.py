@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from methods.contract.errors import UserError
 from methods.model.families import FAMILIES, Family
-from methods.model.files import find_file, read_object
 from methods.model.header import TORCH_DTYPES, TensorInfo, read_header
+from methods.model.safe_files import find_file, read_object
 from methods.model.stored_experts import Piece, renamed, split
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 TIED = tuple(head + "weight" for head in HEADS)
 CONSTANTS = re.compile(r"\.(attn|attention)\.(bias|masked_bias)$|rotary_emb\.inv_freq$")
 """Names of causal masks and rotary frequencies, which older files contain."""
-FORMATS = ("float32", "bfloat16", "float16")
+FLOAT_TYPES = ("float32", "bfloat16", "float16")
 """Number formats that models run in."""
 ALIGNMENT = 64
 """Alignment of torch's tensors in bytes."""
@@ -62,9 +62,8 @@ class Folder:
         self.config = read_config(path)
         self._family = family = FAMILIES.get(self.config.get("model_type", ""))
         self._open: dict[str, Any] = {}
-        self._where: dict[
-            str, tuple[str, str]
-        ] = {}  # state-dict name -> (shard, name in the shard)
+        # State-dict name -> (shard, name in the shard).
+        self._where: dict[str, tuple[str, str]] = {}
         self._tensors: dict[str, TensorInfo] = {}
         self._pieces: dict[str, dict[int, _StoredPiece]] = {}  # of experts' tensors, by part
         self.tied_heads: dict[str, tuple[str, TensorInfo]] = {}
@@ -183,7 +182,7 @@ class Folder:
         for info in self._tensors.values():
             counts[TORCH_DTYPES.get(info.dtype, "")] += math.prod(info.shape)
         most = max(counts, key=counts.__getitem__, default="")
-        return most if most in FORMATS else "float32"
+        return most if most in FLOAT_TYPES else "float32"
 
     def tensor(self, name: str) -> Tensor:
         """Read one tensor of the model, on the CPU, in the dtype of the file."""
@@ -193,9 +192,8 @@ class Folder:
             shard, inner = self._where[name]
             tensor = self._file(shard).get_tensor(inner)
         if self._family and self._family.turns(name):
-            return (
-                tensor.T if self._mapped else tensor.T.contiguous()
-            )  # a copy would be no page of the file
+            # A copy would be no page of the file.
+            return tensor.T if self._mapped else tensor.T.contiguous()
         # the rounding of products depends on the alignment of their operands, and a reader aligns
         # none
         return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor

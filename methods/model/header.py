@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from methods.contract.errors import UserError
-from methods.model.files import MAX_JSON_BYTES, find_file, parse_object
+from methods.model.safe_files import MAX_JSON_BYTES, find_file, parse_object
 
 DTYPE_BITS = {
     **dict.fromkeys(

@@ -99,9 +99,8 @@ def find_targets(
     names = []
     for i, linear in itertools.product(range(count), linears):
         names.append(f"{family.blocks}.{i}.{linear}")
-        if (
-            names[-1] + ".weight" not in shapes
-        ):  # at the first gap, however large a number a name has
+        # At the first gap, however large a number a name has.
+        if names[-1] + ".weight" not in shapes:
             raise UserError(
                 f"missing matrix {names[-1]} in a {config['model_type']} block: this variant is "
                 "not supported"

@@ -1,7 +1,7 @@
 """Low-rank terms of a model in memory: parameters of its linears, which a training changes with the
 weights.
 
-`methods.model.adapter` has their files.
+`methods.model.low_rank_adapter` has their files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from methods.model.adapter import CHILD, Term
+from methods.model.low_rank_adapter import CHILD, Term
 
 
 class Factors(nn.Module):

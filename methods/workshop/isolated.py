@@ -170,12 +170,13 @@ def _run(job: Job, path: Path, workdir: Path) -> None:
     environment = job.environment
     assert environment
     environment.log.parent.mkdir(parents=True, exist_ok=True)
+    # -I: nothing of this project is on its path
     command = [
         str(environment.python),
         "-I",
         str(path),
         "job.json",
-    ]  # -I: nothing of this project is on its path
+    ]
     variables = os.environ | OFFLINE | {"OMP_NUM_THREADS": str(job.compute.threads)}
     with (
         environment.log.open("wb") as log,

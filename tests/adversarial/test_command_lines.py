@@ -14,13 +14,20 @@ from helpers import fake_records, folders, runs
 from helpers.limits import limits
 from methods.model.folder import Folder
 
+FILES = [
+    Path(__file__).parent / "command_lines.txt",
+    *sorted(Path(__file__).parents[1].glob("parts/*/command_lines.txt")),
+]
 LINES = [
-    line
-    for line in (Path(__file__).parent / "command_lines.txt").read_text().splitlines()
-    if line and line[0] != "#"
+    line for file in FILES for line in file.read_text().splitlines() if line and line[0] != "#"
 ]
 
 LONG = "x" * 5000
+FLAGS = (
+    "--methods", "--model", "--config", "--results", "--data-dir", "--set", "--tasks",
+    "--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds",
+)  # fmt: skip
+FINETUNE = ["finetune", "--artifact", "layers", "--data", "wiki-mini", "--out", "new", "--rank"]
 ODD = [
     ["run", "--model", "\udcff"],
     ["run", "--tasks", "\udcff"],
@@ -39,35 +46,10 @@ ODD = [
     ["run", "--device", "cuda:" + "9" * 5000],
     ["run", "--device", "cuda:²"],
     ["pick", "--model", "tiny", "--results", "r", "--budget-tokens", "9" * 400],
-    [
-        "finetune",
-        "--artifact",
-        "layers",
-        "--data",
-        "wiki-mini",
-        "--out",
-        "new",
-        "--rank",
-        "9" * 400,
-    ],
+    [*FINETUNE, "9" * 400],
     ["speed", "--threads", "9" * 30],
     ["cache", "gc", "--days", "9" * 400],
-    *(
-        ["run", flag, LONG]
-        for flag in (
-            "--methods",
-            "--model",
-            "--config",
-            "--results",
-            "--data-dir",
-            "--set",
-            "--tasks",
-        )
-    ),
-    *(
-        ["run", flag, LONG]
-        for flag in ("--measures", "--quant", "--pattern", "--device", "--dtype", "--seeds")
-    ),
+    *(["run", flag, LONG] for flag in FLAGS),
     ["prune", "--method", "wanda", "--out", LONG],
     ["prune", "--method", "wanda", "--out", "\udcff/../taken/x"],
     ["verify", LONG],
@@ -129,8 +111,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def here(place, tmp_path, monkeypatch):
-    """Work in the folder of bad files, without a CUDA device. A test fails if something is loaded
-    or started."""
+    """Work in the folder of bad files, without a CUDA device."""
 
     def refuse(*_, **__):
         raise AssertionError("loaded before the line was refused")
@@ -146,18 +127,14 @@ def here(place, tmp_path, monkeypatch):
 
 def entries(folder):
     """Return the paths in a folder, each with its size in bytes."""
-    return sorted(
-        (str(path.relative_to(folder)), path.lstat().st_size) for path in folder.rglob("*")
-    )
+    return sorted((str(path), path.lstat().st_size) for path in folder.rglob("*"))
 
 
 def cases():
-    """Every line that names words of its sentence, and every twelfth line. The others run in tox -e
-    full."""
-    lines = [line.partition(" => ") for line in LINES]
-    given = [
-        (shlex.split(command), said.split(" | ") if said else []) for command, _, said in lines
-    ]
+    """Every line that names words of its sentence, and every twelfth line."""
+    given = []
+    for command, _, said in (line.partition(" => ") for line in LINES):
+        given.append((shlex.split(command), said.split(" | ") if said else []))
     for i, (arguments, said) in enumerate([*given, *((odd, []) for odd in ODD)]):
         marks = pytest.mark.full if i % 12 and not said else ()
         yield pytest.param(arguments, said, id=" ".join(arguments)[:60], marks=marks)
@@ -187,13 +164,8 @@ try:
 finally:
     sys.exit("loaded") if {"torch", "transformers", "pandas"} & set(sys.modules) else None
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code, *shlex.split(line)],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", code, *shlex.split(line)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("bench: ") and len(done.stderr.splitlines()) == 1

@@ -46,21 +46,21 @@ def variables(tmp_path, monkeypatch):
     return os.environ | {"PYTHONPATH": f"{Path(runs.__file__).parents[2]}{os.pathsep}{os.pathsep}"}
 
 
+def bench(folder, variables, *arguments):
+    command = [sys.executable, *arguments]
+    pipes = {"capture_output": True, "text": True, "check": False}
+    return subprocess.run(command, cwd=folder, env=variables, **pipes)
+
+
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "methods", ["magnitude", pytest.param("magnitude,cast", marks=pytest.mark.full)]
-)
-def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path, methods):
-    """The runner is started with -P, as the installed command does it: the current folder holds a
-    bench.py."""
+def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path):
+    """Start the runner with -P, as the installed command does."""
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)  # of the runner itself
     training = {"tokens": 1024, "batch": 8, "seqlen": 32, "processes": 2}
     settings = {f"training.{k}": v for k, v in training.items()}
-    flags = ["--methods", methods, "--measures", "size", *runs.flags(tmp_path / "r", **settings)]
-    command = [sys.executable, "-P", "-m", "bench", "run", *flags]
-    done = subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
-    )
+    flags = ["--methods", "magnitude,cast", "--measures", "size"]
+    flags += runs.flags(tmp_path / "r", **settings)
+    done = bench(folder, variables, "-P", "-m", "bench", "run", *flags)
 
     assert done.returncode == 0, done.stderr
     assert {r.status for r in runs.records(tmp_path / "r").values()} == {"ok"}
@@ -68,29 +68,21 @@ def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path, 
 
 
 def test_the_command_as_a_module(folder, marker, variables):
-    """Python puts the current folder first for `python -m bench`; this package takes it out
-    again."""
+    """Python puts the current folder first for `python -m bench`."""
     for name in ("bench", "methods"):  # Python looks for these before any code of ours runs
         (folder / f"{name}.py").unlink()
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)
-    command = [sys.executable, "-m", "bench", "cache", "info"]
-    done = subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
-    )
+    done = bench(folder, variables, "-m", "bench", "cache", "info")
 
     assert done.returncode == 0, done.stderr
     assert not marker.exists(), marker.read_text()
 
 
 def test_a_plug_in_is_looked_at(folder, marker, variables, tmp_path):
-    site = runs.distribution(
-        tmp_path / "site", "guest", "import random", methods={"guest": "guest:Guest"}
-    )
+    guest = {"methods": {"guest": "guest:Guest"}}
+    site = runs.distribution(tmp_path / "site", "guest", "import random", **guest)
     variables["PYTHONPATH"] = f"{site}{os.pathsep}{variables['PYTHONPATH'].strip(os.pathsep)}"
-    command = [sys.executable, "-P", "-m", "bench", "ls", "methods", "--json"]
-    done = subprocess.run(
-        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
-    )
+    done = bench(folder, variables, "-P", "-m", "bench", "ls", "methods", "--json")
 
     assert "AttributeError" in done.stdout, done.stderr
     assert not marker.exists(), marker.read_text()

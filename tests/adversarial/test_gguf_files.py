@@ -1,5 +1,4 @@
-"""Damaged GGUF files end in one sentence: before they are converted if the header shows the damage,
-else while."""
+"""Damaged GGUF files end in one sentence, before conversion if the header shows the damage."""
 
 import os
 
@@ -19,10 +18,8 @@ def test_a_damaged_file_is_a_sentence_before_it_is_converted(tmp_path, name):
     file.write_bytes(b"")
     gguf_files.DAMAGES[name](file)
 
-    with (
-        limits(),
-        pytest.raises(UserError, match=r"x\.gguf as GGUF \(.+\): download it again") as fault,
-    ):
+    sentence = r"x\.gguf as GGUF \(.+\): download it again"
+    with limits(), pytest.raises(UserError, match=sentence) as fault:
         models.resolve(str(file))
 
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
@@ -58,18 +55,15 @@ def test_undamaged_it_is_a_model(tmp_path):
     assert models.resolve(str(file)) is None  # to be pulled
     opened = download.pull(str(file)).open()
 
-    assert opened.shapes()["model.embed_tokens.weight"] == (
-        len(gguf_files.TOKENS),
-        gguf_files.HIDDEN,
-    )
+    size = (len(gguf_files.TOKENS), gguf_files.HIDDEN)
+    assert opened.shapes()["model.embed_tokens.weight"] == size
 
 
 @pytest.mark.parametrize(
     ("limit", "reason"), [("MAX_ELEMENTS", "more than 3 elements"), ("MAX_TEXT", "a text of")]
 )
 def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason):
-    """Libraries make objects of each element and text, so both have limits besides the size of the
-    file."""
+    """Libraries make objects of each element and text."""
     file = gguf_files.write(tmp_path / "x.gguf")
     gguf_header.read(file)
     monkeypatch.setattr(gguf_header, limit, 3)

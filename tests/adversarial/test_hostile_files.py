@@ -1,8 +1,4 @@
-"""Hostile files under 2 GB of address space: no traceback, no hang, and nothing is written but
-where a command was told to.
-
-Each goes through the command that reads it. The default run takes a few, the full one all.
-"""
+"""Hostile files under 2 GB of address space: no traceback, no hang, nothing written elsewhere."""
 
 import os
 from collections.abc import Mapping
@@ -17,8 +13,7 @@ from helpers.hostile_results import ITEMS, RECORDS, ZIPS
 
 
 class Kind(NamedTuple):
-    """Cases of one kind of file, and the commands that read it. They take turns. {} is the case's
-    folder."""
+    """Cases of one kind of file, and the commands that read it."""
 
     commands: tuple[str, ...]
     cases: Mapping[str, Case]
@@ -26,31 +21,18 @@ class Kind(NamedTuple):
     """Cases that a command may accept."""
 
 
+READING = ("check {}", "gate --baseline {} --results {}", "merge {} --results out/m")
 KINDS: dict[str, Kind] = {
     "records": Kind(
-        (
-            "check {}",
-            "merge {} --results out/m",
-            "report --results {} --out out/page",
-            "gate --baseline {} --results {}",
-            "baseline set x --results {} --dir out",
-            "history --results {}",
-            "pick --model tiny --results {}",
-        ),
-        RECORDS,
-        ("provenance 1",),
+        (*READING, "report --results {} --out out/page", "baseline set x --results {} --dir out",
+         "history --results {}", "pick --model tiny --results {}"),
+        RECORDS, ("provenance 1",),
     ),
-    "items": Kind(
-        ("check {}", "gate --baseline {} --results {}", "merge {} --results out/m"), ITEMS
-    ),
+    "items": Kind(READING, ITEMS),
     "zips": Kind(
-        (
-            "gate --baseline {}/b.zip --results {}/r",
-            "baseline show {}/b.zip",
-            "compare {}/b.zip {}/r",
-        ),
-        ZIPS,
-        ("checksum",),
+        ("gate --baseline {}/b.zip --results {}/r", "baseline show {}/b.zip",
+         "compare {}/b.zip {}/r"),
+        ZIPS, ("checksum",),
     ),
     "safetensors": Kind(
         ("plan --model {}/model", "verify {}/model", "export {}/model --out out/new"), SAFETENSORS
@@ -67,7 +49,7 @@ KINDS: dict[str, Kind] = {
     "plug-ins": Kind(
         ("ls methods --long", "plan --methods hostile --measures size", "doctor"), PLUGINS
     ),
-}
+}  # fmt: skip
 """All kinds. A plug-in's folder is on Python's path."""
 FEW = {
     ("records", "items elsewhere"), ("records", "deep notes"), ("records", "schema_version 1"),
@@ -82,9 +64,8 @@ def cases():
         for i, (name, write) in enumerate(table.items()):
             marks = () if (kind, name) in FEW else pytest.mark.full
             may_pass = name in harmless or kind == "plug-ins"
-            yield pytest.param(
-                commands[i % len(commands)], write, may_pass, id=f"{kind}: {name}"[:60], marks=marks
-            )
+            values = commands[i % len(commands)], write, may_pass
+            yield pytest.param(*values, id=f"{kind}: {name}"[:60], marks=marks)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +80,10 @@ def state(root):
     for folder, names, files in os.walk(root):
         for name in [*names, *files]:
             about = os.lstat(os.path.join(folder, name))
-            out[folder, name] = (
-                about.st_mode,
-                (about.st_size, about.st_mtime_ns) if name in files else (),
-            )
-        names[:] = [
-            name
-            for name in names
-            if (folder, name) not in ((str(root), "cache"), (str(root / "here"), "out"))
-        ]
+            size = (about.st_size, about.st_mtime_ns) if name in files else ()
+            out[folder, name] = about.st_mode, size
+        written = {str(root): "cache", str(root / "here"): "out"}
+        names[:] = [name for name in names if name != written.get(folder)]
     return out
 
 
@@ -125,14 +101,11 @@ def test_a_hostile_file_is_a_sentence(tmp_path, commands, command, write, may_pa
     if "--config" in command:
         fake_records.perplexity(hostile / "r")
     before = state(tmp_path)
-    environment = {
-        "HOME": str(tmp_path / "home"),
-        "CAST_BENCH_CACHE": str(tmp_path / "cache"),
-    } | runs.NO_HUB
+    environment = {"HOME": str(tmp_path / "home"), "CAST_BENCH_CACHE": str(tmp_path / "cache")}
+    words = command.replace("{}", str(hostile)).split()
 
-    code, out, err = commands.run(
-        command.replace("{}", str(hostile)).split(), tmp_path / "here", environment, path=hostile
-    )
+    here, environment = tmp_path / "here", environment | runs.NO_HUB
+    code, out, err = commands.run(words, here, environment, path=hostile)
 
     assert code in (0, 1, 2) and (may_pass or code), out + err
     assert "Traceback" not in out + err and "\x1b]" not in out + err, out + err

@@ -37,8 +37,7 @@ def varint(number):
 
 
 def with_lying_page(compression, size, rows=10):
-    """Items whose last page claims to unpack to `size` bytes, and a footer that knows nothing of
-    it."""
+    """Items whose last page claims to unpack to `size` bytes, unknown to the footer."""
     columns = {"item_id": [str(i) for i in range(rows)], "cluster_id": ["a"] * rows}
     sink = io.BytesIO()
     table = pa.table(columns | {"weight": [1.0] * rows, "value": [0.5] * rows})
@@ -51,10 +50,8 @@ def with_lying_page(compression, size, rows=10):
     end = next(i for i in range(at, at + 9) if content[i] < 128) + 1
     claimed = varint(2 * size)
     content = content[:at] + claimed + content[end:]
-    old, new = (
-        b"\x16" + varint(2 * (chunk.total_compressed_size + grown))
-        for grown in (0, len(claimed) - end + at)
-    )
+    size = chunk.total_compressed_size
+    old, new = (b"\x16" + varint(2 * n) for n in (size, size + len(claimed) - end + at))
     before, _, after = content.rpartition(old)
     return before + new + after
 
@@ -63,10 +60,8 @@ def with_lying_page(compression, size, rows=10):
 def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
     content = with_lying_page(compression, 2**30)
 
-    with (
-        limits(bytes_=3 * 10**8),
-        pytest.raises(UserError, match="unpack to 1,073,741,824 bytes, but its footer says"),
-    ):
+    said = "unpack to 1,073,741,824 bytes, but its footer says"
+    with limits(bytes_=3 * 10**8), pytest.raises(UserError, match=said):
         read_parquet(content, "items", 10)
 
 
@@ -100,15 +95,12 @@ def test_two_files_of_one_name_in_a_baseline(tmp_path):
 def test_items_of_another_seed(root, tmp_path):
     """Two records of one method swap their items, and their owner writes new digests."""
     store = Store(root)
-    records = [
-        fake_records.perplexity(root, 0.01 * seed, seed=seed, noise=seed + 1) for seed in (0, 1)
-    ]
+    records = [fake_records.perplexity(root, 0.01 * s, seed=s, noise=s + 1) for s in (0, 1)]
     contents = [store.content(record) for record in records]
     for record, content in zip(records, reversed(contents), strict=True):
         about = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-        store.write_content(
-            record.model_copy(update={"items": record.items.model_copy(update=about)}), content
-        )
+        items = record.items.model_copy(update=about)
+        store.write_content(record.model_copy(update={"items": items}), content)
 
     found = ReadOnlyStore(root)
     assert not {r.key for r in found.verified()} & {r.key for r in records}
@@ -129,9 +121,7 @@ def test_a_pipe_or_a_huge_file_in_place_of_a_record(root):
     assert len(store.damaged) == 3
 
 
-@pytest.mark.parametrize(
-    "name", ["records", "items", "locks", "corrupt", "runs", "logs", "signatures"]
-)
+@pytest.mark.parametrize("name", ["records", "items", "locks", "corrupt", "runs", "logs"])
 def test_nothing_is_written_through_a_link(tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "r").mkdir()
@@ -151,17 +141,8 @@ def test_a_run_deletes_no_locks_of_others(tmp_path, output, refused):
     (tmp_path / "r/locks").symlink_to(tmp_path / "mine/locks")
     assert "is a link" in refused("run", "--results", tmp_path / "r", "--methods", "magnitude")
     assert len(list((tmp_path / "mine/locks").iterdir())) == 2
-    output(
-        "run",
-        "--results",
-        tmp_path / "mine",
-        "--methods",
-        "magnitude",
-        "--quant",
-        "none",
-        "--measures",
-        "size",
-    )
+    flags = ("--methods", "magnitude", "--quant", "none", "--measures", "size")
+    output("run", "--results", tmp_path / "mine", *flags)
     assert [file.name for file in (tmp_path / "mine/locks").iterdir()] == ["poetry.lock"]
 
 

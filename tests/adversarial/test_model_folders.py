@@ -80,13 +80,10 @@ def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
 
-    for options in (
-        ("verify",),
-        ("export", "--out", "new"),
-        ("export", "--out", "new", "--format", "packed24"),
-    ):
+    export = ("export", folder, "--out", "new")
+    for line in (("verify", folder), export, (*export, "--format", "packed24")):
         with limits():
-            code, _, err = cli(options[0], folder, *options[1:])
+            code, _, err = cli(*line)
 
         assert code == 2 and err.startswith("bench: "), err
         assert not (tmp_path / "new").exists()

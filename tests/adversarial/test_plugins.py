@@ -9,43 +9,31 @@ from bench.results.store import ReadOnlyStore
 from helpers import plugins, runs
 from helpers.faulty import PATIENCE_S
 
+INFO = "from methods import Does, MethodInfo\nclass {}: info = MethodInfo({})"
 HOSTILE = {
     "exits": ("import sys; sys.exit('goodbye')", "SystemExit: goodbye"),
     "raises": ("raise ValueError('two\\nlines')", "ValueError: two lines"),
     "recurses": ("def f(): f()\nf()", "RecursionError: "),
     "misspells": (
-        "from math import (\n    pi,\n)\nprint(pie)",
+        "\n\n\nprint(pie)",
         "NameError: name 'pie' is not defined, misspells.py line 4): ",
     ),
-    "needs_none": (
-        "class needs_none: needs = None",
-        "TypeError: needs=None must be a Needs of `methods`, for example Needs.CALIBRATION): ",
-    ),
+    "needs_none": ("class needs_none: needs = None", "TypeError: needs=None must be a Needs of "),
     "lies": (
         "class lies:\n    needs = []\n    __doc__ = 7",
         "TypeError: needs=[] must be a Needs ",
     ),
-    "paper_is_none": (
-        "from methods import MethodInfo\nclass paper_is_none: info = MethodInfo(paper=None)",
-        "TypeError: paper of info: Input should be a valid string",
-    ),
-    "old_field": (
-        "from methods import MethodInfo\nclass old_field: info = MethodInfo(paper='none', "
-        "dense=True)",
-        "TypeError: info has no field 'dense': its fields are paper, cost, presets, does, ",
-    ),
+    "paper_is_none": (INFO.format("paper_is_none", "paper=None"), "TypeError: paper of info: "),
+    "old_field": (INFO.format("old_field", "dense=True"), "TypeError: info has no field 'dense': "),
     "removes_nothing": (
-        "from methods import Does, MethodInfo\nclass removes_nothing: info = "
-        "MethodInfo(does=Does.REMOVES)",
-        "TypeError: info has removes=() and Does.REMOVES: give both Does.REMOVES and removes=",
+        INFO.format("removes_nothing", "does=Does.REMOVES"),
+        "TypeError: info has removes=() and ",
     ),
-    "info_is_text": (
-        "class info_is_text: info = 'none'",
-        "TypeError: info='none' must be a MethodInfo of `methods`, ",
-    ),
+    "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a "),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
 POWER = "power: float = 1.0"
+ABOUT = "Prune by magnitude, and then do what a test is about"
 CODEC = """
 import torch
 from methods import GridCodec, Storage, StoredWeight
@@ -86,11 +74,11 @@ return walk.outcome()._replace(storage=Storage(weights=weights, values=weights /
     "remembers": """
 KEPT.extend(weight.clone() for weight in linears(model, job).values())
 keys = {target: torch.tensor(i) for i, target in enumerate(job.targets)}
-return walk.outcome()._replace(stored={t: StoredWeight(Own(), {"key": key}) for t, key in keys.items()})
+stored = {target: StoredWeight(Own(), {"key": key}) for target, key in keys.items()}
+return walk.outcome()._replace(stored=stored)
 """,
 }
-"""Quantizers: one says 1 bit and rounds to 8, one stores other weights, one has the weights in the
-settings of its codec, and one in the memory of the process."""
+"""Quantizers that claim 1 bit, store other weights, or hide them from the folder."""
 
 
 def install(folder, sources, monkeypatch):
@@ -118,35 +106,26 @@ def test_each_is_listed_as_broken_and_the_others_as_they_are(cli):
     assert code == 0, err
     assert rows["good"]["fields"] == "power=1.0"
     for name, (_, why) in HOSTILE.items():
-        assert about[name].startswith(f"broken: plug-in '{name}' cannot be used ({why}"), about[
-            name
-        ]
-    assert (
-        about["good"] == about["prints"] == "Prune by magnitude, and then do what a test is about"
-    )
+        sentence = f"broken: plug-in '{name}' cannot be used ({why}"
+        assert about[name].startswith(sentence), about[name]
+    assert about["good"] == about["prints"] == ABOUT
     assert about["wanda"]
 
 
 @pytest.mark.parametrize("kind", ["methods", "measures", "quantizers"])
 def test_conformance_says_why_one_is_broken(tmp_path, cli, refused, monkeypatch, kind):
-    runs.distribution(
-        tmp_path / "site", "lacking", "import nowhere", **{kind: {"lacking": "lacking:lacking"}}
-    )
+    groups = {kind: {"lacking": "lacking:lacking"}}
+    runs.distribution(tmp_path / "site", "lacking", "import nowhere", **groups)
     runs.put_on_path(tmp_path / "site", monkeypatch)
-    assert "plug-in 'lacking' cannot be used (ModuleNotFoundError" in refused(
-        "conformance", "lacking"
-    )
-    assert (
-        "unknown method, quantizer or measure 'int4-gptqq': did you mean int4-gptq or "
-        in cli("conformance", "int4-gptqq")[2]
-    )
+    said = refused("conformance", "lacking")
+    assert "plug-in 'lacking' cannot be used (ModuleNotFoundError" in said
+    assert "'int4-gptqq': did you mean int4-gptq or " in cli("conformance", "int4-gptqq")[2]
 
 
 @pytest.mark.usefixtures("site")
 def test_doctor_names_each(cli, monkeypatch):
-    monkeypatch.setattr(
-        "bench.cli.doctor._network", lambda: {"thing": "hub", "state": "ok", "detail": ""}
-    )
+    answer = {"thing": "hub", "state": "ok", "detail": ""}
+    monkeypatch.setattr("bench.cli.doctor._network", lambda: answer)
     code, out, err = cli("doctor", "--json")
     states = {row["thing"]: row["state"] for row in json.loads(out)}
 
@@ -191,30 +170,23 @@ def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
     assert code == 0, err
     for name, value in {"question": "'???'", "module": "'json'", "empty": "''"}.items():
         assert f"its entry point {value} is not MODULE:CLASS" in about[name]
-    assert about["good"] == "Prune by magnitude, and then do what a test is about"
-    assert (
-        cli("plan", "--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))[0] == 0
-    )
+    assert about["good"] == ABOUT
+    line = ("--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))
+    assert cli("plan", *line)[0] == 0
 
 
 @pytest.mark.parametrize(
     ("line", "why"), [(b"alone\n", "a line has no '='"), (b"\xff = a:b\n", "invalid start byte")]
 )
-def test_a_distribution_beside_which_pydantic_cannot_be_imported_is_named(
-    tmp_path, monkeypatch, line, why
-):
+def test_a_distribution_that_breaks_pydantic_is_named(tmp_path, monkeypatch, line, why):
     runs.distribution(tmp_path, "odd", "")
     (tmp_path / "odd-1.0.dist-info/entry_points.txt").write_bytes(b"[anything]\n" + line)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with runs.start("ls", "methods") as program:
         _, err = program.communicate(timeout=PATIENCE_S)
 
-    assert program.returncode == 2
-    assert (
-        err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (")
-        and why in err
-    )
-    assert err.count("\n") == 1
+    assert program.returncode == 2 and why in err and err.count("\n") == 1
+    assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (")
 
 
 def test_bits_that_nobody_counted_are_marked_and_other_weights_are_refused(tmp_path, monkeypatch):
@@ -224,9 +196,8 @@ def test_bits_that_nobody_counted_are_marked_and_other_weights_are_refused(tmp_p
     runs.own_cache(tmp_path, monkeypatch)
     spec = runs.small(tmp_path / "r", quantizers=tuple(LIARS), measures=("size",))
     runs.run_here(spec, only=["magnitude"])
-    sizes = {
-        r.identity.quantizer: r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size"
-    }
+    records = [r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size"]
+    sizes = {record.identity.quantizer: record for record in records}
 
     assert [sizes[name].status for name in LIARS] == ["ok", "failed", "failed", "failed"]
     assert sizes["claims"].notes["claimed"] == "claims"

@@ -1,8 +1,4 @@
-"""Text of strangers, printed by every command in every format: shown, and obeyed by nobody.
-
-printing.toml has the texts and the commands. All texts are in all names, reasons and logs of the
-same records.
-"""
+"""Text of strangers, printed by every command of printing.toml: shown, and never obeyed."""
 
 import csv
 import io
@@ -28,6 +24,8 @@ from helpers import fake_records, runs, terminal
 
 DATA = tomllib.loads((Path(__file__).parent / "printing.toml").read_text())
 TEXTS, COMMANDS = DATA["texts"], DATA["commands"]
+for _file in sorted(Path(__file__).parents[1].glob("parts/*/printing.toml")):
+    COMMANDS |= tomllib.loads(_file.read_text())
 STYLED = ("report", "compare", "top")
 """Commands that draw with colors."""
 OTHER_FORMATS = (("report", 2), ("report", 3), ("gate", 1))
@@ -35,8 +33,7 @@ OTHER_FORMATS = (("report", 2), ("report", 3), ("gate", 1))
 
 
 def cases():
-    """The first line of every command in a file, and of some with colors. The others run in tox -e
-    full."""
+    """The first line of every command in a file, and of some with colors."""
     for name, lines in COMMANDS.items():
         for i in range(len(lines)):
             for where in ("file", "terminal", "colors"):
@@ -59,8 +56,7 @@ OF_RICH = re.compile(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\r|\x1b\[[0-9;]*m")
 
 
 def poisoned(value, text, kept=KEPT):
-    """A record's fields with the text behind every word, or before it if it is a formula or a
-    command."""
+    """Return fields with the text behind every word, or before it if it is a formula."""
     if isinstance(value, dict):
         return {k: v if k in kept else poisoned(v, text, kept) for k, v in value.items()}
     if isinstance(value, list):
@@ -71,29 +67,18 @@ def poisoned(value, text, kept=KEPT):
 
 
 def poison(root, text, n, loss):
-    """Records of a model under this text: one with metrics that are known, one without, and a
-    failure."""
+    """Write records of a model under this text: metrics known and unknown, and a failure."""
     known = (*KEPT, "metric", "measure", "unit", "pattern")
     rows = fake_records.perplexity(root / "plain", loss, made=f"{n}{loss}", noise=n + 1, seed=0)
     plain = ReadOnlyStore(root / "plain").items(rows)
     fields = zip(plain.ids, plain.clusters, plain.columns["value"], plain.weights, strict=True)
     items = [fake_records.Item(str(i), text + str(c), float(v), float(w)) for i, c, v, w in fields]
-    size = fake_records.counted(
-        root / "plain", "bits_per_weight", 8.0, made=f"{n}{loss}", measure="size"
-    )
-    quantized = {"pattern": "dense", "quantizer": "int8"}
-    dense = fake_records.counted(
-        root / "plain",
-        "bits_per_weight",
-        8.1,
-        made=f"{n}{loss}",
-        measure="size",
-        identity=quantized,
-    )
-    reason = "ValueError: x"
-    fault = fake_records.failed(
-        root / "plain", reason, made=f"{n}{loss}", traceback="Traceback\n  y\n", method="cast"
-    )
+    about = {"made": f"{n}{loss}", "measure": "size"}
+    size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, **about)
+    about["identity"] = {"pattern": "dense", "quantizer": "int8"}
+    dense = fake_records.counted(root / "plain", "bits_per_weight", 8.1, **about)
+    about = {"made": f"{n}{loss}", "traceback": "Traceback\n  y\n", "method": "cast"}
+    fault = fake_records.failed(root / "plain", "ValueError: x", **about)
     for record, kept, scores in (
         (rows, known, items),
         (size, known, ()),
@@ -101,11 +86,8 @@ def poison(root, text, n, loss):
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
-        fields = record.model_dump() | {
-            "items": None,
-            "notes": {"a": "b"},
-            "key_inputs": {"c": record.key},
-        }
+        fields = record.model_dump() | {"items": None, "notes": {"a": "b"}}
+        fields["key_inputs"] = {"c": record.key}
         empty = ("reason", "traceback") if record.status == "ok" else ()
         fields = poisoned(fields, text, (*kept, *empty))
         fields["key"] = digests.of(fields["key_inputs"])
@@ -114,8 +96,7 @@ def poison(root, text, n, loss):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Two results folders with records under every text, and a file that is no record, in a folder
-    of a hostile name."""
+    """Results folders with records under every text, and one with a file that is no record."""
     home = tmp_path_factory.mktemp("hostile")
     out = {}
     for name, loss in (("records", 0.0), ("others", 0.2)):
@@ -131,12 +112,9 @@ def folders(tmp_path_factory):
     poison(corrupt, TEXTS["clipboard"], 0, 0.0)
     (corrupt / "hostile/records/\x1b]0;x\x07.json").write_text("{\x1b[31m")
     out["corrupt"] = str(corrupt / "hostile")
-    failed = next(
-        r
-        for r in ReadOnlyStore(Path(out["records"]))
-        if r.traceback and r.identity.model.endswith(TEXTS["clear_screen"])
-    )
-    return out | {"key": failed.short_key, "model": failed.identity.model, "folder": str(runs.TINY)}
+    failed = [r for r in ReadOnlyStore(Path(out["records"])) if r.traceback]
+    one = next(r for r in failed if r.identity.model.endswith(TEXTS["clear_screen"]))
+    return out | {"key": one.short_key, "model": one.identity.model, "folder": str(runs.TINY)}
 
 
 PLUGINS = '''"""{text}"""
@@ -149,18 +127,15 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Plug-ins that say the texts, and nobody to ask. Verdicts are only printed, so few draws are
-    enough."""
+    """Plug-ins that say the texts, and nobody to ask."""
     home = tmp_path_factory.mktemp("world")
     site = home / "site"
     said = "".join(t for t in TEXTS.values() if "\0" not in t)
     broken = f"raise ValueError({said!r})"
-    for i, (source, kind) in enumerate(
-        itertools.product((broken, PLUGINS.format(text=repr(said)[1:-1])), ("methods", "measures"))
-    ):
-        runs.distribution(
-            site, f"evil{i}", source, **{kind: {f"evil{i}\x1b[2J\u202e": f"evil{i}:Evil"}}
-        )
+    sources = (broken, PLUGINS.format(text=repr(said)[1:-1]))
+    for i, (source, kind) in enumerate(itertools.product(sources, ("methods", "measures"))):
+        groups = {kind: {f"evil{i}\x1b[2J\u202e": f"evil{i}:Evil"}}
+        runs.distribution(site, f"evil{i}", source, **groups)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "MAX_DRAWS", 4000)
         yield from runs.world(site, home, patch)
@@ -184,9 +159,8 @@ def test_nothing_that_is_printed_is_obeyed(
     command = COMMANDS[name][i]
     if name == "baseline" and "{new}" in command and i:
         cli("baseline", "set", "main", "--results", folders["records"], "--dir", tmp_path / "new")
-    for text in _arguments(
-        "{text}" in "".join(command), where == "file", list(COMMANDS).index(name)
-    ):
+    is_asked = "{text}" in "".join(command)
+    for text in _arguments(is_asked, where == "file", list(COMMANDS).index(name)):
         values = folders | {"text": text, "new": str(tmp_path / "new")}
         line = [word.format_map(values) for word in command]
         code, out, err = cli(*line)
@@ -198,24 +172,20 @@ def test_nothing_that_is_printed_is_obeyed(
         assert "Traceback" not in err, err
         if name != "gate" or "--github" not in line:
             assert not commands_of_github(out + err), line
-        if "{text}" not in "".join(command):
+        if not is_asked:
             assert code < 2 or name in REFUSING or "{corrupt}" in command, (line, err)
-            assert re.search(r"�|\\u00|\\r", out + err) or name in SILENT or command[1] in SILENT, (
-                "no text was printed"
-            )
+            is_silent = name in SILENT or command[1] in SILENT
+            assert is_silent or re.search(r"�|\\u00|\\r", out + err), "no text was printed"
         if "json" in line or "--json" in line:
             json.loads(out)
         if "csv" in line:
             cells = [cell for row in csv.reader(io.StringIO(out)) for cell in row]
-            formulas = [
-                c for c in cells if c.lstrip(" �").startswith(FORMULA_STARTS) and not _is_number(c)
-            ]
-            assert not formulas and len(cells) > 20 * len(TEXTS)
+            formulas = [c for c in cells if c.lstrip(" �").startswith(FORMULA_STARTS)]
+            assert all(map(_is_number, formulas)) and len(cells) > 20 * len(TEXTS)
 
 
 def _arguments(is_asked, is_apart, number):
-    """All texts that a command line can have, in one. is_apart: some alone, too, others for each
-    number of a command."""
+    """Return all texts that a command line can have, in one. is_apart: some alone, too."""
     texts = [text for text in TEXTS.values() if "\0" not in text]
     return ["".join(texts), *(texts[number % 12 :: 12] if is_apart else ())] if is_asked else [""]
 
@@ -258,11 +228,8 @@ def test_progress_is_only_shown(text, kind, monkeypatch):
     display.take(running, runs.progress(text, 2, 3, **{text: 1.0}), TimeLeft(40.0, 20.0))
     if kind is RichDisplay:
         display._live.refresh()
-    display.take(
-        running,
-        {"event": "measurement", "key": text, "status": "failed", "reason": text},
-        TimeLeft(),
-    )
+    failure = {"event": "measurement", "key": text, "status": "failed", "reason": text}
+    display.take(running, failure, TimeLeft())
     display.close(None)
 
     out = OF_RICH.sub("", stream.getvalue()) if kind is RichDisplay else stream.getvalue()

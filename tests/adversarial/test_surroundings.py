@@ -1,5 +1,4 @@
-"""Odd surroundings: names with spaces, quotes and other scripts, no HOME, a strict umask, a cache
-that cannot be written."""
+"""Odd surroundings: odd names, no HOME, a strict umask, a cache that cannot be written."""
 
 import os
 import shlex
@@ -12,17 +11,9 @@ import pytest
 from helpers import runs
 
 RUN = (
-    "--methods",
-    "magnitude",
-    "--quant",
-    "none",
-    "--measures",
-    "size",
-    "--device",
-    "cpu",
-    "--set",
-    "threads=1",
-)
+    "--methods", "magnitude", "--quant", "none", "--measures", "size", "--device", "cpu",
+    "--set", "threads=1",
+)  # fmt: skip
 
 
 def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, output, cache, monkeypatch):
@@ -38,15 +29,11 @@ def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, output, cache
     assert shlex.split(command)[-1] == "r $(touch x) `touch x` 漢"
     assert "magnitude" in cli(*shlex.split(command)[1:])[1]
 
-    assert (
-        cli(
-            "prune", "--method", "magnitude", "--model", "tiny", "--out", "o 'ut", "--device", "cpu"
-        )[0]
-        == 0
-    )
+    prune = ("prune", "--method", "magnitude", "--model")
+    assert cli(*prune, "tiny", "--out", "o 'ut", "--device", "cpu")[0] == 0
     assert cli("export", "o 'ut", "--format", "packed24", "--out", "p 漢")[0] == 0
     assert cli("verify", "p 漢")[0] == 0
-    err = cli("prune", "--method", "magnitude", "--model", "p 漢", "--out", "again")[2]
+    err = cli(*prune, "p 漢", "--out", "again")[2]
     command = "bench " + err.partition("first with bench ")[2].strip().replace("DIR", "dense")
     assert cli(*shlex.split(command)[1:])[0] == 0 and (home / "dense/model.safetensors").exists()
 
@@ -69,12 +56,8 @@ def test_a_strict_umask_holds_for_every_file(tmp_path, cli, cache, monkeypatch):
         os.umask(before)
 
     assert code == 0
-    files = [
-        path
-        for folder in (tmp_path / "r", cache / "artifacts")
-        for path in folder.rglob("*")
-        if path.is_file()
-    ]
+    paths = [*(tmp_path / "r").rglob("*"), *(cache / "artifacts").rglob("*")]
+    files = [path for path in paths if path.is_file()]
     assert files
     assert not [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
 

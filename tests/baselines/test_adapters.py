@@ -1,5 +1,4 @@
-"""Other libraries' pruners beside ours: what each says where it is missing, and, slowly, what each
-really does."""
+"""Other libraries' pruners beside ours: what each says where it is missing, and what it does."""
 
 import copy
 import importlib.util
@@ -30,6 +29,7 @@ from bench.quantizers.libraries import (
 )
 from bench.system import environments
 from helpers import runs
+from helpers.layers import inputs_of
 from methods.contract.errors import Skipped, UserError
 from methods.contract.method import Environment
 from methods.contract.pattern import Pattern
@@ -44,33 +44,18 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        LlmCompressorSparseGPT,
-        LlmCompressorWanda,
-        LlmCompressorAwq,
-        LlmCompressorSmoothQuant,
-        LlmCompressorNvFp4,
-        LlmCompressorMxFp4,
-    ],
-)
+@pytest.mark.parametrize("kind", [LlmCompressorWanda, LlmCompressorAwq, LlmCompressorNvFp4])
 def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
 
-    with pytest.raises(
-        Skipped, match=r"^pip install 'cast-bench\[llmcompressor\]' \(no module llmcompressor"
-    ):
+    with pytest.raises(Skipped, match=r"^pip install .*\(no module llmcompressor"):
         kind().apply(llama, job)
 
 
 @pytest.mark.parametrize("kind", [SparseGPT, LlmCompressorSparseGPT, SparsemlSparseGPT])
 @pytest.mark.parametrize("block", [6, 2])
 def test_block_must_hold_whole_groups(kind, block, llama, job):
-    with pytest.raises(
-        UserError,
-        match=f"^invalid {kind.name}:block={block}: must be a multiple of 4 for pattern 2:4$",
-    ):
+    with pytest.raises(UserError, match=f"{kind.name}:block={block}: must be a multiple of 4"):
         kind(block=block).apply(llama, job)
 
 
@@ -87,21 +72,14 @@ def test_sparseml_skips_what_it_cannot_do(make, make_job):
 
 
 def test_config_for_an_older_transformers():
-    config = {
-        "rope_parameters": {"rope_theta": 1e5, "rope_type": "default"},
-        "dtype": "float32",
-        "hidden_size": 8,
-    }
+    def old(kind, **fields):
+        return to_old_config({"rope_parameters": {"rope_theta": 1e5, "rope_type": kind} | fields})
 
-    assert to_old_config(config) == {"rope_theta": 1e5, "torch_dtype": "float32", "hidden_size": 8}
-    scaled = to_old_config(
-        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}}
-    )
-    assert scaled["rope_scaling"] == {"type": "linear", "factor": 2.0}
+    assert old("default") == {"rope_theta": 1e5}
+    assert to_old_config({"dtype": "x", "hidden_size": 8}) == {"torch_dtype": "x", "hidden_size": 8}
+    assert old("linear", factor=2.0)["rope_scaling"] == {"type": "linear", "factor": 2.0}
     with pytest.raises(Skipped, match="'llama3'"):
-        to_old_config(
-            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3", "factor": 8.0}}
-        )
+        old("llama3", factor=8.0)
 
 
 def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
@@ -110,9 +88,8 @@ def test_patterns_match_the_targets_and_nothing_else(make, make_job, family):
     known = family_of(model.config.to_dict())
     names = [name for name, _ in model.named_modules()]
     for targets in (job.targets, job.targets[3:], job.targets[1:2], job.targets[::3]):
-        found = [
-            n for n in names if any(re.match(regex, n) for regex in as_regexes(targets, known))
-        ]
+        regexes = as_regexes(targets, known)
+        found = [name for name in names if any(re.match(regex, name) for regex in regexes)]
         assert sorted(found) == sorted(targets)
     assert len(as_regexes(job.targets, known)) == 1
 
@@ -154,19 +131,10 @@ def test_their_scales_keep_the_function(kind, named, make_job):
 
 
 @pytest.mark.slow
-def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_finds(
-    named, make_job
-):
+def test_their_awq_scales_by_a_power_of_the_inputs(named, make_job):
     pytest.importorskip("llmcompressor")
-    job, seen, sizes = make_job(named, "dense"), {}, {}
-    hooks = [
-        named.model.layers[i].self_attn.q_proj.register_forward_pre_hook(
-            lambda _, x, i=i: seen.update({i: x[0]})
-        )
-        for i in range(3)
-    ]
-    named(job.calibration)
-    [hook.remove() for hook in hooks]
+    job, sizes = make_job(named, "dense"), {}
+    seen = inputs_of(named, job)
     for group in (8, 16):
         model = copy.deepcopy(named)
         kind = LlmCompressorAwq(group=group, grid=4)
@@ -174,18 +142,13 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
         assert recipe["AWQModifier"] == {"duo_scaling": False, "n_grid": 4}
         weights = recipe["QuantizationModifier"]["config_groups"]["group"]["weights"]
         assert weights["num_bits"] == 4 and weights["symmetric"] and weights["group_size"] == group
-        for i, x in seen.items():
-            scale = (
-                named.model.layers[i].input_layernorm.weight
-                / model.model.layers[i].input_layernorm.weight
-            ).log()
-            size = x.flatten(0, 1).abs().mean(0).log()
-            power = torch.linalg.lstsq(
-                (size - size.mean())[:, None], (scale - scale.mean())[:, None]
-            ).solution.item()
-            torch.testing.assert_close(
-                scale - scale.mean(), power * (size - size.mean()), rtol=1e-3, atol=1e-3
-            )
+        for i in range(3):
+            was, now = (m.model.layers[i].input_layernorm.weight for m in (named, model))
+            scale = (was / now).log()
+            size = seen[f"model.layers.{i}.self_attn.q_proj"].abs().mean(0).log()
+            scale, size = scale - scale.mean(), size - size.mean()
+            power = torch.linalg.lstsq(size[:, None], scale[:, None]).solution.item()
+            torch.testing.assert_close(scale, power * size, rtol=1e-3, atol=1e-3)
             sizes.setdefault(group, []).append(round(3 * power, 3))
     assert {*sizes[8], *sizes[16]} <= {0, 1, 2, 3}
     assert sizes[8] != sizes[16] and any(sizes[8])
@@ -193,40 +156,28 @@ def test_their_awq_scales_by_a_power_of_the_inputs_that_a_search_over_the_group_
 
 @pytest.mark.slow
 def test_their_smoothquant_balances_the_ranges_of_inputs_and_weights(named, make_job):
-    """Compare with their formula. It has ranges, where the paper and `smooth` have the largest
-    absolute values."""
+    """Compare with their formula."""
     pytest.importorskip("llmcompressor")
-    job, seen = make_job(named, "dense"), []
-    attention = named.model.layers[0].self_attn
-    hook = attention.q_proj.register_forward_pre_hook(lambda _, x: seen.append(x[0].flatten(0, 1)))
-    named(job.calibration)
-    hook.remove()
+    job = make_job(named, "dense")
+    attention, seen = named.model.layers[0].self_attn, inputs_of(named, job)
+    x = seen["model.layers.0.self_attn.q_proj"]
     model = LlmCompressorSmoothQuant(strength=0.75).apply(copy.deepcopy(named), job).model
     readers = (attention.q_proj, attention.k_proj, attention.v_proj)
     top = torch.stack([linear.weight.abs().amax(0) for linear in readers]).amax(0)
-    expected = (seen[0].amax(0) - seen[0].amin(0)).pow(0.75) / (2 * top).pow(0.25)
-    scale = (
-        named.model.layers[0].input_layernorm.weight / model.model.layers[0].input_layernorm.weight
-    )
-    torch.testing.assert_close(scale, expected, rtol=1e-3, atol=1e-4)
+    expected = (x.amax(0) - x.amin(0)).pow(0.75) / (2 * top).pow(0.25)
+    was, now = (m.model.layers[0].input_layernorm.weight for m in (named, model))
+    torch.testing.assert_close(was / now, expected, rtol=1e-3, atol=1e-4)
 
 
 def nearest(model, target, kind):
-    """Round as llm-compressor does: the linears of one input share NVFP4's scale, and MXFP4's goes
-    up from 1.75 of a power."""
-    siblings = next(
-        s
-        for s in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (target,))
-        if target.endswith(s)
-    )
-    stem = target.rpartition(".")[0]
+    """Round as llm-compressor does: one NVFP4 scale for one input, MXFP4 up from 1.75."""
+    stem, _, name = target.rpartition(".")
+    of_one_input = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), (name,)]
+    siblings = next(names for names in of_one_input if name in names)
     weight = model.get_submodule(target).weight
     if kind.name == "llmcompressor-nvfp4":
-        near = [model.get_submodule(f"{stem}.{s}" if s != target else s).weight for s in siblings]
-        groups, grid = (
-            weight.unflatten(-1, (-1, 16)),
-            NvFloat4(float(max(w.abs().max() for w in near)) / (6 * 448)),
-        )
+        most = max(float(model.get_submodule(f"{stem}.{s}").weight.abs().max()) for s in siblings)
+        groups, grid = weight.unflatten(-1, (-1, 16)), NvFloat4(most / (6 * 448))
         scale = grid.scale(groups)
     else:
         groups, grid = weight.unflatten(-1, (-1, 32)), Microscaling(4)
@@ -243,23 +194,14 @@ def test_their_floats_in_4_bits_are_the_nearest(kind, named, make_job):
     assert set(outcome.stored) == set(job.targets)
     for target in job.targets:
         found = outcome.model.get_submodule(target).weight
-        torch.testing.assert_close(
-            found, nearest(dense, target, kind), msg=lambda m, t=target: f"{t}: {m}"
-        )
+        torch.testing.assert_close(found, nearest(dense, target, kind))
 
 
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        (
-            AutoRound(),
-            "auto-round leaves out linears .* multiples of 32: model.layers.0.self_attn.k_proj is "
-            "16 x 32",
-        ),
-        (
-            LlmCompressorMxFp4(),
-            "llmcompressor-mxfp4 has groups of 32, and model.layers.0.mlp.down_proj has 48 inputs",
-        ),
+        (AutoRound(), "leaves out linears .* multiples of 32: .*self_attn.k_proj is 16 x 32"),
+        (LlmCompressorMxFp4(), "has groups of 32, and model.layers.0.mlp.down_proj has 48 inputs"),
     ],
 )
 def test_shapes_that_a_library_cannot_quantize_are_skipped(kind, why, make, make_job, monkeypatch):
@@ -284,9 +226,8 @@ def require_int4(outcome, job, dense, group=0):
         for row in after.flatten(0, 1):
             levels = (row / row.unique().diff().min()).round()
             step = row @ levels / (levels @ levels)
-            torch.testing.assert_close(
-                row / step, levels, rtol=0, atol=0.05
-            )  # auto-round's are rounded to float16
+            # Those of auto-round are rounded to float16.
+            torch.testing.assert_close(row / step, levels, rtol=0, atol=0.05)
             assert 5 <= levels.abs().max() <= 8, target
         assert (after - before).norm() < 0.2 * before.norm(), target
 
@@ -309,9 +250,8 @@ def test_auto_round_learns_which_way_to_round(make, make_job, monkeypatch):
     for steps in (1, 40):
         outcome = AutoRound(group=32, steps=steps).apply(copy.deepcopy(dense), job)
         require_int4(outcome, job, dense, 32)
-        errors.append(
-            (outcome.model.model(job.calibration).last_hidden_state - expected).square().mean()
-        )
+        found = outcome.model.model(job.calibration).last_hidden_state
+        errors.append((found - expected).square().mean())
     assert errors[1] < 0.8 * errors[0]
 
 

@@ -1,5 +1,4 @@
-"""ALPS against its definition: its support by the paper's steps, its weights by least squares row
-by row, in float64."""
+"""ALPS against its definition, in float64: the paper's support, least squares row by row."""
 
 from dataclasses import replace
 from functools import cache
@@ -116,8 +115,7 @@ def test_weights_are_least_squares_on_the_support():
 
 @pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_a_rho_that_holds_the_support_falls(text):
-    """Under 1000 nothing moves; divided by 5 until something does, it still leaves the support it
-    started from behind."""
+    """Under 1000 nothing moves. It is divided by 5 until something does."""
     weight, x = layer(width=32)
     pattern = Pattern.parse(text)
     at, _ = make_problem(x.T @ x, 0.01)
@@ -141,14 +139,9 @@ def test_a_support_that_cannot_move_ends_the_search():
 
 
 def test_first_block_of_a_model_is_the_definition(llama, job):
-    """Through the walk: on the support it ends with, least squares of the dense block's inputs. The
-    last linears of the attention and the MLP stand for all.
-    """
-    dense = {
-        name: layer
-        for name, layer in first_block(llama, job).items()
-        if name.endswith(("o_proj", "down_proj"))
-    }
+    """Through the walk: on the support it ends with, least squares of the dense block's inputs."""
+    dense = first_block(llama, job)
+    dense = {name: dense[name] for name in dense if name.endswith(("o_proj", "down_proj"))}
 
     notes = Alps(steps=80).apply(llama, replace(job, targets=tuple(dense))).notes
 
@@ -156,9 +149,8 @@ def test_first_block_of_a_model_is_the_definition(llama, job):
         got = llama.get_submodule(name).weight
         agree(got, lambda w, x: least_squares(w, x, searched(w, x, job.pattern)[0]), weight, x)
         # noted with six digits; by whole steps, so no rounding turns it where it turns no support
-        assert notes["layers"][name]["rho"] == pytest.approx(
-            searched(weight, x, job.pattern)[1], rel=1e-5
-        )
+        rho = pytest.approx(searched(weight, x, job.pattern)[1], rel=1e-5)
+        assert notes["layers"][name]["rho"] == rho
         assert notes["layers"][name]["error"] <= notes["layers"][name]["error_before"]
 
 

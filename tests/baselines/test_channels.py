@@ -1,5 +1,4 @@
-"""Hidden channels: dead ones cost nothing, the principal components are those of the stream, and
-what may follow."""
+"""Hidden channels: dead ones cost nothing, and principal components are those of the stream."""
 
 import pytest
 import torch
@@ -62,9 +61,8 @@ def test_channels_that_nothing_writes_cost_nothing(family, tmp_path):
     left = smaller(model, kept, tmp_path)
     assert left.config.hidden_size == 24
     wanted = logits(model, job.calibration)
-    assert torch.allclose(
-        logits(left, job.calibration), wanted, atol=1e-4 * float(wanted.abs().max())
-    )
+    off = 1e-4 * float(wanted.abs().max())
+    assert torch.allclose(logits(left, job.calibration), wanted, atol=off)
 
 
 @torch.inference_mode()
@@ -102,17 +100,13 @@ def test_dropping_nothing_keeps_the_function(tmp_path):
     kept = Channels(drop="0%").apply(model, job).kept
 
     assert kept["channels"] == tuple(range(32))
-    assert torch.equal(
-        logits(smaller(model, kept, tmp_path), job.calibration), logits(model, job.calibration)
-    )
+    found = logits(smaller(model, kept, tmp_path), job.calibration)
+    assert torch.equal(found, logits(model, job.calibration))
 
 
 @pytest.mark.parametrize("family", ["gemma", "gpt2", "olmo2", "olmoe"])
 def test_other_families_are_refused(family):
     model = build(family)
 
-    with pytest.raises(
-        UserError,
-        match=r"has no channels that can be removed|channels does not know the architecture",
-    ):
+    with pytest.raises(UserError, match=r"has no channels that|channels does not know the arch"):
         Channels().apply(model, job_for(model))

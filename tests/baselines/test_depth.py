@@ -1,7 +1,7 @@
 """Depth against plain loops, and what may follow it."""
 
-from dataclasses import replace
 from itertools import combinations
+from math import exp
 
 import pytest
 import torch
@@ -10,8 +10,6 @@ from transformers import LlamaConfig
 from baselines.depth import Depth, SetLosses, drop_greedily, influences, search
 from helpers.layers import block_calls
 from helpers.models import CONFIGS, GROUPED, REPRESENTATIVES, build, job_for, sample
-from methods.contract.errors import UserError
-from methods.contract.method import Compute
 from methods.workshop.training.compiled import blocks_of
 
 
@@ -34,21 +32,18 @@ def test_influence_is_the_definition(family):
     expected = naive_influences(model, job.calibration)
 
     assert influences(model, job) == pytest.approx(expected, abs=1e-5)
-    assert Depth(drop=1).apply(model, job).kept["blocks"] == tuple(
-        i for i in range(3) if i != min(range(3), key=expected.__getitem__)
-    )
+    least = min(range(3), key=expected.__getitem__)
+    kept = Depth(drop=1).apply(model, job).kept["blocks"]
+    assert kept == tuple(i for i in range(3) if i != least)
 
 
 def naive_loss(model, tokens, without):
     """Mean cross-entropy with the blocks `without` as identities."""
-    handles = [
-        blocks_of(model)[i].register_forward_hook(
-            lambda _module, args, output: (
-                (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
-            )
-        )
-        for i in without
-    ]
+
+    def pass_on(_module, args, output):
+        return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
+
+    handles = [blocks_of(model)[i].register_forward_hook(pass_on) for i in without]
     log_p = model(input_ids=tokens, use_cache=False).logits.double().log_softmax(-1)
     for handle in handles:
         handle.remove()
@@ -61,11 +56,10 @@ def test_perplexity_removes_one_at_a_time():
     job = job_for(model)
     gone, after = [], []
     for _ in range(2):
-        losses = {
-            i: naive_loss(model, job.calibration, [*gone, i]) for i in range(3) if i not in gone
-        }
+        left = set(range(3)).difference(gone)
+        losses = {i: naive_loss(model, job.calibration, [*gone, i]) for i in left}
         gone.append(min(losses, key=losses.__getitem__))
-        after.append(float(torch.tensor(losses[gone[-1]]).exp()))
+        after.append(exp(losses[gone[-1]]))
 
     outcome = Depth(drop=2, by="perplexity").apply(model, job)
 
@@ -84,19 +78,15 @@ def test_search_of_few_blocks_tries_all_sets():
     outcome = Depth(drop=2, by="search").apply(model, job)
 
     assert outcome.notes["blocks"] == {"of": 3, "removed": list(best)}
-    assert outcome.notes["search"]["perplexity"] == pytest.approx(
-        float(torch.tensor(losses[best]).exp()), rel=1e-4
-    )
+    assert outcome.notes["search"]["perplexity"] == pytest.approx(exp(losses[best]), rel=1e-4)
     assert outcome.notes["search"]["sets"] == 3
 
 
 def pairs_matter(removed):
-    """A loss in which the greedy choice, 0 at first, is a trap: the best four of ten are 5, 6, 7
-    and 8."""
+    """A loss in which the greedy choice is a trap: the best four of ten are 5, 6, 7 and 8."""
     removed = set(removed)
-    return (
-        sum(10 - i for i in removed) - 2.0 * len(removed & {5, 6, 7, 8}) ** 2 - 15 * (0 in removed)
-    )
+    bonus = 2.0 * len(removed & {5, 6, 7, 8}) ** 2 + 15 * (0 in removed)
+    return sum(10 - i for i in removed) - bonus
 
 
 def test_search_leaves_the_trap_of_the_greedy_choice():
@@ -108,10 +98,8 @@ def test_search_leaves_the_trap_of_the_greedy_choice():
 
     assert found == [best] * 3
     assert len({search(pairs_matter, start, 10, 16, seed) for seed in range(4)}) > 1
-    assert all(
-        pairs_matter(search(pairs_matter, start, 10, 5, seed)) <= pairs_matter(start)
-        for seed in range(20)
-    )
+    ended = [pairs_matter(search(pairs_matter, start, 10, 5, seed)) for seed in range(20)]
+    assert max(ended) <= pairs_matter(start)
 
 
 @torch.inference_mode()
@@ -125,9 +113,8 @@ def test_search_is_no_worse_than_both_choices(monkeypatch):
 
     about, removed = notes["search"], notes["blocks"]["removed"]
     assert about["perplexity"] <= min(about["starts"].values())
-    assert about["perplexity"] == pytest.approx(
-        float(torch.tensor(naive_loss(model, job.calibration, removed)).exp()), rel=1e-4
-    )
+    wanted = exp(naive_loss(model, job.calibration, removed))
+    assert about["perplexity"] == pytest.approx(wanted, rel=1e-4)
     assert list(blocks_of(model)) == blocks
 
 
@@ -153,9 +140,3 @@ def test_dropping_no_block_keeps_all(by):
 
     assert outcome.kept["blocks"] == (0, 1, 2)
     assert outcome.model is model
-
-
-def test_last_block_stays():
-    model = build("llama")
-    with pytest.raises(UserError, match="at least one must be left"):
-        Depth(drop=3).apply(model, replace(job_for(model), compute=Compute()))

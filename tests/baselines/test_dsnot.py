@@ -1,5 +1,4 @@
-"""DSnoT against its definition, row by row and swap by swap in float64, and what no swap may
-change."""
+"""DSnoT against its definition, row by row and swap by swap in float64."""
 
 import copy
 from dataclasses import replace
@@ -40,11 +39,10 @@ def naive(weight, keep, x, seqlen, pattern, rule):
             if abs(error) <= rule.threshold or not coming:
                 break
             new = max(coming, key=lambda j: (abs(worth[j]), -j))
-            going = [
-                j
-                for j in kept
-                if (j // pattern.m == new // pattern.m if pattern.m else share[j] * error < 0)
-            ]
+            if pattern.m:
+                going = [j for j in kept if j // pattern.m == new // pattern.m]
+            else:
+                going = [j for j in kept if share[j] * error < 0]
             if not going:
                 break
             old = min(going, key=lambda j: (size[j], j))
@@ -107,21 +105,17 @@ def test_never_raises_its_own_error(text):
 
 @pytest.mark.parametrize(("variance", "comes"), [(0.0, 2), (1.0, 3)])
 def test_a_constant_input_is_worth_most(variance, comes):
-    """Compute by hand: e is 0.3 + 1.25, and the first weight, 0.5 in size and -0.5 of e, is
-    pruned."""
-    one = torch.ones(4)
-    inputs = InputStatistics(
-        torch.tensor([-1.0, 1, 1, 5]), torch.tensor([1.0, 1, variance, 1]), one
-    )
+    """Compute by hand: e is 0.3 + 1.25, and the first weight, -0.5 of e, is pruned."""
+    mean, variances = torch.tensor([[-1.0, 1, 1, 5], [1, 1, variance, 1]])
+    inputs = InputStatistics(mean, variances, torch.ones(4))
     weight, keep = torch.tensor([[0.5, 0.9, 0.3, 0.25]]), torch.tensor([[True, True, False, False]])
 
     got = swap_weights(weight, keep, inputs, Pattern(2, 4), DSnoT(cycles=1))
 
     assert got.keep.nonzero()[:, 1].tolist() == [1, comes]
     assert got.before.tolist() == pytest.approx([1.55])
-    assert got.after.tolist() == pytest.approx(
-        [1.55 - 0.5 - float(weight[0, comes] * inputs.mean[comes])]
-    )
+    share = float(weight[0, comes] * inputs.mean[comes])
+    assert got.after.tolist() == pytest.approx([1.55 - 0.5 - share])
 
 
 def test_dead_inputs_are_worth_nothing():
@@ -150,9 +144,8 @@ def test_variance_of_inputs_that_hardly_change():
 
     got = InputStatistics.of(moments(x[1000:], moments(x[:1000], None)), sequences=256, seqlen=16)
 
-    torch.testing.assert_close(
-        got.variance, x.double().var(0, unbiased=False).float(), rtol=1e-5, atol=0
-    )
+    want = x.double().var(0, unbiased=False).float()
+    torch.testing.assert_close(got.variance, want, rtol=1e-5, atol=0)
 
 
 def test_moments_of_an_expert_are_of_the_tokens_that_reached_it():
@@ -167,8 +160,7 @@ def test_moments_of_an_expert_are_of_the_tokens_that_reached_it():
 
 @pytest.mark.parametrize("text", ["2:4", "50%"])
 def test_first_block_of_a_model_is_the_definition(text, llama, make_job, refining):
-    """Inputs are those of the dense block, the weights the dense model's; the MLP keeps the mask it
-    came with."""
+    """The MLP keeps the mask that it came with."""
     job = refining(llama, make_job(llama, text))
     dense = first_block(llama, job)
     rule = DSnoT(threshold=0.001)
@@ -190,16 +182,14 @@ def test_all_parts_are_refined_where_asked(family, make, make_job, refining):
     model = make(family)
     job = refining(model, make_job(model))
 
-    outcomes = {
-        part: DSnoT(part=part, threshold=0.0, cycles=2).apply(model, job)
-        for part in ("attention", "all")
-    }
+    rule = DSnoT(threshold=0.0, cycles=2)
+    parts = ("attention", "all")
+    outcomes = {part: replace(rule, part=part).apply(model, job) for part in parts}
     few = outcomes["all"].notes.get("experts", {}).get("by_weights_alone", [])
 
     for name in job.targets:
-        masks = {
-            part: dense_weight(o.model.get_submodule(name)) != 0 for part, o in outcomes.items()
-        }
+        models = {part: outcome.model for part, outcome in outcomes.items()}
+        masks = {p: dense_weight(m.get_submodule(name)) != 0 for p, m in models.items()}
         attention = "attn" in name or "attention" in name
         assert torch.equal(masks["attention"], job.prior.masks[name]) != attention, name
         assert torch.equal(masks["all"], job.prior.masks[name]) == (name in few), name
@@ -212,9 +202,8 @@ def test_what_the_stage_before_did_to_the_weights_is_undone(llama, job):
     for name in job.targets:
         moved.get_submodule(name).weight.mul_(masks[name] * 3)
     moved.model.layers[1].input_layernorm.weight.add_(1)
-    job = replace(
-        job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(llama)
-    )
+    prior = Prior(folder=job.source, masks=masks)
+    job = replace(job, prior=prior, teacher=lambda: copy.deepcopy(llama))
 
     outcome = DSnoT().apply(moved, job)
 

@@ -1,5 +1,4 @@
-"""ELSA's optimizer against the equations of ADMM, written a step at a time, and against Adam where
-nothing is pruned."""
+"""ELSA's optimizer against the equations of ADMM, and against Adam where nothing is pruned."""
 
 import math
 from itertools import pairwise
@@ -25,18 +24,13 @@ def elsa(params, pattern="2:4", **options):
 
 
 def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40, seed=1):
-    """Train with the gradients of `train` by ADMM in its unscaled form, in which y = lambda u has
-    no scale to correct.
-
-    keep: mask of a matrix of sizes.
-    """
+    """Train by ADMM in its unscaled form, y = lambda u, with the gradients of `train`."""
     rng = torch.Generator().manual_seed(seed)
     beta1, beta2 = ADAM["betas"]
     y, mu, v, z = ([torch.zeros_like(x) for x in params] for _ in range(4))
     for t in range(steps):
-        strength = lambda_ * (
-            (1 - math.cos(math.pi * t / total)) / 2 if schedule == "cosine" else 1
-        )
+        grown = (1 - math.cos(math.pi * t / total)) / 2
+        strength = lambda_ * (grown if schedule == "cosine" else 1)
         for i, x in enumerate(params):
             if t % interval == 0:
                 pushed = x + (y[i] / strength if t and strength else 0)
@@ -46,12 +40,8 @@ def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40
             g = torch.randn(x.shape, generator=rng).to(x) + strength * (x - z[i]) + y[i]
             mu[i] = beta1 * mu[i] + (1 - beta1) * g
             v[i] = beta2 * v[i] + (1 - beta2) * g**2
-            step = (
-                mu[i]
-                / (1 - beta1 ** (t + 1))
-                / ((v[i] / (1 - beta2 ** (t + 1))).sqrt() + ADAM["eps"])
-            )
-            x -= ADAM["lr"] * step
+            below = (v[i] / (1 - beta2 ** (t + 1))).sqrt() + ADAM["eps"]
+            x -= ADAM["lr"] * mu[i] / (1 - beta1 ** (t + 1)) / below
     return params
 
 
@@ -62,10 +52,8 @@ def naive(params, steps, keep, lambda_, interval, schedule, projection, total=40
 def test_is_admm(pattern, schedule, projection):
     """lambda grows at each step of the cosine, and four projections fall into the thirty."""
     rule = {"lambda_": 0.5, "interval": 8, "schedule": schedule, "projection": projection}
-    params, expected = (
-        [p.detach().to(dtype) for p in parameters(SHAPES)]
-        for dtype in (torch.float32, torch.float64)
-    )
+    params = [p.detach() for p in parameters(SHAPES)]
+    expected = [p.double() for p in params]
     exact = [x.clone() for x in expected]
 
     for trained in (params, exact):
@@ -81,18 +69,10 @@ def test_released_has_the_defaults_of_the_released_code():
     released = METHODS["elsa"].presets["released"]
     settings = build(METHODS["elsa"], "elsa:released", released)
 
-    assert (settings.lr, settings.beta1, settings.beta2, settings.lambda_) == (
-        2e-4,
-        0.9,
-        0.95,
-        0.01,
-    )
-    assert (settings.schedule, settings.interval, settings.projection) == (
-        "constant",
-        2,
-        "identity",
-    )
-    assert (settings.warmup, settings.grad_clip, settings.eta) == (0, 1, 0)
+    numbers = {"lr": 2e-4, "beta1": 0.9, "beta2": 0.95, "lambda_": 0.01, "interval": 2}
+    rules = {"schedule": "constant", "projection": "identity"}
+    wanted = numbers | rules | {"warmup": 0, "grad_clip": 1, "eta": 0}
+    assert {name: getattr(settings, name) for name in wanted} == wanted
 
 
 def test_the_pattern_holds_at_the_end_and_its_changes_are_counted():

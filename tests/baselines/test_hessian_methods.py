@@ -37,8 +37,7 @@ def test_dead_inputs_lose_their_weights(kind, llama, job):
 
 @pytest.mark.parametrize("kind", [SparseGPT, Admm])
 def test_powers_of_two_scale_to_the_bit(kind, llama, job):
-    """Inputs four times as large change nothing. Weights twice as large give weights twice as
-    large."""
+    """Inputs four times as large change nothing."""
     louder, larger = copy.deepcopy(llama), copy.deepcopy(llama)
     louder.model.layers[0].input_layernorm.weight *= 4
     larger.model.layers[0].self_attn.q_proj.weight *= 2

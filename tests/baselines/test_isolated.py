@@ -1,12 +1,7 @@
-"""Files that go to another library's environment and come back. A script of a few lines replaces
-the library.
-
-The script does without torch: eleven processes would import it.
-"""
+"""Files that go to another library's environment and come back. A script replaces the library."""
 
 import json
 import os
-import signal
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -80,16 +75,14 @@ def script(tmp_path):
 @pytest.fixture
 def ready(job, tmp_path):
     """Return a job whose environment is this interpreter."""
-    here = Environment(
-        name="old", python=Path(sys.executable), log=tmp_path / "artifacts" / "a.log"
-    )
+    log = tmp_path / "artifacts/a.log"
+    here = Environment(name="old", python=Path(sys.executable), log=log)
     return replace(job, environment=here, workdir=tmp_path / "workdir", progress=Steps())
 
 
 def prune(model, job, script, mode="prunes"):
-    return isolated.prune(
-        model, job, Script(path=script, config=model.config.to_dict(), settings={"mode": mode})
-    )
+    config, settings = model.config.to_dict(), {"mode": mode}
+    return isolated.prune(model, job, Script(path=script, config=config, settings=settings))
 
 
 def test_what_is_handed_over_and_what_comes_back(llama, ready, script):
@@ -102,14 +95,11 @@ def test_what_is_handed_over_and_what_comes_back(llama, ready, script):
             before[:, 1::2] = 0
         assert torch.equal(after[name], before), name
     assert outcome.notes["recipe"] == "every other weight"
-    assert outcome.notes["versions"]["torch"] == metadata.version(
-        "torch"
-    )  # without the build, as in "+cu132"
+    # Without the build, as in "+cu132".
+    assert outcome.notes["versions"]["torch"] == metadata.version("torch")
     assert outcome.notes["dense_logits"]["difference"] == 0
-    assert outcome.notes["log"] == {
-        "file": "artifacts/a.log",
-        "warnings": ["WARNING: this library is old"],
-    }
+    warnings = ["WARNING: this library is old"]
+    assert outcome.notes["log"] == {"file": "artifacts/a.log", "warnings": warnings}
     assert ready.environment.log.read_text() == "WARNING: this library is old\n"
     assert ready.progress.seen[-1] == (len(ready.targets), len(ready.targets))
     exchange = ready.workdir / "exchange"
@@ -119,20 +109,15 @@ def test_what_is_handed_over_and_what_comes_back(llama, ready, script):
     assert request["pattern"] == {"n": 2, "m": 4, "sparsity": 0.5}
     assert torch.equal(load_file(exchange / "calibration.safetensors")["tokens"], ready.calibration)
     torch.testing.assert_close(probe["logits"], llama(probe["tokens"]).logits[0])
-    assert {p.suffix for p in exchange.rglob("*") if p.is_file()} == {".json", ".safetensors"}, (
-        "nothing that runs code"
-    )
+    # Nothing that runs code.
+    assert {p.suffix for p in exchange.rglob("*") if p.is_file()} == {".json", ".safetensors"}
 
 
 @pytest.mark.parametrize(
     ("mode", "words"),
     [
         ("crashes", "^old: ArithmeticError: the library fell over; see its log {log}$"),
-        (
-            "killed",
-            f"^old: signal {int(signal.SIGKILL)} after WARNING: this library is old; see its log "
-            f"{{log}}$",
-        ),
+        ("killed", "^old: signal 9 after WARNING: this library is old; see its log {log}$"),
         ("misreads", r"old reads the dense model differently: its logits differ by 0\.01"),
         ("silent", "old wrote no report"),
     ],
@@ -159,9 +144,8 @@ def test_logits_difference():
     spread = (reference - 2.5).square().mean().sqrt()
 
     off = 4 * torch.finfo(torch.float32).eps / 0.1  # of the 0.1, what rounding 4.1 takes
-    assert isolated.logits_difference(reference + 0.1, reference) == pytest.approx(
-        0.1 / float(spread), rel=off
-    )
+    found = isolated.logits_difference(reference + 0.1, reference)
+    assert found == pytest.approx(0.1 / float(spread), rel=off)
     assert not isolated.logits_difference(reference[:1], reference) <= 1
     assert not isolated.logits_difference(reference * torch.nan, reference) <= 1
 
@@ -187,15 +171,12 @@ def built(tmp_path, monkeypatch, script):
 
 def row(tmp_path, mode, monkeypatch):
     monkeypatch.setattr("baselines.sparseml.as_regexes", lambda *_: [])
-    real = isolated.prune
-    monkeypatch.setattr(
-        "baselines.sparseml.prune",
-        lambda model, job, script: real(model, job, replace(script, settings={"mode": mode})),
-    )
+    real, settings = isolated.prune, {"mode": mode}
+    run = lambda model, job, script: real(model, job, replace(script, settings=settings))  # noqa: E731
+    monkeypatch.setattr("baselines.sparseml.prune", run)
     name = "sparseml-magnitude"
-    return runs.measured(tmp_path / "r", only={name}, methods=(name,), measures=("size",))[
-        name, None, "pattern"
-    ]
+    found = runs.measured(tmp_path / "r", only={name}, methods=(name,), measures=("size",))
+    return found[name, None, "pattern"]
 
 
 def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypatch):
@@ -205,20 +186,14 @@ def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypa
     assert {"versions", "recipe", "log", "dense_logits"} <= record.notes.keys()
     log = built.parent.parent / record.notes["log"]["file"]
     assert log.read_text() == "WARNING: this library is old\n"
-    assert log.stem == next(p.name for p in log.parent.iterdir() if p.is_dir()), (
-        "beside its artifact"
-    )
+    assert [log.stem] == [p.name for p in log.parent.iterdir() if p.is_dir()]
 
 
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
-        ("crashes", "ScriptFailed: sparseml: ArithmeticError: the library fell over; see its log "),
-        (
-            "touches",
-            "CheckFailed: model.embed_tokens.weight changed, and it is neither a target nor "
-            "declared",
-        ),
+        ("crashes", "ScriptFailed: sparseml: ArithmeticError: the library fell over"),
+        ("touches", "CheckFailed: model.embed_tokens.weight changed"),
     ],
 )
 def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, reason):

@@ -34,9 +34,8 @@ def bits_of(model, job):
 
 def released(path, bits):
     """Written as NVlabs' tool_compress_mask.py does."""
-    np.savez_compressed(
-        path, **{name: np.packbits(mask.astype(bool)) for name, mask in bits.items()}
-    )
+    packed = {name: np.packbits(mask.astype(bool)) for name, mask in bits.items()}
+    np.savez_compressed(path, **packed)
     return path
 
 
@@ -67,9 +66,9 @@ def with_member(path, name, data):
     """Replace, add or (data is None) remove one member of a file."""
     with zipfile.ZipFile(path) as old:
         members = {n: old.read(n) for n in old.namelist()}
-    members = {n: b for n, b in members.items() if n != name} | (
-        {name: data} if data is not None else {}
-    )
+    members.pop(name, None)
+    if data is not None:
+        members[name] = data
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
         for n, b in members.items():
             new.writestr(n, b)
@@ -94,39 +93,25 @@ FIRST = "model.layers.0.self_attn.q_proj.weight.mask"  # of the test llama: 32 x
 PACKED = 32 * 32 // 8
 
 
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (None, rf"mask {FIRST} is missing"),
-        (
-            npy(np.zeros(PACKED - 1, np.uint8)),
-            r"uint8 \[127\] for .*q_proj instead of uint8 \[128\]",
-        ),
-        (
-            npy(np.zeros(50_000_000, np.uint8)),
-            r"50,000,128 bytes for .*q_proj, whose 32x32 bits take 128",
-        ),
-        (npy(np.zeros(PACKED, np.int8)), r" int8 \[128\] for .*q_proj instead of uint8 \[128\]"),
-        (
-            npy(np.zeros((PACKED // 2, 2), np.uint8)),
-            r"uint8 \[64, 2\] for .*q_proj instead of uint8",
-        ),
-        (lying(10**15, PACKED), r"uint8 \[1000000000000000\] for .*q_proj instead of uint8"),
-        (
-            npy(np.array([{}] * 8, object), allow_pickle=True),
-            r"object \[8\] for .*q_proj instead of uint8",
-        ),
-        (
-            npy(np.zeros(PACKED, np.uint8), version=(2, 0)),
-            r"damaged at .*q_proj \(unexpected version",
-        ),
-        (b"no numpy at all" * 20, r"damaged at .*q_proj"),
-        (
-            npy(np.full(PACKED, 255, np.uint8)),
-            r"2:4 does not hold in 256 groups of model.layers.0.self_attn.q_proj",
-        ),
-    ],
-)
+def zeros(*shape, dtype=np.uint8):
+    return np.zeros(shape, dtype)
+
+
+WRONG = [
+    (None, rf"mask {FIRST} is missing"),
+    (npy(zeros(PACKED - 1)), r"uint8 \[127\] for .*q_proj instead of uint8 \[128\]"),
+    (npy(zeros(50_000_000)), r"50,000,128 bytes for .*q_proj, whose 32x32 bits take 128"),
+    (npy(zeros(PACKED, dtype=np.int8)), r" int8 \[128\] for .*q_proj instead of uint8"),
+    (npy(zeros(PACKED // 2, 2)), r"uint8 \[64, 2\] for .*q_proj instead of uint8"),
+    (lying(10**15, PACKED), r"uint8 \[1000000000000000\] for .*q_proj instead of uint8"),
+    (npy(np.array([{}] * 8, object), allow_pickle=True), r"object \[8\] for .*q_proj instead"),
+    (npy(zeros(PACKED), version=(2, 0)), r"damaged at .*q_proj \(unexpected version"),
+    (b"no numpy at all" * 20, r"damaged at .*q_proj"),
+    (npy(np.full(PACKED, 255, np.uint8)), r"2:4 does not hold in 256 groups of .*q_proj"),
+]
+
+
+@pytest.mark.parametrize(("data", "words"), WRONG)
 def test_what_is_wrong_is_a_sentence(data, words, llama, job, tmp_path):
     path = released(tmp_path / "m.npz", bits_of(llama, job))
     before = weight_of(llama, job.targets[0]).clone()
@@ -140,17 +125,10 @@ def test_what_is_wrong_is_a_sentence(data, words, llama, job, tmp_path):
 
 def test_another_models_masks_are_not_its(llama, job, tmp_path):
     path = released(tmp_path / "m.npz", bits_of(llama, job))
+    with_member(path, FIRST.replace("layers.0", "layers.9") + ".npy", npy(zeros(PACKED)))
 
-    with pytest.raises(
-        UserError, match=r"'model\.layers\.9.*' is not a mask of this model's targets"
-    ):
-        apply(
-            llama,
-            job,
-            with_member(
-                path, "model.layers.9.mlp.up_proj.weight.mask.npy", npy(np.zeros(8, np.uint8))
-            ),
-        )
+    with pytest.raises(UserError, match=r"'model\.layers\.9.*' is not a mask of this model's"):
+        apply(llama, job, path)
 
 
 def test_no_npz_and_no_file(llama, job, tmp_path):
@@ -171,27 +149,19 @@ def test_a_pipe_and_a_device_are_not_opened(tmp_path):
 def test_a_prior_beside_a_file_and_another_digest(llama, job, tmp_path):
     path = released(tmp_path / "m.npz", bits_of(llama, job))
 
-    with pytest.raises(
-        UserError, match=r"checksum mismatch: mask file .* has sha256 .* and not 000000000000…"
-    ):
+    with pytest.raises(UserError, match=r"checksum mismatch: .* and not 000000000000…"):
         apply(llama, job, path, sha256="0" * 64)
-    with pytest.raises(
-        UserError, match="maskllm: file= and from= cannot be combined: leave from= out"
-    ):
+    with pytest.raises(UserError, match="file= and from= cannot be combined"):
         apply(llama, replace(job, prior=Prior(folder=tmp_path, masks={})), path)
 
 
 def of_tiny(path, seed):
     folder = Folder(runs.TINY)
     shapes = folder.shapes()
-    rng = torch.Generator().manual_seed(seed)
-    targets = find_targets(folder.config, shapes)
-    bits = {
-        f"{t}.weight.mask": Pattern(2, 4)
-        .keep(torch.rand(shapes[t + ".weight"], generator=rng))
-        .numpy()
-        for t in targets
-    }
+    rng, bits = torch.Generator().manual_seed(seed), {}
+    for target in find_targets(folder.config, shapes):
+        score = torch.rand(shapes[f"{target}.weight"], generator=rng)
+        bits[f"{target}.weight.mask"] = Pattern(2, 4).keep(score).numpy()
     return released(path, bits)
 
 

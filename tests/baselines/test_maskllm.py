@@ -1,5 +1,4 @@
-"""MaskLLM: gates, what leans them, the schedules, the regulariser, and what comes out of a
-training."""
+"""MaskLLM: gates, the prior, the schedules, the regulariser, and the outcome of a training."""
 
 import copy
 import math
@@ -25,8 +24,7 @@ def gated(pattern="2:4", out=6, width=16, weight=None):
 
 
 def noise_of(mask, draw):
-    """Return the noise of a soft mask, from a sample with gates of 0: log p is g up to a constant
-    per group."""
+    """Return the noise of a soft mask: with gates of 0, log p is g up to a constant."""
     still = copy.deepcopy(mask)
     still.gate.data.zero_()
     probability = []
@@ -49,9 +47,8 @@ def test_a_soft_mask_is_the_mixture_of_its_patterns(pattern):
 
     for row in range(6):
         for group in range(16 // m):
-            logits = (
-                draw.kappa * mask.gate[row, group].detach().double().numpy() + noise[row, group]
-            ) / draw.tau
+            gate = mask.gate[row, group].detach().double().numpy()
+            logits = (draw.kappa * gate + noise[row, group]) / draw.tau
             p = np.exp(logits - logits.max())
             p /= p.sum()
             expected = np.zeros(m)
@@ -85,8 +82,7 @@ def test_patterns_are_all_there_are():
 
 
 def test_a_prior_is_chosen_as_often_as_in_the_paper():
-    """tau = 1, alpha = 3, kappa = 100: mean p(prior) 0.73, the likeliest on 94.5% of groups; and as
-    a simulation says."""
+    """tau = 1, alpha = 3, kappa = 100: mean p(prior) 0.73, the likeliest on 94.5% of groups."""
     mask = gated(out=256, width=1024)
     keep = Pattern(2, 4).keep(torch.rand(256, 1024))
     mask.apply_prior(keep, alpha=3.0)
@@ -94,9 +90,8 @@ def test_a_prior_is_chosen_as_often_as_in_the_paper():
     p = (100 * mask.gate).softmax(-1)
     chosen = (keep.view(256, -1, 1, 4) == (mask.patterns > 0)).all(-1)  # [256, 256, 6]
     assert p[chosen].mean().item() == pytest.approx(0.73, abs=0.005)
-    assert chosen.gather(-1, p.argmax(-1, keepdim=True)).float().mean().item() == pytest.approx(
-        0.945, abs=0.003
-    )
+    likeliest = chosen.gather(-1, p.argmax(-1, keepdim=True)).float().mean()
+    assert likeliest.item() == pytest.approx(0.945, abs=0.003)
 
     logits = np.random.default_rng(0).normal(size=(100_000, 6)) + 3 * np.array([1, 0, 0, 0, 0, -1])
     simulated = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -108,16 +103,11 @@ def test_schedules():
     start, middle = method.sampling_at(0, 100), method.sampling_at(50, 100)
 
     assert start == Sampling(0, 4.0, 100.0, 2e-5)
-    assert (
-        middle.tau == pytest.approx(2.025)
-        and middle.kappa == 300
-        and middle.penalty == pytest.approx(1e-5)
-    )
+    assert middle == Sampling(50, pytest.approx(2.025), 300, pytest.approx(1e-5))
     assert method.sampling_at(100, 100) == Sampling(100, pytest.approx(0.05), 500.0, 0.0)
     assert method.sampling_at(0, 100, micro_batches=4).penalty == 5e-6
-    assert [method.lr_at(step, 1000, method.lr) for step in (0, 500, 1000)] == pytest.approx(
-        [5e-4, 2.75e-4, 5e-5]
-    )
+    rates = [method.lr_at(step, 1000, method.lr) for step in (0, 500, 1000)]
+    assert rates == pytest.approx([5e-4, 2.75e-4, 5e-5])
 
 
 @pytest.mark.numeric
@@ -139,8 +129,7 @@ def test_the_gradient_is_that_of_the_regularised_loss():
 
 
 def test_untrained_it_is_the_priors_mask_over_the_dense_weights(llama, task):
-    """Leaning so far that no gate argues, and lr 0: the one-shot mask alone, whatever its weights
-    have become."""
+    """Leaning so far that no gate argues, and lr 0: the one-shot mask alone."""
     model, job = llama, task(llama, steps=1)
     given = copy.deepcopy(model)
     for target in job.targets:
@@ -198,34 +187,14 @@ def test_too_many_patterns_are_refused(llama, task):
 
 GOLDEN = {
     "ce": [
-        4.1767,
-        4.15347,
-        3.96705,
-        3.97128,
-        3.91316,
-        3.90009,
-        3.92364,
-        3.86064,
-        3.8102,
-        3.81711,
-        3.80211,
-        3.79328,
+        4.1767, 4.15347, 3.96705, 3.97128, 3.91316, 3.90009, 3.92364, 3.86064, 3.8102, 3.81711,
+        3.80211, 3.79328,
     ],
     "norm": [
-        0.411518,
-        0.606613,
-        0.826721,
-        0.984652,
-        1.19319,
-        1.80256,
-        1.92495,
-        2.7889,
-        2.51059,
-        4.28776,
-        4.73856,
-        9.18656,
+        0.411518, 0.606613, 0.826721, 0.984652, 1.19319, 1.80256, 1.92495, 2.7889, 2.51059,
+        4.28776, 4.73856, 9.18656,
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.numeric
@@ -240,9 +209,8 @@ def test_golden_trace(moved, make_exact, task, monkeypatch):
     """
 
     def exponential(x, generator):
-        return x.copy_(
-            -(torch.randint(1, 2**24, x.shape, generator=generator).double() / 2**24).log()
-        )
+        uniform = torch.randint(1, 2**24, x.shape, generator=generator).double() / 2**24
+        return x.copy_(-uniform.log())
 
     monkeypatch.setattr(torch.Tensor, "exponential_", exponential)
     model = make_exact("llama", moved)

@@ -16,8 +16,7 @@ from methods.contract.pattern import Pattern
 
 
 def objective(w, z, strength, n):
-    """||w - z||^2 / 2 + strength * sum of |products| of n + 1, in float64, written out. w: [...,
-    m]"""
+    """||w - z||^2 / 2 + strength * sum of |products| of n + 1, in float64. w: [..., m]"""
     total = ((w - z) ** 2).sum(-1) / 2
     for chosen in combinations(range(z.shape[-1]), n + 1):
         total = total + strength * np.abs(np.prod(w[..., list(chosen)], axis=-1))
@@ -38,9 +37,8 @@ def test_no_descent_from_anywhere_ends_lower(n, m, strength):
     for _ in range(60):
         for i in range(m):
             others = np.delete(found, i, axis=-1)
-            slope = sum(
-                np.prod(others[..., list(c)], axis=-1) for c in combinations(range(m - 1), n)
-            )
+            choices = combinations(range(m - 1), n)
+            slope = sum(np.prod(others[..., list(c)], axis=-1) for c in choices)
             found[..., i] = np.maximum(0, size[:, i] - strength * slope)
     best = objective(found, size, strength, n).min(0)
     assert (objective(w.abs().numpy(), size, strength, n) <= best + 1e-8).all()
@@ -51,10 +49,8 @@ def test_elementary_is_the_sum_over_all_choices():
     x = torch.randn(5, 7, dtype=torch.float64)
 
     for k in range(9):
-        naive = sum(
-            (x[:, list(c)].prod(-1) for c in combinations(range(7), k)),
-            torch.zeros(5, dtype=torch.float64),
-        )
+        products = [x[:, list(c)].prod(-1) for c in combinations(range(7), k)]
+        naive = sum(products, torch.zeros(5, dtype=torch.float64))
         torch.testing.assert_close(elementary_symmetric(x, k), naive)
 
 
@@ -88,10 +84,8 @@ def test_each_step_is_adams_and_then_the_prox():
 
     expected = prox(theirs.detach().view(-1, 4), 0.2, 2).view(6, 8)
     torch.testing.assert_close(ours.detach(), expected)
-    assert (
-        optimizer.metrics["held"]
-        == (expected.view(-1, 4).count_nonzero(-1) <= 2).double().mean().item()
-    )
+    held = expected.view(-1, 4).count_nonzero(-1) <= 2
+    assert optimizer.metrics["held"] == held.double().mean().item()
 
 
 def test_all_at_once_and_no_learning_is_magnitude(llama, task):
@@ -128,48 +122,18 @@ def test_weights_that_stay_are_those_it_started_from(llama, task):
 
 GOLDEN = {
     "ce": [
-        4.17878,
-        4.12901,
-        4.02984,
-        4.05514,
-        3.96992,
-        3.94706,
-        3.98198,
-        3.88886,
-        3.8827,
-        3.85898,
-        3.87661,
-        3.78753,
+        4.17878, 4.12901, 4.02984, 4.05514, 3.96992, 3.94706, 3.98198, 3.88886, 3.8827, 3.85898,
+        3.87661, 3.78753,
     ],
     "norm": [
-        1.17905,
-        1.28544,
-        1.10633,
-        1.15296,
-        1.10923,
-        1.3341,
-        1.33773,
-        1.37043,
-        1.33225,
-        1.48797,
-        1.35301,
-        1.85371,
+        1.17905, 1.28544, 1.10633, 1.15296, 1.10923, 1.3341, 1.33773, 1.37043, 1.33225, 1.48797,
+        1.35301, 1.85371,
     ],
     "held": [
-        0.00072338,
-        0.00303819,
-        0.00607639,
-        0.0115741,
-        0.0189525,
-        0.0276331,
-        0.0392072,
-        0.0509259,
-        0.0662616,
-        0.0804398,
-        0.0973669,
-        0.116319,
+        0.00072338, 0.00303819, 0.00607639, 0.0115741, 0.0189525, 0.0276331, 0.0392072, 0.0509259,
+        0.0662616, 0.0804398, 0.0973669, 0.116319,
     ],
-}
+}  # fmt: skip
 
 
 @pytest.mark.numeric
@@ -183,11 +147,9 @@ def test_golden_trace(moved, make_exact, task):
     """
     model = make_exact("llama", moved)
 
-    notes = (
-        ProxSparse(lr=3e-3, lambda_=0.3)
-        .apply(model, task(model, steps=12, budget={"log_every": 1}))
-        .notes
-    )
+    job = task(model, steps=12, budget={"log_every": 1})
+
+    notes = ProxSparse(lr=3e-3, lambda_=0.3).apply(model, job).notes
 
     for name, golden in GOLDEN.items():
         assert [r[name] for r in notes["curve"]] == pytest.approx(golden, rel=LAST_DIGIT), name

@@ -1,5 +1,4 @@
-"""Block reconstruction against least squares, and what it must never do: end worse, move a zero,
-touch another tensor."""
+"""Block reconstruction against least squares. It never ends worse or moves a zero."""
 
 import copy
 from dataclasses import replace
@@ -45,9 +44,8 @@ def one_linear(width=6, tokens=40):
     inputs = [torch.randn(1, tokens, width) for _ in range(4)]
     truth = torch.randn(width, 4)
     goals = [x @ truth + 0.3 * torch.randn(1, tokens, 4) for x in inputs]
-    return Pair(
-        "block", block, {"block.linear": block.linear}, inputs, goals, lambda call, x: call(x)
-    )
+    linears = {"block.linear": block.linear}
+    return Pair("block", block, linears, inputs, goals, lambda call, x: call(x))
 
 
 @pytest.mark.numeric
@@ -57,12 +55,8 @@ def test_one_linear_under_a_mask_is_least_squares_of_the_kept():
     weight[:, [1, 4]] = 0
     goals = weigh(pair.goals, normalize=False, by_channel=False, massive=0)
 
-    start = {"linear.weight": weight.clone()}
-    list(
-        Recon(epochs=800, lr=0.02, beta2=0.999).fit(
-            pair, goals, start, torch.Generator().manual_seed(0)
-        )
-    )
+    start, dice = {"linear.weight": weight.clone()}, torch.Generator().manual_seed(0)
+    list(Recon(epochs=800, lr=0.02, beta2=0.999).fit(pair, goals, start, dice))
 
     x, y = (torch.cat([part[0] for part in parts]).double() for parts in (pair.inputs, pair.goals))
     best = torch.linalg.lstsq(x[:, [0, 2, 3, 5]], y).solution.T
@@ -85,12 +79,8 @@ def test_a_scaled_model_is_trained_alike():
 
 
 def test_scale_is_that_of_the_kept_weights():
-    parameters = {
-        "up.weight": torch.tensor([[7.0, 0.0], [0.0, -1.0]]),
-        "up.bias": torch.zeros(2),
-        "norm.weight": torch.zeros(2),
-        "term.a": torch.full((2, 2), 0.5),
-    }
+    parameters = {"up.weight": torch.tensor([[7.0, 0], [0, -1]]), "up.bias": torch.zeros(2)}
+    parameters |= {"norm.weight": torch.zeros(2), "term.a": torch.full((2, 2), 0.5)}
 
     assert [scale(name, parameters) for name in parameters] == [5, 5, 1, 0.5]
 
@@ -109,6 +99,11 @@ def test_weights_of_tokens():
     assert [goals.left_out for goals in (plain, normalized, without)] == [0, 0, 1]
 
 
+def error_of_a_change(outputs, goals, change):
+    changed = outputs + torch.tensor(change)
+    return float(squared_error(changed, outputs, goals.weights[0], goals.scales))
+
+
 def test_a_channel_counts_by_its_own_size():
     """Compute by hand: without the last token the channels' sizes are 5 and 50."""
     outputs = [torch.tensor([[[7.0, 10.0], [1.0, 70.0], [1000.0, 0.0]]])]
@@ -118,10 +113,7 @@ def test_a_channel_counts_by_its_own_size():
     assert goals.scales.tolist() == [5, 50]
     assert goals.left_out == 1
     assert goals.weights[0].tolist() == [pytest.approx([0.5 / 2, 0.5 / 2, 0])]
-    changed = outputs[0] + torch.tensor([5.0, 0.0])
-    assert float(
-        squared_error(changed, outputs[0], goals.weights[0], goals.scales)
-    ) == pytest.approx(0.5)
+    assert error_of_a_change(outputs[0], goals, [5.0, 0.0]) == pytest.approx(0.5)
 
 
 def test_a_channel_that_is_always_0_has_the_size_of_the_others():
@@ -131,10 +123,7 @@ def test_a_channel_that_is_always_0_has_the_size_of_the_others():
     goals = weigh(outputs, normalize=True, by_channel=True, massive=0)
 
     assert goals.scales.tolist() == pytest.approx([3, 4, 12.5**0.5])
-    changed = outputs[0] + torch.tensor([0.0, 0.0, 12.5**0.5])
-    assert float(
-        squared_error(changed, outputs[0], goals.weights[0], goals.scales)
-    ) == pytest.approx(0.5)
+    assert error_of_a_change(outputs[0], goals, [0, 0, 12.5**0.5]) == pytest.approx(0.5)
 
 
 def test_error_falls_and_zeros_stay(sparse):
@@ -188,11 +177,8 @@ def test_norms_are_trained_where_asked(family, make, sparse, norms):
 
     got = Recon(epochs=1, norms=norms).apply(model, job)
 
-    moved = {
-        name
-        for name, value in got.model.state_dict().items()
-        if not torch.equal(value, start[name])
-    }
+    after = got.model.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, start[name])}
     weights = {f"{t}.weight" for t in job.targets}
     biases = {f"{t}.bias" for t in job.targets} & set(start)
     named_norms = {name for name in start if "norm" in name or ".ln_" in name}
@@ -270,16 +256,13 @@ def test_without_a_prior_it_says_what_to_type(llama, make_job):
 
 @pytest.mark.parametrize("name", ["recon", "retrain", "dsnot", "lowrank"])
 def test_a_start_that_is_not_pruned_is_refused(llama, make_job, refining, name):
-    """A model after `rotate` or `dense-ft` is not pruned. Without the check, the pattern would be
-    missed at the end of a training."""
+    """A model after `rotate` or `dense-ft` is not pruned."""
     job = refining(llama, make_job(llama))
     every = {target: torch.ones_like(mask) for target, mask in job.prior.masks.items()}
     method = choice.build(registry.lookup("methods", name), name, {})
-    with pytest.raises(
-        UserError,
-        match=rf"^{name} needs a model that is pruned to 2:4, and model\.layers\.0.*is not",
-    ):
-        method.apply(llama, replace(job, prior=replace(job.prior, masks=every)))
+    job = replace(job, prior=replace(job.prior, masks=every))
+    with pytest.raises(UserError, match=rf"^{name} needs a model that is pruned to 2:4"):
+        method.apply(llama, job)
 
 
 def test_a_dense_start_is_pruned_by_the_prior(llama, make_job, refining):

@@ -1,5 +1,4 @@
-"""SparseGPT against its definition: an explicit inverse of what is left of H at every column, in
-float64."""
+"""SparseGPT against its definition: an explicit inverse at every column, in float64."""
 
 from dataclasses import replace
 
@@ -22,8 +21,7 @@ pytestmark = pytest.mark.numeric
 
 
 def naive(weight, x, pattern, block=128, damping=0.01):
-    """Return the pruned weight [out, in], float64, without Cholesky. Blocks matter only for an
-    unstructured mask."""
+    """Return the pruned weight [out, in], float64, without Cholesky."""
     w, x = weight.double().clone(), x.double()
     width = w.shape[1]
     h = 2 * x.T @ x / len(x)
@@ -35,10 +33,8 @@ def naive(weight, x, pattern, block=128, damping=0.01):
     for j in range(width):
         if j % group == 0:
             columns = range(j, min(j + group, width))
-            saliency = torch.stack(
-                [w[:, k] ** 2 / torch.linalg.inv(h[k:, k:])[0, 0] for k in columns], dim=1
-            )
-            keep = pattern.keep(saliency)
+            saliency = [w[:, k] ** 2 / torch.linalg.inv(h[k:, k:])[0, 0] for k in columns]
+            keep = pattern.keep(torch.stack(saliency, dim=1))
         inverse = torch.linalg.inv(h[j:, j:])
         lost = w[:, j].masked_fill(keep[:, j % group], 0)
         w[:, j:] -= lost[:, None] * inverse[0] / inverse[0, 0]
@@ -48,8 +44,7 @@ def naive(weight, x, pattern, block=128, damping=0.01):
 
 @pytest.mark.parametrize("seed", sample([0, 1], 0))
 @pytest.mark.parametrize(
-    ("pattern", "block"),
-    [("2:4", 128), ("3:4", 16), ("16:32", 32), ("50%", 128), ("70%", 24)],
+    ("pattern", "block"), [("2:4", 128), ("3:4", 16), ("16:32", 32), ("50%", 128), ("70%", 24)]
 )
 def test_is_its_definition(pattern, block, seed):
     weight, x = layer(seed=seed)
@@ -59,9 +54,8 @@ def test_is_its_definition(pattern, block, seed):
 
 
 def test_first_block_of_a_model_is_the_definition(llama, job):
-    check_first_block(
-        llama, job, SparseGPT(block=16), lambda w, x: naive(w, x, job.pattern, block=16)
-    )
+    want = lambda w, x: naive(w, x, job.pattern, block=16)  # noqa: E731
+    check_first_block(llama, job, SparseGPT(block=16), want)
 
 
 def test_damping_grows_tenfold_until_it_helps():
@@ -72,9 +66,8 @@ def test_damping_grows_tenfold_until_it_helps():
 
     assert damping == pytest.approx(0.1)
     want = torch.linalg.inv(h.double() + 0.1 * torch.eye(2, dtype=torch.float64))
-    off = (
-        43 * torch.finfo(torch.float32).eps
-    )  # the condition of what is inverted, 2.15 / 0.05, times a rounding
+    # The condition of what is inverted, 2.15 / 0.05, times a rounding.
+    off = 43 * torch.finfo(torch.float32).eps
     torch.testing.assert_close((factor.T @ factor).double(), want, rtol=off, atol=0)
     assert inverse_factor(torch.ones(4, 4), 0)[1] > 0
     with pytest.raises(FloatingPointError, match="with any damping"):
@@ -94,8 +87,7 @@ def test_hessian_that_is_not_finite_raises(bad, llama, job):
     ("pattern", "out", "block"), [("50%", 7, 1), ("30%", 1, 1), ("70%", 3, 5), ("99%", 2, 3)]
 )
 def test_zeros_of_small_blocks_add_up(pattern, out, block):
-    """50% of a column of 7 is 3.5: rounded down in each of 64 columns, it would be 32 weights too
-    many."""
+    """50% of a column of 7 is 3.5; rounded in each of 64 columns, 32 weights would be lost."""
     weight, x = layer(out=out)
     got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
 
@@ -105,9 +97,12 @@ def test_zeros_of_small_blocks_add_up(pattern, out, block):
 
 def test_shared_inputs_are_factored_once(llama, job, monkeypatch):
     calls = []
-    monkeypatch.setattr(
-        sparsegpt, "inverse_factor", lambda h, d: (calls.append(len(h)), inverse_factor(h, d))[1]
-    )
+
+    def note(h, damping):
+        calls.append(len(h))
+        return inverse_factor(h, damping)
+
+    monkeypatch.setattr(sparsegpt, "inverse_factor", note)
 
     SparseGPT().apply(llama, job)
 
@@ -141,18 +136,13 @@ def test_factor_is_that_of_the_damped_inverse(damping):
     torch.testing.assert_close(factor.T @ factor, want)
 
 
-@pytest.mark.parametrize(
-    "method", [SparseGPT(), Alps(), Int4Gptq()], ids=lambda method: method.name
-)
-def test_inputs_that_are_always_zero_do_not_tie_the_damping_to_the_unit_of_the_others(method):
-    """The inner units of an MLP times c, and what reads them divided by it, are the same
-    function."""
+@pytest.mark.parametrize("method", [SparseGPT(), Alps(), Int4Gptq()], ids=lambda one: one.name)
+def test_dead_inputs_do_not_tie_the_damping_to_a_unit(method):
+    """An MLP's inner units times c, and their readers divided by it, are one function."""
     found = {}
     for c in (1.0, 2.0**-6):
         model = build("llama")
-        up, down = (
-            model.get_submodule(f"model.layers.0.mlp.{name}_proj") for name in ("up", "down")
-        )
+        up, down = model.model.layers[0].mlp.up_proj, model.model.layers[0].mlp.down_proj
         up.weight[:8] = 0
         up.weight.mul_(c)
         down.weight.div_(c)

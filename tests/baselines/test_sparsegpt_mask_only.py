@@ -12,23 +12,18 @@ from methods.model.targets import dense_weight
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "50%"])
-def test_the_mask_is_sparsegpts_and_the_weights_are_the_models(
-    pattern, llama, make_job, keep_as, tmp_path
-):
-    """The error is that of the masked weights: without the compensation, so larger, on inputs of
-    the same kind."""
+def test_it_is_sparsegpts_mask_on_dense_weights(pattern, llama, make_job, keep_as, tmp_path):
+    """The error is that of the masked weights, so larger than with compensation."""
     source = keep_as(llama, tmp_path / "source")
     dense = loading.load(source, Compute())
     job = make_job(dense, pattern, source=source, workdir=tmp_path / "work")
 
-    moved, masked = (
-        SparseGPT(mask_only=only).apply(copy.deepcopy(dense), job) for only in (False, True)
-    )
+    methods = (SparseGPT(), SparseGPT(mask_only=True))
+    moved, masked = (method.apply(copy.deepcopy(dense), job) for method in methods)
 
     for name in job.targets:
-        was, full, got = (
-            dense_weight(m.get_submodule(name)) for m in (dense, moved.model, masked.model)
-        )
+        models = (dense, moved.model, masked.model)
+        was, full, got = (dense_weight(m.get_submodule(name)) for m in models)
         assert torch.equal(got != 0, full != 0), name
         assert torch.equal(got, was.where(full != 0, 0)), name
         assert not torch.equal(got, full)

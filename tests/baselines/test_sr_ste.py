@@ -1,5 +1,4 @@
-"""SR-STE's rule: the mask in the forward pass, the gradient through it, the decay on what is
-masked."""
+"""SR-STE's rule: the mask in the forward pass, and the decay on what is masked."""
 
 import pytest
 import torch
@@ -11,8 +10,7 @@ from methods.contract.pattern import Pattern
 
 @pytest.fixture
 def masks(make, make_job):
-    """make a model, its masks chosen: masks(family) -> Masks, and the dense weights, [out, in] or
-    [in, out]."""
+    """masks(family) -> Masks of a model, chosen, and the dense weights [out, in] or [in, out]."""
 
     def build(family):
         model = make(family).requires_grad_(True)

@@ -9,13 +9,12 @@ from baselines.recon import Recon
 from baselines.smooth import Smooth
 from baselines.width import Width
 from helpers.models import build, job_for, with_prior
-from methods.model.smaller import reader
+from methods.model.smaller_folder import reader
 from methods.model.targets import family_of
 
 
 def naive(model, tokens, heads):
-    """Importance of units and heads of each block, sequence by sequence and token by token, from
-    one pass of the model."""
+    """Return the importance of units and heads of each block, token by token."""
     family = family_of(model.config.to_dict())
     seen = []
     for block in model.get_submodule(family.blocks):
@@ -50,9 +49,8 @@ def test_most_important_parts_are_kept(family, heads):
     outcome = Width(drop="25%", heads=heads).apply(model, job)
 
     found = naive(model, job.calibration, 4)
-    parts = (
-        2 if family == "llama" else 1
-    )  # the inputs of an attention's last linear come before those of the MLP's
+    # The inputs of an attention's last linear come before those of the MLP's.
+    parts = 2 if family == "llama" else 1
     for i, kept in enumerate(outcome.kept["units"]):
         scores = found[parts * i + parts - 1][0]
         assert set(kept) == set(scores.topk(len(kept)).indices.tolist())

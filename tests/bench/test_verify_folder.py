@@ -115,43 +115,6 @@ def test_only_some_linears(pruned, cli):
         assert (code, f"linear of {folder} matches '*.kk_proj'" in err) == (2, True)
 
 
-@pytest.mark.parametrize("values", [(), ("--values", "int4")])
-def test_a_packed_folder_counts_as_the_dense_one_that_it_unpacks_to(pruned, cli, values):
-    """With some linears left dense, of which one breaks the pattern."""
-    folder = pruned(lambda t: t["model.layers.0.self_attn.q_proj.weight"][0, :4].fill_(1))
-    packing = ("--format", "packed24", *values, "--exclude", "*.q_proj", "--out", "p")
-    code, _, err = cli("export", folder, *packing, "--exclude", "*.kk_proj")
-    assert (code, f"linear of {folder} matches '*.kk_proj'" in err) == (2, True)
-    assert cli("export", folder, *packing)[0] == 0
-    assert cli("export", "p", "--format", "hf", "--out", "d")[0] == 0
-    for more, said in {
-        (): "check failed: 2:4 does not hold in 1 group of p",
-        ("--include", "*.mlp.*"): "2:4 holds in 12 linears of p",
-        ("--exclude", "*.q_proj", "--pattern", "1:4"): " groups of p",
-    }.items():
-        code, packed, err = cli("verify", "p", "--json", *more)
-        assert (code, packed) == cli("verify", "d", "--json", *more)[:2] and err.endswith(
-            f"{said}\n"
-        )
-
-
-def test_a_packed_folder_of_a_family_that_stores_weights_transposed(make, keep_as, cli, tmp_path):
-    model = make("gpt2")
-    for target in job_for(model, "2:4").targets:
-        weight = model.get_submodule(target).weight
-        weight.masked_fill_(~TWO_OF_FOUR.keep(weight.abs()), 0)
-    keep_as(model, tmp_path / "d")
-    assert (
-        cli(
-            "export", tmp_path / "d", "--format", "packed24", "--out", "p", "--exclude", "*.c_attn"
-        )[0]
-        == 0
-    )
-
-    assert cli("verify", "p", "--json")[:2] == cli("verify", tmp_path / "d", "--json")[:2]
-    assert cli("verify", "p")[0] == 0
-
-
 @pytest.mark.parametrize("pattern", ["1:4", "4:8", "dense"])
 def test_the_pattern_of_a_folder_is_the_sparsest_that_holds(pattern, tmp_path, make, keep_as):
     model = make("llama")

@@ -101,10 +101,11 @@ def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
             lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5),
             rf"2:4 does not hold in 1 group, 1 of them in {TARGET}",
         ),
+        # Its bits are a third weight's.
         (
             lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0),
             "2:4 does not hold in 1 group",
-        ),  # its bits are a third weight's
+        ),
     ],
     ids=["missing", "new", "shape", "dtype", "nan", "inf", "a group too full", "negative zero"],
 )

@@ -1,12 +1,11 @@
-"""CAST with a mask by |w| * ||x||: what is recorded, by which size it chooses, and that equal norms
-make it CAST."""
+"""CAST with a mask by |w| * ||x||. Equal norms make it CAST."""
 
 import copy
 
 import torch
 
 from cast import wanda_mask
-from cast.method import Cast
+from cast.cast import Cast
 from cast.wanda_mask import WandaAdamS
 from methods.contract.pattern import Pattern
 
@@ -14,9 +13,8 @@ ADAM = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-8, "lambda_": 0.5, "kernel":
 
 
 def optimizer_of(weights, **options):
-    return WandaAdamS(
-        [{"params": weights, "sparse": True}], total=100, pattern=Pattern(2, 4), **(ADAM | options)
-    )
+    options = ADAM | {"total": 100, "pattern": Pattern(2, 4)} | options
+    return WandaAdamS([{"params": weights, "sparse": True}], **options)
 
 
 def test_equal_norms_make_it_cast_and_others_move_the_mask(llama, task, monkeypatch):
@@ -26,10 +24,9 @@ def test_equal_norms_make_it_cast_and_others_move_the_mask(llama, task, monkeypa
         for mask in ("magnitude", "wanda")
     )
     assert not any(m._forward_pre_hooks for m in wanda.model.modules())
-    masks = [
-        [o.model.get_submodule(t).weight != 0 for t in task(llama).targets] for o in (same, wanda)
-    ]
-    assert any(not torch.equal(a, b) for a, b in zip(*masks, strict=True))
+    for name in task(llama).targets[:1]:
+        one, other = (o.model.get_submodule(name).weight != 0 for o in (same, wanda))
+        assert not torch.equal(one, other)
     record = WandaAdamS._recorder
 
     def constant(optimizer, weight):
@@ -58,9 +55,8 @@ def test_records_the_squares_of_inputs_in_training_alone(llama, make_job):
         with torch.no_grad():
             model(job.calibration[:3])
         seen.clear()
-        for part in job.calibration.split(
-            4
-        ):  # as a step of two micro-batches, of 4 and 2 sequences
+        # As a step of two micro-batches, of 4 and 2 sequences.
+        for part in job.calibration.split(4):
             model(part, labels=part).loss.backward()
         optimizer.step()
     model(job.calibration[:2]).logits.sum().backward()

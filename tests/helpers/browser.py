@@ -28,11 +28,8 @@ def chromium():
         from playwright import sync_api
     except ImportError:
         absent("playwright is not installed")
-    path = (
-        shutil.which(NAMED)
-        if NAMED
-        else shutil.which("chromium") or shutil.which("chromium-browser")
-    )
+    names = [NAMED] if NAMED else ["chromium", "chromium-browser"]
+    path = next(filter(None, map(shutil.which, names)), None)
     if not path:
         absent("there is no chromium")
     with sync_api.sync_playwright() as started:
@@ -50,8 +47,7 @@ IDLE = []
 
 @contextmanager
 def visits(chromium, file, heard):
-    """Yield go(address="", viewport, **context), which opens a page. At the end only the file was
-    read, and nothing was heard."""
+    """Yield go(address="", viewport, **context), which opens a page."""
     asked, pages = [], []
     listeners = {
         "console": lambda message: heard.append(message.text),
@@ -78,14 +74,12 @@ def visits(chromium, file, heard):
         page.goto("about:blank")
         page.close() if context else IDLE.append(page)
     assert not heard
-    assert {url.partition("#")[0] for url in asked if not url.startswith("data:")} == {
-        file.as_uri()
-    }
+    read = {url.partition("#")[0] for url in asked if not url.startswith("data:")}
+    assert read == {file.as_uri()}
 
 
 def load_axe(page):
-    """Return a function that lists the serious problems of accessibility. The page must bypass its
-    policy."""
+    """Return a function that lists the serious problems of accessibility."""
     try:
         import axe_playwright_python
     except ImportError:
@@ -94,10 +88,7 @@ def load_axe(page):
 
     def serious():
         found = page.evaluate("axe.run()")["violations"]
-        return [
-            (v["id"], v["nodes"][0]["html"])
-            for v in found
-            if v["impact"] in ("serious", "critical")
-        ]
+        found = [v for v in found if v["impact"] in ("serious", "critical")]
+        return [(v["id"], v["nodes"][0]["html"]) for v in found]
 
     return serious

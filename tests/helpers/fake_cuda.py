@@ -1,5 +1,4 @@
-"""What CUDA code is held against on a machine without a device: operators that check how they are
-called."""
+"""Stand-ins for CUDA operators that check how they are called."""
 
 import torch
 
@@ -15,8 +14,7 @@ KINDS = {
 
 
 def bind(name, args, kwargs):
-    """The arguments by name, as the operator's own schema has them. AssertionError where it would
-    refuse them."""
+    """The arguments by name, as the operator's own schema has them."""
     known = {a.name: a for a in getattr(torch.ops.aten, name).default._schema.arguments}
     assert len(args) <= len(known) and set(kwargs) <= set(known)
     given = dict(zip(known, args, strict=False))
@@ -29,16 +27,17 @@ def bind(name, args, kwargs):
 
 
 class Sparse:
-    """torch's cuSPARSELt operators, and a clock by which the library's own find, (4, 2, 1), is the
-    fastest plan."""
+    """torch's cuSPARSELt operators, and a clock by which the plan (4, 2, 1) is fastest."""
 
     def __init__(self, monkeypatch, folder, wrong=None):
         self.searches, self.calls, self.wrong, self.device = [], [], wrong, "a card"
         monkeypatch.setattr(torch, "_cslt_compress", self.compress)
         monkeypatch.setattr(torch, "_cslt_sparse_mm", self.mm)
         monkeypatch.setattr(torch._C, "_cusparselt", self, raising=False)
-        monkeypatch.setattr("bench.kernels.linear24.CudaClock", lambda: self)
-        monkeypatch.setattr("bench.kernels.cusparselt.library_versions", lambda: [self.device])
+        monkeypatch.setattr("bench.parts.packed24.linear24.CudaClock", lambda: self)
+        monkeypatch.setattr(
+            "bench.parts.packed24.cusparselt.library_versions", lambda: [self.device]
+        )
         monkeypatch.setenv("CAST_BENCH_CACHE", str(folder))
 
     def compress(self, *args, **kwargs):
@@ -68,7 +67,5 @@ class Sparse:
     def measure(self, work, count):
         for _ in range(count):
             work()
-        last = self.calls[-1]
-        return [
-            1.0 if (last["alg_id"], last["split_k"], last["split_k_mode"]) == (4, 2, 1) else 2.0
-        ] * count
+        plan = tuple(self.calls[-1][name] for name in ("alg_id", "split_k", "split_k_mode"))
+        return [1.0 if plan == (4, 2, 1) else 2.0] * count

@@ -18,55 +18,29 @@ WINDOWS = 4
 
 
 def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@128", **fields):
-    """A record under a key of its own, made of all that is said of it.
-
-    identity: parts of it as text, as rows have them, by default 2:4 but for the dense model; made:
-    what else its key is made of.
-    """
-    slot = {
-        "model": "tiny",
-        "method": method,
-        "pattern": "dense" if method == "dense" else "2:4",
-        "quantizer": "none",
-    }
-    slot |= {
-        "seed": seed,
-        "measure": measure,
-        "protocol": protocol,
-        "targets": [["*"], []],
-        "dtype": "float32",
-        "device": "cpu",
-    }
+    """Return a record. identity: parts as text. made: more inputs of its key."""
+    pattern = "dense" if method == "dense" else "2:4"
+    slot = {"model": "tiny", "method": method, "pattern": pattern, "quantizer": "none"}
+    slot |= {"seed": seed, "measure": measure, "protocol": protocol, "targets": [["*"], []]}
+    slot |= {"dtype": "float32", "device": "cpu"}
     slot |= fields.pop("identity", {})
     identity = identity_of(**slot)
     inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
-    provenance = {
-        "commit": {"id": "c" * 40, "dirty": False},
-        "machine": machine,
-        "recorded": "2026-01-01T00:00:00Z",
-    }
+    provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine}
+    provenance["recorded"] = "2026-01-01T00:00:00Z"
     fields = {"status": "ok", "token_digest": "t"} | fields
     provenance |= fields.pop("provenance", {})
-    return Record(
-        key=digests.of(inputs),
-        key_inputs=inputs,
-        identity=identity,
-        provenance=provenance,
-        **fields,
-    )
+    fields |= {"identity": identity, "provenance": provenance}
+    return Record(key=digests.of(inputs), key_inputs=inputs, **fields)
 
 
 def identity_of(**labels):
     """An identity from its parts as text, as rows have them."""
     include, exclude = labels.pop("targets", None) or (["*"], [])
-    detail = (
-        ("version", "limit")
-        if labels.get("measure") in ("zeroshot", "answers")
-        else ("seqlen", "limit")
-    )
+    is_task = labels.get("measure") in ("zeroshot", "answers")
     texts = {
-        "protocol": ("name", *detail),
+        "protocol": ("name", "version" if is_task else "seqlen", "limit"),
         "calibration": ("data", "seqlen", "sequences"),
         "training": ("data", "seqlen", "batch", "tokens"),
     }
@@ -77,8 +51,7 @@ def identity_of(**labels):
 
 
 def _parts(label, names):
-    """The parts of NAME, NAME@axb, NAME@axb, n tokens or NAME@axb, n tokens, recipe NAME, by their
-    names."""
+    """Return the parts of NAME, NAME@axb or NAME@axb, n tokens, recipe NAME, by name."""
     text, tokens, recipe = (*label.split(", "), "", "")[:3]
     found = re.fullmatch(r"(.+)@([0-9.]+(?:-shot)?)(?:x([0-9]+))?", text)
     parts = dict(zip(names, found.groups() if found else (text,), strict=False))
@@ -98,8 +71,7 @@ def put(root, record, items=(), readings=()):
 
 
 def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
-    """Windows of 30 articles; `loss` nats a token more in each, give or take `spread` by article,
-    drawn by `noise`."""
+    """Write windows of 30 articles, each `loss` nats a token more, give or take `spread`."""
     base = np.random.default_rng(0).normal(3.5, 0.3, ARTICLES * WINDOWS)
     own = np.random.default_rng(noise).normal(0, spread, ARTICLES) if noise else np.zeros(ARTICLES)
     own = own - own.mean()  # so that the loss is what it is said to be
@@ -114,8 +86,7 @@ def perplexity(root, loss=0.0, spread=0.01, *, made="a", noise=0, **about):
 
 
 def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
-    """`n` questions, half of them right before; so many right ones are lost, and wrong ones
-    gained."""
+    """Write `n` questions, half of them right before; right ones are lost, wrong ones gained."""
     right = np.arange(n) % 2 == 0
     right[np.flatnonzero(right)[:lost]] = False
     right[np.flatnonzero(~(np.arange(n) % 2 == 0))[:gained]] = True
@@ -129,19 +100,10 @@ def accuracy(root, lost=0, gained=0, n=1000, *, made="a", **about):
 
 
 def answers(
-    root,
-    task="code/mbpp@3-shotx40",
-    factor=1.0,
-    *,
-    lost=0,
-    gained=0,
-    n=40,
-    noise=0.0,
-    made="a",
+    root, task="code/mbpp@3-shotx40", factor=1.0, *, lost=0, gained=0, n=40, noise=0.0, made="a",
     **about,
-):
-    """`n` questions with two choices, half of them right before: `factor` times the bits, so many
-    answers lost and gained."""
+):  # fmt: skip
+    """Write `n` questions with two choices: `factor` times the bits, answers lost and gained."""
     rng = np.random.default_rng(len(task))
     bits = rng.uniform(0.5, 1.5, n)
     bits = bits * (factor + noise * np.random.default_rng(1).normal(size=n) if noise else factor)
@@ -154,36 +116,19 @@ def answers(
         for i, (b, r) in enumerate(zip(bits, right, strict=True))
     ]
     stderr = bits.std(ddof=1) / n**0.5
-    rows = [
-        ReadingRow(
-            metric="bits_per_byte",
-            value=bits.mean(),
-            unit="bits/byte",
-            better="lower",
-            stderr=stderr,
-            n=n,
-        )
-    ]
+    unit = {"unit": "bits/byte", "better": "lower"}
+    rows = [ReadingRow(metric="bits_per_byte", value=bits.mean(), stderr=stderr, n=n, **unit)]
     rows.append(ReadingRow(metric="acc_raw", value=right.mean(), unit="1", better="higher", n=n))
-    about = {
-        "measure": "answers",
-        "protocol": task,
-        "token_digest": "",
-        "notes": {"ranking": "raw"},
-    } | about
+    about = {"notes": {"ranking": "raw"}} | about
+    about = {"measure": "answers", "protocol": task, "token_digest": ""} | about
     return put(root, record(made=made, **about), items, rows)
 
 
+PREFILL = ("prefill", "s", "lower")
+
+
 def latency(
-    root,
-    factor=1.0,
-    blocks=12,
-    *,
-    made="a",
-    noise=1,
-    spread=0.01,
-    metric=("prefill", "s", "lower"),
-    **about,
+    root, factor=1.0, blocks=12, *, made="a", noise=1, spread=0.01, metric=PREFILL, **about
 ):
     times = factor * np.exp(np.random.default_rng(noise).normal(0, spread, blocks))
     items = [Item(str(i), str(i), float(t), 1.0) for i, t in enumerate(times)]
@@ -207,6 +152,13 @@ def counted(
     return put(root, record(made=made, **about), items, rows)
 
 
+def bits(root, value, **about):
+    """A size in bits per weight."""
+    return counted(
+        root, "bits_per_weight", value, **{"measure": "size", "protocol": "weights"} | about
+    )
+
+
 def _reading(metric, value, unit, better):
     """A reading with the unit and direction that the metric has, if it is known."""
     if owned := metric_owners.find(metric):
@@ -220,8 +172,7 @@ def read_items(path):
 
 
 def edit(path, *, seal=False, **fields):
-    """Change a record's file by hand. seal: as its owner would write it, with a digest of the new
-    content."""
+    """Change a record's file by hand. seal: with a digest of the new content."""
     changed = json.loads(path.read_text()) | fields
     if seal:
         del changed["digest"]

@@ -1,5 +1,4 @@
-"""A plug-in whose methods do what no method should, and runs that stand still in the middle of
-one."""
+"""Methods that do what no method should, and runs that stand still in the middle of one."""
 
 import time
 
@@ -8,13 +7,14 @@ import psutil
 from bench.system.cache import cache_dir
 from helpers import plugins, runs
 
+TOUCH = "model.model.norm.weight[0] += 1"
 FAULTY = {
     "raises": 'raise ArithmeticError("the third layer is odd")',
     "nan": 'model.model.layers[0].mlp.up_proj.weight[0, 0] = float("nan")',
     "breaks": "model.model.layers[1].self_attn.q_proj.weight[0, :4] = 1",
     "returns_model": "return model",
-    "touches": "model.model.norm.weight[0] += 1",
-    "declares": 'model.model.norm.weight[0] += 1\nreturn Outcome(model, frozenset(["model.norm.weight"]))',
+    "touches": TOUCH,
+    "declares": TOUCH + '\nreturn Outcome(model, frozenset(["model.norm.weight"]))',
     "dies": 'print("last words", file=sys.stderr, flush=True)\nos._exit(3)',
     "leaves": 'sys.exit("this library was never meant to be called")',
     "stops": "stop(self.whom)",
@@ -31,7 +31,7 @@ def stop(whom):
 
 
 def wait(at):
-    """Stand still while the file $GATE is there: now, or when the first record is to take its place."""
+    """Stand still while the file $GATE is there: now, or when the first record is written."""
     if at == "prune":
         stand()
     elif gate().exists():
@@ -76,7 +76,8 @@ class Slow(TrainingSettings):
     def apply(self, model, job):
         trainer = Trainer("slow", model, job, self)
         gate = Path(os.environ.get("GATE", "/nowhere"))
-        masks = {t: job.pattern.keep(model.get_submodule(t).weight.detach().abs()) for t in job.targets}
+        linears = {t: model.get_submodule(t) for t in job.targets}
+        masks = {t: job.pattern.keep(m.weight.detach().abs()) for t, m in linears.items()}
 
         def hook(step, total):
             if step >= 5 and gate.exists():
@@ -89,7 +90,8 @@ class Slow(TrainingSettings):
             with torch.no_grad():
                 for target in targets:
                     model.get_submodule(target).weight.masked_fill_(~masks[target], 0)
-        names = frozenset(n for n, _ in model.named_parameters()) - {f"{t}.weight" for t in job.targets}
+        targets = {f"{t}.weight" for t in job.targets}
+        names = frozenset(n for n, _ in model.named_parameters()) - targets
         return Outcome(trainer.finalize(finish), names, trainer.notes())
 '''
 PATIENCE_S = 180

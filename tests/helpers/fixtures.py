@@ -1,5 +1,4 @@
-"""Fixtures of all tests: random models, small enough to prune in milliseconds, and a cache without
-a way to a hub."""
+"""Fixtures of all tests: small random models, and a cache without a way to a hub."""
 
 from __future__ import annotations
 
@@ -18,20 +17,9 @@ from torch import nn
 
 from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
-from bench.kernels import native
-from helpers import browser, faulty, forked_ranks, runs
+from bench.results.store import ReadOnlyStore
+from helpers import browser, faulty, forked_ranks, models, runs
 from helpers.fake_hub import FakeHub
-from helpers.models import (
-    CONFIGS,
-    REPRESENTATIVES,
-    build,
-    exact,
-    job_for,
-    mean_float64,
-    sample,
-    with_prior,
-    write,
-)
 from helpers.trainings import counting, job_to_train
 from methods.contract.method import Job
 
@@ -40,8 +28,7 @@ VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Keep what was imported out of every garbage collection, and start the process that the ranks
-    of a test are forked from."""
+    """Freeze the garbage collector, and start the process that ranks are forked from."""
     gc.freeze()
     if any(hasattr(item.module, "forked_ranks") for item in session.items):
         forked_ranks.start()
@@ -53,8 +40,7 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def threads() -> Iterator[None]:
-    """One, unless CAST_BENCH_TEST_THREADS says more: on models this small a second waits longer
-    than it works."""
+    """Use one thread, unless CAST_BENCH_TEST_THREADS says more: models are small."""
     before = torch.get_num_threads()
     torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
     yield
@@ -68,14 +54,10 @@ def seeded() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def encoded_once() -> Iterator[None]:
-    """Encode a text once for each tokenizer: most tests read or count the tokens of the same text.
-    Validate on little of it."""
+    """Encode each text once for each tokenizer, and validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_count, real_tokens = (
-        windows.encode,
-        TokenizerFacts.count_tokens,
-        training_text._tokens,
-    )
+    real_encode, real_count = windows.encode, TokenizerFacts.count_tokens
+    real_tokens = training_text._tokens
 
     def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
@@ -116,29 +98,28 @@ def as_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Make float32 mean float64 within a test."""
     before = torch.get_default_dtype()
-    mean_float64(monkeypatch)
+    models.mean_float64(monkeypatch)
     yield
     torch.set_default_dtype(before)
 
 
 @pytest.fixture
 def make_exact(float64: None) -> Callable[..., nn.Module]:
-    """make_exact(family, moved=0.0) -> a model for golden numbers, in a test whose float32 means
-    float64."""
-    return exact
+    """make_exact(family, moved=0.0) -> a model for golden numbers. float32 means float64."""
+    return models.exact
 
 
 @pytest.fixture
 def llama() -> nn.Module:
-    return build("llama")
+    return models.build("llama")
 
 
 @pytest.fixture
 def job(llama: nn.Module) -> Job:
-    return job_for(llama)
+    return models.job_for(llama)
 
 
-@pytest.fixture(params=sample(CONFIGS, *REPRESENTATIVES))
+@pytest.fixture(params=models.sample(models.CONFIGS, *models.REPRESENTATIVES))
 def family(request: pytest.FixtureRequest) -> str:
     """Every family. The default run takes a few of them."""
     return request.param
@@ -147,34 +128,33 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def make() -> Callable[..., nn.Module]:
     """make(family, **kwargs) -> a random model."""
-    return build
+    return models.build
 
 
 @pytest.fixture
 def make_job() -> Callable[..., Job]:
     """make_job(model, pattern, **fields) -> a job over all of its targets."""
-    return job_for
+    return models.job_for
 
 
 @pytest.fixture
 def refining() -> Callable[..., Job]:
     """refining(model, job) -> the job of a stage that refines magnitude's mask of the model."""
-    return with_prior
+    return models.with_prior
 
 
 @pytest.fixture
 def task(tmp_path: Path) -> Callable[..., Job]:
-    """task(model, **fields) -> a job that trains on a text with something to learn: see
-    `job_to_train`."""
+    """task(model, **fields) -> a job that trains on a learnable text: see `job_to_train`."""
     return lambda model, **fields: job_to_train(
-        model, job_for, counting(), **({"workdir": tmp_path / "work"} | fields)
+        model, models.job_for, counting(), **({"workdir": tmp_path / "work"} | fields)
     )
 
 
 @pytest.fixture
 def keep_as() -> Callable[[nn.Module, Path], Path]:
     """keep_as(model, folder) -> the folder."""
-    return write
+    return models.write
 
 
 @pytest.fixture
@@ -185,8 +165,7 @@ def cli(capsys, monkeypatch):
 
 @pytest.fixture
 def refused(cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
-    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout, and
-    before it only "fetching …"."""
+    """refused(*args) -> the sentence that a command ends with: exit code 2, nothing on stdout."""
 
     def run(*args: Any) -> str:
         code, out, err = cli(*args)
@@ -224,8 +203,7 @@ def in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of plug-ins with faulty methods and a slow one. A module may have a `site` of its
-    own."""
+    """The folder of plug-ins with faulty methods and a slow one."""
     return faulty.install(tmp_path_factory.mktemp("faulty"))
 
 
@@ -245,17 +223,6 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def kernel(monkeypatch) -> native.Kernel:
-    """The native kernel, compiled once for all modules. Skip without one."""
-    with monkeypatch.context() as patch:
-        patch.setenv("CAST_BENCH_CACHE", str(runs.USUAL))
-        try:
-            return native.load()
-        except native.NoKernel as why:
-            pytest.skip(str(why))
-
-
-@pytest.fixture
 def fake_hub(monkeypatch) -> FakeHub:
     """The hub's client, answering from memory."""
     return FakeHub(monkeypatch)
@@ -270,29 +237,25 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def heard() -> list[str]:
-    """Collect what the pages of a test complain about: messages of the console, faults and
-    dialogs."""
+    """Collect messages of the console, faults and dialogs of a test's pages."""
     return []
 
 
 @pytest.fixture(scope="module")
 def script(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """The module of scripts/ that the test's module names as SCRIPT. It and what it imports from
-    there are forgotten afterwards."""
+    """The module of scripts/ that the test's module names as SCRIPT."""
     before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SCRIPTS)
         yield importlib.import_module(request.module.SCRIPT)
-        for loaded in {module.stem for module in SCRIPTS.glob("*.py")} & (
-            set(sys.modules) - before
-        ):
+        ours = {module.stem for module in SCRIPTS.glob("*.py")}
+        for loaded in ours & (set(sys.modules) - before):
             del sys.modules[loaded]
 
 
 @pytest.fixture
 def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[..., Any]]:
-    """visit(address, **context) -> the page that the fixture `file` of the module wrote. See
-    `helpers.browser.visits`."""
+    """visit(address, **context) -> the page that the fixture `file` of the module wrote."""
     with browser.visits(chromium, file, heard) as go:
         yield go
 
@@ -301,3 +264,22 @@ def visit(chromium: Any, file: Path, heard: list[str]) -> Iterator[Callable[...,
 def roots(tmp_path: Path) -> tuple[Path, Path]:
     """Two results folders, before and after a change, not yet there."""
     return tmp_path / "before", tmp_path / "after"
+
+
+@pytest.fixture(scope="module")
+def quantized_row(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """quantized_row(quantizer) -> the results and the record of tiny's size under it, by magnitude,
+    in a cache of the module. Two quantizers have a transform of their own."""
+    pruned = ("magnitude", "awq + magnitude", "smooth + magnitude")
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("rows")
+        runs.own_cache(folder, patch)
+
+        def make(quantizer: str, dtype: str = "auto") -> Any:
+            results = folder / f"{quantizer.replace(':', '_')}-{dtype}"
+            spec = runs.small(results, quantizers=(quantizer,), measures=("size",), dtype=dtype)
+            runs.run_here(spec, only=pruned)
+            (record,) = (r for r in ReadOnlyStore(spec.results) if r.identity.measure == "size")
+            return spec.results, record
+
+        yield make

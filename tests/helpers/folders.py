@@ -17,9 +17,8 @@ def config(**changes: object) -> Damage:
 
     def damage(folder: Path) -> None:
         values = json.loads((folder / "config.json").read_text()) | changes
-        (folder / "config.json").write_text(
-            json.dumps({k: v for k, v in values.items() if v is not None})
-        )
+        left = {name: value for name, value in values.items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(left))
 
     return damage
 
@@ -53,9 +52,8 @@ def header(change: Callable[[dict], object]) -> Damage:
         about = json.loads(content[8 : 8 + length])
         change(about)
         new = json.dumps(about).encode()
-        (folder / "model.safetensors").write_bytes(
-            struct.pack("<Q", len(new)) + new + content[8 + length :]
-        )
+        new = struct.pack("<Q", len(new)) + new
+        (folder / "model.safetensors").write_bytes(new + content[8 + length :])
 
     return damage
 
@@ -68,6 +66,10 @@ def cut(name: str, keep: int) -> Damage:
 def _replace(file: Path) -> Path:
     file.unlink(missing_ok=True)
     return file
+
+
+def index_to(shard: str, name: str = "x") -> Damage:
+    return text("model.safetensors.index.json", json.dumps({"weight_map": {name: shard}}))
 
 
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -92,9 +94,8 @@ def added_tokens(count: int) -> Damage:
     def damage(folder: Path) -> None:
         values = json.loads((folder / "tokenizer.json").read_text())
         first = values["added_tokens"][0]
-        values["added_tokens"] += [
-            first | {"id": 1024 + i, "content": f"<{i}>"} for i in range(count)
-        ]
+        more = [first | {"id": 1024 + i, "content": f"<{i}>"} for i in range(count)]
+        values["added_tokens"] += more
         (folder / "tokenizer.json").write_text(json.dumps(values))
 
     return damage
@@ -171,25 +172,17 @@ DAMAGES: dict[str, Damage] = {
     "tensor of text": header(lambda h: h.update({NORM: "x"})),
     "metadata": header(lambda h: h.update(__metadata__={"format": 3})),
     "transposed": header(lambda h: h[EMBEDDING].update(shape=h[EMBEDDING]["shape"][::-1])),
-    "far layer": header(
-        lambda h: h.update({"model.layers.999999.mlp.up_proj.weight": h.pop(NORM)})
-    ),
+    "far layer": header(lambda h: h.update({"model.layers.999999.up_proj.weight": h.pop(NORM)})),
     "strange layer": header(lambda h: h.update({"model.layers.²." + NORM: h.pop(NORM)})),
     "index and weights": lambda folder: (
         shutil.copy(folder / "model.safetensors", folder / "other.safetensors"),
-        text(
-            "model.safetensors.index.json", f'{{"weight_map": {{"{NORM}": "other.safetensors"}}}}'
-        )(folder),
+        index_to("other.safetensors", NORM)(folder),
     ),
     "index of nothing": text("model.safetensors.index.json", "{}"),
-    "index to outside": text(
-        "model.safetensors.index.json", '{"weight_map": {"x": "../x.safetensors"}}'
-    ),
-    "index to itself": text("model.safetensors.index.json", '{"weight_map": {"x": ""}}'),
-    "index to its folder": text("model.safetensors.index.json", '{"weight_map": {"x": "."}}'),
-    "index to a missing shard": text(
-        "model.safetensors.index.json", '{"weight_map": {"x": "y.safetensors"}}'
-    ),
+    "index to outside": index_to("../x.safetensors"),
+    "index to itself": index_to(""),
+    "index to its folder": index_to("."),
+    "index to a missing shard": index_to("y.safetensors"),
 }
 
 

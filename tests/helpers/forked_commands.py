@@ -1,5 +1,4 @@
-"""Command lines in processes that are forked from one with the imports, each with limits: many take
-little time."""
+"""Command lines in processes forked from one with the imports, each with limits."""
 
 from __future__ import annotations
 
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 BYTES, CPU_S = 2 * 10**9, 20
-"""Address space, and seconds of processor time, of a command. A busy machine is no hang, so its
-wall clock has no limit."""
+"""Address space, and seconds of processor time, of a command."""
 IMPORTS = (
     "bench.cli.main", "bench.compare.verdict", "bench.compare.history",
-    "bench.reporting.leaderboard", "bench.api", "bench.results.check", "bench.results.merge",
+    "bench.reporting.leaderboard", "bench.api", "bench.results.folder_check", "bench.results.merge",
     "bench.cli.listing", "bench.planning.plan", "pyarrow.parquet", "tokenizers",
 )  # fmt: skip
 
@@ -35,11 +33,8 @@ class Commands:
 
     def __enter__(self) -> Commands:
         pipe = subprocess.PIPE
-        command = [
-            sys.executable,
-            "-c",
-            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()",
-        ]
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()"
+        command = [sys.executable, "-c", code]
         self._server = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         return self
 
@@ -52,12 +47,8 @@ class Commands:
         self, arguments: list[str], folder: Path, environment: dict[str, str], path: Path
     ) -> Ended:
         """Run a command in a folder, with another folder first on Python's path."""
-        job = {
-            "arguments": arguments,
-            "folder": str(folder),
-            "environment": environment,
-            "path": str(path),
-        }
+        job = {"arguments": arguments, "folder": str(folder), "path": str(path)}
+        job["environment"] = environment
         print(json.dumps(job), file=self._server.stdin, flush=True)
         answer = self._server.stdout.readline()
         assert answer, "the server has ended"

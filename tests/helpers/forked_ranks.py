@@ -1,5 +1,4 @@
-"""Programs of several ranks, in processes that are forked from one with all imports, since imports
-cost more than what they do."""
+"""Programs of several ranks, in processes forked from one with all imports."""
 
 import contextlib
 import sys
@@ -32,8 +31,7 @@ def stop():
 
 
 def launch(program, *arguments):
-    """Call `main(*arguments)` of a module of this folder, which calls `run_ranks`, in a separate
-    process."""
+    """Call `main(*arguments)` of a module of this folder in a separate process."""
     ((_, pipe),) = _servers
     pipe.send((program.__name__, *map(str, arguments)))
     fault = pipe.recv()
@@ -54,8 +52,7 @@ def _serve(clients, requests):
 
 
 def run_ranks(world, main, *arguments):
-    """Call main(*arguments) in `world` processes, one group. All end where one fails, and what it
-    raised is raised."""
+    """Call main(*arguments) in `world` processes, one group. All end where one fails."""
     with tempfile.TemporaryDirectory() as folder:
         start_processes(_join, (world, folder, main, arguments), nprocs=world, start_method="fork")
 

@@ -35,6 +35,12 @@ FIELDS: dict[str, Any] = {
 }
 
 
+ADDS = {
+    str: GGUFWriter.add_string, float: GGUFWriter.add_float32, list: GGUFWriter.add_array,
+    int: GGUFWriter.add_uint32, "long": GGUFWriter.add_uint64,
+}  # fmt: skip
+
+
 def shapes() -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in numpy's order."""
     block = {
@@ -49,26 +55,17 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return {"token_embd.weight": (len(TOKENS), HIDDEN), "output_norm.weight": (HIDDEN,)} | out
 
 
-def write(
-    file: Path,
-    fields: Mapping[str, Any] | None = None,
-    tensors: Mapping[str, Any] | None = None,
-    kind: str = "llama",
-) -> Path:
+Changes = Mapping[str, Any] | None
+
+
+def write(file: Path, fields: Changes = None, tensors: Changes = None, kind: str = "llama") -> Path:
     """Write the file. fields, tensors: changes; None leaves one out."""
     writer = GGUFWriter(file, kind)
     for key, value in (FIELDS | dict(fields or {})).items():
         if value is None:
             continue
-        add = {
-            str: writer.add_string,
-            float: writer.add_float32,
-            list: writer.add_array,
-            int: writer.add_uint32,
-        }
-        (writer.add_uint64 if isinstance(value, int) and value >= 2**32 else add[type(value)])(
-            key, value
-        )
+        form = "long" if isinstance(value, int) and value >= 2**32 else type(value)
+        ADDS[form](writer, key, value)
     random = np.random.default_rng(0)
     for name, shape in (shapes() | dict(tensors or {})).items():
         if shape is not None:
@@ -83,9 +80,7 @@ def write(
 Damage = Callable[[Path], object]
 
 
-def changed(
-    fields: Mapping[str, Any] | None = None, tensors: Mapping[str, Any] | None = None
-) -> Damage:
+def changed(fields: Changes = None, tensors: Changes = None) -> Damage:
     return lambda file: write(file, fields, tensors)
 
 
@@ -111,6 +106,7 @@ def cut(keep: int) -> Damage:
     return damage
 
 
+SIZE = "llama.vocab_size"
 EPS, MODEL, EMBEDDING = "layer_norm_rms_epsilon", "tokenizer.ggml.tokens", "token_embd.weight"
 
 DAMAGES: dict[str, Damage] = {
@@ -154,9 +150,7 @@ DAMAGES: dict[str, Damage] = {
     "many heads": changed({"llama.attention.head_count": 2**20}),
     "wide heads": changed({"llama.rope.dimension_count": 2**20}),
     "large vocabulary": changed({"llama.vocab_size": 2**24}),
-    "more tokens than rows": changed(
-        {"tokenizer.ggml.tokens": [*TOKENS, "more"], "llama.vocab_size": None}
-    ),
+    "more tokens than rows": changed({"tokenizer.ggml.tokens": [*TOKENS, "+"], SIZE: None}),
     "no embedding": changed(tensors={"token_embd.weight": None}),
     "a gap": changed({"llama.block_count": 3}, {"blk.5.ffn_up.weight": (INNER, HIDDEN)}),
     "a wide tensor": changed(tensors={"blk.0.ffn_up.weight": (INNER, 2 * HIDDEN)}),

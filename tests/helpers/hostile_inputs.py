@@ -1,9 +1,4 @@
-"""Model folders, GGUF files, configs and plug-ins made to mislead, to flood or to stop the command
-that reads them.
-
-A case writes its files into a folder. The tables in helpers.folders and helpers.gguf_files have
-other ones.
-"""
+"""Model folders, GGUF files, configs and plug-ins made to mislead, flood or stop a command."""
 
 from __future__ import annotations
 
@@ -52,28 +47,23 @@ def tokenizer(change: Callable[[dict[str, Any]], object]) -> Case:
 
 
 def tokenizer_config(**fields: Any) -> Case:
-    return folders.text(
-        "tokenizer_config.json", json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"} | fields)
-    )
+    fields = {"tokenizer_class": "PreTrainedTokenizerFast"} | fields
+    return folders.text("tokenizer_config.json", json.dumps(fields))
+
+
+def weight_map(value: Any) -> Case:
+    return folders.text(INDEX, json.dumps({"weight_map": value}))
 
 
 INDEX = "model.safetensors.index.json"
+A_BYTE = '"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 SAFETENSORS: dict[str, Case] = {
     name: model(damage)
     for name, damage in {
         **{
             f"shape {shape!r}": header_of(folders.NORM, shape=shape)
-            for shape in (
-                [1.5],
-                [True],
-                ["128"],
-                [-128],
-                [],
-                None,
-                [128] * 1000,
-                [2**63],
-                [10**400],
-            )
+            for shape in ([1.5], ["128"], [-128], [], None, [128] * 1000, [2**63], [10**400])
         },
         **{
             f"offsets {offsets!r}": header_of(folders.NORM, data_offsets=offsets)
@@ -83,36 +73,18 @@ SAFETENSORS: dict[str, Case] = {
             f"dtype {dtype!r}": header_of(folders.NORM, dtype=dtype)
             for dtype in ("F128", None, ["F32"], ESCAPE, "BOOL")
         },
-        "name of a path": folders.header(
-            lambda header: header.update({OUTSIDE: header.pop(folders.NORM)})
-        ),
-        "name of an escape": folders.header(
-            lambda header: header.update({ESCAPE: header.pop(folders.NORM)})
-        ),
-        "many tensors": raw(
-            lambda: json.dumps(
-                {
-                    f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
-                    for i in range(200_000)
-                }
-            ).encode()
-        ),
+        "name of a path": folders.header(lambda h: h.update({OUTSIDE: h.pop(folders.NORM)})),
+        "name of an escape": folders.header(lambda h: h.update({ESCAPE: h.pop(folders.NORM)})),
+        "many tensors": raw(lambda: json.dumps({f"t{i}": EMPTY for i in range(200_000)}).encode()),
         "long header": raw(lambda: b"{}" + b" " * 200_000_000),
         "length of a lie": raw(b"{}", 2**40),
-        "name twice": raw(
-            b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}',
-            data=b"x",
-        ),
+        "name twice": raw(f"{{{A_BYTE},{A_BYTE}}}".encode(), data=b"x"),
         "not unicode": raw(b'{"\xff": 1}'),
-        "deep metadata": folders.header(
-            lambda header: header.update(__metadata__={"format": {"a": [[[]]]}})
-        ),
+        "deep metadata": folders.header(lambda h: h.update(__metadata__={"format": {"a": [[]]}})),
         "more data": lambda folder: (folder / "model.safetensors").open("ab").write(bytes(99)),
-        "map to a root": folders.text(
-            INDEX, json.dumps({"weight_map": {folders.NORM: "/etc/passwd"}})
-        ),
-        "map to a number": folders.text(INDEX, json.dumps({"weight_map": {folders.NORM: 7}})),
-        "map of a list": folders.text(INDEX, json.dumps({"weight_map": [OUTSIDE]})),
+        "map to a root": weight_map({folders.NORM: "/etc/passwd"}),
+        "map to a number": weight_map({folders.NORM: 7}),
+        "map of a list": weight_map([OUTSIDE]),
     }.items()
 }
 
@@ -154,12 +126,8 @@ def sequence(depth: int) -> dict[str, Any]:
 
 
 def split(expression: str) -> dict[str, Any]:
-    return {
-        "type": "Split",
-        "pattern": {"Regex": expression},
-        "behavior": "Isolated",
-        "invert": False,
-    }
+    about = {"type": "Split", "behavior": "Isolated", "invert": False}
+    return about | {"pattern": {"Regex": expression}}
 
 
 # GGUF, configs and plug-ins
@@ -169,33 +137,25 @@ def gguf(damage: Case) -> Case:
     return lambda folder: damage(folder / "x.gguf")
 
 
+ODD_FIELDS = (
+    ("context_length", "x"), ("context_length", 2**60), ("embedding_length", 0),
+    ("block_count", 1.5), ("attention.head_count", 0), ("attention.head_count_kv", 3),
+    ("rope.freq_base", float("nan")), ("attention.layer_norm_rms_epsilon", -1.0),
+    ("feed_forward_length", [1, 2]), ("vocab_size", 1),
+)  # fmt: skip
+NAMES = ("general.name", "general.basename")
 GGUF: dict[str, Case] = {
     name: gguf(damage)
     for name, damage in {
         **{
             f"{key} of {value!r}": gguf_files.changed({f"llama.{key}": value})
-            for key, value in (
-                ("context_length", "x"),
-                ("context_length", 2**60),
-                ("embedding_length", 0),
-                ("block_count", 1.5),
-                ("attention.head_count", 0),
-                ("attention.head_count_kv", 3),
-                ("rope.freq_base", float("nan")),
-                ("attention.layer_norm_rms_epsilon", -1.0),
-                ("feed_forward_length", [1, 2]),
-                ("vocab_size", 1),
-            )
+            for key, value in ODD_FIELDS
         },
         **{f"byte {at}": gguf_files.patched(at, "<B", 0xFF) for at in range(6, 300, 29)},
         "negative tokens": gguf_files.changed({"tokenizer.ggml.bos_token_id": 2**32 - 1}),
-        "token types of others": gguf_files.changed(
-            {"tokenizer.ggml.token_type": [99] * len(gguf_files.TOKENS)}
-        ),
+        "token types of others": gguf_files.changed({"tokenizer.ggml.token_type": [99] * 258}),
         "name of an escape": gguf_files.changed({"general.name": ESCAPE}),
-        "name of a path": gguf_files.changed(
-            {"general.name": OUTSIDE, "general.basename": OUTSIDE}
-        ),
+        "name of a path": gguf_files.changed(dict.fromkeys(NAMES, OUTSIDE)),
     }.items()
 }
 
@@ -235,13 +195,7 @@ def plugin(source: str, **groups: dict[str, str]) -> Case:
 PLUGINS: dict[str, Case] = {
     **{
         f"raises {error}": plugin(f"raise {error}")
-        for error in (
-            "SystemExit(3)",
-            "GeneratorExit",
-            "BaseException('x')",
-            "MemoryError",
-            "OSError(28, 'full')",
-        )
+        for error in ("SystemExit(3)", "GeneratorExit", "MemoryError", "OSError(28, 'full')")
     },
     "memory": plugin("x = bytearray(10**11)"),
     "much output": plugin("print('x' * 10**7)\nM = 3"),
@@ -261,12 +215,7 @@ PLUGINS: dict[str, Case] = {
     "name of ours": plugin("M = 3", methods={"wanda": "hostile:M"}),
     "name of an escape": plugin("M = 3", methods={ESCAPE: "hostile:M"}),
     "no attribute": plugin("", methods={"hostile": "hostile:M.a.b"}),
-    "no module": plugin(
-        "",
-        methods={"hostile": "nowhere:M"},
-        measures={"hostile": ":"},
-        quantizers={"hostile": "a b:c"},
-    ),
+    "no module": plugin("", methods={"hostile": "nowhere:M"}, quantizers={"hostile": "a b:c"}),
     "current folder": plugin("import os\nos.chdir('/')\nM = 3"),
     "recursion": plugin(
         "import hostile\nimport sys\nsys.setrecursionlimit(10**6)\ndef f(): f()\nM = 3"

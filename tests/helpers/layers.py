@@ -13,8 +13,7 @@ from methods.workshop.training.compiled import blocks_of
 
 
 def inputs_of(model, job):
-    """Inputs of each target on the calibration tokens, [tokens, in]. An expert that no token
-    reaches has none."""
+    """Inputs of each target on the calibration tokens, [tokens, in]."""
     seen = {}
 
     def note(name):
@@ -30,16 +29,13 @@ def inputs_of(model, job):
 def first_block(model, job):
     """Weight and inputs of each target in the first block, before anything is pruned."""
     first = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
-    found = {
-        t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs_of(model, first).items()
-    }
-    assert len(found) == 7
-    return found
+    inputs = inputs_of(model, first)
+    assert len(inputs) == 7
+    return {t: (model.get_submodule(t).weight.clone(), x) for t, x in inputs.items()}
 
 
 def check_first_block(model, job, method, naive):
-    """Assert that a method makes of the first block, through the walk and with two dead inputs,
-    what naive(weight, x) is."""
+    """Assert that a method makes naive(weight, x) of the first block, with two dead inputs."""
     model.model.layers[0].input_layernorm.weight[[3, 17]] = 0
     dense = first_block(model, job)
     method.apply(model, job)
@@ -62,8 +58,7 @@ def block_calls(model, tokens):
 
 
 def live_bytes(*sizes):
-    """Return the memory of all tensors that the garbage collector lists, or of those whose storage
-    has one of these sizes."""
+    """Return the memory of all tensors, or of those whose storage has one of these sizes."""
     storages = {}
     for thing in gc.get_objects():
         if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
@@ -80,9 +75,8 @@ def layer(out=24, width=64, tokens=256, seed=0):
     """Return a weight, and correlated inputs with unequal norms."""
     torch.manual_seed(seed)
     mix = torch.eye(width) + torch.randn(width, width) / width**0.5
-    return torch.randn(out, width) / width**0.5, torch.randn(tokens, width) @ mix * torch.rand(
-        width
-    ).add(0.5)
+    weight = torch.randn(out, width) / width**0.5
+    return weight, torch.randn(tokens, width) @ mix * torch.rand(width).add(0.5)
 
 
 def pruned(weight, x, pattern, block=128, damping=0.01):

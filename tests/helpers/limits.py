@@ -1,5 +1,4 @@
-"""Bounds on what one piece of work may take, so that a hang or a flood is a failure of its own
-test."""
+"""Bounds on one piece of work, so that a hang or a flood fails its own test."""
 
 from __future__ import annotations
 

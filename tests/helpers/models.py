@@ -11,32 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GPT2Config,
-    GPTNeoXConfig,
-    GptOssConfig,
-    GraniteConfig,
-    GraniteMoeConfig,
-    LlamaConfig,
-    MistralConfig,
-    MixtralConfig,
-    Olmo2Config,
-    Olmo3Config,
-    OlmoeConfig,
-    OPTConfig,
-    Phi3Config,
-    PretrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-    Qwen3MoeConfig,
-    SmolLM3Config,
-    Starcoder2Config,
-)
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from bench.formats.stored import StoredFolder
 from bench.formats.stored import write as write_stored
@@ -55,107 +32,66 @@ SIZES = {
     "num_attention_heads": 4, "max_position_embeddings": 64,
 }  # fmt: skip
 
-
 GROUPED = SIZES | {"num_key_value_heads": 2}
-
-
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 """Special tokens within the vocabulary. The defaults of some families are larger."""
-
-
 ALTERNATING = {
     "sliding_window": 5,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
 
-
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-
-
 HALF_SLIDING = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
-
-
+CAPS = {"final_logit_softcapping": 0.2, "attn_logit_softcapping": 0.5}
+SCALES = {"logits_scaling": 8.0, "embedding_multiplier": 12.0, "attention_multiplier": 0.3}
+TWO_OF_SIX = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+TWO_OF_FOUR = {"num_local_experts": 4, "num_experts_per_tok": 2, "rope_parameters": ROPE}
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**GROUPED),
-    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=5),
-    "qwen2": lambda: Qwen2Config(**GROUPED, **HALF_SLIDING),
-    "qwen3": lambda: Qwen3Config(**GROUPED, **HALF_SLIDING, head_dim=8),
-    "opt": lambda: OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
-    "gpt2": lambda: GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
-    "gpt_neox": lambda: GPTNeoXConfig(**SIZES),
-    "gemma": lambda: GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
-    "gemma2": lambda: Gemma2Config(
-        **GROUPED,
-        **TOKENS,
-        **ALTERNATING,
-        head_dim=16,
-        final_logit_softcapping=0.2,
-        attn_logit_softcapping=0.5,
-    ),
-    "gemma3_text": lambda: Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
-    "phi3": lambda: Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
-    "olmo2": lambda: Olmo2Config(**GROUPED, **TOKENS),
-    "olmo3": lambda: Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
-    "granite": lambda: GraniteConfig(
-        **GROUPED,
-        logits_scaling=8.0,
-        embedding_multiplier=12.0,
-        residual_multiplier=0.22,
-        attention_multiplier=0.3,
-    ),
-    "smollm3": lambda: SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
-    "starcoder2": lambda: Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
-    "mixtral": lambda: MixtralConfig(**GROUPED, **TOKENS, num_local_experts=4),
-    "qwen3_moe": lambda: Qwen3MoeConfig(
-        **GROUPED,
-        **TOKENS,
-        num_experts=6,
-        num_experts_per_tok=2,
-        moe_intermediate_size=24,
-        head_dim=16,
-    ),
-    "olmoe": lambda: OlmoeConfig(**GROUPED, **TOKENS, num_experts=4, num_experts_per_tok=2),
-    "granitemoe": lambda: GraniteMoeConfig(
-        **GROUPED,
-        **TOKENS,
-        num_local_experts=4,
-        logits_scaling=8.0,
-        embedding_multiplier=12.0,
-        attention_multiplier=0.3,
-    ),
-    "gpt_oss": lambda: GptOssConfig(
-        **GROUPED,
-        **TOKENS,
-        **ALTERNATING,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        head_dim=16,
-        rope_parameters=ROPE,
+    "llama": lambda: hf.LlamaConfig(**GROUPED),
+    "mistral": lambda: hf.MistralConfig(**GROUPED, sliding_window=5),
+    "qwen2": lambda: hf.Qwen2Config(**GROUPED, **HALF_SLIDING),
+    "qwen3": lambda: hf.Qwen3Config(**GROUPED, **HALF_SLIDING, head_dim=8),
+    "opt": lambda: hf.OPTConfig(**SIZES, ffn_dim=64, word_embed_proj_dim=32),
+    "gpt2": lambda: hf.GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+    "gpt_neox": lambda: hf.GPTNeoXConfig(**SIZES),
+    "gemma": lambda: hf.GemmaConfig(**GROUPED, **TOKENS, head_dim=16),
+    "gemma2": lambda: hf.Gemma2Config(**GROUPED, **TOKENS, **ALTERNATING, **CAPS, head_dim=16),
+    "gemma3_text": lambda: hf.Gemma3TextConfig(**GROUPED, **TOKENS, **ALTERNATING, head_dim=16),
+    "phi3": lambda: hf.Phi3Config(**GROUPED, **TOKENS, sliding_window=5),
+    "olmo2": lambda: hf.Olmo2Config(**GROUPED, **TOKENS),
+    "olmo3": lambda: hf.Olmo3Config(**GROUPED, **TOKENS, **ALTERNATING),
+    "granite": lambda: hf.GraniteConfig(**GROUPED, **SCALES, residual_multiplier=0.22),
+    "smollm3": lambda: hf.SmolLM3Config(**GROUPED, **TOKENS, no_rope_layers=[1, 0, 1]),
+    "starcoder2": lambda: hf.Starcoder2Config(**GROUPED, **TOKENS, sliding_window=5),
+    "mixtral": lambda: hf.MixtralConfig(**GROUPED, **TOKENS, num_local_experts=4),
+    "qwen3_moe": lambda: hf.Qwen3MoeConfig(**GROUPED, **TOKENS, **TWO_OF_SIX, head_dim=16),
+    "olmoe": lambda: hf.OlmoeConfig(**GROUPED, **TOKENS, num_experts=4, num_experts_per_tok=2),
+    "granitemoe": lambda: hf.GraniteMoeConfig(**GROUPED, **TOKENS, **SCALES, num_local_experts=4),
+    "gpt_oss": lambda: hf.GptOssConfig(
+        **GROUPED, **TOKENS, **ALTERNATING, **TWO_OF_FOUR, head_dim=16
     ),
 }
 """The caps of gemma2 are so small that they bend the logits of random weights."""
 
 
 REPRESENTATIVES = ("llama", "gpt2", "gpt_oss")
-"""Families of the default run: a plain one, one with weights [in, out] in files, and a mixture of
-experts."""
+"""Families of the default run: plain, with weights [in, out], and a mixture."""
 
 
 def sample(values: Iterable[Any], *kept: Any) -> list[Any]:
-    """Return parameters for a test. The default run takes those in `kept`."""
-    return [
-        value if value in kept else pytest.param(value, marks=pytest.mark.full) for value in values
-    ]
+    """Return parameters for a test. The default run takes those in `kept`. A tuple is several."""
+    out = []
+    for value in values:
+        several = value if isinstance(value, tuple) else (value,)
+        out.append(pytest.param(*several, marks=() if value in kept else pytest.mark.full))
+    return out
 
 
 def build(family: str, **kwargs: object) -> nn.Module:
-    """Build a random model as the loader does. Norms and biases are random too, so that a swap of
-    two changes the result.
-    """
+    """Build a random model as the loader does."""
     torch.manual_seed(0)
-    model = (
-        AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs).eval().requires_grad_(False)
-    )
+    model = AutoModelForCausalLM.from_config(CONFIGS[family](), **kwargs)
+    model.eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     return unfold(model)
@@ -183,9 +119,8 @@ def exact(family: str, moved: float = 0.0) -> nn.Module:
     dice = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         level = parameter.mean().round()  # 1 for the weight of a norm, else 0
-        parameter.copy_(
-            level + torch.randint(-(2**20), 2**20, parameter.shape, generator=dice) / 2**23
-        )
+        steps = torch.randint(-(2**20), 2**20, parameter.shape, generator=dice)
+        parameter.copy_(level + steps / 2**23)
         parameter.mul_(1 + moved * torch.rand(parameter.shape, generator=dice))
     return model
 
@@ -201,12 +136,10 @@ def job_for(model: nn.Module, pattern: str = "2:4", **fields: object) -> Job:
 
 def with_prior(model: nn.Module, job: Job) -> Job:
     """Return the job of a stage that refines magnitude's mask. `model` is the dense one."""
-    masks = {
-        t: job.pattern.keep(dense_weight(model.get_submodule(t)).abs().float()) for t in job.targets
-    }
-    return replace(
-        job, prior=Prior(folder=job.source, masks=masks), teacher=lambda: copy.deepcopy(model)
-    )
+    weights = {target: dense_weight(model.get_submodule(target)) for target in job.targets}
+    masks = {target: job.pattern.keep(w.abs().float()) for target, w in weights.items()}
+    prior = Prior(folder=job.source, masks=masks)
+    return replace(job, prior=prior, teacher=lambda: copy.deepcopy(model))
 
 
 def write(model: nn.Module, folder: Path) -> Path:
@@ -223,13 +156,13 @@ def store(stored: Mapping[str, StoredWeight], folder: Path, pattern: str = "dens
 
 
 def random_folder(family: str, folder: Path, **values: object) -> Path:
-    """Write a random model of transformers' class, with tiny's tokenizer. values: changes of its
-    config."""
+    """Write a random model with tiny's tokenizer. values: changes of its config."""
     torch.manual_seed(0)
     config = CONFIGS[family]()
     for name, value in {"vocab_size": 1024, **values}.items():
         setattr(config, name, value)
-    write(unfold(AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)), folder)
+    model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    write(unfold(model), folder)
     for name in COMPANIONS:
         if (TINY / name).exists():
             shutil.copy2(TINY / name, folder / name)
@@ -237,8 +170,7 @@ def random_folder(family: str, folder: Path, **values: object) -> Path:
 
 
 def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
-    """Assert that a streamed method wrote the model that it leaves in memory. source: the model
-    before."""
+    """Assert that a streamed method wrote the model that it leaves in memory."""
     want = memory.model.state_dict()
     shutil.copyfile(source / "config.json", streamed.model / "config.json")
     written = Folder(streamed.model)
@@ -246,12 +178,9 @@ def same_to_the_bit(streamed: Outcome, memory: Outcome, source: Path) -> None:
     for name in written:
         assert written.tensor(name).dtype == want[name].dtype
         assert torch.equal(written.tensor(name), want[name]), name
-    again = loading.load(
-        streamed.model, Compute(dtype=next(iter(want.values())).dtype)
-    ).state_dict()
-    assert all(torch.equal(tensor, want[name]) for name, tensor in again.items())
+    compute = Compute(dtype=next(iter(want.values())).dtype)
+    for name, tensor in loading.load(streamed.model, compute).state_dict().items():
+        assert torch.equal(tensor, want[name]), name
     assert streamed.stored.keys() == memory.stored.keys()
-    assert all(
-        torch.equal(one.decode(), memory.stored[name].decode())
-        for name, one in streamed.stored.items()
-    )
+    for name, one in streamed.stored.items():
+        assert torch.equal(one.decode(), memory.stored[name].decode()), name

@@ -3,13 +3,11 @@
 import torch
 
 ROUNDINGS = 64
-"""Size of the changes of the inputs, in roundings of float32. Sums of a few hundred terms have a
-smaller error."""
+"""Size of the changes of the inputs, in roundings of float32."""
 
 
 def moved(weight, x):
-    """Yield weight [out, in] and inputs x [tokens, in] in float64, each entry and column changed by
-    up to ROUNDINGS."""
+    """Yield weight [out, in] and inputs [tokens, in] in float64, changed by up to ROUNDINGS."""
     dice = torch.Generator().manual_seed(0)
     far = ROUNDINGS * torch.finfo(torch.float32).eps
 

@@ -1,5 +1,4 @@
-"""Plug-ins made from statements: methods and quantizers that prune by magnitude and then run them,
-and measures."""
+"""Plug-ins made from statements: methods and quantizers that prune first, and measures."""
 
 from textwrap import indent
 
@@ -43,7 +42,7 @@ import torch
 from bench.measures.contract import Readings
 from bench.results.record import Reading
 from methods import Needs
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 
 
 class _Measure:
@@ -71,14 +70,9 @@ def install(folder, module, ends, fields=None, preamble="", kind="methods"):
     """
     fields = fields or {}
     head, form = (MEASURES, MEASURE) if kind == "measures" else (METHODS, METHOD)
-    classes = [
-        form.format(
-            kind=name.capitalize(),
-            name=name,
-            fields=indent(fields.get(name, ""), " " * 4),
-            body=indent(end, " " * 8),
-        )
-        for name, end in ends.items()
-    ]
+    classes = []
+    for name, end in ends.items():
+        parts = {"fields": indent(fields.get(name, ""), " " * 4), "body": indent(end, " " * 8)}
+        classes.append(form.format(kind=name.capitalize(), name=name, **parts))
     names = {name: f"{module}:{name.capitalize()}" for name in ends}
     return runs.distribution(folder, module, head + preamble + "".join(classes), **{kind: names})

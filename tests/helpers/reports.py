@@ -1,5 +1,4 @@
-"""Results folders for tests of reports: made of numbers, some of them failed, some under names that
-would like to be code."""
+"""Results folders for tests of reports, some of them under names that would like to be code."""
 
 from pathlib import Path
 
@@ -14,35 +13,25 @@ CLOSING = "</script><script>alert(2)</script>"
 
 
 def folder(root):
-    """dense, wanda over three seeds, sparsegpt over two, one that failed, and an int8 row measured
-    another way."""
+    """Write dense, wanda over three seeds, sparsegpt over two, a failure, and an int8 row."""
     fake_records.perplexity(root, method="dense", noise=9)
     for seed in (0, 1, 2):
         fake_records.perplexity(root, 0.20 + seed / 100, method="wanda", seed=seed, noise=seed + 1)
     for seed in (0, 1):
-        fake_records.perplexity(
-            root, 0.10 + seed / 100, method="sparsegpt", seed=seed, noise=seed + 11
-        )
+        about = {"method": "sparsegpt", "seed": seed, "noise": seed + 11}
+        fake_records.perplexity(root, 0.10 + seed / 100, **about)
     fake_records.perplexity(root, 0.20, method="twin", seed=0, noise=1)
     for method, lost in (("dense", 0), ("wanda", 150), ("sparsegpt", 160)):
         fake_records.accuracy(root, lost, method=method, seed=None if method == "dense" else 0)
     fake_records.failed(root, "CUDA ran out of memory at block 3", method="magnitude")
-    fake_records.perplexity(
-        root,
-        0.12,
-        method="wanda",
-        seed=0,
-        noise=5,
-        protocol="wiki-mini@64",
-        identity={"quantizer": "int8"},
-    )
+    about = {"method": "wanda", "protocol": "wiki-mini@64", "identity": {"quantizer": "int8"}}
+    fake_records.perplexity(root, 0.12, seed=0, noise=5, **about)
     for method, megabytes in (("dense", 4.0), ("wanda", 2.0), ("sparsegpt", 2.0), ("twin", 3.0)):
         about = {"method": method, "measure": "size", "unit": "B"}
         for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}.get(method, (None,)):
             beside = {"parameters": 1e6}  # so that this model is the largest, and comes first
-            fake_records.counted(
-                root, "bytes_packed", megabytes * 1e6, seed=seed, beside=beside, **about
-            )
+            about |= {"seed": seed, "beside": beside}
+            fake_records.counted(root, "bytes_packed", megabytes * 1e6, **about)
     for method, bits in (("dense", 32.0), ("magnitude", 17.0)):  # counted layer by layer
         layers = [fake_records.Item("layer", "layer", bits, 1.0)]
         fake_records.counted(root, "bits_per_weight", bits, method=method, items=layers)
@@ -51,23 +40,14 @@ def folder(root):
 
 def hostile(root):
     """Rows whose names would like to be code."""
+    methods = (CLOSING, "@SUM(1)", "{{ 7 * 7 }}", "**x**|y`z`", "\\input{x}% $a_b^c~#&\\", "日本 é")
     for model in (IMAGE, FORMULA):
         fake_records.perplexity(root, method="dense", identity={"model": model})
-        for i, method in enumerate(
-            (CLOSING, "@SUM(1)", "{{ 7 * 7 }}", "**x**|y`z`", "\\input{x}% $a_b^c~#&\\", "日本 é")
-        ):
-            fake_records.perplexity(
-                root, 0.1 * i, method=method, identity={"model": model}, noise=i
-            )
-            fake_records.counted(
-                root,
-                "bytes_packed",
-                1e6 + i,
-                method=method,
-                identity={"model": model},
-                measure="size",
-                unit="B",
-            )
+        for i, method in enumerate(methods):
+            about = {"method": method, "identity": {"model": model}}
+            fake_records.perplexity(root, 0.1 * i, noise=i, **about)
+            about |= {"measure": "size", "unit": "B"}
+            fake_records.counted(root, "bytes_packed", 1e6 + i, **about)
         fake_records.failed(root, f"{CLOSING} in a reason", method=IMAGE, identity={"model": model})
     return root
 
@@ -86,12 +66,7 @@ def published(root, text=PUBLISHED):
 
 
 def compressed(root):
-    """Rows to pick from: dense, int8, three pruned ones of which two tie, one without a size, one
-    that breaks its pattern.
-
-    small and good do not differ; small has fewer bits. Only good was timed. Tasks are those of
-    wanda7.
-    """
+    """Write rows to pick from. small and good do not differ. Only good was timed."""
     rows = (
         # method, pattern, quantizer, loss, noise, bits, questions lost of 1000, tokens
         ("dense", "dense", "none", 0.0, 1, 16.0, 0, 0),
@@ -104,26 +79,21 @@ def compressed(root):
     )
     for method, pattern, quantizer, loss, noise, bits, lost, tokens in rows:
         seed = None if method == "dense" else 0
-        about = {
-            "method": method,
-            "seed": seed,
-            "identity": {"pattern": pattern, "quantizer": quantizer},
-        }
+        identity = {"pattern": pattern, "quantizer": quantizer}
+        about = {"method": method, "seed": seed, "identity": identity}
         fake_records.perplexity(root, loss, spread=0.02, noise=noise, **about)
         if bits is not None:
             beside = {"bytes_packed": bits * 1e6, "parameters": 8e6}
-            fake_records.counted(
-                root, "bits_per_weight", bits, measure="size", beside=beside, **about
-            )
+            size = {"measure": "size", "beside": beside} | about
+            fake_records.counted(root, "bits_per_weight", bits, **size)
         for task in WANDA7:
             fake_records.accuracy(root, lost, protocol=f"{task}@1.0x1000", **about)
         if tokens is not None:
             cost = {"build_s": 1.5, "calibration_tokens": tokens, "training_tokens": 0}
             broken = 5.0 if method == "broken" else 0.0
             fake_records.counted(root, "violated_groups", broken, cost=cost, **about)
-    items = [
-        fake_records.Item(str(i), str(i), 1.0, 1.0, {"speedup": 1.4 + 0.01 * i}) for i in range(8)
-    ]
+    ratios = [{"speedup": 1.4 + 0.01 * i} for i in range(8)]
+    items = [fake_records.Item(str(i), str(i), 1.0, 1.0, more) for i, more in enumerate(ratios)]
     about = {"measure": "speed", "protocol": "prefill@512", "method": "good", "seed": 0}
     fake_records.counted(root, "speedup", 1.435, better="higher", items=items, **about)
     return root

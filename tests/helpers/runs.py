@@ -1,5 +1,4 @@
-"""What test modules share: small runs, a cache with the corpus in it, and distributions of somebody
-else's."""
+"""Small runs, a cache with the corpus in it, and distributions of other packages."""
 
 import io
 import json
@@ -42,13 +41,13 @@ SMALL = {
 }
 
 
+ASKING = {"training", "cuda", "isolated"}
 ONE_SHOT = [
     n
     for n, e in METHODS.items()
-    if not ({"training", "cuda", "isolated"} & set(e.needs) or e.extra or Does.IMPORTS in e.does)
+    if not (ASKING & set(e.needs) or e.extra or Does.IMPORTS in e.does)
 ]
-"""Those that need no training corpus, no device and no other library; what refines a mask is among
-them."""
+"""Methods that need no training corpus, no device and no other library."""
 PRUNERS = [n for n in ONE_SHOT if not METHODS[n].does & Does.LEAVES_DENSE]
 """Those of ONE_SHOT that set weights of their targets to zero."""
 QUICK = {"recon": {"epochs": 1}, "admm": {"iterations": 3, "gradual": 2}, "alps": {"iterations": 9}}
@@ -68,8 +67,7 @@ def own_cache(tmp_path, monkeypatch) -> Path:
 
 
 def world(site, tmp_path, monkeypatch) -> Iterator[Path]:
-    """For a fixture: a cache of its own, which it yields, and the distributions in the folder
-    `site` as if installed."""
+    """Yield an own cache, with the distributions in the folder `site` as if installed."""
     put_on_path(site, monkeypatch)
     yield own_cache(tmp_path, monkeypatch)
     forget()
@@ -90,16 +88,14 @@ def store_as(folder, kind) -> Path:
     from safetensors.torch import load_file, save_file
 
     for file in folder.glob("*.safetensors"):
-        tensors = {
-            name: tensor.to(getattr(torch, kind)) for name, tensor in load_file(file).items()
-        }
+        dtype = getattr(torch, kind)
+        tensors = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
         save_file(tensors, file, metadata={"format": "pt"})
     return folder
 
 
 def prune(folder, pattern="2:4"):
     """Magnitude on a folder as it lies."""
-    import torch
     from safetensors.torch import save_file
 
     from methods.contract.pattern import Pattern
@@ -114,16 +110,14 @@ def prune(folder, pattern="2:4"):
     family = FAMILIES.get(opened.config["model_type"])
     tensors = {name: opened.tensor(name) for name in opened}
     for name in targets:
-        tensors[name] = torch.where(
-            Pattern.parse(pattern).keep(tensors[name].abs()), tensors[name], 0
-        )
+        keep = Pattern.parse(pattern).keep(tensors[name].abs())
+        tensors[name] = tensors[name].where(keep, 0)
     save_file(dict(fold(tensors, tensors.__getitem__, family)), file, metadata={"format": "pt"})
     return folder
 
 
 def running(label="tiny dense", key="a", measures=("perplexity",)):
-    """An artifact at work as a listener sees it. Its measurements have the names of their measures
-    as keys."""
+    """An artifact at work as a listener sees it."""
     artifact = SimpleNamespace(key=key, model="tiny", pattern="2:4")
     by_key = {name: SimpleNamespace(key=name, label=name) for name in measures}
     return SimpleNamespace(
@@ -141,12 +135,8 @@ def small(results, **changes) -> Spec:
 
 def flags(results, quantizers="none", **settings) -> list[str]:
     """The same small run for the command line. quantizers: None where the test names its own."""
-    known = {
-        "perplexity.windows": 4,
-        "calibration.sequences": 4,
-        "device": "cpu",
-        "threads": 1,
-    } | settings
+    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1}
+    known |= settings
     asked = ["--quant", quantizers] if quantizers else []
     return ["--results", str(results), *asked, *(f"--set={k}={v}" for k, v in known.items())]
 
@@ -158,27 +148,20 @@ def run_here(spec, *, only=None) -> list[dict]:
         Store(spec.results)  # as a run does first
     for measurements in plan.make_plan(spec, fetch=True).artifacts().values():
         if only is None or measurements[0].artifact.method in only:
-            work(
-                Assignment(measurements=measurements, results=spec.results, wait=True),
-                Events(output),
-            )
-    return [
-        event
-        for line in output.getvalue().splitlines()
-        if (event := json.loads(line))["event"] not in ("progress", "state", "imported")
-    ]
+            asked = Assignment(measurements=measurements, results=spec.results, wait=True)
+            work(asked, Events(output))
+    events = map(json.loads, output.getvalue().splitlines())
+    return [e for e in events if e["event"] not in ("progress", "state", "imported")]
 
 
 def measured(results, *, only=None, **changes) -> dict:
-    """Run a small spec in this process, and return its records. only: names of methods. changes: of
-    the spec."""
+    """Run a small spec in this process, and return its records. only: names of methods."""
     run_here(small(results, **changes), only=only)
     return records(results)
 
 
 class Here:
-    """A worker that is no process: what bench.execution.runner hands it is done in this one, once
-    its events are read."""
+    """A worker that is no process: the runner's job is done here once its events are read."""
 
     def __init__(self):
         self._job = ""
@@ -210,8 +193,7 @@ def workers_here(monkeypatch) -> None:
 
 
 def records(results) -> dict:
-    """Every record by method, seed and measure; two of a kind would be told apart by their keys'
-    order alone."""
+    """Return every record by method, seed and measure, which must be unique."""
     found = {}
     for record in ReadOnlyStore(Path(results)):
         kind = record.identity.method, record.identity.seed, record.identity.measure
@@ -226,8 +208,7 @@ def same(record) -> dict:
 
 
 def contents(results) -> dict:
-    """What a run left, to be compared with what another left: every record by its key, none
-    damaged, none measured twice."""
+    """Return every record by its key. None may be damaged or measured twice."""
     found, kinds = {}, set()
     for record in ReadOnlyStore(Path(results)):
         kind = json.dumps(record.identity.labels())
@@ -241,9 +222,7 @@ def contents(results) -> dict:
 def left_over(results, cache) -> list[Path]:
     """What a run that ended well has no use for."""
     folders = [cache / part for part in ("tmp", "held", "training")] + [results / "locks"]
-    return [p for folder in folders if folder.is_dir() for p in folder.iterdir()] + list(
-        results.rglob("*.tmp")
-    )
+    return [*(p for folder in folders for p in folder.glob("*")), *results.rglob("*.tmp")]
 
 
 def call(capsys, monkeypatch, *args):
@@ -266,32 +245,25 @@ def start(*args, **options) -> subprocess.Popen:
 
 
 def distribution(folder: Path, name: str, source: str, **groups: dict[str, str]) -> Path:
-    """Somebody else's distribution as pip leaves it: a module, and metadata with entry points.
-    groups: kind -> names."""
+    """Write a module and entry points as pip leaves them. groups: kind -> names."""
     about = folder / f"{name}-1.0.dist-info"
     about.mkdir(parents=True)
     (folder / f"{name}.py").write_text(source)
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    sections = [
-        f"[cast_bench.{kind}]\n" + "".join(f"{n} = {t}\n" for n, t in names.items())
-        for kind, names in groups.items()
-    ]
-    (about / "entry_points.txt").write_text("\n".join(sections))
+    lines = []
+    for kind, names in groups.items():
+        lines += [f"[cast_bench.{kind}]", *(f"{name} = {target}" for name, target in names.items())]
+    (about / "entry_points.txt").write_text("\n".join([*lines, ""]))
     return folder
 
 
 def put_on_path(folder: Path, monkeypatch) -> None:
-    """For this process and those it starts. A module of the same name from another test's folder is
-    forgotten."""
+    """For this process and those it starts."""
     monkeypatch.syspath_prepend(folder)
     for file in folder.glob("*.py"):
-        if (loaded := sys.modules.get(file.stem)) and getattr(loaded, "__file__", None) != str(
-            file
-        ):
+        if getattr(sys.modules.get(file.stem), "__file__", str(file)) != str(file):
             del sys.modules[file.stem]
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    )
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     forget()
 
 

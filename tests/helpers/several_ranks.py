@@ -35,9 +35,8 @@ class Stopping:
 def train(name, family, out, work, stopping):
     model = exact(family)
     more = {"progress": Stopping()} if stopping else {}
-    job = job_to_train(
-        model, job_for, counting(), work, steps=STEPS, budget={"log_every": NOTED_EVERY}, **more
-    )
+    more |= {"steps": STEPS, "budget": {"log_every": NOTED_EVERY}}
+    job = job_to_train(model, job_for, counting(), work, **more)
     try:
         outcome = method(name, **RATE).apply(model, job)
     except Stopped:
@@ -47,14 +46,12 @@ def train(name, family, out, work, stopping):
     if dist.get_rank() == 0:
         shutil.copytree(outcome.model, out / "model")
         model.config.save_pretrained(out / "model")
-        (out / "curve.txt").write_text(
-            "\n".join(str(row["loss"]) for row in outcome.notes["curve"])
-        )
+        losses = [str(row["loss"]) for row in outcome.notes["curve"]]
+        (out / "curve.txt").write_text("\n".join(losses))
 
 
 class Memory:
-    """The most that this process has taken for itself while the thread ran: pages of files are
-    everybody's."""
+    """The most that this process took for itself while the thread ran, without pages of files."""
 
     def __enter__(self):
         gc.collect()
@@ -75,30 +72,21 @@ class Memory:
 
 
 def _own_bytes():
-    (line,) = (
-        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon")
-    )
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 
 
 def measure(folder, out):
-    """Measure the memory that loading, sharding and writing of student and teacher add.
-
-    The first call imports modules; its figures are overwritten.
-    """
+    """Measure the memory that loading, sharding and writing of student and teacher add."""
     gather.SHARD_BYTES = 2**23
     compute = Compute(is_shared=True)
     with Memory() as build:
         model = loading.load(folder, compute)
         text = counting()
-        job = job_for(
-            model,
-            training=text,
-            budget=Budget(tokens=text.step_tokens),
-            compute=compute,
-            workdir=out / "work",
-            teacher=lambda: loading.load(folder, compute),
-        )
+        fields = {"training": text, "budget": Budget(tokens=text.step_tokens), "compute": compute}
+        teacher = lambda: loading.load(folder, compute)  # noqa: E731
+        job = job_for(model, workdir=out / "work", teacher=teacher, **fields)
         trainer = Trainer("dense-ft", model, job, method("dense-ft"))
         teacher = trainer._load_teacher()
     with Memory() as end:
@@ -108,8 +96,7 @@ def measure(folder, out):
 
 
 def main(world: str, out: str, *tasks: str) -> None:
-    """Do tasks in a folder on several ranks: "method,family", "stop=method,family",
-    "resume=method,family", "memory=FOLDER"."""
+    """Do tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
     run_ranks(int(world), work, Path(out), *tasks)
 
 

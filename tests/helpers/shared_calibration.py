@@ -52,23 +52,16 @@ another order parts from itself."""
 
 
 def exact_case(case: str, folder: Path):
-    """(model, job, method), under `mean_float64`. folder: for the model that the stage starts
-    from."""
+    """Return (model, job, method), under `mean_float64`. folder: for the source model."""
     family, name, config, changes = EXACT[case]
     model = exact(family)
     job = with_prior(model, job_for(model, changes.get("pattern", "2:4")))
-    tokens, all_experts = (
-        job.calibration[: changes.get("sequences", 6)],
-        changes.get("all_experts", False),
-    )
     if name in QUANTIZERS:
         model = pruned(model, job)
-    fields = {"calibration": tokens, "all_experts": all_experts, "source": write(model, folder)}
-    return (
-        model,
-        replace(job, targets=targets_of("exact", name, job), **fields),
-        method(name, config),
-    )
+    fields = {"targets": targets_of("exact", name, job), "source": write(model, folder)}
+    fields["calibration"] = job.calibration[: changes.get("sequences", 6)]
+    job = replace(job, all_experts=changes.get("all_experts", False), **fields)
+    return model, job, method(name, config)
 
 
 def tiny_case(case: str, tokens: torch.Tensor, workdir: Path):
@@ -92,8 +85,7 @@ def method(name: str, config: dict[str, Any]):
 
 
 def main(out: str, *worlds: str) -> None:
-    """Calibrate cases into a folder, for each "WORLD,CASE,CASE": names of EXACT, and of cases on
-    `tiny` with "tiny " before them."""
+    """Calibrate cases into a folder, for each "WORLD,CASE,CASE". "tiny " precedes those on it."""
     for asked in worlds:
         number, *cases = asked.split(",")
         run_ranks(int(number), work, Path(out), cases)

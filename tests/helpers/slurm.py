@@ -11,7 +11,7 @@ import pytest
 
 JOB = "7"
 SRUN = """#!/bin/bash
-# Two tasks, as on two nodes. SIGTERM is handed on to both, as srun does; the exit code is the highest.
+# Two tasks, as on two nodes. Both get SIGTERM, as from srun. The exit code is the highest.
 children=()
 for task in 0 1; do
   SLURM_PROCID=$task SLURM_NTASKS=2 SLURM_LOCALID=0 "$@" &
@@ -29,8 +29,7 @@ exit "$highest"
 
 
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put `bench` and `scontrol` on the path. Returns the file in which the second writes down what
-    is asked of it."""
+    """Put `bench` and `scontrol` on the path."""
     tools, requests = folder / "bin", folder / "requests"
     tools.mkdir()
     (tools / "bench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m bench "$@"\n')
@@ -46,12 +45,8 @@ def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(script: Path, task: int, tasks: int) -> subprocess.Popen[str]:
     """A task of the script's array."""
-    variables = {
-        "SLURM_ARRAY_JOB_ID": JOB,
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_JOB_NODELIST": "localhost",
-    }
-    variables["SLURM_CPUS_PER_TASK"] = "1"
+    variables = {"SLURM_ARRAY_JOB_ID": JOB, "SLURM_JOB_ID": str(os.getpid())}
+    variables |= {"SLURM_JOB_NODELIST": "localhost", "SLURM_CPUS_PER_TASK": "1"}
     for name, value in {"ID": task, "MIN": 1, "COUNT": tasks}.items():
         variables[f"SLURM_ARRAY_TASK_{name}"] = str(value)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

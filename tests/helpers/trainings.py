@@ -28,11 +28,8 @@ def job_to_train(
     budget: fields of Budget.
     """
     job = make_job(model, pattern)
-    masks = (
-        {}
-        if job.pattern.dense
-        else {t: job.pattern.keep(weight_of(model, t).abs()) for t in job.targets}
-    )
+    targets = () if job.pattern.dense else job.targets
+    masks = {t: job.pattern.keep(weight_of(model, t).abs()) for t in targets}
     teacher = copy.deepcopy(model)
     given = {
         "training": corpus,

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.compare import settings
-from bench.compare.resolve import read
+from bench.compare import gate_settings
+from bench.compare.result_arguments import read
 from bench.compare.verdict import Row, compare
 
 
 def verdict(roots: tuple[Path, Path], **over: Any) -> dict[str, Row]:
     """Return the rows by metric or measure."""
-    found = compare(*(read(r) for r in roots), settings.read(None, **over))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None, **over))
     return {r.metric: r for r in found.rows}

@@ -1,5 +1,4 @@
-"""Figures of the benchmarks' page: every number is drawn or in the table, in words and units of
-people."""
+"""Figures of the benchmarks' page: every number is drawn or in the table."""
 
 import json
 import re

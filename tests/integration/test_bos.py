@@ -1,5 +1,4 @@
-"""BOS at the start of windows, calibration sequences and training sequences, on a random Gemma
-whose tokenizer adds it."""
+"""BOS at the start of each window and sequence, on a random Gemma whose tokenizer adds it."""
 
 import json
 import math
@@ -77,9 +76,8 @@ def test_windows_begin_with_bos_and_lose_no_text(tokenizer):
     )
 
     assert whole[:, 0].tolist() == [BOS] * 4
-    assert (
-        text[0, 0] == BOS and BOS not in text[1:]
-    )  # as papers cut: the whole text is encoded once
+    # As papers cut: the whole text is encoded once.
+    assert text[0, 0] == BOS and BOS not in text[1:]
     assert whole[:, 1:].flatten()[:-1].tolist() == text.flatten()[1:].tolist()
     assert torch.equal(
         windows.load_windows("wiki-mini", tokenizer, 31, 4, None, bos="never")[0], text
@@ -87,14 +85,16 @@ def test_windows_begin_with_bos_and_lose_no_text(tokenizer):
 
 
 def test_the_check_counts_text_alone(gemma, tokenizer):
-    there = len(
-        windows.load_windows("wiki-mini", tokenizer, 3, None, None, "validation", "auto")[0]
-    )
-    check = ("wiki-mini", 3, read_tokenizer_facts(gemma), None, "validation")
+    options = ("wiki-mini", tokenizer, 3, None, None, "validation", "auto")
+    there = len(windows.load_windows(*options)[0])
 
-    windows.check_windows(check[0], check[1], there, *check[2:], first=1)
+    def check(count):
+        facts = read_tokenizer_facts(gemma)
+        windows.check_windows("wiki-mini", 3, count, facts, None, "validation", first=1)
+
+    check(there)
     with pytest.raises(UserError, match=f"windows={there + 3}"):
-        windows.check_windows(check[0], check[1], there + 3, *check[2:], first=1)
+        check(there + 3)
 
 
 def test_calibration_and_training_begin_with_bos(tokenizer, tmp_path, monkeypatch):
@@ -120,21 +120,15 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
     names = {m.measure: m.identity.labels() for m in own}
     spec = Spec(**(runs.SMALL | SHORT | {"models": (str(gemma),), "results": tmp_path / "r"}))
     runs.run_here(spec, only=["dense"])
-    record = next(
-        r
-        for m, r in runs.records(tmp_path / "r").items()
-        if m[0] == "dense" and m[2] == "perplexity"
-    )
-    cut = windows.load_windows(
-        "wiki-mini", loading.load_tokenizer(gemma), SEQLEN, 3, None, bos="auto"
-    )[0]
+    record = runs.records(tmp_path / "r")["dense", None, "perplexity"]
+    tokenizer = loading.load_tokenizer(gemma)
+    cut = windows.load_windows("wiki-mini", tokenizer, SEQLEN, 3, None, bos="auto")[0]
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(gemma)(cut).logits[:, :-1].flatten(0, 1)
 
     (reading,) = record.readings
-    assert reading.value == pytest.approx(
-        math.exp(cross_entropy(logits, cut[:, 1:].flatten())), rel=1e-4
-    )
+    wanted = math.exp(cross_entropy(logits, cut[:, 1:].flatten()))
+    assert reading.value == pytest.approx(wanted, rel=1e-4)
     assert record.identity.protocol.label == "wiki-mini@32x3 with BOS"
     assert names["agreement"]["protocol"] == "wiki-mini@32x3 with BOS"
     assert names["agreement"]["calibration"] == "wiki-mini@32x4 with BOS"
@@ -144,15 +138,11 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
     assert papers[0].identity.calibration.label == "wiki-mini@32x4"
 
 
+RULES = [("auto", True, ""), ("always", True, ""), ("never", True, "never")]
+
+
 @pytest.mark.parametrize(
-    ("rule", "adds", "said"),
-    [
-        ("auto", True, ""),
-        ("always", True, ""),
-        ("never", True, "never"),
-        ("always", False, "always"),
-        ("never", False, ""),
-    ],
+    ("rule", "adds", "said"), [*RULES, ("always", False, "always"), ("never", False, "")]
 )
 def test_a_command_names_the_rule_where_it_matters(gemma, rule, adds, said):
     one = next(m for m in planned(gemma if adds else "tiny", bos=rule) if m.measure == "perplexity")
@@ -163,27 +153,19 @@ def test_a_command_names_the_rule_where_it_matters(gemma, rule, adds, said):
 
 def test_a_tokenizer_without_bos_moves_no_key():
     """Keys and identities have the rule only if it changes a token."""
-    wanted = {
-        "methods": ("wanda", "retrain"),
-        "training": {"tokens": 2048, "batch": 2, "seqlen": 32},
-    }
-    inputs = [
-        m.key_inputs() for rule in ("auto", "never") for m in planned("tiny", bos=rule, **wanted)
-    ]
+    wanted = {"methods": ("wanda", "retrain")}
+    wanted["training"] = {"tokens": 2048, "batch": 2, "seqlen": 32}
+    auto, never = (planned("tiny", bos=rule, **wanted) for rule in ("auto", "never"))
+    inputs = [one.key_inputs() for one in auto]
 
-    assert inputs[: len(inputs) // 2] == inputs[len(inputs) // 2 :]
-    assert '"bos"' not in json.dumps(inputs)
+    assert inputs == [one.key_inputs() for one in never] and '"bos"' not in json.dumps(inputs)
 
 
 def test_a_bos_that_does_not_exist_is_refused_before_a_run(tmp_path):
     folder = runs.tiny(tmp_path / "tiny")
     about = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({k: v for k, v in about.items() if k != "bos_token"})
-    )
+    del about["bos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
 
-    with pytest.raises(
-        UserError,
-        match="bos=always needs a BOS token, and the model's tokenizer has none: use bos=auto",
-    ):
+    with pytest.raises(UserError, match="bos=always needs a BOS token"):
         planned(folder, bos="always")

@@ -1,5 +1,4 @@
-"""What users copy into their builds: it parses, asks for no right it does not need, and its very
-commands run."""
+"""What users copy into their builds: it parses, asks for few rights, and its commands run."""
 
 import json
 import os
@@ -34,11 +33,14 @@ STEPS = [
     *(s for w in (WORKFLOW, REVIEW, RELEASE) for job in w["jobs"].values() for s in job["steps"]),
     *EXAMPLES,
 ]
-SMALL = (
-    'methods = ["magnitude"]\nquantizers = ["none"]\nmeasures = ["perplexity"]\nthreads = '
-    '1\ndevice = "cpu"\n'
-)
-SMALL += "[perplexity]\nwindows = 4\n"
+SMALL = """
+methods = ["magnitude"]
+quantizers = ["none"]
+measures = ["perplexity"]
+threads = 1
+device = "cpu"
+perplexity.windows = 4
+"""
 
 
 def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
@@ -52,18 +54,15 @@ def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
         assert not [word for word in ("checkout", "pip", "bench ") if word in str(job["steps"])]
     for workflow in (WORKFLOW, REVIEW):
         assert "head.repo.full_name == github.repository" in workflow["jobs"]["comment"]["if"]
-    assert (
-        RELEASE["jobs"]["release"]["if"]
-        == "github.event_name == 'push' && github.ref_type == 'tag'"
-    )
+    tag = "github.event_name == 'push' && github.ref_type == 'tag'"
+    assert RELEASE["jobs"]["release"]["if"] == tag
 
 
 def test_actions_are_pinned_and_a_checkout_keeps_no_token():
     for step in STEPS:
         if "uses" in step:
-            version = (
-                r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"
-            )  # a commit cannot be moved
+            # A commit cannot be moved.
+            version = r"v\d+(\.\d+\.\d+)?" if step in EXAMPLES else "[0-9a-f]{40}"
             assert step["uses"] == "./.github/actions/gate" or re.fullmatch(
                 rf"[\w./-]+@{version}", step["uses"]
             )
@@ -77,16 +76,10 @@ def test_no_expression_is_pasted_into_a_command():
 
 
 def test_every_input_is_declared_and_used():
-    given = {
-        k
-        for w in (WORKFLOW, GITHUB, OWN_METHOD)
-        for s in w["jobs"]["gate"]["steps"]
-        if "gate" in s["uses"]
-        for k in s["with"]
-    }
-    used = set(
-        re.findall(r"inputs\.([\w-]+)", (ROOT / ".github/actions/gate/action.yml").read_text())
-    )
+    steps = [s for w in (WORKFLOW, GITHUB, OWN_METHOD) for s in w["jobs"]["gate"]["steps"]]
+    given = {name for step in steps if "gate" in step["uses"] for name in step["with"]}
+    action = (ROOT / ".github/actions/gate/action.yml").read_text()
+    used = set(re.findall(r"inputs\.([\w-]+)", action))
     assert given <= set(ACTION["inputs"]) == used
     assert all(i["description"] for i in ACTION["inputs"].values())
 
@@ -111,9 +104,8 @@ def room(tmp_path, monkeypatch):
     (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
     monkeypatch.chdir(tmp_path)
     spec = runs.small(tmp_path / "results/local/ci", measures=("perplexity",))
-    runs.run_here(
-        spec, only=["dense"]
-    )  # the very same measurements, so that the commands measure one model, not two
+    # The very same measurements, so that the commands measure one model, not two.
+    runs.run_here(spec, only=["dense"])
     for line in BLOCKS["bash"][0].splitlines():
         assert shell(line)[0] == 0
     assert (tmp_path / "results/baselines/main.zip").exists()
@@ -130,9 +122,8 @@ def shell(command, **env):
 
 def act(given):
     """The action's steps in order, as a runner does: after a failure only those that always run."""
-    values = {
-        name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()
-    } | given
+    values = {name: str(about.get("default", "")) for name, about in ACTION["inputs"].items()}
+    values |= given
     failed, output = 0, {}
     for step in ACTION["runs"]["steps"]:
         if "run" in step and (not failed or step.get("if") == "always()"):
@@ -148,14 +139,9 @@ def act(given):
 def script(job):
     """GitLab's: one shell, and after_script whatever came of it."""
     code, output = shell("\n".join(job["script"]))
-    after = shell(
-        "\n".join(NOTE["after_script"]),
-        BENCH_TOKEN="t",
-        CI_MERGE_REQUEST_IID="1",
-        CI_API_V4_URL="u",
-        CI_PROJECT_ID="2",
-    )
-    assert after[0] == 0
+    variables = {"BENCH_TOKEN": "t", "CI_MERGE_REQUEST_IID": "1"}
+    variables |= {"CI_API_V4_URL": "u", "CI_PROJECT_ID": "2"}
+    assert shell("\n".join(NOTE["after_script"]), **variables)[0] == 0
     return code, output
 
 
@@ -168,9 +154,8 @@ def test_the_very_commands_pass_then_fail(room):
     assert "bench gate passed" in (room / "summary.md").read_text()
 
     (report,) = GITLAB["bench"]["artifacts"]["reports"].values()
-    fake_records.perplexity(
-        room / "results/more", method="wanda"
-    )  # a baseline of what is not measured
+    # A baseline of what is not measured.
+    fake_records.perplexity(room / "results/more", method="wanda")
     shell(
         "bench merge results/local/ci --results results/more && bench baseline set main --results "
         "results/more"
@@ -195,26 +180,12 @@ def test_the_pages_own_settings_are_settings(tmp_path, cli, output, cache):
     for name, text in zip(("bench", "gate"), BLOCKS["toml"], strict=True):
         (tmp_path / f"{name}.toml").write_text(text)
     out = output("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")
-    assert {row["method"] for row in json.loads(out)} == {
-        "dense",
-        "magnitude",
-        "wanda",
-        "sparsegpt",
-    }
+    methods = {row["method"] for row in json.loads(out)}
+    assert methods == {"dense", "magnitude", "wanda", "sparsegpt"}
 
-    fake_records.accuracy(tmp_path / "a")
-    assert (
-        cli(
-            "gate",
-            "--baseline",
-            tmp_path / "a",
-            "--results",
-            tmp_path / "a",
-            "--config",
-            tmp_path / "gate.toml",
-        )[0]
-        == 0
-    )
+    fake_records.accuracy(same := tmp_path / "a")
+    gate = ("--baseline", same, "--results", same, "--config", tmp_path / "gate.toml")
+    assert cli("gate", *gate)[0] == 0
 
 
 def test_the_projects_own_gate_has_its_settings():
@@ -236,8 +207,6 @@ def test_the_installed_code_is_that_of_the_action_or_of_the_change():
 
 def test_a_citation_has_the_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert (
-        citation["version"]
-        == re.search('__version__ = "(.*)"', (ROOT / "bench/__init__.py").read_text())[1]
-    )
+    code = (ROOT / "bench/__init__.py").read_text()
+    assert f'__version__ = "{citation["version"]}"' in code
     assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)

@@ -1,5 +1,4 @@
-"""README and docs/: short enough, no dead link, no command that the program does not have, nothing
-fetched from elsewhere."""
+"""README and docs/: short, no dead link, no unknown command, nothing fetched from elsewhere."""
 
 import importlib.util
 import re
@@ -88,8 +87,7 @@ def test_what_no_page_describes_is_described_from_its_code(section, monkeypatch)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_plan_that_is_shown_has_its_model(page):
-    """`bench plan` does not download one: it needs a model, or its shapes from this package or from
-    a folder."""
+    """`bench plan` downloads no model: it needs its shapes, or the model."""
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
         for name in re.findall(r"bench plan .*--model (\S+)", block):
             planned = name in known_shapes() or name.endswith("/")
@@ -106,19 +104,14 @@ def test_every_format_of_a_model_is_described(page):
 
 def test_facts_of_a_method():
     text = REFERENCE.facts("methods", "sparsegpt")
-    assert (
-        "`sparsegpt:mask-only` (`mask_only=true`)" in text
-        and "https://arxiv.org/abs/2301.00774" in text
-    )
-    assert (
-        "| `damping` | `0.01` | number from 0 to 1 |" in text
-        and "estimated for llama2-7b**: 2 passes" in text
-    )
+    assert "`sparsegpt:mask-only` (`mask_only=true`)" in text
+    assert "https://arxiv.org/abs/2301.00774" in text
+    assert "| `damping` | `0.01` | number from 0 to 1 |" in text
+    assert "estimated for llama2-7b**: 2 passes" in text
 
 
 def test_every_name_has_one_page():
-    """A second place for the same facts would be a second heading of that name, and links would
-    lead to either."""
+    """Two headings of one name would make links ambiguous."""
     found = [pair for page in PAGES for pair in REFERENCE.FACTS.findall(page.read_text())]
     assert len(found) == len(set(found))
     for section, name in found:
@@ -165,47 +158,30 @@ def test_what_is_between_two_comments_is_written_again(monkeypatch):
 
 
 SITE = {
-    "index.html": '<link rel="stylesheet" href="a.css"><h2 id="part"></h2><a href="sub/b.html#there">b</a><img src="c.svg">'
-    '<a href="https://arxiv.org/abs/2306.11695">a paper</a><a href="#part">here</a>',
+    "index.html": '<link rel="stylesheet" href="a.css"><h2 id="part"></h2><img src="c.svg">'
+    '<a href="sub/b.html#there">b</a><a href="https://arxiv.org/abs/2306.11695">a paper</a><a href="#part">here</a>',
     "sub/b.html": '<p id="there"><a href="../index.html">back</a></p>',
     "a.css": "p { background: url(data:image/png;base64,AAAA) }",
     "c.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',
 }
 
 
+INDEX = "index.html"
+
+
 @pytest.mark.parametrize(
     ("file", "more", "found"),
     [
-        ("index.html", "", None),
-        (
-            "index.html",
-            '<script src="https://cdn.x/x.js"></script>',
-            "index.html: fetches https://cdn.x/x.js",
-        ),
-        ("index.html", '<img src="//cdn.x/x.png">', "index.html: fetches //cdn.x/x.png"),
-        (
-            "index.html",
-            '<p style="background: url(https://cdn.x/x.png)">',
-            "index.html: fetches https://cdn",
-        ),
-        (
-            "index.html",
-            '<link rel="preconnect" href="https://fonts.x">',
-            "index.html: fetches https://fonts.x",
-        ),
-        ("index.html", '<link rel="canonical" href="https://here.example">', None),
-        ("a.css", '@import "https://fonts.x/x.css";', "a.css: fetches https://fonts.x/x.css"),
-        (
-            "index.html",
-            '<a href="gone.html">x</a>',
-            "index.html: link to gone.html, which does not exist",
-        ),
-        (
-            "index.html",
-            '<a href="sub/b.html#gone">x</a>',
-            "index.html: link to sub/b.html#gone, a heading",
-        ),
-        ("sub/b.html", '<a href="#part">x</a>', "sub/b.html: link to #part, a heading"),
+        (INDEX, "", None),
+        (INDEX, '<script src="https://cdn.x/x.js"></script>', "fetches https://cdn.x/x.js"),
+        (INDEX, '<img src="//cdn.x/x.png">', "fetches //cdn.x/x.png"),
+        (INDEX, '<p style="background: url(https://cdn.x/x.png)">', "fetches https://cdn"),
+        (INDEX, '<link rel="preconnect" href="https://fonts.x">', "fetches https://fonts.x"),
+        (INDEX, '<link rel="canonical" href="https://here.example">', None),
+        ("a.css", '@import "https://fonts.x/x.css";', "fetches https://fonts.x/x.css"),
+        (INDEX, '<a href="gone.html">x</a>', "link to gone.html, which does not exist"),
+        (INDEX, '<a href="sub/b.html#gone">x</a>', "link to sub/b.html#gone, a heading"),
+        ("sub/b.html", '<a href="#part">x</a>', "link to #part, a heading"),
     ],
 )
 def test_problems_of_a_site(tmp_path, file, more, found):
@@ -215,4 +191,4 @@ def test_problems_of_a_site(tmp_path, file, more, found):
         path.write_text(text + (more if name == file else ""))
     problems = list(DOCS.problems(tmp_path))
     assert len(problems) == (found is not None)
-    assert all(p.startswith(found) for p in problems)
+    assert all(problem.startswith(f"{file}: {found}") for problem in problems)

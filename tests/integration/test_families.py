@@ -1,5 +1,4 @@
-"""Each family, as a random model of transformers' class, through what the suite does with a
-model."""
+"""Every method on every family: the pattern holds along the inputs, and nothing else moved."""
 
 import copy
 
@@ -8,19 +7,15 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 from transformers import AutoModelForCausalLM
 
-from bench.catalog import registry
-from bench.catalog.choice import build
+from baselines.wanda import Wanda
 from bench.inputs import loading
-from helpers import models, trainings
+from helpers import models
 from methods.contract.method import Compute, NoProgress
-from methods.model.experts import unfold
 from methods.model.families import FAMILIES
-from methods.model.folder import Folder, state
-from methods.model.header import read_header
+from methods.model.folder import Folder
 from methods.model.logits import head_of
 from methods.workshop.pruning import streaming
 from methods.workshop.pruning.streaming import last_hidden
-from methods.workshop.pruning.walk import Walk
 from methods.workshop.training import loss, student
 from methods.workshop.training.distill import Distillation
 
@@ -35,24 +30,6 @@ def family(request):
 @pytest.fixture
 def folder(family, make, keep_as, tmp_path):
     return keep_as(make(family), tmp_path / "source")
-
-
-@pytest.fixture
-def pruned(folder, make_job, tmp_path):
-    """pruned(name, stream=False) -> the folder that SparseGPT, or another method, leaves of the
-    family's model."""
-
-    def prune(name, method="sparsegpt", stream=False):
-        compute = Compute(stream=stream)
-        model = loading.load(folder, compute)
-        job = make_job(model, source=folder, compute=compute, workdir=tmp_path / name)
-        outcome = build(registry.lookup("methods", method), method, {}).apply(model, job)
-        if stream:
-            (outcome.model / "config.json").write_text((folder / "config.json").read_text())
-            return outcome.model
-        return models.write(outcome.model, tmp_path / name)
-
-    return prune
 
 
 def logits_of(folder):
@@ -74,19 +51,6 @@ def same(mine, theirs, family):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     else:
         assert torch.equal(mine, theirs)
-
-
-def test_a_walk_that_prunes_nothing_changes_nothing(family, folder, make_job):
-    model = loading.load(folder, Compute())
-    job = make_job(model)
-    for _ in Walk(model, job, lambda x, total: x.sum(0)):
-        pass
-
-    theirs, tokens, want = logits_of(folder)
-    same(model(input_ids=tokens, use_cache=False).logits, want, family)
-    assert all(
-        torch.equal(tensor, state(model)[name]) for name, tensor in state(unfold(theirs)).items()
-    )
 
 
 def test_a_streamed_forward_is_the_models_own(family, folder):
@@ -113,19 +77,9 @@ def test_a_streamed_copy_in_another_format(family, folder, tmp_path):
         assert torch.equal(new.tensor(name), old.tensor(name).bfloat16()), name
 
 
-def test_streaming_writes_the_same(pruned):
-    memory, disk = Folder(pruned("one")), Folder(pruned("streamed", stream=True))
-    stored = [
-        {name for file in f.files() for name in read_header(f.path, file.name)}
-        for f in (memory, disk)
-    ]
-    assert set(memory) == set(disk)
-    assert stored[0] == stored[1]  # of experts, one tensor of all
-    assert all(torch.equal(memory.tensor(name), disk.tensor(name)) for name in memory)
-
-
-def test_a_saved_folder_loads_in_transformers_with_the_same_logits(family, pruned):
-    where = pruned("one", "wanda")
+def test_a_saved_folder_has_the_same_logits_in_transformers(family, folder, make_job, tmp_path):
+    model = loading.load(folder, Compute())
+    where = models.write(Wanda().apply(model, make_job(model)).model, tmp_path / "pruned")
     ours = loading.load(where, Compute())
 
     _, tokens, want = logits_of(where)
@@ -162,24 +116,6 @@ def test_training_has_the_loss_of_the_models_own_logits(folder, make, family):
     got = student.Student(model)(tokens, given, Distillation(1 / 3), 1.0)[0]
 
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
-    for name, mine, theirs in zip(
-        named, torch.autograd.grad(got, list(named.values())), expected, strict=True
-    ):
-        torch.testing.assert_close(
-            mine, theirs, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-        )
-
-
-@pytest.mark.parametrize("method", models.sample(["cast", "retrain", "finetune"], "cast"))
-def test_training_keeps_the_pattern(method, family, make, make_job, tmp_path):
-    model = make(family)
-    corpus = trainings.counting()
-    job = trainings.job_to_train(model, make_job, corpus, tmp_path, steps=3)
-    model = model if method == "cast" else trainings.pruned(model, job)
-
-    outcome = trainings.method(method).apply(model, job)
-
-    assert all(
-        job.pattern.violations(trainings.weight_of(outcome.model, t)) == 0 for t in job.targets
-    )
-    assert all(p.isfinite().all() for p in outcome.model.parameters())
+    found = torch.autograd.grad(got, list(named.values()))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)

@@ -13,10 +13,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from bench.catalog import choice, registry
+from baselines.magnitude import Magnitude
 from bench.export.model import export_model
 from bench.inputs import loading
-from bench.kernels import linear24
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
@@ -56,11 +55,10 @@ WORKS = "works"
 
 
 def entry_digest(family):
-    """Return a digest of the entry that a family's row depends on, without the part that only
-    transforms read."""
-    return digests.of(
-        {name: value for name, value in asdict(FAMILIES[family]).items() if name != "flow"}
-    )
+    """Return a digest of a family's entry without the part that only transforms read."""
+    entry = asdict(FAMILIES[family])
+    del entry["flow"]
+    return digests.of(entry)
 
 
 def run_cell(folder, results, changes):
@@ -71,20 +69,19 @@ def run_cell(folder, results, changes):
         return str(refusal)
     records = [r for r in ReadOnlyStore(results) if r.identity.protocol.name != "cuda"]
     assert records
-    bad = {
-        f"{r.identity.method}: {r.reason}" if len(changes["methods"]) > 1 else r.reason
-        for r in records
-        if r.status != "ok"
-    }
+    failed = [r for r in records if r.status != "ok"]
+    many = len(changes["methods"]) > 1
+    bad = {f"{r.identity.method}: {r.reason}" if many else r.reason for r in failed}
     return "; ".join(sorted(bad)) or WORKS
 
 
 def packed_cell(folder, path):
     """Pruned, packed and loaded on its packed weights, it has the logits of the same model
     dense."""
+    from bench.parts.packed24 import linear24
+
     model = loading.load(folder, Compute())
-    job = job_for(model)
-    choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
+    Magnitude().apply(model, job_for(model))
     write(model, path / "pruned")
     try:
         export_model(str(path / "pruned"), "packed24", path / "packed")
@@ -94,20 +91,16 @@ def packed_cell(folder, path):
     tokens = torch.randint(1024, (2, 16), generator=torch.Generator().manual_seed(0))
     packed = linear24.load(path / "packed", Compute(), engine="reference")
     with torch.no_grad():
+        want = packed(tokens).logits
         for other in (model, AutoModelForCausalLM.from_pretrained(path / "again")):
-            torch.testing.assert_close(
-                packed(tokens).logits, other(tokens).logits, rtol=1e-4, atol=1e-4
-            )
+            torch.testing.assert_close(other(tokens).logits, want, rtol=1e-4, atol=1e-4)
     return WORKS
 
 
 def onnx_cell(folder, path):
-    """Pruned and exported, it has the pattern in its file, and its logits in onnxruntime: the
-    export checks both."""
+    """Export a pruned model. The export checks pattern and logits."""
     model = loading.load(folder, Compute())
-    choice.build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(
-        model, job_for(model)
-    )
+    Magnitude().apply(model, job_for(model))
     write(model, path / "pruned")
     try:
         said = export_model(str(path / "pruned"), "onnx", path / "onnx")
@@ -161,9 +154,8 @@ def test_a_familys_row_is_what_happens(family, row, request):
     if request.config.getoption("--write-families"):
         table = json.loads(FILE.read_text()) if FILE.exists() else {}
         table[family] = got
-        FILE.write_text(
-            json.dumps({name: table[name] for name in FAMILIES if name in table}, indent=1) + "\n"
-        )
+        ordered = {name: table[name] for name in FAMILIES if name in table}
+        FILE.write_text(json.dumps(ordered, indent=1) + "\n")
     assert got == json.loads(FILE.read_text())[family]
 
 
@@ -172,9 +164,6 @@ def test_every_family_has_a_row_of_its_entry_and_no_cell_is_blank():
     table = json.loads(FILE.read_text())
 
     assert set(table) == set(FAMILIES)
-    assert {name: row["entry"] for name, row in table.items()} == {
-        name: entry_digest(name) for name in FAMILIES
-    }
-    assert all(
-        list(row["cells"]) == list(COLUMNS) and all(row["cells"].values()) for row in table.values()
-    )
+    for name, row in table.items():
+        assert row["entry"] == entry_digest(name), name
+        assert list(row["cells"]) == list(COLUMNS) and all(row["cells"].values()), name

@@ -1,8 +1,8 @@
-"""Artifacts side by side: the records of one at a time, and a worker that dies costs its own
-artifact only."""
+"""Artifacts side by side: records as of one at a time. A dead worker costs its artifact only."""
 
 import io
 import threading
+from itertools import product, starmap
 from types import SimpleNamespace
 
 import pytest
@@ -25,23 +25,16 @@ pytestmark = pytest.mark.usefixtures("world")
 
 def test_they_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.planning.resolve.cores", lambda: 6)
-    threads = {
-        jobs: api.plan(runs.small(tmp_path / "r", jobs=jobs, threads=None))
-        .measurements[0]
-        .artifact.threads
-        for jobs in (1, 2, 4, 9)
-    }
 
-    assert threads == {1: 6, 2: 3, 4: 1, 9: 1}
-    assert (
-        api.plan(runs.small(tmp_path / "r", jobs=2, threads=5)).measurements[0].artifact.threads
-        == 5
-    )
+    def threads(jobs, threads=None):
+        plan = api.plan(runs.small(tmp_path / "r", jobs=jobs, threads=threads))
+        return plan.measurements[0].artifact.threads
+
+    assert list(map(threads, (1, 2, 4, 9))) == [6, 3, 1, 1] and threads(2, 5) == 5
 
 
 def test_a_worker_that_is_lost_before_it_begins_costs_its_artifact_only(tmp_path, monkeypatch):
-    """A task of Ray is lost in this way when its node dies. A listener hears of a start before it
-    hears of measurements."""
+    """A task of Ray is lost in this way when its node dies."""
 
     class Lost(runs.Here):
         def lines(self):
@@ -52,9 +45,8 @@ def test_a_worker_that_is_lost_before_it_begins_costs_its_artifact_only(tmp_path
 
     monkeypatch.setattr(WorkerProcesses, "queues", True)
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Lost())
-    summary = api.execute(
-        runs.small(tmp_path / "r", measures=("size",)), RichDisplay(io.StringIO())
-    )
+    spec = runs.small(tmp_path / "r", measures=("size",))
+    summary = api.execute(spec, RichDisplay(io.StringIO()))
 
     assert summary.failed == len(summary.records) == summary.tried["failed"] > 0
 
@@ -125,11 +117,8 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Slow())
     monkeypatch.setattr(sweep, "estimate_seconds", estimates)
-    changes = {
-        "methods": ("magnitude", "wanda"),
-        "quantizers": ("none", "int8"),
-        "measures": ("size",),
-    }
+    changes = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8")}
+    changes["measures"] = ("size",)
     api.execute(runs.small(tmp_path / "two", jobs=2, **changes))
     runs.run_here(runs.small(tmp_path / "one", **changes))
 
@@ -137,27 +126,19 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
     assert runs.contents(tmp_path / "two") == runs.contents(tmp_path / "one")
 
 
-def test_all_are_asked_to_end_at_once_and_a_training_is_waited_for_last(monkeypatch):
-    """When a run ends, artifacts whose work never began are not waited for, and trainings are
-    waited for last."""
+def test_all_are_asked_to_end_at_once_trainings_last(monkeypatch):
+    """Work that never began is not waited for."""
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: 100.0))
     said = []
 
     def task(training, has_begun):
-        worker = SimpleNamespace(
-            ask_to_end=lambda: said.append("asked"),
-            stop=lambda patience: said.append((training, patience)),
-        )
-        artifact = SimpleNamespace(
-            training=training, sizes=SimpleNamespace(parameters=1e8), nodes=1
-        )
+        worker = SimpleNamespace(ask_to_end=lambda: said.append("asked"))
+        worker.stop = lambda patience: said.append((training, patience))
+        sizes = SimpleNamespace(parameters=1e8)
+        artifact = SimpleNamespace(training=training, sizes=sizes, nodes=1)
         return SimpleNamespace(artifact=artifact, has_begun=has_begun, worker=worker)
 
-    tasks = [
-        task(training, has_begun)
-        for training in ("a training", None)
-        for has_begun in (True, False)
-    ]
+    tasks = list(starmap(task, product(("a training", None), (True, False))))
     sweep.Sweep._stop(SimpleNamespace(_at_work=tasks))
 
     ended = [(None, sweep.STOP_S), (None, 0), ("a training", 4 + 17 * 1e8 / 1e8), ("a training", 0)]
@@ -171,10 +152,8 @@ def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monke
             self.killed = threading.Event()
 
         def lines(self):
-            if (
-                Assignment.model_validate_json(self._job).measurements[0].artifact.method
-                == "magnitude"
-            ):
+            asked = Assignment.model_validate_json(self._job).measurements[0].artifact
+            if asked.method == "magnitude":
                 assert self.killed.wait(60)
                 return
             yield from super().lines()
@@ -184,21 +163,13 @@ def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monke
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Hung())
     monkeypatch.setattr(artifact_task, "WAKE_S", 0.1)
-    spec = runs.small(
-        tmp_path / "r", methods=("magnitude", "wanda"), measures=("size",), stall_timeout=0.5
-    )
-    summary = api.execute(spec)
+    asked = {"methods": ("magnitude", "wanda"), "measures": ("size",), "stall_timeout": 0.5}
+    summary = api.execute(runs.small(tmp_path / "r", **asked))
 
-    assert {r.identity.method: r.status for r in summary.records} == {
-        "dense": "ok",
-        "magnitude": "failed",
-        "wanda": "ok",
-    }
-    assert all(
-        "made no progress for stall_timeout" in r.reason
-        for r in summary.records
-        if r.status == "failed"
-    )
+    statuses = {r.identity.method: r.status for r in summary.records}
+    assert statuses == {"dense": "ok", "magnitude": "failed", "wanda": "ok"}
+    for record in summary.records:
+        assert record.status == "ok" or "made no progress for stall_timeout" in record.reason
 
 
 def test_time_spent_waiting_or_stopped_is_no_stall():
@@ -225,8 +196,6 @@ def test_time_spent_waiting_or_stopped_is_no_stall():
 
 def estimates(missing, model):
     """Wanda's take longest."""
+    seconds = {"wanda": 9.0, "magnitude": 5.0}
     artifacts = [measurements[0].artifact for measurements in missing]
-    return {
-        a.key: 9.0 if a.method == "wanda" else 5.0 if a.method == "magnitude" else 1.0
-        for a in artifacts
-    }
+    return {artifact.key: seconds.get(artifact.method, 1.0) for artifact in artifacts}

@@ -3,7 +3,6 @@
 import copy
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import peft
 import pytest
@@ -15,17 +14,15 @@ from baselines.lowrank import LowRank
 from baselines.recon import Recon
 from bench.export.model import export_model
 from bench.inputs import loading, models
-from bench.measures.speed.measure import Speed
-from bench.results import check
+from bench.results import folder_check
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from bench.verify import CheckFailed, WeightCounts, count_terms, verify_folder
 from helpers import runs
 from helpers.models import build, job_for, with_prior, write
-from methods.contract.errors import Skipped, UserError
+from methods.contract.errors import UserError
 from methods.contract.method import Compute, Prior
-from methods.contract.pattern import Pattern
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.folder import Folder
 from methods.model.terms import Factors, terms_of
 
@@ -41,7 +38,7 @@ def folder(tmp_path):
     job = with_prior(dense, job_for(dense))
     outcome = LowRank(rank="20%").apply(dense, job)
     write(outcome.model, tmp_path / "model")
-    adapter.write(tmp_path / "model", terms(outcome), transposed=False)
+    low_rank_adapter.write(tmp_path / "model", terms(outcome), transposed=False)
     assert len(set(outcome.notes["ranks"].values())) > 1
     return tmp_path / "model", outcome, job
 
@@ -69,14 +66,12 @@ def test_export_keeps_the_term_or_merges_it(folder, tmp_path):
     assert "low-rank terms in adapter" in kept and "pattern of the weights ends" in merged
     assert not verify_folder(Folder(tmp_path / "kept"), "2:4", ("*",), ()).violations
     assert verify_folder(Folder(tmp_path / "merged"), "2:4", ("*",), ()).violations
-    assert torch.equal(
-        loading.load(tmp_path / "kept", Compute())(input_ids=job.calibration).logits, expected
-    )
+    again = loading.load(tmp_path / "kept", Compute())
+    assert torch.equal(again(input_ids=job.calibration).logits, expected)
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
-    torch.testing.assert_close(
-        plain(input_ids=job.calibration).logits, expected, rtol=1e-4, atol=1e-4
-    )
-    for format_ in ("packed24", "onnx"):
+    found = plain(input_ids=job.calibration).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    for format_ in ("stored", "onnx"):
         with pytest.raises(UserError, match="--merge"):
             export_model(str(path), format_, tmp_path / "other")
     with pytest.raises(UserError, match="leave --merge out"):
@@ -98,9 +93,8 @@ def test_check_refuses_a_term_that_does_not_fit(change, said, folder):
     counts = WeightCounts(job.pattern, layers=dict.fromkeys(job.targets))
     name = job.targets[0]
     count_terms(counts, terms(outcome), Folder(path), torch.float32)
-    assert counts.bytes == 4 * sum(
-        t.numel() for t in load_file(path / "adapter/adapter_model.safetensors").values()
-    )
+    factors = load_file(path / "adapter/adapter_model.safetensors").values()
+    assert counts.bytes == 4 * sum(t.numel() for t in factors)
 
     with pytest.raises(CheckFailed, match=said):
         count_terms(counts, {name: change(terms(outcome)[name])}, Folder(path), torch.float32)
@@ -130,13 +124,10 @@ def results(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("rows")
         runs.own_cache(home, patch)
-        runs.run_here(
-            runs.small(home / "r", methods=(LOWRANK, *AFTER, ROUNDED), training=TRAINING, **FEW)
-        )
-        rounded = runs.small(
-            home / "r", methods=(LOWRANK,), quantizers=("int4-rtn",), measures=("size",), **FEW
-        )
-        runs.run_here(rounded, only=[f"sparsegpt + {LOWRANK}"])
+        methods = (LOWRANK, *AFTER, ROUNDED)
+        runs.run_here(runs.small(home / "r", methods=methods, training=TRAINING, **FEW))
+        rounded = {"methods": (LOWRANK,), "quantizers": ("int4-rtn",), "measures": ("size",)}
+        runs.run_here(runs.small(home / "r", **rounded, **FEW), only=[f"sparsegpt + {LOWRANK}"])
         yield home / "r"
 
 
@@ -151,28 +142,20 @@ def folder_of(results, stage):
 def test_recon_and_retrain_train_both_parts_and_load_in_peft(stage, results):
     (before, _), (after, record) = (folder_of(results, name) for name in (LOWRANK, stage))
 
-    old, new = adapter.read(before), adapter.read(after)
+    old, new = low_rank_adapter.read(before), low_rank_adapter.read(after)
     assert old.keys() == new.keys()
-    assert all(
-        not torch.equal(x, y)
-        for name in old
-        for x, y in zip(old[name][:2], new[name][:2], strict=True)
-    )
-    sparse = Folder(after)
+    dense, sparse = Folder(before), Folder(after)
     for name in old:
-        mask, weight = Folder(before).weight(name) != 0, sparse.weight(name)
-        assert torch.equal(weight != 0, mask) and not torch.equal(
-            weight, Folder(before).weight(name)
-        ), name
+        assert not any(map(torch.equal, old[name][:2], new[name][:2])), name
+        was, weight = dense.weight(name), sparse.weight(name)
+        assert torch.equal(weight != 0, was != 0) and not torch.equal(weight, was), name
     assert record.identity.pattern == "2:4 + r8"
 
     ids = torch.arange(32).view(1, 32)
     measured = loading.load(after, Compute())(input_ids=ids).logits
     base = AutoModelForCausalLM.from_pretrained(after, dtype=torch.float32)
-    assert torch.equal(
-        peft.PeftModel.from_pretrained(base, after / "adapter").eval()(input_ids=ids).logits,
-        measured,
-    )
+    theirs = peft.PeftModel.from_pretrained(base, after / "adapter").eval()
+    assert torch.equal(theirs(input_ids=ids).logits, measured)
 
 
 @pytest.mark.full
@@ -180,16 +163,14 @@ def test_recon_and_retrain_train_both_parts_and_load_in_peft(stage, results):
 def test_two_processes_train_the_terms_of_one(tmp_path, cache):
     method, found = "retrain:from=lowrank/rank=4:lr=1e-4", []
     for count in (1, 2):
-        training = TRAINING | {"processes": count}
-        runs.run_here(
-            runs.small(tmp_path / str(count), methods=(method,), training=training, **FEW)
-        )
+        asked = {"methods": (method,), "training": TRAINING | {"processes": count}}
+        runs.run_here(runs.small(tmp_path / str(count), **asked, **FEW))
         found.append(folder_of(tmp_path / str(count), method)[0])
     one, two = found
 
     assert one != two
-    for name, term in adapter.read(one).items():
-        for x, y in zip(term[:2], adapter.read(two)[name][:2], strict=True):
+    for name, term in low_rank_adapter.read(one).items():
+        for x, y in zip(term[:2], low_rank_adapter.read(two)[name][:2], strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
 
 
@@ -199,23 +180,20 @@ def test_streamed_model_has_the_terms_of_one_in_memory(folder, tmp_path):
     path, _, job = folder
     dense = build("llama")
     write(dense, tmp_path / "dense")
-    job = replace(
-        job, prior=Prior(folder=path, masks={n: Folder(path).weight(n) != 0 for n in job.targets})
-    )
+    masks = {name: Folder(path).weight(name) != 0 for name in job.targets}
+    job = replace(job, source=path, prior=Prior(folder=path, masks=masks))
 
     def trained(compute, workdir):
         model = loading.load(path, compute)
         teacher = partial(loading.load, tmp_path / "dense", compute)
-        stage = replace(
-            job, source=path, compute=compute, workdir=tmp_path / workdir, teacher=teacher
-        )
+        stage = replace(job, compute=compute, workdir=tmp_path / workdir, teacher=teacher)
         stage.workdir.mkdir()
         Recon(epochs=1).apply(model, stage)
         return terms_of(model, torch.float32)
 
     whole, streamed = trained(Compute(), "whole"), trained(Compute(stream=True), "streamed")
-    assert adapter.are_equal(whole, streamed)
-    assert not adapter.are_equal(whole, adapter.read(path))
+    assert low_rank_adapter.are_equal(whole, streamed)
+    assert not low_rank_adapter.are_equal(whole, low_rank_adapter.read(path))
 
 
 @torch.no_grad()
@@ -249,14 +227,7 @@ def test_rows(results):
     scales = 4 * 8 * (4 * 2 + 3 * (1 + 11))  # 352 values in groups of 32
     assert half["adapter_bytes"] == factors / 2 + 2 * scales
     assert half["bytes"] == size["bytes"]
-    assert (
-        size["bytes_packed"] - half["bytes_packed"] == size["adapter_bytes"] - half["adapter_bytes"]
-    )
+    packed, adapters = (size[n] - half[n] for n in ("bytes_packed", "adapter_bytes"))
+    assert packed == adapters
     assert size["relative_flops"] == pytest.approx(0.5 + factors / weights)
-    assert not check.check_folder(results).problems
-
-
-def test_no_kernel_is_timed_without_its_term():
-    counts = WeightCounts(Pattern.parse("2:4 + r8"), term_parameters=5)
-    with pytest.raises(Skipped, match="low-rank term"):
-        Speed(tokens=1).read(lambda: None, SimpleNamespace(counts=counts))
+    assert not folder_check.check_folder(results).problems

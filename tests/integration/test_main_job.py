@@ -15,8 +15,7 @@ def perplexities(table):
 
 @pytest.mark.full
 def test_tiny_comes_out_in_order(tmp_path, monkeypatch, cache):
-    """Dense below SparseGPT below magnitude, each quantized too, and no group of any target breaks
-    2:4."""
+    """Dense below SparseGPT below magnitude, and no group of any target breaks 2:4."""
     runs.workers_here(monkeypatch)
     spec = bench.Spec(
         quantizers=("none", "int4-gptq"),  # the default but for int8, which others test
@@ -24,11 +23,8 @@ def test_tiny_comes_out_in_order(tmp_path, monkeypatch, cache):
         results=tmp_path / "r",
         perplexity={"windows": 8},
         calibration={"sequences": 8},
-        training={
-            "tokens": 4 * 8 * 64,
-            "batch": 8,
-            "seqlen": 64,
-        },  # CAST is poor, and still holds the pattern
+        # CAST is poor, and still holds the pattern.
+        training={"tokens": 4 * 8 * 64, "batch": 8, "seqlen": 64},
         threads=1,
     )
 

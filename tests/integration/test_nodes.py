@@ -1,5 +1,4 @@
-"""One training over two nodes: two processes of this machine that torchrun starts, or variables as
-Slurm sets them."""
+"""One training over two nodes: processes of torchrun, or variables as Slurm sets them."""
 
 import contextlib
 import os
@@ -17,20 +16,9 @@ from helpers import runs
 from methods.contract.errors import UserError
 
 PATIENCE_S = 300
-SLURM = {
-    "SLURM_PROCID": "1",
-    "SLURM_NTASKS": "2",
-    "SLURM_LOCALID": "0",
-    "MASTER_ADDR": "head",
-    "MASTER_PORT": "29500",
-}
-TORCHRUN = {
-    "RANK": "0",
-    "WORLD_SIZE": "2",
-    "LOCAL_RANK": "0",
-    "MASTER_ADDR": "head",
-    "MASTER_PORT": "29500",
-}
+MASTER = {"MASTER_ADDR": "head", "MASTER_PORT": "29500"}
+SLURM = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"} | MASTER
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"} | MASTER
 TRAINING = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
 
 
@@ -49,9 +37,7 @@ def test_who_is_who_is_said_by_torchrun_or_by_slurm():
 
 @pytest.mark.parametrize("missing", ["RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"])
 def test_a_node_that_nobody_placed_is_told_how_to_start(missing):
-    with pytest.raises(
-        UserError, match="needs this command on each of 2 nodes, started by torchrun"
-    ):
+    with pytest.raises(UserError, match="this command on each of 2 nodes, started by torchrun"):
         nodes.find_place(2, {k: v for k, v in TORCHRUN.items() if k != missing})
 
 
@@ -63,11 +49,7 @@ def test_the_number_of_nodes_must_be_the_one_that_was_started():
 @pytest.mark.parametrize(
     ("training", "more", "message"),
     [
-        (
-            {"nodes": 2, "processes": 3},
-            [],
-            "training.processes=3 cannot be divided among training.nodes=2",
-        ),
+        ({"nodes": 2, "processes": 3}, [], "processes=3 cannot be divided among training.nodes=2"),
         ({"nodes": 2}, ["--jobs", "2"], "takes one artifact at a time"),
         ({"nodes": 2}, [], "needs this command on each of 2 nodes"),
     ],
@@ -87,22 +69,15 @@ def start(arguments, log):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "bench", "run", *arguments,
     ]  # fmt: skip
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
-        )
-    }
-    return subprocess.Popen(
-        command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment
-    )
+    path = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    output = {"stdout": log.open("w"), "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **output, env=environment)
 
 
 def numbers(results):
-    return {
-        r.key: [reading.value for reading in r.readings]
-        for r in ReadOnlyStore(results)
-        if r.status == "ok"
-    }
+    good = [record for record in ReadOnlyStore(results) if record.status == "ok"]
+    return {record.key: [reading.value for reading in record.readings] for record in good}
 
 
 @pytest.mark.slow
@@ -137,13 +112,9 @@ def test_the_other_node_ends_with_the_first_ones_training(tmp_path, cache):
         while not (ranks := running(launcher.pid, "bench.execution.rank_worker")):
             assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
             time.sleep(0.2)
-        workers = [
-            p
-            for p in running(launcher.pid, "bench.execution.fork_server")
-            if p.ppid() != launcher.pid
-        ]
-        for worker in workers:
-            worker.kill()
+        for process in running(launcher.pid, "bench.execution.fork_server"):
+            if process.ppid() != launcher.pid:
+                process.kill()
         gone, _ = psutil.wait_procs(ranks, timeout=60)
         assert len(ranks) == 1 and gone == ranks, log.read_text()
     finally:

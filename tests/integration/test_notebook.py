@@ -19,15 +19,13 @@ def test_runs(tmp_path, monkeypatch):
 
     runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.setenv("NOTEBOOK_RESULTS", str(tmp_path / "r"))
-    monkeypatch.setattr(
-        torch, "set_num_threads", lambda _: None
-    )  # the spec leaves their number open
+    # The spec leaves their number open.
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     names = {}
     exec(next(c.source for c in notebook.cells if c.cell_type == "code"), names)
-    runs.run_here(
-        names["spec"], only=("dense", "magnitude")
-    )  # so that the kernel starts processes for wanda alone
+    # So that the kernel starts processes for wanda alone.
+    runs.run_here(names["spec"], only=("dense", "magnitude"))
 
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from bench import api
-from bench.execution.build import Builder
 from bench.formats.stored import StoredFolder
 from bench.inputs import loading
 from bench.measures.size import Size
@@ -52,38 +51,15 @@ def found(results):
 
 
 def test_only_what_draws_has_seeds(tmp_path):
-    measurements = api.plan(
-        runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))
-    ).measurements
-    seeds = {}
-    for measurement in measurements:
-        if measurement.measure == "size":
-            seeds.setdefault(
-                (measurement.identity.method, measurement.identity.quantizer), []
-            ).append(measurement.identity.seed)
+    spec = runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))
+    found = [m.identity for m in api.plan(spec).measurements if m.measure == "size"]
 
-    assert seeds == {
-        (m, q): [None] if q == "int8" else [0, 1]
-        for m in ("dense", "magnitude")
-        for q in ("int8", "int4-gptq")
-    }
+    for method in ("dense", "magnitude"):
+        seeds = [(one.quantizer, one.seed) for one in found if one.method == method]
+        assert sorted(seeds, key=str) == [("int4-gptq", 0), ("int4-gptq", 1), ("int8", None)]
 
 
-def test_the_pruned_model_is_made_once(tmp_path, monkeypatch):
-    labels = []
-    real = Builder._apply
-    monkeypatch.setattr(
-        Builder, "_apply", lambda self, a, b, r: (labels.append(a.label), real(self, a, b, r))[1]
-    )
-
-    runs.run_here(runs.small(tmp_path / "r", quantizers=("int8", "none"), measures=("size",)))
-
-    assert labels == [f"tiny {m}{q}" for m in ("dense", "magnitude") for q in ("", " + int8")]
-
-
-def test_one_that_breaks_the_pattern_is_a_row_and_one_that_touches_what_is_no_target_fails(
-    tmp_path, cli
-):
+def test_one_that_breaks_the_pattern_is_a_row_and_one_that_wanders_fails(tmp_path, cli):
     runs.run_here(runs.small(tmp_path / "r", quantizers=("breaks", "wanders"), measures=("size",)))
     got = found(tmp_path / "r")
     targets = 802_816
@@ -99,10 +75,7 @@ def test_one_that_breaks_the_pattern_is_a_row_and_one_that_touches_what_is_no_ta
     assert "200,704" in shown and "399,168" in shown
 
     status, reason = got["magnitude", "wanders", "status", "pattern"]
-    assert (
-        status == "failed"
-        and "model.norm.weight changed, and it is neither a target nor declared" in reason
-    )
+    assert status == "failed" and "model.norm.weight changed" in reason
 
     runs.run_here(runs.small(tmp_path / "s", quantizers=("breaks",), measures=("size",)))
     again = found(tmp_path / "s")
@@ -112,33 +85,24 @@ def test_one_that_breaks_the_pattern_is_a_row_and_one_that_touches_what_is_no_ta
 def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, monkeypatch, cli):
     for name in ("hqq", "hqq.core", "hqq.core.quantize", "llmcompressor"):
         monkeypatch.setitem(sys.modules, name, None)
-    quantizers = ("hqq", "llmcompressor-gptq", "torchao-int4")
-    runs.run_here(
-        runs.small(tmp_path / "r", quantizers=quantizers, measures=("size",)), only=["magnitude"]
-    )
+    lacking = {"hqq": "pip install 'cast-bench[hqq]'", "torchao-int4": "no CUDA device"}
+    lacking["llmcompressor-gptq"] = "[llmcompressor]"
+    spec = runs.small(tmp_path / "r", quantizers=tuple(lacking), measures=("size",))
+    runs.run_here(spec, only=["magnitude"])
     got = found(tmp_path / "r")
 
-    for name, reason in zip(
-        quantizers, ("[hqq]", "[llmcompressor]", "no CUDA device"), strict=True
-    ):
+    for name, reason in lacking.items():
         status, said = got["magnitude", name, "status", "size"]
         assert status == "skipped" and reason in said
-    assert "pip install" in got["magnitude", "hqq", "status", "size"][1]
     _, shown, _ = cli("report", "--results", tmp_path / "r", "--format", "md")
-    assert (
-        "skipped: pip install 'cast-bench&#91;hqq]'" in shown and "skipped: no CUDA device" in shown
-    )
+    assert "skipped: pip install 'cast-bench&#91;hqq]'" in shown
 
 
 def test_tokens_have_a_scale_each():
     x = torch.tensor([[1.0, -0.5, 0.003], [100.0, 50.2, 0.3], [0.0, 0.0, 0.0]])
 
-    want = (
-        torch.tensor([[127, -64, 0], [127, 64, 0], [0, 0, 0]])
-        / 127
-        * torch.tensor([[1.0], [100.0], [0.0]])
-    )
-    torch.testing.assert_close(int8_tokens(x), want)
+    want = torch.tensor([[127, -64, 0], [127, 64, 0], [0, 0, 0]]) / 127
+    torch.testing.assert_close(int8_tokens(x), want * torch.tensor([[1.0], [100.0], [0.0]]))
 
 
 INT8, INT4, INT3 = (
@@ -167,12 +131,8 @@ WHOLE = Storage(weights=100_000, values=6 * 12_500, is_packed=True)
 )
 def test_bits_per_weight(pattern, item, stored, bits):
     """Of 100,000 weights in targets and 500 elsewhere."""
-    counts = WeightCounts(
-        Pattern.parse(pattern),
-        parameters=100_500,
-        bytes=item * 100_500,
-        layers={"x": Layer(100_000, 0)},
-    )
+    sizes = {"parameters": 100_500, "bytes": item * 100_500, "layers": {"x": Layer(100_000, 0)}}
+    counts = WeightCounts(Pattern.parse(pattern), **sizes)
     context = SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)
     read = {r.metric: r.value for r in Size().read(None, context).values}
     counts.violations = 1
@@ -182,9 +142,8 @@ def test_bits_per_weight(pattern, item, stored, bits):
     bitmap = 6 if stored is WHOLE else 17  # no weight is zero here
     assert read.get("bits_with_bitmap") == (bitmap if pattern == "50%" else None)
     assert read["bytes_packed"] == pytest.approx(100_000 * bits / 8 + 500 * item, abs=1)
-    assert broken["bits_per_weight"] == pytest.approx(
-        (stored.bits if stored else 8 * item) + (bits % 1)
-    )
+    whole = stored.bits if stored else 8 * item
+    assert broken["bits_per_weight"] == pytest.approx(whole + bits % 1)
 
 
 @pytest.mark.parametrize(
@@ -199,22 +158,11 @@ def test_a_model_that_is_quantized_already(config, said, refused, tmp_path):
     assert said in err and "unquantized weights" in err
 
 
-def test_prune_writes_a_quantized_folder_and_the_inputs_of_w8a8_are_rounded_where_it_is_loaded(
-    tmp_path, cli, monkeypatch
-):
+def test_prune_writes_a_folder_whose_inputs_are_rounded(tmp_path, cli, monkeypatch):
     """Compare with its weights alone, after a hook was added to each target."""
     runs.workers_here(monkeypatch)
-    code, out, err = cli(
-        "prune",
-        "--method",
-        "magnitude",
-        "--quant",
-        "w8a8",
-        "--out",
-        tmp_path / "o",
-        "--set",
-        "threads=1",
-    )
+    flags = ("--method", "magnitude", "--quant", "w8a8", "--set", "threads=1")
+    code, out, err = cli("prune", *flags, "--out", tmp_path / "o")
     card = (tmp_path / "o/README.md").read_text()
 
     assert code == 0, err
@@ -233,6 +181,5 @@ def test_prune_writes_a_quantized_folder_and_the_inputs_of_w8a8_are_rounded_wher
         round_inputs(plain.get_submodule(name))
 
     assert len(targets) == 28
-    assert torch.equal(rounded(tokens).logits, plain(tokens).logits) and not torch.equal(
-        without, plain(tokens).logits
-    )
+    assert torch.equal(rounded(tokens).logits, plain(tokens).logits)
+    assert not torch.equal(without, plain(tokens).logits)

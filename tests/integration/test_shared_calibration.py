@@ -8,9 +8,9 @@ import pytest
 
 from bench import api
 from bench.execution import ranks
-from bench.execution.ray_executor import resources_of
-from bench.planning import estimate, refusal, slurm
+from bench.planning import refusal
 from bench.planning.memory import estimate_bytes, model_bytes
+from bench.planning.work import count_operations
 from bench.results import reproduce
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -20,9 +20,8 @@ SHARED = {"sequences": 4, "processes": 2}
 
 
 def artifacts(calibration, **changes):
-    plan = api.plan(
-        runs.small("r", **({"methods": ("wanda",), "calibration": calibration} | changes))
-    )
+    changes = {"methods": ("wanda",), "calibration": calibration} | changes
+    plan = api.plan(runs.small("r", **changes))
     return {m.artifact.method: m.artifact for m in plan.measurements}
 
 
@@ -58,28 +57,13 @@ def test_on_cards_each_process_has_its_own_and_its_part_of_the_time():
     cards = [artifact.model_copy(update={"device": "cuda"}) for artifact in (one, three)]
 
     assert [ranks.device(cards[1], rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
-    assert resources_of(cards[1])["num_gpus"] == 3
     plan = api.plan(runs.small("r", methods=("wanda",), calibration={"sequences": 6}))
     first = next(m for m in plan.measurements if m.artifact.method == "wanda")
-    alone, shared = (
-        estimate.count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards
-    )
-    dense = next(
-        m for m in plan.measurements if m.artifact.method == "dense" and m.measure == first.measure
-    )
-    assert alone - estimate.count_operations([[dense]]) == pytest.approx(
-        3 * (shared - estimate.count_operations([[dense]]))
-    )
-
-
-def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
-    changes = {"methods": ("retrain",), "calibration": SHARED, "threads": 3, "jobs": 2}
-    plan = api.plan(runs.small("r", **changes, training={"processes": 2}))
-    assert "--cpus-per-task=6\n" in slurm.write_script(plan, 1)
-
-    nodes = {"processes": 2, "nodes": 2, "batch": 2}
-    plan = api.plan(runs.small("r", **changes | {"jobs": 1}, device="cuda", training=nodes))
-    assert "--gres=gpu:2\n" in slurm.write_script(plan, 1), "each node calibrates with two"
+    alone, shared = (count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards)
+    of_dense = [m for m in plan.measurements if m.artifact.method == "dense"]
+    dense = next(m for m in of_dense if m.measure == first.measure)
+    measuring = count_operations([[dense]])
+    assert alone - measuring == pytest.approx(3 * (shared - measuring))
 
 
 @pytest.mark.parametrize(
@@ -95,22 +79,16 @@ def test_a_run_of_two_processes_is_a_run_of_one(method, quantizers, tmp_path, mo
     runs.own_cache(tmp_path, monkeypatch)
     found = {}
     for processes in (1, 2):
-        spec = runs.small(
-            tmp_path / str(processes),
-            methods=(method,),
-            quantizers=quantizers,
-            measures=("perplexity",),
-            calibration=SHARED | {"processes": processes},
-        )
+        asked = {"methods": (method,), "quantizers": quantizers, "measures": ("perplexity",)}
+        asked["calibration"] = SHARED | {"processes": processes}
+        spec = runs.small(tmp_path / str(processes), **asked)
         runs.run_here(spec, only=(method,))
         records = ReadOnlyStore(tmp_path / str(processes))
         found[processes] = {(r.identity.quantizer, r.identity.measure): r for r in records}
     one, two = found[1], found[2]
 
     assert len(two) == 2 * len(quantizers)
-    assert {r.status for r in (*one.values(), *two.values())} == {"ok"}, [
-        r.reason for r in two.values()
-    ]
+    assert [r.reason for r in (*one.values(), *two.values()) if r.status != "ok"] == []
     for kind, record in one.items():
         assert two[kind].key != record.key and two[kind].identity == record.identity
     before, after = (of["none", "perplexity"].readings[0].value for of in (one, two))
@@ -142,16 +120,9 @@ main()
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (
-            "os.kill(os.getpid(), signal.SIGKILL)",
-            "RankFailed: the process of rank 1 ended with code -9",
-        ),
-        (
-            "raise FloatingPointError('a Hessian is not finite')",
-            "RankFailed: rank 1: FloatingPointError: a Hessian is",
-        ),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "the process of rank 1 ended with code -9"),
+        ("raise FloatingPointError('odd')", "rank 1: FloatingPointError: odd"),
     ],
-    ids=["killed", "failed"],
 )
 def test_a_process_that_ends_in_the_middle_is_a_failed_row(fault, reason, tmp_path, monkeypatch):
     others = set(psutil.Process().children())
@@ -163,5 +134,5 @@ def test_a_process_that_ends_in_the_middle_is_a_failed_row(fault, reason, tmp_pa
 
     found = list(ReadOnlyStore(tmp_path / "r"))
     assert {r.status for r in found} == {"failed"}
-    assert all(r.reason.startswith(reason) for r in found), [r.reason for r in found]
+    assert all(r.reason.startswith(f"RankFailed: {reason}") for r in found), found
     assert not set(psutil.Process().children()) - others, "a process is left"

@@ -1,5 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint; the same command
-goes on."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does, a training after a checkpoint."""
 
 import contextlib
 import os
@@ -9,7 +8,7 @@ import psutil
 import pytest
 
 from bench.system.cache import cache_dir
-from helpers import runs, slurm
+from helpers import runs
 from helpers.faulty import PATIENCE_S, checkpoints, gone, until
 
 STEPS = 60
@@ -18,9 +17,8 @@ TRAINING = {"tokens": STEPS * 8 * 32, "batch": 8, "seqlen": 32}
 
 @pytest.fixture(autouse=True)
 def world(site, tmp_path, monkeypatch):
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job's children ignore it
+    # A background job's children ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield from runs.world(site, tmp_path, monkeypatch)
     signal.signal(signal.SIGINT, before)
 
@@ -35,14 +33,8 @@ def prepared(tmp_path, method, **training):
     spec = runs.small(tmp_path / "r", methods=(method,), measures=("size",), training=training)
     runs.run_here(spec, only=["dense"])
     settings = {f"training.{k}": v for k, v in training.items()}
-    return spec, [
-        "run",
-        "--methods",
-        method,
-        "--measures",
-        "size",
-        *runs.flags(spec.results, **settings),
-    ]
+    flags = ["--methods", method, "--measures", "size"]
+    return spec, ["run", *flags, *runs.flags(spec.results, **settings)]
 
 
 @pytest.mark.full
@@ -89,33 +81,6 @@ def test_a_training_is_saved_when_its_terminal_is_closed(tmp_path, gate):
     assert len(checkpoints()) == 1
 
 
-@pytest.mark.slow
-def test_a_task_of_a_slurm_array_is_saved_and_requeued_and_goes_on(
-    tmp_path, gate, cli, monkeypatch
-):
-    spec, command = prepared(tmp_path, "slow", **TRAINING)
-    requests = slurm.pretend(tmp_path, monkeypatch)
-    script = tmp_path / "sweep.sh"
-    assert cli("plan", *command[1:], "--slurm", script, "--shards", 1)[0] == 0
-    task = slurm.start(script, 1, 1)
-    until(gate.with_suffix(".reached").exists, "the training to begin")
-    task.send_signal(signal.SIGTERM)
-    out, _ = task.communicate(timeout=PATIENCE_S)
-
-    assert task.returncode == 143, out
-    assert requests.read_text() == f"requeue {slurm.JOB}_1\n"
-    (step,) = checkpoints()
-    assert 5 <= step < STEPS  # the signal came in step 5 or later
-
-    gate.unlink()
-    again = slurm.start(script, 1, 1)
-    out, _ = again.communicate(timeout=PATIENCE_S)
-    assert again.returncode == 0, out
-    assert not checkpoints()
-    assert {r.status for r in runs.records(spec.results).values()} == {"ok"}
-    assert len(requests.read_text().splitlines()) == 1
-
-
 def test_a_command_without_workers(tmp_path):
     """A signal while a plan is made."""
     source = (
@@ -131,6 +96,5 @@ def test_a_command_without_workers(tmp_path):
 
 
 def test_help_names_the_exit_codes(cli):
-    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in " ".join(
-        cli("--help")[1].split()
-    )
+    shown = " ".join(cli("--help")[1].split())
+    assert "130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP" in shown

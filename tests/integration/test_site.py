@@ -1,5 +1,4 @@
-"""The documentation site in a browser without a network: nothing is fetched, nothing complains, and
-it fits a phone."""
+"""The documentation site in a browser without a network, on a desktop and a phone."""
 
 import os
 import subprocess

@@ -1,5 +1,4 @@
-"""Transforms in a run: first in a chain, checked when they are made, and under what refines a
-mask."""
+"""Transforms in a run: first in a chain, checked when made, under what refines a mask."""
 
 import pytest
 
@@ -27,22 +26,17 @@ def got(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("transforms")
         runs.own_cache(folder, patch)
-        methods = (
-            "rotate",
-            "sparsegpt",
-            "recon:epochs=2:from=rotate+sparsegpt",
-            "wanda",
-            "wanda:from=permute",
-        )
+        refined = "recon:epochs=2:from=rotate+sparsegpt"
+        methods = ("rotate", "sparsegpt", refined, "wanda", "wanda:from=permute")
         spec = runs.small(folder / "r", methods=methods, measures=("perplexity",))
         runs.run_here(spec)
-        runs.run_here(
-            runs.small(spec.results, measures=("perplexity",), quantizers=("kv4",)), only=["dense"]
-        )
-        return {
-            (r.identity.method, r.identity.quantizer, r.identity.measure): r
-            for r in ReadOnlyStore(spec.results)
-        }
+        rounded = spec.model_copy(update={"methods": (), "quantizers": ("kv4",)})
+        runs.run_here(rounded, only=["dense"])
+        found = {}
+        for record in ReadOnlyStore(spec.results):
+            one = record.identity
+            found[one.method, one.quantizer, one.measure] = record
+        return found
 
 
 def perplexity(got, row, quantizer="none"):

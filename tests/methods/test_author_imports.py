@@ -1,5 +1,4 @@
-"""`from methods import ...` is all that an author of a method needs, and costs nothing until a name
-is used."""
+"""`from methods import ...` is all that an author needs, and costs nothing until it is used."""
 
 import ast
 from pathlib import Path

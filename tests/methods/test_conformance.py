@@ -13,15 +13,13 @@ from methods.contract.method import Needs
 
 ENTRIES = {name: entry for name, entry in METHODS.items() if Does.IMPORTS not in entry.does}
 NIGHTLY = ("keeps_its_function", "notes_are_json", "leaves_nothing_running")
-"""Transforms are in test_wiring, notes in the record of every run, and no method here starts a
-process."""
+"""Checks that other tests make daily: test_wiring, and the record of each run."""
 DAILY = [check for check in CHECKS[1:] if check.__name__ not in NIGHTLY]
 
 
 @pytest.fixture
 def subject(llama, make_job, refining, tmp_path):
-    """subject(name) -> a method of the catalog on a random model, with a prior and a teacher where
-    it asks for them."""
+    """subject(name) -> a method of the catalog, a random model and the job that it needs."""
     (tmp_path / "source").mkdir()
 
     def make(name):

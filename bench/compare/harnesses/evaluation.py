@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench.system.provenance import format_time
 from methods.contract.errors import UserError, first_line
-from methods.model.files import check_depth
+from methods.model.safe_files import check_depth
 
 MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""

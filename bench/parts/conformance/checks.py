@@ -21,8 +21,8 @@ from bench.parts.conformance.subject import Subject, sample
 from methods.contract.info import Does
 from methods.contract.method import Needs
 from methods.contract.pattern import Pattern
-from methods.model.adapter import CHILD
 from methods.model.folder import dtype_name
+from methods.model.low_rank_adapter import CHILD
 from methods.model.targets import dense_weight
 from methods.model.terms import Factors
 

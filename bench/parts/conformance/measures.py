@@ -12,10 +12,10 @@ from typing import Any
 from bench.catalog import named_files, registry
 from bench.parts.conformance.checks import require, row
 from bench.planning.spec import Spec
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.results.record import Record
 from methods.contract.errors import Skipped
-from methods.contract.info import MeasureInfo
+from methods.contract.measure_info import MeasureInfo
 from methods.contract.method import Needs
 
 SPEC: dict[str, Any] = {

@@ -23,9 +23,9 @@ from methods.contract.pattern import Pattern
 from methods.model.blocks import find_blocks
 from methods.model.experts import stores_in_out
 from methods.model.families import FAMILIES, Family, Flow, Shape, Width
-from methods.model.files import check_files, find_file
 from methods.model.folder import HEADS, Folder, read_config
 from methods.model.logits import Finish, head_of
+from methods.model.safe_files import check_files, find_file
 from methods.model.targets import find_targets
 from methods.workshop.pruning.activations import watched
 from methods.workshop.pruning.walk import Walk

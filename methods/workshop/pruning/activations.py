@@ -41,9 +41,8 @@ class Recorder(nn.Module):
 
     def __init__(self, block: nn.Module, calls: list[Call], last: bool) -> None:
         super().__init__()
-        self.attention_type = getattr(
-            block, "attention_type", None
-        )  # some models choose the mask by it
+        # Some models choose the mask by it.
+        self.attention_type = getattr(block, "attention_type", None)
         self._calls, self._last = calls, last
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -58,9 +57,8 @@ class Replay(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.attention_type = getattr(
-            block, "attention_type", None
-        )  # some models choose the mask by it
+        # Some models choose the mask by it.
+        self.attention_type = getattr(block, "attention_type", None)
         self.value: Tensor | None = None
 
     def forward(self, hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:

@@ -104,9 +104,8 @@ class BlockReader:
 def _units_of(block: nn.Module, prefix: str, by_expert: bool) -> Iterator[_Unit]:
     found = experts_of(block) if by_expert else None
     stored = block.state_dict()
-    names = [
-        name for name, _ in block.named_parameters() if name in stored
-    ]  # not the factors of low-rank terms
+    # Not the factors of low-rank terms.
+    names = [name for name, _ in block.named_parameters() if name in stored]
     if not found:
         yield _Unit(block, prefix, names)
         return

@@ -49,9 +49,8 @@ class ExpertPass:
             found[0],
         )
         self._hidden = activations.make_states()  # [tokens, hidden] per batch
-        self._routes: list[
-            tuple[Tensor, Tensor]
-        ] = []  # experts and their weights, [tokens, k] each, per batch
+        # Experts and their weights, [tokens, k] each, per batch.
+        self._routes: list[tuple[Tensor, Tensor]] = []
         self._out: States | None = None
         self._shared: tuple[Tensor, Tensor] | None = None
         """The statistic and sample of all tokens, once they are known."""

@@ -89,9 +89,8 @@ class Observer:
                 rows = x.flatten(0, -2)
                 self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
                 row = self._first_row + self.reached[name]
-                sample = rows[
-                    -row % self._stride :: self._stride
-                ]  # every stride-th row of all batches
+                # Every stride-th row of all batches.
+                sample = rows[-row % self._stride :: self._stride]
                 # a view would keep all of x
                 self._samples.setdefault(name, []).append(sample.to(torch.float32, copy=True))
             self.sources[name] = source or name

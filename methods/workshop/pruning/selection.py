@@ -39,9 +39,8 @@ def best(score: Tensor, sparsity: float, per: str) -> Tensor:
 
 
 def _refuse_nan(score: Tensor) -> None:
-    if bool(score.sum().isnan()) and bool(
-        score.isnan().any()
-    ):  # the sum is NaN if any score is, and is cheaper
+    # The sum is NaN if any score is, and is cheaper.
+    if bool(score.sum().isnan()) and bool(score.isnan().any()):
         raise FloatingPointError("a score is NaN")
 
 
@@ -135,9 +134,8 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
 
 def mask_metrics(size: Tensor, mask: Tensor, changed: Tensor) -> Tensor:
     """Return the sums of `update_mask`. size: |w|; changed: bool, the entries that changed."""
-    kept = (
-        (size * mask).sum(-1).sum(dtype=torch.float64)
-    )  # by row, then over rows: no sum of millions in float32
+    # By row, then over rows: no sum of millions in float32.
+    kept = (size * mask).sum(-1).sum(dtype=torch.float64)
     return torch.stack([kept, size.sum(-1).sum(dtype=torch.float64), changed.sum().double()])
 
 
@@ -173,9 +171,8 @@ def _masks_of_four(n: int) -> NDArray[np.int32]:
     masks = np.zeros((64, 4), dtype=bool)
     for code in range(64):
         rank = [0] * 4
-        for bit, (i, j) in enumerate(
-            combinations(range(4), 2)
-        ):  # the first comparison is the highest bit
+        # The first comparison is the highest bit.
+        for bit, (i, j) in enumerate(combinations(range(4), 2)):
             rank[i if code >> (5 - bit) & 1 else j] += 1
         masks[code] = [r < n for r in rank]
     return masks.view(np.int32).ravel()

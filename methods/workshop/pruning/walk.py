@@ -134,9 +134,8 @@ class Walk:
     def _visits(self, part: Part) -> Iterator[Visit]:
         """Visit the linears that this process changes, then get the others from their owners."""
         sharing, (stats, samples, owners) = self._sharing, part.inputs
-        first: dict[
-            int, int
-        ] = {}  # experts share a statistic: those of one are neighbors, so that it is factored once
+        # Experts share a statistic: those of one are neighbors, so that it is factored once.
+        first: dict[int, int] = {}
         for name in part.linears:
             first.setdefault(id(stats.get(name)), len(first))
         for name, module in sorted(

@@ -348,8 +348,7 @@ def assign_(weight: Tensor, value: Tensor) -> None:
 
 def round_(weight: Tensor, grid: Grid, group: int) -> None:
     """Round weight [out, in] to the nearest points of `grid`, in place."""
-    groups = (
-        weight.float().contiguous().unflatten(-1, (-1, group))
-    )  # reading a transposed view is slow
+    # Reading a transposed view is slow.
+    groups = weight.float().contiguous().unflatten(-1, (-1, group))
     grid = grid.of(groups)
     assign_(weight, grid.snap(groups, grid.scale(groups)).flatten(-2))

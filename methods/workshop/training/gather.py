@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from methods.model import adapter
+from methods.model import low_rank_adapter
 from methods.model.folder import Writer
 from methods.model.targets import family_of
 from methods.model.terms import terms_of
-from methods.workshop.training.ranks import full_tensor, rank_and_world
+from methods.workshop.training.process_group import full_tensor, rank_and_world
 
 SHARD_BYTES = 2**28
 """Bytes of a shard, which is in memory until it is complete."""
@@ -70,7 +70,7 @@ class Skeleton:
             return folder
         written = writer.close()
         if terms := terms_of(self._model, dtype):
-            adapter.write(folder, terms, family.transposed)
+            low_rank_adapter.write(folder, terms, family.transposed)
         return written
 
     def _bring(self, model: nn.Module, prefix: str, is_first: bool) -> None:

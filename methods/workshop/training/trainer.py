@@ -17,14 +17,14 @@ from torch.nn.utils import parametrize
 from methods.contract.errors import Diverged, UserError
 from methods.contract.method import Job
 from methods.model.experts import unfold
-from methods.workshop.training import checkpoint, compiled, ranks
+from methods.workshop.training import compiled, process_group, training_checkpoint
+from methods.workshop.training.batch_upload import Batches
 from methods.workshop.training.block_outputs import BlockOutputs
 from methods.workshop.training.gather import Finish, Skeleton
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import CrossEntropy
 from methods.workshop.training.settings import TrainingSettings, require_trainable
 from methods.workshop.training.student import FrozenTeacher, Student, unpacked
-from methods.workshop.training.transfer import Batches
 
 MAX_CURVE_ROWS = 200
 """Largest number of rows of the curve in the notes."""
@@ -75,7 +75,7 @@ class Trainer:
                 f"training.tokens={job.budget.tokens} is less than one step of "
                 f"{self.corpus.step_tokens} tokens: raise it, or lower training.batch"
             )
-        self.rank, self.world = ranks.rank_and_world()
+        self.rank, self.world = process_group.rank_and_world()
         self._sharded = self.world > 1
         model = unfold(model)
         self.model = (model if self._sharded else model.float()).requires_grad_(True)
@@ -101,7 +101,7 @@ class Trainer:
         if self._compiles:
             compiled.compile_blocks(self.model)
         if self._sharded:
-            ranks.shard(self.student, compiled.blocks_of(self.model), self.device)
+            process_group.shard(self.student, compiled.blocks_of(self.model), self.device)
         if self.loss.blocks_every:
             self.student.outputs = BlockOutputs(self.model, self.loss.blocks_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
@@ -124,9 +124,9 @@ class Trainer:
 
     def _weight_scale(self) -> float:
         """Return the root mean square of the targets' weights, or 1 if all are zero."""
-        weights = [ranks.local(w.detach()) for w in self.parameters(self.job.targets)[0]]
+        weights = [process_group.local(w.detach()) for w in self.parameters(self.job.targets)[0]]
         squares = sum(float(w.square().sum(dtype=torch.float64)) for w in weights)
-        squares, count = ranks.all_reduce_sum(squares, sum(w.numel() for w in weights))
+        squares, count = process_group.all_reduce_sum(squares, sum(w.numel() for w in weights))
         return math.sqrt(squares / count) or 1.0
 
     def groups(self, targets: Iterable[str]) -> list[dict[str, Any]]:
@@ -174,7 +174,10 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad()
             values = torch.cat(
-                [ranks.all_reduce_mean(losses), ranks.full_tensor(norm).reshape(1).to(losses)]
+                [
+                    process_group.all_reduce_mean(losses),
+                    process_group.full_tensor(norm).reshape(1).to(losses),
+                ]
             )
             pending.append((step, {"lr": lr} | metrics, values))
             if step + 1 < total:
@@ -188,13 +191,12 @@ class Trainer:
                 self.job.progress.advance(
                     done, total, loss=self.curve[-1]["loss"], tokens_per_s=round(rate)
                 )
-            if (
-                timed == start and logs
-            ):  # the losses are read, so the device has finished; the first steps also compile
+            # The losses are read, so the device has finished; the first steps also compile.
+            if timed == start and logs:
                 started, timed = time.monotonic(), done
             if done < total and (logs or agrees):
                 due = time.monotonic() - saved > self.job.budget.checkpoint_s
-                is_due, is_stopped, is_slow = ranks.any_rank(
+                is_due, is_stopped, is_slow = process_group.any_rank(
                     due, stop_request(), step_s >= SLOW_STEP_S
                 )
                 if is_due or is_stopped:
@@ -232,7 +234,7 @@ class Trainer:
         if self._compiles:
             compiled.compile_blocks(teacher.model)
         if self._sharded:
-            ranks.shard_frozen(
+            process_group.shard_frozen(
                 teacher, compiled.blocks_of(teacher.model), self.device, self.job.compute.dtype
             )
         if self.loss.blocks_every:
@@ -259,7 +261,7 @@ class Trainer:
                     if "ce" in row
                     else f"loss {row['loss']:.4g}"
                 )
-                last = checkpoint.latest(self.job.workdir)
+                last = training_checkpoint.latest(self.job.workdir)
                 raise Diverged(
                     f"{self.name} at step {step + 1} of {self.total}: {value}, gradient norm "
                     f"{row['norm']:.4g}; last good checkpoint: {last.name if last else 'none'}"
@@ -285,9 +287,8 @@ class Trainer:
         validation windows."""
         if (windows := self.job.validation) is None:
             return
-        enter = getattr(
-            self.job.progress, "enter", lambda state: None
-        )  # that of a runner has states
+        # That of a runner has states.
+        enter = getattr(self.job.progress, "enter", lambda state: None)
         enter("validating")
         total = torch.zeros((), device=self.device, dtype=torch.float64)
         for ids in windows.split(self.job.budget.micro or 8):
@@ -378,17 +379,17 @@ class Trainer:
         info["pending"] = [
             [*entry[:2], values] for entry, values in zip(pending, read, strict=True)
         ]
-        checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
+        training_checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, Pending]:
         """Return the step to continue from, and the steps whose losses are pending."""
-        folder = checkpoint.latest(self.job.workdir)
+        folder = training_checkpoint.latest(self.job.workdir)
         if folder is None:
             return 0, []
-        info = checkpoint.read_info(folder)
+        info = training_checkpoint.read_info(folder)
         _allocate_state(optimizer)
         with torch.no_grad():
-            checkpoint.read_into(folder, self._tensors(optimizer))
+            training_checkpoint.read_into(folder, self._tensors(optimizer))
         for group, values in zip(optimizer.param_groups, info["groups"], strict=True):
             group.update(values)
         self.curve, self.initial_ce, self.perplexities = (

@@ -50,14 +50,10 @@ def test_a_bad_value_is_refused_with_what_the_field_takes(typed, allowed):
 
 
 def bounds(schema):
-    """Limits of each number that a JSON schema allows."""
+    """Yield a set of "minimum" and "maximum" for each number that a JSON schema allows."""
     for option in schema.get("anyOf", [schema]):
         if option.get("type") in ("number", "integer"):
-            yield {
-                key[:3].replace("exc", key[9:12].lower())
-                for key in option
-                if "inimum" in key or "aximum" in key
-            }
+            yield {key.removeprefix("exclusive").lower() for key in option if "imum" in key}
 
 
 def test_every_number_of_every_method_and_quantizer_is_bounded_on_both_sides():
@@ -66,7 +62,7 @@ def test_every_number_of_every_method_and_quantizer_is_bounded_on_both_sides():
     for kind in (registry.load(entry) for entry in entries if entry.target):
         for name, schema in TypeAdapter(kind).json_schema().get("properties", {}).items():
             for found in bounds(schema):
-                assert found == {"min", "max"}, (kind, name)
+                assert found == {"minimum", "maximum"}, (kind, name)
                 fields += 1
     assert fields > 100
 
@@ -95,7 +91,6 @@ def test_fields_that_contradict_each_other_are_refused():
 
 def test_a_value_is_kept_in_the_type_of_its_field():
     config = parse("sparsegpt", "block=64.0", "damping=1").config
-
     assert config == {"block": 64, "damping": 1.0}
     assert list(map(type, config.values())) == [int, float]
 
@@ -123,10 +118,7 @@ class Settable:
 @pytest.mark.parametrize("field", ["name", "needs"])
 def test_what_a_method_says_of_itself_is_not_for_a_user_to_set(field):
     entry = CatalogEntry(target=f"{__name__}:Settable")
-
-    with pytest.raises(
-        UserError, match=f"^unknown field of settable '{field}': known: share, power$"
-    ):
+    with pytest.raises(UserError, match=f"^unknown field of settable '{field}': known: share"):
         build(entry, "settable", {field: "x"})
     assert build(entry, "settable", {"share": 0.25}).share == 0.25
 
@@ -140,7 +132,6 @@ def test_a_number_of_a_plug_in_that_gives_no_range_is_finite(value):
 def test_what_recipes_and_presets_give_is_in_range():
     given = [(n, config) for recipe in recipes().values() for n, config in recipe.methods.items()]
     given += [(n, config) for n, entry in METHODS.items() for config in entry.presets.values()]
-
     assert len(given) > 10
     for name, config in given:
         method = build(registry.lookup("methods", name), name, config)
@@ -186,9 +177,7 @@ class Unchecked:
     [("Misspelled", "name 'Postive' is not defined"), ("Unchecked", "Unable to generate .*Tensor")],
 )
 def test_a_field_whose_type_cannot_be_checked_is_refused_with_the_reason(kind, why):
-    with pytest.raises(
-        UserError, match=rf"^mine cannot be used: .* field of {__name__}:{kind} \({why}[^.]*\)$"
-    ):
+    with pytest.raises(UserError, match=rf"^mine cannot be used: .*:{kind} \({why}[^.]*\)$"):
         build(CatalogEntry(target=f"{__name__}:{kind}"), "mine", {})
 
 
@@ -206,10 +195,7 @@ class Contradictory:
 
 def test_a_default_out_of_its_range_is_refused_and_a_value_in_range_is_not():
     entry = CatalogEntry(target=f"{__name__}:Contradictory")
-
-    with pytest.raises(
-        UserError, match=r"^invalid default contradictory:power=-1\.0: must be above 0"
-    ):
+    with pytest.raises(UserError, match=r"^invalid default .*:power=-1\.0: must be above 0"):
         build(entry, "contradictory", {"share": 0.25})
     assert build(entry, "contradictory", {"power": 2.0}).power == 2.0
 

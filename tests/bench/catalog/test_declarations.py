@@ -23,16 +23,14 @@ def fields_named_by(entry):
     yield from (entry.adds.amount, entry.adds.rounded) if entry.adds else ()
     yield from (entry.file.field,) if entry.file else ()
     yield from (rule.field for rule in entry.rules if isinstance(rule, TurnsBasis | WholeGroups))
-    yield from (
-        field for rule in entry.rules if isinstance(rule, CalibratedBy) for field in rule.fields
-    )
+    for rule in entry.rules:
+        yield from rule.fields if isinstance(rule, CalibratedBy) else ()
 
 
 def test_the_source_says_what_the_class_says():
     for name, entry in classes():
         kind = registry.load(entry)
         declared = describe(entry.target, kind)
-
         assert getattr(kind, "name", name) == name
         assert entry.about, name
         assert entry == declared, name
@@ -44,7 +42,6 @@ def test_the_source_says_what_the_class_says():
 @pytest.mark.parametrize("name", METHODS)
 def test_each_method_states_its_source_and_its_cost(name):
     entry = METHODS[name]
-
     assert (entry.paper == "none") == (entry.year is None)
     assert entry.trains == bool(entry.cost.training)
     assert ("calibration" in entry.needs_with({})) == bool(entry.cost.passes)
@@ -54,7 +51,6 @@ def test_each_method_states_its_source_and_its_cost(name):
 def test_a_catalog_has_entries_without_a_class_too():
     none = CatalogEntry(target="", about="nothing")
     catalog = Catalog({"none": none, "wanda": "baselines.wanda:Wanda"})
-
     assert catalog["none"] is none and catalog["wanda"] == METHODS["wanda"]
     assert list(catalog) == ["none", "wanda"] and len(catalog) == 2
 

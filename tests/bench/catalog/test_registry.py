@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from bench import api
 from bench.catalog import registry
 from bench.catalog.choice import parse_method
 from helpers import plugins, runs
@@ -15,12 +16,8 @@ from methods.contract.errors import UserError
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     counts = 'return Readings((Reading("tensors", float(len(model().state_dict())), "1", ""),))'
-    label = "@property\ndef protocol(self):\n    return {}\n"
-    labels = {
-        "counts": "",
-        "labelled": label.format("'own'"),
-        "unlabelled": label.replace("@property\n", "").format("'own'"),
-    }
+    label = "def protocol(self):\n    return 'own'\n"
+    labels = {"counts": "", "labelled": f"@property\n{label}", "unlabelled": label}
     plugins.install(folder, "their_measure", dict.fromkeys(labels, counts), labels, kind="measures")
     ends, fields = {"theirs": "pass", "wanda": "pass"}, {"theirs": "power: float = 1.0"}
     return plugins.install(folder, "their_method", ends, fields)
@@ -36,64 +33,46 @@ def test_run_with_their_method_and_their_measure(tmp_path, output, monkeypatch):
     out = output("run", *named, *runs.flags(tmp_path / "r"))
     assert "theirs:power=2" in out and "tensors test" in out
     got = runs.records(tmp_path / "r")
-    assert set(got) == {
-        (m, None, x) for m in ("dense", "theirs:power=2") for x in ("counts", "pattern")
-    }
+    assert {k[0] for k in got} == {"dense", "theirs:power=2"} and len(got) == 4
     assert got["theirs:power=2", None, "counts"].readings[0].value > 0
     assert got["theirs:power=2", None, "pattern"].status == "ok"
 
 
-def test_their_code_is_part_of_the_key(site, tmp_path, monkeypatch):
-    from bench import api
-
-    spec = runs.small(tmp_path / "r", methods=("theirs",))
-    before = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
-    file = site / "their_method.py"
-    text = file.read_text()
-    file.write_text(text + "\nCHANGED = True\n")
-    after = {c.key for c in api.plan(spec).measurements if c.artifact.method == "theirs"}
-    file.write_text(text)
-
-    assert not before & after
+def test_their_code_is_part_of_the_key(site, tmp_path):
+    spec, file = runs.small(tmp_path / "r", methods=("theirs",)), site / "their_method.py"
+    text, found = file.read_text(), []
+    for more in ("\nCHANGED = True\n", ""):
+        file.write_text(text + more)
+        measurements = api.plan(spec).measurements
+        found.append({c.key for c in measurements if c.artifact.method == "theirs"})
+    assert not found[0] & found[1]
 
 
 def test_a_measure_whose_protocol_is_no_property_is_refused(tmp_path, cli):
     assert cli("plan", "--measures", "labelled", *runs.flags(tmp_path / "r"))[0] == 0
     code, _, said = cli("plan", "--measures", "unlabelled", *runs.flags(tmp_path / "r"))
-    assert (
-        code == 2
-        and "protocol is a method: make it a property that returns a Protocol or a text" in said
-    )
+    assert code == 2 and "protocol is a method: make it a property" in said
 
 
 def test_an_entry_point_that_is_not_used_is_named(tmp_path, monkeypatch, cli):
     """Its name is built in, or another distribution has it."""
     runs.distribution(tmp_path / "second", "second", "", methods={"theirs": "second:Theirs"})
     runs.put_on_path(tmp_path / "second", monkeypatch)
-    first, other = (f"{module}:Theirs" for module in ("second", "their_method"))
-    whys = {
-        "wanda": "the name is built in: rename it in the package's entry points",
-        "theirs": (
-            f"{other} has the name of {first}: rename it in the package's entry points, or "
-            "uninstall one"
-        ),
-    }
 
-    assert dict(registry.ignored("methods")) == whys
+    whys = dict(registry.ignored("methods"))
+    assert whys.keys() == {"wanda", "theirs"} and "the name is built in" in whys["wanda"]
+    assert "their_method:Theirs has the name of second:Theirs" in whys["theirs"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rows = json.loads(cli("doctor", "--json")[1])
-    assert {r["thing"]: r["detail"] for r in rows if r["state"] == "ignored"} == {
-        f"plug-in {name}": why for name, why in whys.items()
-    }
+    ignored = {r["thing"]: r["detail"] for r in rows if r["state"] == "ignored"}
+    assert ignored == {f"plug-in {name}": why for name, why in whys.items()}
 
     def stop(spec):
         raise UserError("enough")
 
     monkeypatch.setattr("bench.api.execute", stop)
-    for method, notes in (
-        ("wanda", [f"bench: plug-in wanda is ignored: {whys['wanda']}"]),
-        ("magnitude", []),
-    ):
+    note = f"bench: plug-in wanda is ignored: {whys['wanda']}"
+    for method, notes in (("wanda", [note]), ("magnitude", [])):
         err = cli("run", "--methods", method, *runs.flags(tmp_path / "r"))[2]
         assert err.splitlines() == [*notes, "bench: enough"]
 
@@ -130,32 +109,21 @@ class Asking:
 """
 
 
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (
-            "loose",
-            "loose cannot be used: unusable:Loose must be a frozen dataclass "
-            "(@dataclass(frozen=True))",
-        ),
-        ("idle", "idle cannot be used: unusable:Idle must have a method apply(self, model, job)"),
-        (
-            "narrow",
-            "narrow cannot be used: unusable:Narrow must have a method apply(self, model, job)",
-        ),
-        ("asking", "asking needs power: type asking:power=VALUE"),
-    ],
-)
+UNUSABLE = {
+    "loose": "loose cannot be used: unusable:Loose must be a frozen dataclass",
+    "idle": r"unusable:Idle must have a method apply\(self, model, job\)",
+    "narrow": r"unusable:Narrow must have a method apply\(self, model, job\)",
+    "asking": "asking needs power: type asking:power=VALUE",
+}
+
+
+@pytest.mark.parametrize(("typed", "said"), UNUSABLE.items())
 def test_a_class_that_no_worker_could_run_is_refused_when_it_is_typed(
     tmp_path, monkeypatch, typed, said
 ):
-    names = {
-        name: f"unusable:{name.capitalize()}" for name in ("loose", "idle", "narrow", "asking")
-    }
+    names = {name: f"unusable:{name.capitalize()}" for name in UNUSABLE}
     runs.distribution(tmp_path / "other", "unusable", LOOSE, methods=names)
     runs.put_on_path(tmp_path / "other", monkeypatch)
-
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError, match=said):
         parse_method(typed)
-    assert str(refused.value) == said
     assert parse_method("wanda").config == {}

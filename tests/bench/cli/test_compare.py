@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bench.compare import resolve
+from bench.compare import result_arguments
 from bench.compare.pairing import group_by_identity
 from bench.reporting import figures
 from bench.stats import changepoints
@@ -114,7 +114,7 @@ def test_patterns_that_do_not_meet_are_refused(two_patterns, cli):
 
 
 def test_no_record_is_dropped_without_a_word(two_patterns):
-    found = resolve.read(two_patterns)
+    found = result_arguments.read(two_patterns)
 
     with pytest.raises(UserError, match=r"pattern 2:4 and 6:8|pattern 6:8 and 2:4"):
         group_by_identity([r for r in found.records if r.identity.method == "wanda"], ("pattern",))

@@ -88,7 +88,6 @@ def test_no_summary_of_a_command_is_cut(output, monkeypatch):
             "bench.execution.prune",
             "write_pruned",
         ),
-        ("allocate --choices int8 --bits 9", "bench.execution.allocation", "allocate"),
     ],
 )
 def test_a_default_does_not_override_the_config(
@@ -112,7 +111,6 @@ def test_a_default_does_not_override_the_config(
     assert [spec.seeds for spec in specs] == [(7,), (3,)]
     assert verb != "finetune" or specs[0].training.data == "😀.txt"
     assert verb == "finetune" or specs[0].models == ("smollm2-135m",)
-    assert verb != "allocate" or specs[0].methods == ("awq",)
     assert code == 2 and "seed" in err
 
 

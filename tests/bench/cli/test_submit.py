@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bench.reporting.searches import About
-from bench.results.check import FolderCheck
+from bench.results.folder_check import FolderCheck
 from bench.results.store import ReadOnlyStore
 from bench.submission import message, rules
 from bench.submission.review import Review

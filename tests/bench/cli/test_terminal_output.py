@@ -12,8 +12,8 @@ from rich.cells import cell_len
 
 from bench.catalog import registry
 from bench.cli import doctor
-from bench.compare import baseline, resolve
-from bench.planning import estimate
+from bench.compare import baseline, result_arguments
+from bench.execution import forecast
 from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal
 
@@ -83,7 +83,9 @@ def data(tmp_path_factory):
     fake_records.failed(
         home / "results/after", "ValueError: expected 4 tensors, found 3", method="maskllm"
     )
-    baseline.write(resolve.read(home / "results/before"), home / "results/baselines/main.zip")
+    baseline.write(
+        result_arguments.read(home / "results/before"), home / "results/baselines/main.zip"
+    )
     return home
 
 
@@ -133,17 +135,18 @@ def _equal(root):
 
 
 def _machine(monkeypatch):
+    # So that a new method changes no file.
     shown = (
         "dense",
         "sparsegpt",
         "cast",
         "sparseml-magnitude",
-    )  # so that a new method changes no file
+    )
     built_in = {
         kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()
     }
     monkeypatch.setattr(registry, "entries", built_in.__getitem__)
-    monkeypatch.setattr(estimate, "_flops", lambda: 1e11)
+    monkeypatch.setattr(forecast, "find_forecasts", forecast.Forecasts)
     memory = SimpleNamespace(available=24.1e9, total=25.3e9)
     monkeypatch.setattr(doctor, "psutil", SimpleNamespace(virtual_memory=lambda: memory))
     monkeypatch.setattr(doctor.devices, "resolve_device", lambda _: "cpu")

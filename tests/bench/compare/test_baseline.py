@@ -1,6 +1,5 @@
 """Baselines as files: what they keep, and that what is no baseline is refused in a sentence."""
 
-import hashlib
 import json
 import math
 import shutil
@@ -8,13 +7,11 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from bench.compare import baseline
-from bench.compare.resolve import read
-from bench.results.record import ItemsFile
-from bench.results.store import Store
+from bench.compare.result_arguments import read
+from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 from helpers.hostile_results import ZIPS, bytes_of_zip, file_of, manifest, zipped
 from helpers.limits import limits
@@ -55,52 +52,46 @@ def test_records_and_scores_come_back(results, kept):
         if record.items is None:
             continue
         mine, theirs = after.items(record), before.items(record)
-        assert list(mine.ids) == list(theirs.ids) and list(mine.clusters) == list(theirs.clusters)
+        for field in ("ids", "clusters", "weights"):
+            assert np.array_equal(getattr(mine, field), getattr(theirs, field))
         assert np.array_equal(mine.columns["value"], theirs.columns["value"])
-        assert np.array_equal(mine.weights, theirs.weights)
 
 
 def test_timings_of_engines_come_back(tmp_path):
     before = read(Path(__file__).parents[3] / "results" / "speed-engines")
     after = baseline.read(baseline.write(before, tmp_path / "b.zip"))
-
     assert {r.key for r in after.records} == {r.key for r in before.records}
 
 
 def test_the_same_records_give_the_same_bytes(results, kept, tmp_path):
     again = baseline.write(read(results), tmp_path / "c.zip")
-
     assert again.read_bytes() == kept.read_bytes()
 
 
 def test_further_metrics_of_one_measure_stay_its_own(results, tmp_path):
     """acc_norm stands beside acc; windows have none."""
-    found = fake_records.accuracy(results, method="x")
-    path = results / "items" / found.items.file
-    table = pd.read_parquet(path)
-    table["acc_norm"] = 1.0 - table["value"]
-    table.to_parquet(path, index=False)
-    found.items = ItemsFile(
-        file=path.name, rows=len(table), sha256=hashlib.sha256(path.read_bytes()).hexdigest()
-    )
-    Store(results).write(found)
+    items = [Item(str(i), str(i), i % 2, 1.0, {"acc_norm": 0.5}) for i in range(4)]
+    rows = [
+        ReadingRow(metric=metric, value=0.5, unit="1", better="higher")
+        for metric in ("acc", "acc_norm")
+    ]
+    made = fake_records.record("x", measure="zeroshot", protocol="piqa@1.0")
+    fake_records.put(results, made, items, rows)
 
     side = read(baseline.write(read(results), tmp_path / "d.zip"))
 
     names = {
-        r.identity.measure: set(side.items(r).columns)
+        (r.identity.method, r.identity.measure): set(side.items(r).columns)
         for r in side.records
-        if r.items and r.identity.method == "x"
+        if r.items
     }
-    assert names == {"zeroshot": {"value", "acc_norm"}}
-    (windows,) = [r for r in side.records if r.items and r.identity.measure == "perplexity"]
-    assert set(side.items(windows).columns) == {"value"}
+    assert names["x", "zeroshot"] == {"value", "acc_norm"}
+    assert names["wanda", "perplexity"] == {"value"}
 
 
 def test_a_gate_takes_the_folder_the_file_and_the_name(results, cli, output, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert "4 records" in output("baseline", "set", "main", "--results", results)
-
     for given in (results, "results/baselines/main.zip", "main"):
         output("gate", "--baseline", given, "--results", results)
     listed = json.loads(cli("baseline", "ls", "--json")[1])
@@ -118,10 +109,7 @@ def garble(content):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (
-            bytes_of_zip(lambda content: content.__setitem__(slice(None), b"not a zip")),
-            "cannot read",
-        ),
+        (lambda folder: (folder / "b.zip").write_bytes(b"not a zip"), "cannot read"),
         (bytes_of_zip(garble), "cannot read"),
         (manifest(format=math.inf), "cannot read"),
         (zipped(lambda files: files.pop(baseline.ITEMS)), "cannot read"),
@@ -139,7 +127,6 @@ def garble(content):
 )
 def test_what_is_no_baseline_is_one_sentence_and_exit_2(tmp_path, refused, damage, sentence):
     damage(tmp_path)
-
     said = refused("gate", "--baseline", tmp_path / "b.zip", "--results", tmp_path / "r")
     assert sentence in said and "b.zip" in said
 
@@ -158,12 +145,10 @@ def test_a_small_file_does_not_unpack_to_a_large_one(kept):
             for _ in range(40):
                 stream.write(b" " * 10**6)
         packed.writestr("items.parquet", b"")
-
     with limits(bytes_=2 * 10**7), pytest.raises(UserError, match="unpacks to more than"):
         baseline.read(kept)
 
 
 def test_an_unreadable_one_is_listed_as_such(kept, output):
     kept.write_bytes(b"no")
-
     assert "unreadable" in output("baseline", "ls", "--dir", kept.parent)

@@ -6,9 +6,9 @@ import os
 import pytest
 
 from bench.compare import elsewhere
-from bench.compare.settings import CompareSettings
+from bench.compare.gate_settings import CompareSettings
 from bench.compare.verdict import compare
-from bench.results.check import check_folder
+from bench.results.folder_check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
 from helpers import fake_records
 from helpers.limits import limits
@@ -31,12 +31,8 @@ def sample(number, right, prompt="p", **fields):
 def folder(path, rows, task="piqa", stamp="2026-01-01T00-00-00.0", **about):
     home = path / "some__model"
     home.mkdir(parents=True, exist_ok=True)
-    results = {
-        "results": {task: {"acc,none": 0.5}},
-        "versions": {task: 1.0},
-        "n-shot": {task: 0},
-        "higher_is_better": {task: {"acc": True, "acc_norm": True}},
-    }
+    results = {"results": {task: {"acc,none": 0.5}}, "versions": {task: 1.0}, "n-shot": {task: 0}}
+    results["higher_is_better"] = {task: {"acc": True, "acc_norm": True}}
     (home / f"results_{stamp}.json").write_text(json.dumps(results | about))
     lines = [json.dumps(row) for row in rows]
     (home / f"samples_{task}_{stamp}.jsonl").write_text("\n".join(lines) + "\n")
@@ -51,19 +47,18 @@ def answers(path, right, **fields):
 def test_the_counts_are_those_of_a_few_lines(tmp_path, output):
     a, b = answers(tmp_path / "a", RIGHT_BEFORE), answers(tmp_path / "b", RIGHT_AFTER)
 
-    out = output("compare", str(a), str(b), "--json")
-    rows = {row["metric"]: row for row in json.loads(out)["rows"]}
-    lost = sum(x > y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
-    gained = sum(x < y for x, y in zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
+    rows = {row["metric"]: row for row in json.loads(output("compare", a, b, "--json"))["rows"]}
+    pairs = list(zip(RIGHT_BEFORE, RIGHT_AFTER, strict=True))
+    lost, gained = sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
     assert set(rows) == {"acc", "acc_norm"}
     assert rows["acc"]["before"] == pytest.approx(sum(RIGHT_BEFORE) / 12)
     before, after, _ = elsewhere.pair(a, b)
-    (row, _) = compare(before, after, CompareSettings(), exploratory=True, every_metric=True).rows
-    assert (row.estimate.lost, row.estimate.gained, row.estimate.n) == (lost, gained, 12)
-    assert row.estimate.p == mcnemar_p(lost, gained)
-    assert (row.estimate.low, row.estimate.high) == tango_interval(
-        lost, gained, 12, CompareSettings().alpha
-    )
+    settings = CompareSettings()
+    (row, _) = compare(before, after, settings, exploratory=True, every_metric=True).rows
+    found = row.estimate
+    assert (found.lost, found.gained, found.n) == (lost, gained, 12)
+    assert found.p == mcnemar_p(lost, gained)
+    assert (found.low, found.high) == tango_interval(lost, gained, 12, settings.alpha)
 
 
 def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
@@ -91,56 +86,36 @@ def test_only_questions_of_both_with_one_prompt_are_paired(tmp_path):
     ],
 )
 def test_what_cannot_be_paired_is_said_for_the_task(change, said, tmp_path, cli):
-    prompt = {"prompt": change.pop("prompt")} if "prompt" in change else {}
-    a = answers(tmp_path / "a", RIGHT_BEFORE)
-    b = folder(
-        tmp_path / "b", [sample(i, x, **prompt) for i, x in enumerate(RIGHT_AFTER)], **change
-    )
-
-    code, out, err = cli("compare", str(a), str(b))
-
-    assert code == 0 and "1.0" in out + err
-    assert said in " ".join((out + err).split())
-    assert cli("gate", "--baseline", str(a), "--results", str(b))[0] == 2
+    change = dict(change)
+    prompt = change.pop("prompt", "p")
+    rows = [sample(i, x, prompt) for i, x in enumerate(RIGHT_AFTER)]
+    a, b = answers(tmp_path / "a", RIGHT_BEFORE), folder(tmp_path / "b", rows, **change)
+    code, out, err = cli("compare", a, b)
+    assert code == 0 and said in " ".join((out + err).split())
+    assert cli("gate", "--baseline", a, "--results", b)[0] == 2
 
 
 @pytest.mark.parametrize(("asked", "passes"), [(240, True), (239, False)])
 def test_a_gate_needs_every_question_of_the_baseline(asked, passes, tmp_path, cli):
-    a, b = (
-        answers(tmp_path / "a", RIGHT_BEFORE * 20),
-        answers(tmp_path / "b", (RIGHT_BEFORE * 20)[:asked]),
-    )
-    folder(
-        a,
-        [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)],
-        task="boolq",
-        stamp="2026-01-02T00-00-00.0",
-    )
-    folder(
-        b,
-        [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)],
-        task="boolq",
-        stamp="2026-01-02T00-00-00.0",
-    )
-
-    code, out, err = cli("gate", "--baseline", str(a), "--results", str(b))
-
-    assert (code == 0) is passes, err
-    assert passes or (
-        code == 1 and f"{asked} questions pair; {240 - asked} only before" in " ".join(out.split())
-    )
-    assert cli("compare", str(a), str(b))[0] == 0
+    a = answers(tmp_path / "a", RIGHT_BEFORE * 20)
+    b = answers(tmp_path / "b", (RIGHT_BEFORE * 20)[:asked])
+    other = [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)]
+    for path in (a, b):
+        folder(path, other, task="boolq", stamp="2026-01-02T00-00-00.0")
+    code, out, err = cli("gate", "--baseline", a, "--results", b)
+    assert code == (0 if passes else 1), err
+    assert passes or "239 questions pair; 1 only before" in " ".join(out.split())
+    assert cli("compare", a, b)[0] == 0
 
 
-def test_a_log_likelihood_is_no_perplexity(tmp_path, cli):
+def test_a_log_likelihood_is_no_perplexity(tmp_path, output):
     """lm-eval writes that of each answer as `perplexity`. A higher one is better."""
     higher = {"higher_is_better": {"lambada": {"perplexity": False, "acc": True}}}
     for name, worse in (("a", 0.0), ("b", 0.3)):
+        values = [-1 - i / 100 - worse * (1 + i % 3) for i in range(60)]
         rows = [
-            sample(
-                i, 1, metrics=["perplexity", "acc"], perplexity=-1 - i / 100 - worse * (1 + i % 3)
-            )
-            for i in range(60)
+            sample(i, 1, metrics=["perplexity", "acc"], perplexity=value)
+            for i, value in enumerate(values)
         ]
         folder(tmp_path / name, rows, task="lambada", **higher)
 
@@ -149,56 +124,39 @@ def test_a_log_likelihood_is_no_perplexity(tmp_path, cli):
     settings = CompareSettings(margins={"log_likelihood": 0.1})
     (row,) = compare(a, b, settings).failed
     assert (row.metric, row.verdict) == ("log_likelihood", "REGRESSION")
-    results = str(tmp_path / "r")
-    assert cli("import", str(tmp_path / "a"), "--model", "m", "--results", results)[0] == 0
-    assert cli("check", results)[0] == 0
+    output("import", tmp_path / "a", "--model", "m", "--results", tmp_path / "r")
+    output("check", tmp_path / "r")
 
 
 def test_a_record_that_readers_refuse_is_not_written(tmp_path, refused):
     folder(tmp_path / "a", [sample(i, 2 * x) for i, x in enumerate(RIGHT_BEFORE)])
-
     err = refused("import", str(tmp_path / "a"), "--model", "m", "--results", str(tmp_path / "r"))
     assert "piqa of" in err and "outside 0.0 to 1.0" in err
     assert not (tmp_path / "r").exists()
 
 
-def test_an_import_beside_own_records_is_no_other_model(tmp_path, cli):
+def test_an_import_beside_own_records_is_no_other_model(tmp_path, output):
     fake_records.perplexity(tmp_path / "r", key_inputs={"model": "1" * 64})
-
     for task in ("piqa", "arc"):
         folder(tmp_path / task, [sample(i, x) for i, x in enumerate(RIGHT_BEFORE)], task=task)
-        assert (
-            cli(
-                "import", str(tmp_path / task), "--model", "tiny", "--results", str(tmp_path / "r")
-            )[0]
-            == 0
-        )
-
+        output("import", tmp_path / task, "--model", "tiny", "--results", tmp_path / "r")
     assert check_folder(tmp_path / "r").problems == ()
 
 
 def test_two_models_in_a_folder_are_refused(tmp_path):
     folder(tmp_path / "a", [sample(0, 1)], model_name="org/first")
     folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0", model_name="org/second")
-
     with pytest.raises(UserError, match=r"several models \(first, second\): name a folder of one"):
         elsewhere.read(tmp_path / "a")
 
 
 def test_a_question_that_occurs_twice_and_filters(tmp_path):
-    rows = [
-        sample(0, 1),
-        sample(0, 0),
-        sample(0, 1, filter="strict", metrics=["exact_match"], exact_match=1.0),
-    ]
+    strict = {"filter": "strict", "metrics": ["exact_match"], "exact_match": 1.0}
+    rows = [sample(0, 1), sample(0, 0), sample(0, 1, **strict)]
     found = elsewhere.read(folder(tmp_path / "a", rows))["piqa"]
-
     assert [q.document for q in found.scores] == ["d0", "d0#1"]
-    assert found.scores[next(iter(found.scores))] == {
-        "acc": 1.0,
-        "acc_norm": 1.0,
-        "exact_match_strict": 1.0,
-    }
+    first = next(iter(found.scores.values()))
+    assert first == {"acc": 1.0, "acc_norm": 1.0, "exact_match_strict": 1.0}
 
 
 def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
@@ -206,14 +164,12 @@ def test_old_samples_without_hashes_are_paired_by_content(tmp_path):
     for row in rows:
         del row["doc_hash"], row["prompt_hash"], row["target_hash"]
     a, b = folder(tmp_path / "a", rows), folder(tmp_path / "b", rows[::-1])
-
     assert elsewhere.pair(a, b).notes == ()
 
 
 def test_the_newest_run_counts(tmp_path):
     folder(tmp_path / "a", [sample(0, 0)], stamp="2026-02-01T00-00-00.0")
     folder(tmp_path / "a", [sample(0, 1)])
-
     (scores,) = elsewhere.read(tmp_path / "a")["piqa"].scores.values()
     assert scores["acc"] == 0
 
@@ -221,20 +177,16 @@ def test_the_newest_run_counts(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("samples_piqa_2026-01-01T00-00-00.0.jsonl", "{", "line 1 is no sample of lm-eval"),
-        (
-            "samples_piqa_2026-01-01T00-00-00.0.jsonl",
-            '{"filter": "none"}',
-            "line 1 is no sample of lm-eval",
-        ),
-        ("results_2026-01-01T00-00-00.0.json", "[]", "cannot be read as results"),
-        ("results_2026-01-01T00-00-00.0.json", '{"results": {}}', "--log_samples"),
+        ("samples_piqa", "{", "line 1 is no sample of lm-eval"),
+        ("samples_piqa", '{"filter": "none"}', "line 1 is no sample of lm-eval"),
+        ("results", "[]", "cannot be read as results"),
+        ("results", '{"results": {}}', "--log_samples"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_a_sentence(file, content, said, tmp_path):
     answers(tmp_path / "a", RIGHT_BEFORE)
-    (tmp_path / "a/some__model" / file).write_text(content)
-
+    (file,) = tmp_path.rglob(f"{file}_*")
+    file.write_text(content)
     with pytest.raises(UserError, match=said):
         elsewhere.read(tmp_path / "a")
 
@@ -242,35 +194,33 @@ def test_a_damaged_folder_is_refused_in_a_sentence(file, content, said, tmp_path
 def test_a_folder_of_another_kind_is_refused(tmp_path, refused):
     answers(tmp_path / "a", RIGHT_BEFORE)
     (tmp_path / "b/records").mkdir(parents=True)
+    assert "name two such folders" in refused("compare", tmp_path / "a", tmp_path / "b")
 
-    assert "name two such folders" in refused("compare", str(tmp_path / "a"), str(tmp_path / "b"))
 
-
-def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, cli, output):
+def test_an_imported_folder_is_a_row_of_a_leaderboard(tmp_path, output):
     a, b = answers(tmp_path / "a", RIGHT_BEFORE), answers(tmp_path / "b", RIGHT_AFTER)
-    results = str(tmp_path / "r")
+    results = ("--results", tmp_path / "r")
     for folder_, method, pattern in ((a, "dense", "dense"), (b, "theirs", "2:4")):
         named = ("--model", "some-model", "--method", method, "--pattern", pattern)
-        output("import", str(folder_), "--results", results, *named)
+        output("import", folder_, *results, *named)
 
-    assert cli("check", results)[0] == 0
-    out = output("report", "--results", results)
+    output("check", tmp_path / "r")
+    out = output("report", *results)
     assert "theirs" in out and "piqa@1.0 in lm-eval" in out
-    out = output("compare", "dense", "theirs", "--results", results, "--json")
-    (row,) = [row for row in json.loads(out)["rows"] if row["metric"] == "acc"]
+    rows = json.loads(output("compare", "dense", "theirs", *results, "--json"))["rows"]
+    (row,) = [row for row in rows if row["metric"] == "acc"]
     assert row["before"] == pytest.approx(sum(RIGHT_BEFORE) / 12)
 
 
-def test_an_import_needs_a_name(tmp_path, refused):
-    assert "--model" in refused(
-        "import", str(answers(tmp_path / "a", RIGHT_BEFORE)), "--results", str(tmp_path / "r")
-    )
+def test_an_import_needs_a_name_that_a_record_can_have(tmp_path, refused):
+    line = ("import", answers(tmp_path / "a", RIGHT_BEFORE), "--results", tmp_path / "r")
+    assert "--model" in refused(*line)
+    assert "cannot be a record" in refused(*line, "--model", "m\udcff")
 
 
 @pytest.mark.parametrize("higher", ["x", [1]])
 def test_directions_of_another_type(higher, tmp_path):
     folder(tmp_path, [sample(0, 1)], higher_is_better={"piqa": higher})
-
     with pytest.raises(UserError, match=r"results_.*json cannot be read as results of lm-eval"):
         elsewhere.read(tmp_path)
 
@@ -280,14 +230,5 @@ def test_a_file_without_an_end(name, tmp_path):
     folder(tmp_path, [sample(0, 1)])
     (file,) = tmp_path.rglob(f"{name}_*")
     os.truncate(file, 2**34)
-
     with limits(), pytest.raises(UserError, match="more than"):
         elsewhere.read(tmp_path)
-
-
-def test_a_name_that_no_record_can_have(tmp_path, refused):
-    folder(tmp_path / "in", [sample(0, 1)])
-
-    assert "cannot be a record" in refused(
-        "import", tmp_path / "in", "--model", "m\udcff", "--results", tmp_path / "r"
-    )

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from bench.compare import settings
-from bench.compare.resolve import read
+from bench.compare import gate_settings
+from bench.compare.result_arguments import read
 from bench.compare.verdict import compare
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
@@ -16,12 +16,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.mark.parametrize(
-    ("excepted", "failed"),
-    [
-        ((), {"prefill", "perplexity"}),
-        (("latency",), {"perplexity"}),
-        (("perplexity",), {"prefill"}),
-    ],
+    ("excepted", "failed"), [((), {"prefill", "perplexity"}), (("latency",), {"perplexity"})]
 )
 def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, failed):
     fake_records.latency(roots[0])
@@ -29,13 +24,11 @@ def test_what_cannot_be_compared_fails_unless_it_is_excepted(roots, excepted, fa
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], made="b", token_digest="u")
 
-    found = compare(*(read(r) for r in roots), settings.read(None, not_comparable=excepted))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None, not_comparable=excepted))
 
     reasons = {r.metric: r.reason for r in found.rows if r.verdict == "NOT_COMPARABLE"}
-    assert (
-        reasons.keys() == {"prefill", "perplexity"}
-        and reasons["perplexity"] == "measured on different tokens"
-    )
+    assert reasons.keys() == {"prefill", "perplexity"}
+    assert reasons["perplexity"] == "measured on different tokens"
     assert "EPYC" in reasons["prefill"] and "Xeon" in reasons["prefill"]
     assert {r.metric for r in found.failed} == failed
 
@@ -44,27 +37,30 @@ def test_another_protocol_is_not_comparable_and_another_corpus_is_missing(roots)
     fake_records.perplexity(roots[0], protocol="wiki-mini@128")
     fake_records.perplexity(roots[1], protocol="wiki-mini@256")
     assert verdict(roots)["perplexity"].verdict == "NOT_COMPARABLE"
-
     shutil.rmtree(roots[1])
     fake_records.perplexity(roots[1], protocol="c4@128")
     assert verdict(roots)["perplexity"].verdict == "MISSING"
 
 
 def test_a_new_failure_fails_and_an_old_one_fixed_is_shown(roots):
-    fake_records.perplexity(roots[0], method="wanda")
-    fake_records.failed(roots[1], method="wanda", made="b")
-    fake_records.failed(roots[0], method="sparsegpt", made="b")
-    fake_records.perplexity(roots[1], method="sparsegpt")
-    fake_records.failed(roots[0], method="magnitude")
-    fake_records.failed(roots[1], method="magnitude")
-    fake_records.failed(roots[1], method="cast")
+    before, after = roots
+    fake_records.perplexity(before, method="wanda")
+    fake_records.failed(after, method="wanda", made="b")
+    fake_records.failed(before, method="sparsegpt", made="b")
+    fake_records.perplexity(after, method="sparsegpt")
+    fake_records.failed(before, method="magnitude")
+    fake_records.failed(after, method="magnitude")
+    fake_records.failed(after, method="cast")
+    fake_records.put(before, fake_records.record("ria", status="skipped", reason="no CUDA device"))
+    fake_records.failed(after, method="ria", made="b")
 
-    found = compare(*(read(r) for r in roots), settings.read(None))
+    found = compare(*(read(r) for r in roots), gate_settings.read(None))
 
     got = {r.name.split()[1]: (r.verdict, r.reason) for r in found.rows}
     assert got == {
         "wanda": ("NEW_FAILURE", "OOM"),
         "cast": ("NEW_FAILURE", "OOM"),
+        "ria": ("NEW_FAILURE", "OOM"),
         "sparsegpt": ("FIXED", "failed before"),
         "magnitude": ("NO_BASELINE", "failed before, too"),
     }
@@ -77,7 +73,6 @@ def test_a_number_of_older_code_does_not_hide_that_todays_fails(roots):
         fake_records.perplexity(root)
     fake_records.failed(roots[1], made="b", provenance={"recorded": "2026-01-02T00:00:00Z"})
     assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
-
     fake_records.perplexity(roots[1], made="c", provenance={"recorded": "2026-01-03T00:00:00Z"})
     assert verdict(roots)["perplexity"].verdict == "OK"
 
@@ -98,9 +93,7 @@ def test_a_seed_that_is_missing_or_fails_is_named(roots, before, now, failing, r
             fake_records.perplexity(root, seed=seed)
     for seed in failing:
         fake_records.failed(roots[1], seed=seed, reason="NaN")
-
     row = verdict(roots)["perplexity"]
-
     assert (row.verdict, row.reason) == ("NEW_FAILURE" if failing else "MISSING", reason)
 
 
@@ -108,38 +101,23 @@ def test_a_seed_that_failed_before_fails_nothing_and_the_others_are_compared(roo
     for root, cost in zip(roots, (0, 1), strict=True):
         fake_records.perplexity(root, cost, seed=0)
         fake_records.failed(root, seed=1, reason="NaN")
-
-    rows = compare(*(read(r) for r in roots), settings.read(None)).rows
-
+    rows = compare(*(read(r) for r in roots), gate_settings.read(None)).rows
     assert [(r.verdict, r.reason) for r in rows if r.verdict == "NO_BASELINE"] == [
         ("NO_BASELINE", "failed before, too (seed 1)")
     ]
     assert [r.verdict for r in rows if r.verdict != "NO_BASELINE"] == ["REGRESSION"]
 
 
-def test_what_fails_now_and_was_skipped_is_a_new_failure(roots):
-    fake_records.put(roots[0], fake_records.record(status="skipped", reason="no CUDA device"))
-    fake_records.failed(roots[1], made="b")
-
-    assert verdict(roots)["perplexity"].verdict == "NEW_FAILURE"
-
-
 @pytest.mark.parametrize(
-    ("make", "key_inputs", "reason"),
-    [
-        (fake_records.perplexity, lambda d: {"model": d}, "the weights of tiny are others"),
-        (
-            fake_records.answers,
-            lambda d: {"measure": {"name": "answers", "config": {}, "source": "", "content": d}},
-            "the task's questions are others",
-        ),
-    ],
+    ("make", "reason"), [("perplexity", "the weights of tiny"), ("answers", "the task's questions")]
 )
-def test_one_name_for_two_contents_is_not_compared(make, key_inputs, reason, roots):
+def test_one_name_for_two_contents_is_not_compared(make, reason, roots):
     for root, digest in zip(roots, ("1" * 64, "2" * 64), strict=True):
-        make(root, key_inputs=key_inputs(digest))
-
-    assert {(r.verdict, r.reason) for r in verdict(roots).values()} == {("NOT_COMPARABLE", reason)}
+        asked = {"name": "answers", "config": {}, "source": "", "content": digest}
+        inputs = {"model": digest} if make == "perplexity" else {"measure": asked}
+        getattr(fake_records, make)(root, key_inputs=inputs)
+    found = {(r.verdict, r.reason) for r in verdict(roots).values()}
+    assert found == {("NOT_COMPARABLE", f"{reason} are others")}
 
 
 def test_a_timing_that_is_no_longer_reported_is_missing(roots):
@@ -151,5 +129,4 @@ def test_a_timing_that_is_no_longer_reported_is_missing(roots):
         items = [Item(str(i), str(i), 1.0, 1.0) for i in range(12)]
         about = {"measure": "latency", "protocol": "512", "token_digest": "", "made": str(kept)}
         fake_records.put(root, fake_records.record(**about), items, times[-kept:])
-
     assert verdict(roots)["latency"].verdict == "MISSING"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench.compare import render, resolve, settings, verdict
+from bench.compare import gate_settings, render, result_arguments, verdict
 from bench.reporting import drawing, forest
 from bench.reporting.facts import Bound
 from helpers import fake_records
@@ -15,26 +15,28 @@ from helpers import fake_records
 @pytest.fixture
 def itself(tmp_path):
     """A folder compared with itself."""
-    fake_records.perplexity(tmp_path, method="wanda", seed=0)
-    fake_records.counted(
-        tmp_path, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B"
-    )
-    results = resolve.read(tmp_path)
-    return verdict.compare(results, results, settings.read(None))
+    fake_records.perplexity(tmp_path, seed=0)
+    fake_records.counted(tmp_path, "bytes_packed", 2.2e6, seed=0, measure="size")
+    results = result_arguments.read(tmp_path)
+    return verdict.compare(results, results, gate_settings.read(None))
 
 
 def test_an_unchanged_number_is_the_same_however_it_was_compared(itself):
     """Perplexity under one key only has to be reproduced; bytes are compared."""
-    assert {row.metric: render.format_change(row) for row in itself.rows} == {
-        "perplexity": "same",
-        "bytes_packed": "same",
-    }
+    assert {row.metric for row in itself.rows} == {"perplexity", "bytes_packed"}
+    assert {render.format_change(row) for row in itself.rows} == {"same"}
 
 
 def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
     text = render.to_markdown(itself, "bench gate passed")
-
     assert text.startswith("### bench gate passed\n\n<details>") and "sampled" not in text
+
+
+def compared(root):
+    """The folders a and b."""
+    return verdict.compare(
+        *(result_arguments.read(root / name) for name in "ab"), gate_settings.read(None)
+    )
 
 
 @pytest.mark.parametrize("loss", [0.0, 2.0])
@@ -46,17 +48,13 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
     monkeypatch.setattr(fake_records, "WINDOWS", 1)
     fake_records.perplexity(tmp_path / "a")
     fake_records.perplexity(tmp_path / "b", loss, 0.2, made="b", noise=1)
-    found = verdict.compare(
-        resolve.read(tmp_path / "a"), resolve.read(tmp_path / "b"), settings.read(None)
-    )
+    found = compared(tmp_path)
     (row,) = found.rows
     cells = render.cells(row)
     (said,) = json.loads(render.to_json(found))["rows"]
 
-    assert row.verdict == "INCONCLUSIVE" and (row.estimate.low, row.estimate.high) == (
-        -math.inf,
-        math.inf,
-    )
+    assert row.verdict == "INCONCLUSIVE"
+    assert (row.estimate.low, row.estimate.high) == (-math.inf, math.inf)
     assert cells["change"] == f"×{row.effect[0]:.4f}, no interval"
     assert cells["about"] == f"{windows} blocks of windows; too few for an interval: measure more"
     assert said["high"] is None and said["n_needed"] is None
@@ -64,36 +62,26 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
 
 
 def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):
-    for k, (root, loss, count) in enumerate(
-        ((tmp_path / "a", 9.0, 0.0), (tmp_path / "b", 0.0, 1e9))
-    ):
-        fake_records.perplexity(root, loss, made=root.name, noise=k)
-        fake_records.counted(root, "bytes_packed", count, made=root.name)
-    found = verdict.compare(*(resolve.read(tmp_path / name) for name in "ab"), settings.read(None))
-    changes = {row.metric: render.format_change(row) for row in found.rows}
-
+    for noise, (name, loss, count) in enumerate((("a", 9.0, 0.0), ("b", 0.0, 1e9))):
+        fake_records.perplexity(tmp_path / name, loss, made=name, noise=noise)
+        fake_records.counted(tmp_path / name, "bytes_packed", count, made=name)
+    changes = {row.metric: render.format_change(row) for row in compared(tmp_path).rows}
     assert re.match(r"×0\.0001\d+ \[0\.0001\d+, ", changes["perplexity"])
     assert changes["bytes_packed"] == "+1000000000.0000"
 
 
 def test_a_figure_is_not_sure_of_a_value_without_an_interval():
-    figure = forest.draw_forest(
-        [("bare", Bound(1.3)), ("sure", Bound(1.3, 1.2, 1.4)), ("tied", Bound(1.3, 0.9, 1.4))]
-    )
+    bounds = Bound(1.3), Bound(1.3, 1.2, 1.4), Bound(1.3, 0.9, 1.4)
+    figure = forest.draw_forest(list(zip(("bare", "sure", "tied"), bounds, strict=True)))
     dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-
     assert [dot.get_color() == drawing.BLUE for dot in dots] == [False, True, False]
 
 
 def test_a_figure_that_leaves_rows_out_says_so_inside_its_edge():
-    figure = forest.draw_forest(
-        [
-            (f"sparsegpt + recon + retrain m{k}", Bound(1 + k / 10))
-            for k in range(forest.MAX_FOREST_ROWS + 1)
-        ]
-    )
+    count = forest.MAX_FOREST_ROWS + 1
+    rows = [(f"sparsegpt + recon + retrain m{k}", Bound(1 + k / 10)) for k in range(count)]
+    figure = forest.draw_forest(rows)
     figure.canvas.draw()
     label = figure.axes[0].xaxis.label
-
     assert label.get_text().endswith("first 40 of 41 rows (log)")
     assert label.get_window_extent().x1 <= figure.bbox.x1

@@ -5,19 +5,14 @@ import json
 import signal
 import threading
 import time
-from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import torch
 
-from bench import api
-from bench.execution import sweep
 from bench.execution.artifact_task import next_event
 from bench.execution.events import Events
-from bench.execution.forecast import Forecast
-from bench.execution.listener import RunListener
 from bench.execution.worker import Assignment, work
 from bench.planning import plan
 from bench.results.store import Store
@@ -57,9 +52,8 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
             said.append("an event")
             events.put(said[0])
 
-    own = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a process in the background ignores it
+    # A process in the background ignores it.
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def wait():
         thread.start()
@@ -74,36 +68,6 @@ def test_a_signal_that_another_thread_is_given_ends_the_wait():
         is_over.set()
         thread.join()
     assert not said
-
-
-class Told(RunListener):
-    """A listener that keeps the time left: of the run at each start, and of the phase at each
-    event."""
-
-    def __init__(self):
-        self.run, self.phase = [], []
-
-    def start(self, running, left):
-        self.run.append(left.run)
-
-    def take(self, running, event, left):
-        self.phase.append(left.phase)
-
-
-def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
-    """The plan expects five seconds for each artifact. The clock stands still, so the first took
-    none."""
-    runs.workers_here(monkeypatch)
-    monkeypatch.setattr(sweep, "Forecast", partial(Forecast, clock=lambda: 0.0))
-    monkeypatch.setattr(
-        sweep,
-        "estimate_seconds",
-        lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing},
-    )
-    told = Told()
-    api.execute(runs.small(tmp_path / "r", measures=("perplexity",)), told)
-
-    assert told.run == [10.0, pytest.approx(5 * 0.5 / 5.5)] and 0.0 in told.phase
 
 
 def test_a_figure_that_json_has_not_is_left_out():

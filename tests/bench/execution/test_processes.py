@@ -79,7 +79,7 @@ def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
             "retrain",
             "cast",
         ),
-        "measures": ("perplexity", "agreement", "zeroshot", "size", "speed"),
+        "measures": ("perplexity", "agreement", "zeroshot", "size"),
         "quantizers": ("none", "int8", "int4-gptq"),
     }
     names = processes.list_imports(make_plan(runs.small(tmp_path / "r", **everything)).measurements)

@@ -8,6 +8,7 @@ import pytest
 from baselines.magnitude import Magnitude
 from bench.execution import prune
 from bench.inputs import loading
+from bench.planning import spec
 from bench.system import interpreter
 from bench.system.cache import cache_dir
 from bench.verify import CheckFailed
@@ -113,8 +114,9 @@ def test_settings_of_many_artifacts_in_a_config_have_no_effect(cli, tmp_path, mo
 
     taken = []
     monkeypatch.setattr(prune, "execute", take)
+    monkeypatch.setattr(spec, "names", lambda section: ["local", "other"])
     (tmp_path / "c.toml").write_text(
-        'measures = "perplexity"\nexecutor = "ray"\nlog_to = "mlflow"\nshard = "2/2"\njobs = '
+        'measures = "perplexity"\nexecutor = "other"\nlog_to = "other"\nshard = "2/2"\njobs = '
         "2\nseeds = 5"
     )
     assert cli(*PRUNE, tmp_path / "out", "--config", tmp_path / "c.toml")[0] == 2

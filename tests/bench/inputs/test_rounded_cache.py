@@ -51,10 +51,6 @@ def test_another_attention_is_refused():
 def test_bytes_of_a_token(bits, size):
     """Keys and values of four layers and three heads of 64 values: a scale for a head in int8, for
     32 values in int4."""
-    config = {
-        "num_hidden_layers": 4,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "hidden_size": 576,
-    }
+    config = {"num_hidden_layers": 4, "num_attention_heads": 9}
+    config |= {"num_key_value_heads": 3, "hidden_size": 576}
     assert cache_bytes(config, bits) == size

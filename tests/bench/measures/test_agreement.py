@@ -2,6 +2,7 @@
 ones whole."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -43,9 +44,8 @@ def naive(dense, other, window):
     No two tokens come first together: the two likeliest are further apart than 64 roundings of the
     largest logit.
     """
-    p, q = (
-        m(input_ids=window[None]).logits[0, :-1].double().log_softmax(-1) for m in (dense, other)
-    )
+    logits = [m(input_ids=window[None]).logits[0, :-1].double() for m in (dense, other)]
+    p, q = (side.log_softmax(-1) for side in logits)
     for first, second in torch.cat([p, q]).topk(2).values.tolist():
         assert first - second > NEAR * -p.min()
     return float((p.exp() * (p - q)).sum()), int((p.argmax(-1) == q.argmax(-1)).sum())
@@ -63,13 +63,10 @@ def test_is_its_definition(context):
     assert [i.value for i in got.items] == pytest.approx([k for k, _ in want], rel=1e-3)
     assert [i.beside["top1_agreement"] for i in got.items] == [n for _, n in want]
     assert [(i.cluster_id, i.weight) for i in got.items] == [(c, SEQLEN - 1) for c in clusters]
-    assert (
-        kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3)
-        and kl.value > 0.001
-    )
-    assert (
-        same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1))) and same.value < 1
-    )
+    assert kl.value == pytest.approx(sum(k for k, _ in want) / (5 * (SEQLEN - 1)), rel=1e-3)
+    assert kl.value > 0.001
+    assert same.value == pytest.approx(sum(n for _, n in want) / (5 * (SEQLEN - 1)))
+    assert same.value < 1
     assert kl.n == 5
     spread = torch.tensor([n / (SEQLEN - 1) for _, n in want], dtype=torch.float64).std() / 5**0.5
     assert same.stderr == pytest.approx(float(spread), rel=1e-6)
@@ -80,27 +77,21 @@ def test_models_that_are_nearly_equal_have_no_negative_distance(context):
     count = 8 * (SEQLEN - 1)
     dense = torch.randn(count, 512, generator=torch.Generator().manual_seed(0))
     reader = WindowDistances(cut)
-
-    reader.take(
-        LogitPart(8, count, slice(0, count), cut.tokens[:, 1:].flatten(), dense * (1 + 1e-6), dense)
-    )
-
+    targets = cut.tokens[:, 1:].flatten()
+    reader.take(LogitPart(8, count, slice(0, count), targets, dense * (1 + 1e-6), dense))
     assert all(item.value >= 0 for item in reader.finish().items)
 
 
 def distances(context):
-    """Distances of three windows, two to a batch."""
+    """Read distances of three windows, two to a batch."""
     cut = Windows(*windows.load_windows("wiki-mini", context.tokenizer(), SEQLEN, 3, None))
     reader = WindowDistances(cut)
     measured, dense = (
-        forward.forward_windows(
-            lambda f=folder: loading.load(f, Compute()), folder, cut.tokens, 2, context
-        )
-        for folder in (context.folder, context.source)
+        forward.forward_windows(partial(loading.load, f, Compute()), f, cut.tokens, 2, context)
+        for f in (context.folder, context.source)
     )
     for part in logit_parts(measured, cut.tokens, Compute().device, dense):
         reader.take(part)
-    return [(item.value, item.beside["top1_agreement"]) for item in reader.finish().items]
 
 
 def test_logits_never_exist_whole(context, monkeypatch):
@@ -122,14 +113,10 @@ def test_logits_never_exist_whole(context, monkeypatch):
 def test_the_dense_model_agrees_with_itself_exactly(context):
     """Measured or known, it is the same."""
     itself = replace(context, folder=context.source)
-    measured = read(Agreement("wiki-mini", SEQLEN, windows=3), itself)
-
-    def load():
-        raise AssertionError("nothing has to be loaded to know it")
-
-    known = Agreement("wiki-mini", SEQLEN, windows=3).read(
-        load, replace(itself, is_dense=True, load_dense=load)
-    )
+    measure = Agreement("wiki-mini", SEQLEN, windows=3)
+    measured = read(measure, itself)
+    load = partial(pytest.fail, "nothing has to be loaded to know it")
+    known = measure.read(load, replace(itself, is_dense=True, load_dense=load))
     assert measured == known
     assert [v.value for v in known.values] == [0.0, 1.0]
 
@@ -140,10 +127,7 @@ def test_the_dense_model_agrees_with_itself_exactly(context):
 @pytest.mark.parametrize("measure", [pytest.param(Perplexity, marks=pytest.mark.full), Agreement])
 def test_a_streamed_model_reads_the_same(measure, context):
     streaming = Compute(stream=True)
-    streamed = replace(
-        context, compute=streaming, load_dense=lambda: loading.load(runs.TINY, streaming)
-    )
-
-    assert read(measure("wiki-mini", SEQLEN, windows=5, batch=2), streamed) == read(
-        measure("wiki-mini", SEQLEN, windows=5, batch=2), context
-    )
+    load = partial(loading.load, runs.TINY, streaming)
+    streamed = replace(context, compute=streaming, load_dense=load)
+    made = measure("wiki-mini", SEQLEN, windows=5, batch=2)
+    assert read(made, streamed) == read(made, context)

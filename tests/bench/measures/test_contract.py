@@ -17,13 +17,12 @@ ALLOWED = {
     "bench.measures.contract",
     "bench.results.record",
     "methods.contract.method",
-    "methods.contract.info",
+    "methods.contract.measure_info",
 }
 
 
 def test_the_example_imports_nothing_else_of_the_suite():
     modules = {n.module for n in ast.walk(ast.parse(EXAMPLE)) if isinstance(n, ast.ImportFrom)}
-
     assert {m for m in modules if m.startswith(("bench", "methods"))} == ALLOWED
 
 
@@ -33,18 +32,13 @@ def test_the_example_measures():
     model = torch.nn.Linear(2, 1, bias=False)
     model.requires_grad_(False).weight.copy_(torch.tensor([[3.0, 4.0]]))
     readings = names["MaxNorm"]().read(lambda: model, None)
-
     assert [(r.metric, r.value) for r in readings.values] == [("max_norm", 5.0), ("mean_norm", 5.0)]
     assert [item.value for item in readings.items] == [5.0] and readings.notes == {}
     assert {metric.name for metric in names["MaxNorm"].info.metrics} == {"max_norm", "mean_norm"}
 
 
 def test_the_settings_of_every_measure_are_a_table_of_a_run():
-    tables = {
-        kind.table: kind
-        for entry in MEASURES.values()
-        if (kind := getattr(load(entry), "settings", None))
-    }
-
+    kinds = [getattr(load(entry), "settings", None) for entry in MEASURES.values()]
+    tables = {kind.table: kind for kind in kinds if kind}
     assert {table: type(getattr(Spec(), table)) for table in tables} == tables
-    assert set(tables) == {"perplexity", "continuation", "zeroshot", "answers", "speed"}
+    assert {"perplexity", "continuation", "zeroshot", "answers"} <= set(tables)

@@ -24,12 +24,8 @@ def folder(tmp_path, monkeypatch):
 def run(results, *methods, **windows):
     """Readings and scores of each row, the costs of agreement, and how many forward passes the
     dense model made."""
-    spec = runs.small(
-        results,
-        measures=("perplexity", "agreement"),
-        methods=("magnitude",),
-        perplexity=WINDOWS | windows,
-    )
+    measures = ("perplexity", "agreement")
+    spec = runs.small(results, measures=measures, perplexity=WINDOWS | windows)
     passes = []
     real = forward.forward_windows
 
@@ -42,9 +38,8 @@ def run(results, *methods, **windows):
         runs.run_here(spec, only=methods or None)
     got = runs.records(results)
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
-    numbers = {
-        k: (r.readings, r.items and r.items.sha256) for k, r in got.items() if k[0] == "magnitude"
-    }
+    pruned = {k[2]: r for k, r in got.items() if k[0] == "magnitude"}
+    numbers = {k: (r.readings, r.items and r.items.sha256) for k, r in pruned.items()}
     states = got["magnitude", None, "agreement"].cost.get("dense_states")
     return SimpleNamespace(numbers=numbers, states=states, dense=passes.count(runs.TINY.resolve()))
 
@@ -60,7 +55,6 @@ def wanted(tmp_path_factory):
 def test_the_dense_row_leaves_them_behind(tmp_path, folder, wanted):
     assert not folder.exists()
     got = run(tmp_path / "r")
-
     assert got.numbers == wanted
     assert got.states == ["read from the cache"]
     assert got.dense == 1
@@ -74,7 +68,6 @@ def test_the_dense_row_leaves_them_behind(tmp_path, folder, wanted):
 def test_without_the_dense_row_the_first_that_needs_them_computes_them(tmp_path, wanted):
     first = run(tmp_path / "first", "magnitude")
     second = run(tmp_path / "second", "magnitude")
-
     assert (first.states, first.dense) == (["computed and kept", "read from the cache"], 1)
     assert (second.states, second.dense) == (["read from the cache"], 0)
     assert first.numbers == second.numbers == wanted
@@ -82,7 +75,6 @@ def test_without_the_dense_row_the_first_that_needs_them_computes_them(tmp_path,
 
 def test_perplexity_alone_keeps_nothing(tmp_path, folder):
     runs.run_here(runs.small(tmp_path / "r", measures=("perplexity",)), only=["dense"])
-
     assert not folder.exists()
 
 
@@ -102,21 +94,16 @@ def test_a_damaged_file_is_found_and_computed_anew(tmp_path, folder, wanted, at)
 
     assert got.numbers == wanted
     assert got.dense == 1
-    assert (
-        got.states[0].startswith(f"damaged in the cache ({entry}")
-        and "computed and kept" in got.states
-    )
+    assert got.states[0].startswith(f"damaged in the cache ({entry}")
+    assert "computed and kept" in got.states
 
 
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path, folder, wanted):
     got = run(tmp_path / "r", dense_states_gb=0.0001)
-
     assert got.numbers == wanted
     assert got.dense == 2
-    assert (
-        "computed, not kept" in got.states[0]
-        and "perplexity.dense_states_gb=0.0001" in got.states[0]
-    )
+    assert "computed, not kept" in got.states[0]
+    assert "perplexity.dense_states_gb=0.0001" in got.states[0]
     assert not list(folder.glob("*"))
 
 
@@ -125,10 +112,9 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path, folder):
     for name, age in (("old", 3), ("older", 4), ("used", 5)):
         (folder / name).mkdir(parents=True)
         (folder / name / "file").write_bytes(bytes(150_000))
-        os.utime(folder / name, (age_s := 10**9 - 1000 * age, age_s))
+        os.utime(folder / name, (10**9 - 1000 * age,) * 2)
     with cache.in_use("used"):
         run(tmp_path / "r", dense_states_gb=0.00075)  # 328 kB are needed, so one of the two must go
-
     assert {p.name for p in folder.iterdir()} > {"old", "used"}
     assert not (folder / "older").exists()
 
@@ -144,9 +130,7 @@ def test_two_that_write_at_once_leave_one(folder):
     with states().states("t", 2) as one, states().states("t", 2) as other:
         writing = one.keep(BATCHES)
         next(writing)
-        assert [torch.equal(a, b) for a, b in zip(other.keep(BATCHES), BATCHES, strict=True)] == [
-            True
-        ] * 2
+        assert all(map(torch.equal, list(other.keep(BATCHES)), BATCHES))
         assert next(writing) is BATCHES[1]
         assert next(writing, None) is None
         for reading in (one, other):
@@ -161,7 +145,6 @@ def test_broken_off_it_leaves_nothing(folder):
         writing = one.keep(BATCHES)
         next(writing)
         writing.close()
-
         assert one.open() is None
     assert not folder.exists()
     assert not list((folder.parent / "tmp").iterdir())
@@ -172,7 +155,6 @@ def test_read_states_are_memory_of_their_own():
     with states().states("t", 2) as one:
         list(one.keep(BATCHES))
         (first, second) = one.open()
-
     assert first.data_ptr() % 64 == second.data_ptr() % 64 == 0
 
 

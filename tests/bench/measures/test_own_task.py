@@ -14,14 +14,15 @@ from lm_eval.tasks import TaskManager
 from bench.inputs import lmeval, loading, tasks
 from bench.inputs.task_yaml import read_task
 from bench.planning.plan import make_plan
-from bench.results.check import check_folder
 from bench.results.derive import scores_of
+from bench.results.folder_check import check_folder
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract.errors import UserError
 from methods.contract.method import Compute
 
 LIMIT = 8
+CHAT = {"apply_chat_template": True}
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if "
     "add_generation_prompt %}<assistant>{% endif %}"
@@ -56,11 +57,15 @@ doc_to_text: ""
 doc_to_target: "{{question}} {{choices[0]}}"
 metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
 """
-TWO_FILTERS = f"""{GENERATED}
-filter_list:
-  - {{name: strict, filter: [{{function: regex, regex_pattern: "#### ([0-9]+)"}}, {{function: take_first}}]}}
-  - {{name: flexible, filter: [{{function: regex, regex_pattern: "(.)"}}, {{function: take_first}}]}}
-"""
+TWO_FILTERS = (
+    GENERATED
+    + "filter_list:\n"
+    + "".join(
+        f'  - name: {name}\n    filter: [{{function: regex, regex_pattern: "{pattern}"}}, '
+        "{function: take_first}]\n"
+        for name, pattern in (("strict", "#### ([0-9]+)"), ("flexible", "(.)"))
+    )
+)
 
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -74,52 +79,43 @@ def task_file(folder, kind=CHOICE, name="mine"):
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     head = f"task: {name}\ndataset_path: json\ntest_split: test\ntraining_split: test\n"
-    head += (
-        f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\nmetadata: {{version: "
-        f"2.0}}\n"
-    )
-    (folder / f"{name}.yaml").write_text(head + kind)
+    head += f"dataset_kwargs: {{data_files: {{test: {folder / 'rows.jsonl'}}}}}\n"
+    (folder / f"{name}.yaml").write_text(head + "metadata: {version: 2.0}\n" + kind)
     return folder / f"{name}.yaml"
+
+
+def run(results, file, **changes):
+    """Run a task on the dense model. changes: of the settings, and a model. Return the record."""
+    model = changes.pop("model", "tiny")
+    about = {"models": (str(model),), "measures": ("zeroshot",), "tasks": (str(file),)}
+    runs.run_here(
+        runs.small(results, zeroshot={"limit": LIMIT} | changes, **about), only=("dense",)
+    )
+    (record,) = [r for r in ReadOnlyStore(results) if r.identity.measure == "zeroshot"]
+    assert record.status == "ok", record.traceback
+    return record
 
 
 @pytest.mark.parametrize(
     ("kind", "settings", "label"),
     [
         pytest.param(CHOICE, {"num_fewshot": 2}, "mine@2.0x8 (2-shot)", marks=pytest.mark.full),
-        (
-            CHOICE,
-            {"apply_chat_template": True, "num_fewshot": 1},
-            "mine@2.0x8 (1-shot, chat template)",
-        ),
+        (CHOICE, CHAT | {"num_fewshot": 1}, "mine@2.0x8 (1-shot, chat template)"),
         (GENERATED, {"gen_kwargs": "max_gen_toks=2"}, "mine@2.0x8 (max_gen_toks=2)"),
     ],
 )
 def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
     file, model = task_file(tmp_path / "t", kind), runs.tiny(tmp_path / "m")
     (model / "chat_template.jinja").write_text(TEMPLATE)
-    spec = runs.small(
-        tmp_path / "r",
-        models=(str(model),),
-        measures=("zeroshot",),
-        tasks=(str(file),),
-        zeroshot={"limit": LIMIT} | settings,
-    )
 
-    runs.run_here(spec, only=("dense",))
+    record = run(tmp_path / "r", file, model=model, **settings)
 
-    (record,) = [
-        r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"
-    ]
-    assert record.status == "ok", record.traceback
     assert record.identity.protocol.label == label
-    want = simple_evaluate(
-        HFLM(pretrained=str(model), device="cpu", batch_size=16),
-        tasks=["mine"],
-        task_manager=TaskManager(include_path=str(file.parent), include_defaults=False),
-        limit=LIMIT,
-        bootstrap_iters=0,
-        **settings,
-    )["results"]["mine"]
+    lm = HFLM(pretrained=str(model), device="cpu", batch_size=16)
+    manager = TaskManager(include_path=str(file.parent), include_defaults=False)
+    how = {"limit": LIMIT, "bootstrap_iters": 0} | settings
+    found = simple_evaluate(lm, tasks=["mine"], task_manager=manager, **how)
+    want = found["results"]["mine"]
     for reading in record.readings:
         assert reading.value == want[f"{reading.metric},none"]
 
@@ -133,26 +129,17 @@ def test_the_answers_are_those_of_lm_eval(kind, settings, label, tmp_path):
     ],
 )
 def test_each_metric_has_its_own_scores(kind, metrics, tmp_path):
-    file = task_file(tmp_path / "t", kind)
-    spec = runs.small(
-        tmp_path / "r", measures=("zeroshot",), tasks=(str(file),), zeroshot={"limit": LIMIT}
-    )
-    runs.run_here(spec, only=("dense",))
-
-    (record,) = [
-        r for r in runs.records(tmp_path / "r").values() if r.identity.measure == "zeroshot"
-    ]
+    record = run(tmp_path / "r", task_file(tmp_path / "t", kind))
     items = ReadOnlyStore(tmp_path / "r").items(record)
 
-    assert (record.status, check_folder(tmp_path / "r").problems) == ("ok", ())
+    assert check_folder(tmp_path / "r").problems == ()
     for reading in record.readings:
         scores = scores_of(reading.metric, record, items)
         assert (scores is not None) == (reading.metric in metrics)
         if scores is not None:
             mean = scores.sum() / items.weights.sum()
-            assert reading.value == pytest.approx(
-                math.exp(mean) if reading.metric == "perplexity" else mean
-            )
+            mean = math.exp(mean) if reading.metric == "perplexity" else mean
+            assert reading.value == pytest.approx(mean)
 
 
 def test_generated_answers_advance_the_progress(tmp_path):
@@ -161,9 +148,7 @@ def test_generated_answers_advance_the_progress(tmp_path):
     progress = SimpleNamespace(advance=lambda done, total: steps.append((done, total)))
     task = read_task("mine", str(file))
     loaded, tokenizer = loading.load(model, Compute()), loading.load_tokenizer(model)
-
     lmeval.evaluate(loaded, tokenizer, task, None, 2, 4, progress)
-
     assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -210,7 +195,6 @@ def test_an_include_is_a_regular_file_of_bounded_size(included, tmp_path):
         file.truncate(2**20 + 1)
     file = tmp_path / "a.yaml"
     file.write_text(f"task: mine\ninclude: {included}\n")
-
     with pytest.raises(UserError, match="is not a regular file of at most 1,048,576 bytes"):
         tasks.expand((str(file),))
 
@@ -219,7 +203,6 @@ def test_includes_that_double_are_refused(tmp_path):
     for i in range(30):
         (tmp_path / f"{i}.yaml").write_text(f"task: mine\ninclude: [{i + 1}.yaml, {i + 1}.yaml]\n")
     (tmp_path / "30.yaml").write_text("task: mine\n")
-
     with pytest.raises(UserError, match="includes more than 100 files"):
         tasks.expand((str(tmp_path / "0.yaml"),))
 
@@ -236,9 +219,7 @@ def test_aliases_of_aliases_are_not_expanded(tmp_path):
 
     read_task.cache_clear()
     file.write_text(doubling + "task: mine\ndataset_kwargs: *x30\n")
-    with pytest.raises(
-        UserError, match=r"dataset_kwargs of task file .* has more than 10,000 values"
-    ):
+    with pytest.raises(UserError, match=r"dataset_kwargs of .* has more than 10,000 values"):
         read_task("mine", str(file))
 
 
@@ -247,23 +228,15 @@ def test_questions_that_do_not_exist_are_refused_before_anything_is_loaded(files
     file = tmp_path / "a.yaml"
     kwargs = f"dataset_kwargs: {{data_files: {files.replace('FILE', str(file))}}}\n"
     file.write_text(f"task: mine\ndataset_path: json\ntest_split: test\n{kwargs}")
-    with pytest.raises(
-        UserError, match="names no file that exists for its split 'test': correct dataset_kwargs"
-    ):
+    with pytest.raises(UserError, match="names no file that exists for its split 'test'"):
         make_plan(runs.small(tmp_path / "r", measures=("zeroshot",), tasks=(str(file),)))
 
 
 def test_examples_for_a_task_that_is_for_none(tmp_path):
     file = task_file(tmp_path / "t", CHOICE + "num_fewshot: 0\n")
+    about = {"measures": ("zeroshot",), "tasks": (str(file),), "zeroshot": {"num_fewshot": 3}}
     with pytest.raises(UserError, match="for 0 examples"):
-        make_plan(
-            runs.small(
-                tmp_path / "r",
-                measures=("zeroshot",),
-                tasks=(str(file),),
-                zeroshot={"num_fewshot": 3},
-            )
-        )
+        make_plan(runs.small(tmp_path / "r", **about))
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

@@ -25,10 +25,8 @@ def make_pairs():
     pairs += [(stem + draw(n), end) for n in (1, 2)]
     pairs += [(stem, end), (stem, end[:2]), (stem, end[:2] + draw(3))]
     long = draw(40)
-    pairs += [(long, draw(n)) for n in (1, 6, MAX_LENGTH)] + [
-        (long[:21], draw(4)),
-        (long[:20], draw(4)),
-    ]
+    pairs += [(long, draw(n)) for n in (1, 6, MAX_LENGTH)]
+    pairs += [(long[:21], draw(4)), (long[:20], draw(4))]
     return [*pairs, pairs[2]]
 
 
@@ -41,9 +39,8 @@ def score_alone(model, context, continuation):
     ids = torch.tensor([(context + continuation)[-MAX_LENGTH - 1 :]])
     logits = model(input_ids=ids[:, :-1]).logits[0, -len(continuation) :].float()
     wanted = ids[0, -len(continuation) :]
-    return float(logits.log_softmax(-1).gather(1, wanted[:, None]).sum()), bool(
-        (logits.argmax(-1) == wanted).all()
-    )
+    log_likelihood = logits.log_softmax(-1).gather(1, wanted[:, None]).sum()
+    return float(log_likelihood), bool((logits.argmax(-1) == wanted).all())
 
 
 def greedy_continuation(model, context, count):
@@ -73,10 +70,8 @@ def test_is_one_forward_for_each_pair(family, attention, monkeypatch):
     if family in ("gemma2", "gpt_oss") and attention == "sdpa":
         pytest.skip("transformers has eager attention only: sdpa has neither caps nor sinks")
     model = models.build(family, attn_implementation=attention)
-    pairs = [
-        *PAIRS,
-        *((c, greedy_continuation(model, c, n)) for c, n in ((PAIRS[0][0], 3), (PAIRS[8][0], 1))),
-    ]
+    greedy = ((PAIRS[0][0], 3), (PAIRS[8][0], 1))
+    pairs = PAIRS + [(context, greedy_continuation(model, context, n)) for context, n in greedy]
     alone = [score_alone(model, *pair) for pair in pairs]
 
     for least in (4, 32):
@@ -93,42 +88,37 @@ def test_capacity_changes_no_answer():
         agree(model, PAIRS, capacity, alone)
 
 
+def count_inputs(module):
+    """Return a list that receives the number of inputs of each call of a module."""
+    sizes = []
+    module.register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+    return sizes
+
+
 def test_examples_before_every_question_run_once(monkeypatch):
     model = models.build("llama")
     monkeypatch.setattr(packed_scoring, "LEAST_PREFIX", 8)
     examples = list(range(20))
     pairs = [([*examples, k, 7], [k + 1, n]) for k in range(30, 40) for n in (3, 4)]
-    sizes = []
-    model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: sizes.append(args[0].numel())
-    )
+    sizes = count_inputs(model.get_input_embeddings())
     list(score(model, pairs, 64, 32))
-
     assert sizes[0] == 20 and sum(sizes) == 20 + 10 * 3
 
 
 def test_no_forward_is_larger_than_the_capacity():
     model = models.build("llama")
-    sizes = []
-    model.get_input_embeddings().register_forward_pre_hook(
-        lambda _, args: sizes.append(args[0].numel())
-    )
+    sizes = count_inputs(model.get_input_embeddings())
     list(score(model, PAIRS, MAX_LENGTH, 50))
-
     assert len(sizes) > 2 and max(sizes) <= 50
     assert sum(sizes) < sum(min(len(c) + len(t) - 1, MAX_LENGTH) for c, t in PAIRS)
 
 
 def test_logits_are_computed_only_where_a_token_is_predicted():
     model = models.build("llama")
-    rows = []
-    model.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: rows.append(args[0].numel() // 32)
-    )
+    inputs = count_inputs(model.get_output_embeddings())
     context = list(range(20))
     list(score(model, [(context, [1, 2, 3]), (context, [4]), (context, [1, 5])], MAX_LENGTH, 1000))
-
-    assert sum(rows) == 3  # after the context; after 1; after 1, 2
+    assert sum(inputs) == 3 * 32  # after the context; after 1; after 1, 2
 
 
 def test_inputs_rounded_token_by_token():
@@ -143,10 +133,7 @@ def test_inputs_rounded_token_by_token():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (
-            {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
-            "rope dynamic",
-        ),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope dynamic"),
         ({"_attn_implementation": "flash_attention_2"}, "attention flash_attention_2"),
         ({"model_type": "gemma3"}, "architecture gemma3"),
     ],
@@ -156,5 +143,4 @@ def test_what_cannot_be_packed_is_named(change, said):
     model = models.build("llama")
     for name, value in change.items():
         object.__setattr__(model.config, name, value)
-
     assert find_obstacle(model) == said

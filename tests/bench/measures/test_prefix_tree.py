@@ -17,7 +17,6 @@ twice."""
 def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
     trees = grow_trees(SEQUENCES, capacity, reach=100)
     paths = {number: (tree, path) for tree in trees for number, path in tree.paths.items()}
-
     assert len(paths) == sum(len(tree.paths) for tree in trees) == len(SEQUENCES)
     for number, (tree, path) in paths.items():
         assert [tree.tokens[node] for node in path] == SEQUENCES[number]
@@ -28,17 +27,13 @@ def test_each_sequence_is_the_path_that_its_last_node_sees(capacity):
 
 
 def test_a_node_stands_for_one_beginning():
-    (tree,) = grow_trees(SEQUENCES, 1000, reach=10**6)[:1]
-    beginnings = {
-        tuple(SEQUENCES[n][: i + 1]) for n in tree.paths for i in range(len(SEQUENCES[n]))
-    }
-
-    assert len(tree) == len(beginnings)
+    tree, *_ = grow_trees(SEQUENCES, 1000, reach=10**6)
+    sequences = [SEQUENCES[number] for number in tree.paths]
+    assert len(tree) == len({tuple(s[: i + 1]) for s in sequences for i in range(len(s))})
 
 
 def test_sequences_that_share_too_little_stay_apart():
     """One shared token of fifty: attention would look at a hundred nodes instead of fifty."""
     one, other = [0, *range(1, 50)], [0, *range(51, 100)]
-
     assert len(grow_trees([one, other], 1000, reach=100)) == 2
     assert len(grow_trees([one, other], 1000, reach=10**6)) == 1

@@ -32,7 +32,6 @@ def test_accuracy_of_nan_is_none(value, obstacle, tmp_path, monkeypatch):
         monkeypatch.setattr(packed_scoring, "find_obstacle", lambda _: obstacle)
     version = read_task("wiki_continuation", "").version
     measure = Zeroshot("wiki_continuation", "", version, "0.4", 16, 1024, 3)
-
     with pytest.raises(Diverged, match="states of the model are NaN"):
         measure.read(lambda: overflowing(value), context_of(tmp_path))
 
@@ -40,6 +39,5 @@ def test_accuracy_of_nan_is_none(value, obstacle, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("dense", "said"), [(False, "of the model"), (True, "of the dense model")])
 def test_text_of_nan_agrees_with_none(dense, said, tmp_path):
     changes = {"load_dense": overflowing} if dense else {}
-
     with pytest.raises(Diverged, match=f"states {said} are NaN"):
         Continuation("wiki-mini", 2).read(overflowing, context_of(tmp_path, **changes))

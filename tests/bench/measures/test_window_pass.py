@@ -14,13 +14,10 @@ from bench.execution import measure
 from bench.measures import contract, forward
 from helpers import plugins, runs
 
-ENTROPY = textwrap.dedent(
-    contract.__doc__[
-        contract.__doc__.index(
-            "    from dataclasses", contract.__doc__.index("A measure that reads")
-        ) :
-    ].partition("\n\nA run fills in")[0]
-)
+OF_WINDOWS = contract.__doc__.partition("A measure that reads")[2].partition("\n\nA run fills in")[
+    0
+]
+ENTROPY = textwrap.dedent(OF_WINDOWS[OF_WINDOWS.index("    from dataclasses") :])
 ALONE = (
     'return Readings((Reading("logit", float(model()(torch.zeros(1, 1).long()).logits[0, 0, 0]), '
     '"1", ""),))'
@@ -74,9 +71,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     plugins.install(folder, "by_itself", {"alone": ALONE}, kind="measures")
     runs.distribution(folder, "entropy", ENTROPY, measures={"entropy": "entropy:Entropy"})
-    return runs.distribution(
-        folder, "others", OTHERS, measures={k.lower(): f"others:{k}" for k in KINDS}
-    )
+    others = {kind.lower(): f"others:{kind}" for kind in KINDS}
+    return runs.distribution(folder, "others", OTHERS, measures=others)
 
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -114,16 +110,12 @@ def shared(site, tmp_path_factory):
 
 
 def numbers(records, *measures):
-    return {
-        k: (r.readings, r.token_digest, r.items.sha256)
-        for k, r in records.items()
-        if k[2] in measures
-    }
+    found = {k: r for k, r in records.items() if k[2] in measures}
+    return {k: (r.readings, r.token_digest, r.items.sha256) for k, r in found.items()}
 
 
 def test_the_example_imports_public_modules_alone():
     modules = {n.module for n in ast.walk(ast.parse(ENTROPY)) if isinstance(n, ast.ImportFrom)}
-
     assert {m for m in modules if m.startswith(("bench", "methods"))} == {
         "bench.measures.contract", "bench.measures.windowed", "bench.measures.window_pass",
         "bench.results.record",
@@ -134,7 +126,6 @@ def test_measures_of_the_same_windows_share_a_pass(shared):
     """One pass over the four windows for each model. A measure without windows runs the model by
     itself."""
     got, forwards = shared
-
     assert sorted(forwards) == [1, 1, 4 * 128, 4 * 128]
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
     entropy, perplexity = (got["magnitude", None, m] for m in ("entropy", "perplexity"))
@@ -148,14 +139,12 @@ def test_measures_of_the_same_windows_share_a_pass(shared):
 def test_each_measured_by_itself_gives_the_same(tmp_path, shared, name):
     settings = {"windows": 4, "dense_states_gb": 0}
     alone = runs.measured(tmp_path / "r", measures=(name,), perplexity=settings)
-
     assert numbers(shared[0], name) == numbers(alone, name)
     assert {k: shared[0][k].key for k in alone} == {k: r.key for k, r in alone.items()}
 
 
 def test_shared_seconds_are_counted_once(shared):
     got = {k[2]: r.cost for k, r in shared[0].items() if k[0] == "magnitude"}
-
     three = [got[name] for name in ("entropy", "perplexity", "agreement")]
     # Whole hours; each is rounded, and the sum may be just below one.
     assert math.remainder(sum(c["wall_s"] for c in three), 3600) == pytest.approx(0, abs=0.01)
@@ -182,11 +171,9 @@ def test_a_reader_costs_no_other_record(tmp_path, shared):
 
 def test_a_pass_ends_when_every_reader_has_failed(tmp_path):
     """There are two batches of two windows."""
+    windows = {"windows": 4, "batch": 2}
     with counting_forwards() as forwards:
-        runs.run_here(
-            runs.small(tmp_path / "r", measures=("faulty",), perplexity={"windows": 4, "batch": 2})
-        )
-
+        runs.run_here(runs.small(tmp_path / "r", measures=("faulty",), perplexity=windows))
     assert forwards == [2 * 128] * 2
 
 
@@ -202,19 +189,20 @@ def break_forward(monkeypatch, where):
     monkeypatch.setattr(forward, "forward_windows", broken)
 
 
-def test_a_fault_in_the_forward_pass_costs_all_that_share_it(tmp_path, monkeypatch):
-    break_forward(monkeypatch, lambda folder: folder != runs.TINY.resolve())
+@pytest.mark.parametrize(
+    ("of_dense", "failed"),
+    [
+        (False, {("magnitude", m) for m in ("perplexity", "agreement", "entropy")}),
+        (True, {("dense", "perplexity"), ("dense", "entropy"), ("magnitude", "agreement")}),
+    ],
+)
+def test_a_fault_in_the_forward_pass_costs_all_that_share_it(
+    tmp_path, monkeypatch, of_dense, failed
+):
+    """One in the dense model's costs what compares with it."""
+    break_forward(monkeypatch, lambda folder: (folder == runs.TINY.resolve()) == of_dense)
     got = run(tmp_path / "r", "entropy")
-
-    failed = {k for k, r in got.items() if r.status == "failed"}
-    assert failed == {("magnitude", None, m) for m in ("perplexity", "agreement", "entropy")}
-    assert {got[k].reason for k in failed} == {"RuntimeError: no such forward"}
-    assert all("broken" in got[k].traceback for k in failed)
-
-
-def test_a_fault_in_the_dense_models_costs_what_compares_with_it(tmp_path, monkeypatch):
-    break_forward(monkeypatch, lambda folder: folder == runs.TINY.resolve())
-    got = run(tmp_path / "r")
-
-    failed = {k for k, r in got.items() if r.status == "failed"}
-    assert failed == {("dense", None, "perplexity"), ("magnitude", None, "agreement")}
+    found = {k: r for k, r in got.items() if r.status == "failed"}
+    assert {(method, measure) for method, _, measure in found} == failed
+    assert {r.reason for r in found.values()} == {"RuntimeError: no such forward"}
+    assert all("broken" in r.traceback for r in found.values())

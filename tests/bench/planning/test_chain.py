@@ -8,8 +8,6 @@ import bench
 from bench.catalog.entries import CONTROL, METHODS
 
 NAMES = set(METHODS) - {CONTROL}  # which is also the word for a pattern
-LABELS = {"time_linears.py": {"magnitude"}, "versions.py": {"magnitude", "folder"}}
-"""Words of records by which `bench speed` says how it made its weights. It calls no method."""
 
 
 def named_in(file):
@@ -36,5 +34,5 @@ def test_planning_and_execution_name_no_method():
     ]
     found = {file.name: set(named_in(file)) for file in files}
 
-    assert len(files) > 60
-    assert {name: names for name, names in found.items() if names} == LABELS
+    assert len(files) > 40
+    assert {name: names for name, names in found.items() if names} == {}

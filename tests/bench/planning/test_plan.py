@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 from bench import api
 from bench.catalog import code
 from bench.inputs import tokenizer_facts
-from bench.planning import estimate, model_inputs
+from bench.planning import model_inputs
 from bench.planning.spec import Spec, assign
-from bench.quantizers.allocated import pruner_code
 from bench.system import provenance
 from bench.system.interpreter import OWN_PACKAGES
 from helpers import models, runs
@@ -66,9 +65,8 @@ def test_same_spec_same_keys_whatever_the_results_folder():
         ({"targets": {"exclude": ("*.mlp.*",)}}, ALL),
         ({"patterns": ("1:4",)}, ALL - {"dense"}),
     ],
-    ids=lambda value: (
-        str(value) if isinstance(value, dict) else None
-    ),  # the order of a set is not the same in every process
+    # The order of a set is not the same in every process.
+    ids=lambda value: str(value) if isinstance(value, dict) else None,
 )
 def test_key_moves_with_what_decides_the_weights(changes, methods):
     assert moved(**changes) == {kind for kind in usual() if kind[0] in methods}
@@ -276,23 +274,6 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monke
     assert {name for name in watched if before[name] != after[name]} == methods
 
 
-def test_times_are_in_a_persons_units(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(estimate, "_seconds", lambda *_: 458_844.0)
-    _, shown, _ = cli("plan", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
-    _, rows, _ = cli("plan", "--methods", "magnitude", "--json", *runs.flags(tmp_path / "r"))
-
-    assert "~time" in shown and "5.3 days" in shown and "458,844" not in shown
-    assert [row["about_s"] for row in json.loads(rows)] == [458_844] * 2
-
-
-def test_measures_of_the_same_windows_count_their_tokens_once():
-    one, both, others = (
-        estimate.rows(api.plan(runs.small("r", measures=measures)))[0]["tokens"]
-        for measures in (("perplexity",), ("perplexity", "agreement"), ("perplexity", "zeroshot"))
-    )
-    assert one == both == 4 * 128 < others
-
-
 def test_without_randomness_once_whatever_the_seeds():
     measurements = api.plan(
         runs.small("r", methods=("magnitude", "wanda"), seeds=(0, 1, 2))
@@ -372,46 +353,6 @@ def test_the_transform_of_a_quantizer_is_checked_as_any_method():
     )
     with pytest.raises(UserError, match="awq calibrates in one process"):
         api.plan(spec)
-
-
-@pytest.mark.parametrize(
-    ("content", "why", "method"),
-    [
-        ("{}", "has no object 'linears'", "dense"),
-        ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
-        (
-            '{"linears": {"a": "int8"}}',
-            None,
-            "depth",
-        ),  # which linears are left is known when it has run
-        ("whole", None, "magnitude"),
-        (
-            "pruned",
-            "prunes linears, and this model is pruned to 2:4: use --methods dense",
-            "magnitude",
-        ),
-        ("pruned", None, "dense"),
-    ],
-)
-def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
-    linears = dict.fromkeys(
-        (f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8"
-    )
-    whole = {
-        "linears": linears,
-        "pruner": {"method": "magnitude", "code": pruner_code("magnitude")},
-    }
-    pruned = whole | {"linears": dict.fromkeys(linears, "2:4")}
-    file = tmp_path / "a.json"
-    file.write_text(
-        {"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content)
-    )
-    targets = {"include": ["*.0.mlp.*"]}
-    spec = runs.small(
-        "r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets
-    )
-    with pytest.raises(UserError, match=why) if why else nullcontext():
-        assert api.plan(spec).measurements
 
 
 @pytest.mark.parametrize(

@@ -123,8 +123,6 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, monkeypatch):
             {"device": "cuda:1", "calibration": {"processes": 2}},
             "calibration.processes=2 takes the first 2 GPUs",
         ),
-        ({"executor": "ray", "device": "cuda:0"}, "Ray assigns them"),
-        ({"executor": "ray", "measures": "speed"}, "a time of one machine"),
         ({"jobs": 0}, "from 1 to 1024, or auto"),
         ({"jobs": "many"}, "invalid jobs=many"),
         ({"jobs": True}, "invalid jobs=True"),

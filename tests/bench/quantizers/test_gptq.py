@@ -23,9 +23,8 @@ def naive(weight, keep, x, group, damping=0.01, act_order=False):
     while left:
         j = max(left, key=lambda j: h[j, j]) if act_order else left[0]
         first = j - j % group
-        if (
-            act_order or j == first
-        ):  # the initial weights, or those that are there when the loop reaches the group
+        # The initial weights, or those that are there when the loop reaches the group.
+        if act_order or j == first:
             now = weight.double() if act_order else w
             largest = (
                 (now[:, first : first + group] * keep[:, first : first + group]).abs().max(1).values

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, derived_columns, html_data, latex, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from bench.reporting.view import DerivedColumn, ReportSection, TableCell
@@ -38,17 +38,13 @@ def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}
         fake_records.perplexity(tmp_path, **about)
-        fake_records.counted(
-            tmp_path, "bits_per_weight", bits, measure="size", protocol="weights", **about
-        )
+        fake_records.bits(tmp_path, bits, **about)
     (one,) = board.make_sections([read(tmp_path)])[0].tables
 
     order = [c.metric for c in one.columns]
     place = order.index("bits_saved")
-    assert (
-        order.index("bits_per_weight") < place < order.index("perplexity")
-        and one.columns[place].sign == -1
-    )
+    assert order.index("bits_per_weight") < place < order.index("perplexity")
+    assert one.columns[place].sign == -1
     assert [row.cells[place].text for row in one.rows] == ["0", "7"]
     text = one.to_text_table()
     at = text.headers.index("bits saved")

@@ -15,15 +15,11 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("PermLLM,calibrated", ",calibrated", r"papers\.csv, line \d+: invalid source"),
-        ("12.16", "twelve", r"papers\.csv, line \d+: invalid perplexity"),
-        ("12.16", "nan", r"papers\.csv, line \d+: invalid perplexity"),
-        (
-            "12.16",
-            "1e-400",
-            r"papers\.csv, line \d+: invalid perplexity = '1e-400': must be at least 1",
-        ),
-        (",note\n", ",notes\n", r"papers\.csv has no column 'note'"),
+        ("PermLLM,calibrated", ",calibrated", r"line \d+: invalid source"),
+        ("12.16", "twelve", r"line \d+: invalid perplexity"),
+        ("12.16", "nan", r"line \d+: invalid perplexity"),
+        ("12.16", "1e-400", r"line \d+: invalid perplexity = '1e-400': must be at least 1"),
+        (",note\n", ",notes\n", "has no column 'note'"),
         ("PermLLM,calibrated", "PermLLM,2025,calibrated", "more values than the header has"),
     ],
 )
@@ -31,15 +27,17 @@ def test_a_published_row_without_a_source_or_with_other_columns_is_refused(
     tmp_path, old, new, said
 ):
     folder = reports.published(tmp_path, reports.PUBLISHED.replace(old, new))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=rf"papers\.csv.*{said}"):
         from_papers.make_section(folder)
 
 
 def test_the_mark_that_a_spreadsheet_writes_is_no_part_of_the_header(tmp_path):
-    folder = reports.published(tmp_path, "\ufeff" + reports.PUBLISHED)
-    assert from_papers.make_section(folder) == from_papers.make_section(
-        reports.published(tmp_path / "plain")
+    folders = (
+        reports.published(tmp_path / "a", "\ufeff" + reports.PUBLISHED),
+        reports.published(tmp_path / "b"),
     )
+    one, other = map(from_papers.make_section, folders)
+    assert one == other
 
 
 @pytest.mark.parametrize(
@@ -49,9 +47,7 @@ def test_the_mark_that_a_spreadsheet_writes_is_no_part_of_the_header(tmp_path):
 def test_a_published_file_that_is_none_is_refused(tmp_path, damage):
     folder = reports.published(tmp_path)
     (folder / "papers.csv").write_bytes(damage(reports.PUBLISHED))
-    with pytest.raises(
-        UserError, match=r"papers\.csv cannot be read after line 0 .* save it as CSV in UTF-8"
-    ):
+    with pytest.raises(UserError, match=r"cannot be read after line 0 .* save it as CSV in UTF-8"):
         from_papers.make_section(folder)
 
 
@@ -75,7 +71,6 @@ def test_a_caveat_marks_its_row(tmp_path):
     )
     section = from_papers.make_section(reports.published(tmp_path, text))
     marked = [r for t in section.tables for r in t.rows if "†" in r.labels[0]]
-    assert [r.labels[0] for r in marked] == ["wanda †"] and marked[0].source.endswith(
-        "† saw the tasks"
-    )
+    assert [r.labels[0] for r in marked] == ["wanda †"]
+    assert marked[0].source.endswith("† saw the tasks")
     assert "†" in section.description

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, highlights, leaderboard, pairwise
 from helpers import fake_records
 
@@ -18,10 +18,12 @@ def size(root, megabytes, **about):
 
 
 def row(root, method, loss, megabytes, noise=0, seed=0, protocol="wiki-mini@128", **identity):
-    fake_records.perplexity(
-        root, loss, method=method, seed=seed, noise=noise, protocol=protocol, identity=identity
-    )
-    size(root, megabytes, method=method, seed=seed, identity=identity)
+    about = {"method": method, "seed": seed, "identity": identity}
+    fake_records.perplexity(root, loss, noise=noise, protocol=protocol, **about)
+    size(root, megabytes, **about)
+
+
+WHOLE = {"seed": None, "pattern": "dense"}
 
 
 @pytest.fixture
@@ -29,9 +31,9 @@ def filled(tmp_path):
     """Two dense rows, one of them the better for training; three pruned ones of which two are as
     good; one quantized."""
     root = tmp_path / "run"
-    row(root, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
-    row(root, "longer", -0.1, 4, noise=2, seed=None, pattern="dense")
-    row(root, "dense", 0.01, 1, noise=3, seed=None, pattern="dense", quantizer="int8")
+    row(root, "dense", 0.0, 4, noise=1, **WHOLE)
+    row(root, "longer", -0.1, 4, noise=2, **WHOLE)
+    row(root, "dense", 0.01, 1, noise=3, quantizer="int8", **WHOLE)
     row(root, "good", 0.1, 2, noise=4)
     row(root, "small", 0.1001, 1.5, noise=7, quantizer="int8")
     row(root, "poor", 0.5, 1.2, noise=5)
@@ -47,48 +49,31 @@ def of(*roots):
 def test_the_smallest_of_the_best_against_the_best_that_is_whole(filled):
     quantized, pruned = of(filled)
     assert (pruned.best, pruned.tied, pruned.uncompared) == ("small 2:4 int8", ("good 2:4",), 0)
-    assert pruned.reference == "longer dense" and pruned.change.startswith(
-        "×1.222 (1.1"
-    )  # exp(0.2001)
+    assert pruned.reference == "longer dense"
+    assert pruned.change.startswith("×1.222 (1.1")  # exp(0.2001)
     assert pruned.size == "1.5 MB of 4.0 MB"
-    assert (quantized.best, quantized.tied) == ("dense int8", ()) and quantized.change.startswith(
-        "×1.116 (1.1"
-    )
+    assert (quantized.best, quantized.tied) == ("dense int8", ())
+    assert quantized.change.startswith("×1.116 (1.1")
 
 
 def test_a_whole_row_that_ties_with_the_dense_model_does_not_stand_for_it(tmp_path):
-    for method, loss, seed, about in (
-        ("dense", 0.0, None, {}),
-        ("turned", -0.0001, None, {}),
-        ("good", 0.1, 0, {"pattern": "2:4"}),
-    ):
-        row(
-            tmp_path,
-            method,
-            loss,
-            2 if about else 4,
-            noise=len(method),
-            seed=seed,
-            **({"pattern": "dense"} | about),
-        )
-
+    row(tmp_path, "dense", 0.0, 4, noise=5, **WHOLE)
+    row(tmp_path, "turned", -0.0001, 4, noise=6, **WHOLE)
+    row(tmp_path, "good", 0.1, 2, noise=4)
     (pruned,) = of(tmp_path)
-
     assert pruned.reference == "dense"
 
 
 def test_a_row_of_a_smaller_budget_counts_if_it_is_better(tmp_path):
     """Otherwise a trained row is compared with a dense one that had another training."""
-    row(tmp_path, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    row(tmp_path, "dense", 0.0, 4, noise=1, **WHOLE)
     for tokens, loss in ((1000, -0.2), (2000, -0.1)):
         for k, (method, pattern) in enumerate((("dense-ft", "dense"), ("cast", "2:4"))):
-            about = {"method": method, "cost": {"build_s": 1.0, "training_tokens": tokens}}
-            about["identity"] = {
-                "pattern": pattern,
-                "training": f"wiki-mini@128x1, {tokens} tokens",
-            }
-            fake_records.perplexity(tmp_path, loss + 0.01 * k, noise=k + 2, seed=0, **about)
-    size(tmp_path, 2, method="cast", seed=0, identity=about["identity"])
+            identity = {"pattern": pattern, "training": f"wiki-mini@128x1, {tokens} tokens"}
+            about = {"method": method, "seed": 0, "identity": identity}
+            cost = {"build_s": 1.0, "training_tokens": tokens}
+            fake_records.perplexity(tmp_path, loss + 0.01 * k, noise=k + 2, cost=cost, **about)
+    size(tmp_path, 2, **about)
 
     (found,) = of(tmp_path)
 
@@ -110,11 +95,9 @@ def test_too_many_rows_leave_the_rest_unknown(filled, monkeypatch):
 
 
 def test_an_interval_whose_low_end_is_rounded_to_zero_is_not_turned_around(filled):
-    (section,) = board.make_sections([read(filled)])
-    table = section.tables[0]
-    wide = replace(
-        table, intervals={key: replace(i, low=0.0, high=9e5) for key, i in table.intervals.items()}
-    )
+    table = board.make_sections([read(filled)])[0].tables[0]
+    intervals = {key: replace(i, low=0.0, high=9e5) for key, i in table.intervals.items()}
+    wide = replace(table, intervals=intervals)
     pairs = [(a, b) for a, b, c in table.intervals if c == table.ranked_by]
     said = [highlights._describe_change(wide, b, a, table.ranked_by) for a, b in pairs]
     assert said and not any("(" in change for change in said)
@@ -138,36 +121,23 @@ def test_accuracy_is_better_higher_and_a_difference(tmp_path):
 
 
 def test_only_the_main_protocol_of_a_model_counts(tmp_path):
-    for dtype, gain in (("float32", 0.0), ("bfloat16", 0.05)):
-        row(
-            tmp_path,
-            "dense",
-            gain,
-            4 if dtype == "float32" else 2,
-            seed=None,
-            pattern="dense",
-            dtype=dtype,
-        )
-        row(tmp_path, "good", 0.1 + gain, 2 if dtype == "float32" else 1, dtype=dtype)
+    for dtype, gain, megabytes in (("float32", 0.0, 4), ("bfloat16", 0.05, 2)):
+        row(tmp_path, "dense", gain, megabytes, dtype=dtype, **WHOLE)
+        row(tmp_path, "good", 0.1 + gain, megabytes / 2, dtype=dtype)
     row(tmp_path, "other", 0.3, 1, dtype="bfloat16")
     (found,) = of(tmp_path)
-    assert (found.run, found.best, found.reference) == (
-        "wiki-mini@128, bfloat16, cpu",
-        "good 2:4",
-        "dense",
-    )
+    assert found.run == "wiki-mini@128, bfloat16, cpu"
+    assert found.best == "good 2:4"
+    assert found.reference == "dense"
     assert found.size == "1.0 MB of 2.0 MB"
 
 
 def test_a_row_that_is_not_smaller_is_no_answer_and_the_best_quality_comes_first(tmp_path):
-    row(tmp_path, "dense", 0.0, 4, noise=1, seed=None, pattern="dense")
+    row(tmp_path, "dense", 0.0, 4, noise=1, **WHOLE)
     row(tmp_path, "sparse", 0.1, 4, noise=2, pattern="50%")
     row(tmp_path, "collapsed", 3.0, 1, noise=3, pattern="1:4")
     row(tmp_path, "good", 0.2, 2, noise=4)
     assert [found.best for found in of(tmp_path)] == ["good 2:4", "collapsed 1:4"]
     row(tmp_path, "sparse", 0.15, 2, noise=5, pattern="50%", quantizer="int8")
-    assert [found.best for found in of(tmp_path)] == [
-        "sparse 50% int8",
-        "good 2:4",
-        "collapsed 1:4",
-    ]
+    best = [found.best for found in of(tmp_path)]
+    assert best == ["sparse 50% int8", "good 2:4", "collapsed 1:4"]

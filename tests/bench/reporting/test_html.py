@@ -21,6 +21,18 @@ def file(tmp_path_factory):
     return root / "leaderboard.html"
 
 
+@pytest.fixture
+def visit_run(tmp_path, chromium, heard):
+    """visit_run() -> a visit to the page of the records in tmp_path/run."""
+
+    def run():
+        file = tmp_path / "leaderboard.html"
+        file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
+        return visits(chromium, file, heard)
+
+    return run
+
+
 def shown(page, table=0):
     """Names of the rows that are to be seen, top to bottom."""
     rows = page.locator(f"[data-table='{table}'] tbody tr:visible th .name")
@@ -49,19 +61,16 @@ def test_sort(visit):
     head = column(page, "wiki-mini@128")
     assert head.get_attribute("aria-sort") == "none"
     head.locator("button").click()
-    assert head.get_attribute(
-        "aria-sort"
-    ) == "ascending" and "sorted by perplexity wiki-mini@128" in said(page)
-    up = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
-    assert len(up) == 4 and up == sorted(up)
-    assert not any(v[:1].isdigit() for v in cells(page, head)[4:])
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert "sorted by perplexity wiki-mini@128" in said(page)
+    up = cells(page, head)
+    numbers = [float(v.split()[0]) for v in up[:4]]
+    assert numbers == sorted(numbers)
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "descending"
-    down = [float(v.split()[0]) for v in cells(page, head) if v[:1].isdigit()]
-    assert down == up[::-1]
-    assert not any(v[:1].isdigit() for v in cells(page, head)[4:]), (
-        "rows without a number come last either way"
-    )
+    down = cells(page, head)
+    assert down[:4] == up[3::-1]
+    assert not any(v[:1].isdigit() for v in up[4:] + down[4:]), "rows without a number are last"
     column(page, "method").locator("button").click()
     assert head.get_attribute("aria-sort") == "none"
     assert shown(page) == sorted(shown(page))
@@ -69,18 +78,18 @@ def test_sort(visit):
 
 def test_ranks_follow_the_column_sorted_by(visit):
     page = visit()
-    rank = column(page, "rank")
-    by_name = dict(zip(shown(page), cells(page, rank), strict=True))
-    assert (
-        by_name["dense"] == "1"
-        and by_name["twin (1 of 3 seeds)"] == by_name["wanda (3 seeds)"] == "3–4"
-    )
-    assert (
-        page.locator("[data-table='0'] [data-rank-of]").inner_text() == "perplexity wiki-mini@128"
-    )
+    ranked_by = page.locator("[data-table='0'] [data-rank-of]")
+
+    def ranks():
+        return dict(zip(shown(page), cells(page, column(page, "rank")), strict=True))
+
+    by_name = ranks()
+    assert by_name["dense"] == "1"
+    assert by_name["twin (1 of 3 seeds)"] == by_name["wanda (3 seeds)"] == "3–4"
+    assert ranked_by.inner_text() == "perplexity wiki-mini@128"
     column(page, "piqa@1.0").locator("button").click()
-    assert page.locator("[data-table='0'] [data-rank-of]").inner_text() == "acc piqa@1.0"
-    assert dict(zip(shown(page), cells(page, rank), strict=True))["wanda (3 seeds)"] == "2–3"
+    assert ranked_by.inner_text() == "acc piqa@1.0"
+    assert ranks()["wanda (3 seeds)"] == "2–3"
     assert column(page, "piqa@1.0").get_attribute("aria-sort") == "descending", "the best first"
 
 
@@ -110,23 +119,27 @@ def test_filter(visit):
     page.fill("#find", "nobody")
     assert page.locator("#nothing").is_visible()
     page.click("#again")
-    assert said(page) == everything and page.locator("#find").evaluate(
-        "e => e === document.activeElement"
-    )
+    assert said(page) == everything
+    assert page.evaluate("document.activeElement.id") == "find"
 
 
 def test_choose_columns(visit):
     page = visit()
-    assert column(page, "bits per weight").is_visible() and column(page, "bytes packed").is_hidden()
+
+    def visible():
+        heads = [column(page, name) for name in ("bits per weight", "bytes packed")]
+        return [head.is_visible() for head in heads]
+
+    assert visible() == [True, False]
     page.click(".choose summary")
     page.uncheck("[data-metric=bits_per_weight]")
     page.check("[data-metric=bytes_packed]")
-    assert column(page, "bits per weight").is_hidden() and column(page, "bytes packed").is_visible()
+    assert visible() == [False, True]
     assert page.locator("[data-table] td:visible", has_text="2.0 MB").count()
     page.keyboard.press("Escape")
     assert page.locator(".choose").get_attribute("open") is None
     page.click("#clear")
-    assert column(page, "bits per weight").is_visible() and column(page, "bytes packed").is_hidden()
+    assert visible() == [True, False]
 
 
 def test_a_metric_that_some_tables_show_can_be_shown_and_hidden_everywhere(visit):
@@ -137,14 +150,11 @@ def test_a_metric_that_some_tables_show_can_be_shown_and_hidden_everywhere(visit
     metric = mixed.get_attribute("data-metric")
     heads = page.evaluate(
         f"tables.flatMap(t => t.data.columns.flatMap((c, k) => c.metric === '{metric}' ? "
-        "[[t.box.dataset.table, k]] : []))"
+        "[`[data-table='${t.box.dataset.table}'] [data-column='${k}']`] : []))"
     )
 
     def hidden():
-        return {
-            page.locator(f"[data-table='{t}'] [data-column='{k}']").evaluate("e => e.hidden")
-            for t, k in heads
-        }
+        return {page.locator(head).evaluate("e => e.hidden") for head in heads}
 
     assert hidden() == {True, False}
     page.click(".choose summary")
@@ -173,9 +183,8 @@ def test_compare_two_rows(visit):
     page.click("#compare")
     printed = line(page, "perplexity wiki-mini@128")
     assert "×1.1107 worse" in printed and "2 seeds, 30 articles" in printed  # exp(0.105)
-    assert "×0.5000" in line(page, "bytes packed") and "no paired interval" in line(
-        page, "bytes packed"
-    )
+    packed = line(page, "bytes packed")
+    assert "×0.5000" in packed and "no paired interval" in packed
     page.click("#close")
     page.click("#drop")
     pick(page, "sparsegpt 2:4", "dense")
@@ -194,7 +203,8 @@ def test_compare_two_rows(visit):
     assert page.locator("#panel h2").inner_text().endswith("tiny: dense")
 
 
-def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
+def test_counted_numbers_of_two_rows(tmp_path, visit_run):
+    """Rounding also makes zeros, so more are not better, and a dense row owes none."""
     for method, seed, zeros, rest in (
         ("wanda", 0, 0.5, 0.0),
         ("wanda", 1, 0.5, 9e3),
@@ -206,36 +216,27 @@ def test_counted_numbers_of_two_rows(tmp_path, chromium, heard):
         about = {"method": method, "seed": seed, "beside": {"nonzeros": rest}}
         layers = [fake_records.Item("layer", "layer", zeros, 1.0)]
         fake_records.counted(tmp_path / "run", "sparsity", zeros, items=layers, **about)
-    file = tmp_path / "leaderboard.html"
-    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
-    with visits(chromium, file, heard) as go:
-        page = go()
-        pick(page, "wanda 2:4", "other 2:4")
-        page.click("#compare")
-        assert "+1,298,204 worse" in line(page, "nonzeros") and "exact over shared seeds" in line(
-            page, "nonzeros"
-        )
-        assert "−0.1 worse" in line(page, "sparsity")
-        page = go()
-        pick(page, "wanda 2:4", "rounded 2:4")
-        page.click("#compare")
-        assert "+0.1\t" in line(page, "sparsity"), (
-            "rounding also makes zeros, so more are not better"
-        )
-        page = go()
-        pick(page, "rounded 2:4", "dense")
-        page.click("#compare")
-        assert "−0.5\t" in line(page, "sparsity") and "worse" not in line(page, "nonzeros"), (
-            "a dense row owes no zeros"
-        )
+    with visit_run() as go:
+
+        def compared(*names):
+            page = go()
+            pick(page, *names)
+            page.click("#compare")
+            return line(page, "nonzeros"), line(page, "sparsity")
+
+        nonzeros, sparsity = compared("wanda 2:4", "other 2:4")
+        assert "+1,298,204 worse" in nonzeros and "exact over shared seeds" in nonzeros
+        assert "−0.1 worse" in sparsity
+        _, sparsity = compared("wanda 2:4", "rounded 2:4")
+        assert "+0.1\t" in sparsity
+        nonzeros, sparsity = compared("rounded 2:4", "dense")
+        assert "−0.5\t" in sparsity and "worse" not in nonzeros
 
 
-def test_a_change_of_times_has_a_unit(tmp_path, chromium, heard):
+def test_a_change_of_times_has_a_unit(tmp_path, visit_run):
     for method, seconds in (("dense", 0.001), ("wanda", 578.1)):
         fake_records.perplexity(tmp_path / "run", method=method, cost={"build_s": seconds})
-    file = tmp_path / "leaderboard.html"
-    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
-    with visits(chromium, file, heard) as go:
+    with visit_run() as go:
         page = go()
         pick(page, "dense", "wanda 2:4")
         page.click("#compare")
@@ -243,18 +244,14 @@ def test_a_change_of_times_has_a_unit(tmp_path, chromium, heard):
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_a_long_name_does_not_widen_the_page(viewport, tmp_path, chromium, heard):
+def test_a_long_name_does_not_widen_the_page(viewport, tmp_path, visit_run):
     for protocol in ("wiki-mini@128", "p" * 600):
         for method in ("dense", "m" * 600):
             about = {"method": method, "protocol": protocol, "identity": {"model": "x" * 600}}
             fake_records.perplexity(tmp_path / "run", 0.1 * len(method), **about)
-    file = tmp_path / "leaderboard.html"
-    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
-    with visits(chromium, file, heard) as go:
-        assert (
-            go(viewport=viewport).evaluate("document.documentElement.scrollWidth")
-            == viewport["width"]
-        )
+    with visit_run() as go:
+        width = go(viewport=viewport).evaluate("document.documentElement.scrollWidth")
+        assert width == viewport["width"]
 
 
 def test_the_answer_is_on_the_first_screen(visit):
@@ -266,25 +263,19 @@ def test_the_answer_is_on_the_first_screen(visit):
 
 def test_every_number_opens_what_it_was_made_from(visit):
     page = visit()
+    panel = page.locator("#panel")
     row = page.locator("[data-table='0'] tbody tr", has_text="wanda (3 seeds)")
     row.locator("td .n button").first.click()
-    panel = page.locator("#panel").inner_text()
-    assert (
-        panel.count("Record ") == 3
-        and "c" * 40 in panel
-        and "bench show " in panel
-        and "EPYC" in panel
-    )
-    assert "standard deviation over seeds" in panel
+    text = panel.inner_text()
+    assert text.count("Record ") == 3
+    parts = ("c" * 40, "bench show ", "EPYC", "standard deviation over seeds")
+    assert [part for part in parts if part not in text] == []
     page.keyboard.press("Escape")
     page.locator("td.bad .n button").first.click()
-    assert "failed: CUDA ran out of memory at block 3" in page.locator("#panel").inner_text()
+    assert "failed: CUDA ran out of memory at block 3" in panel.inner_text()
     page.click("#close")
     page.locator(".published td .n button").last.click()
-    assert (
-        "PermLLM" in page.locator("#panel").inner_text()
-        or "MaskLLM" in page.locator("#panel").inner_text()
-    )
+    assert "PermLLM" in panel.inner_text() or "MaskLLM" in panel.inner_text()
 
 
 def focused(page):
@@ -297,11 +288,10 @@ def test_keys_alone(visit):
     assert focused(page) == "Skip to the results"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "results"
+    on_head = "document.activeElement.matches('thead [data-column] button')"
     for _ in range(30):
         page.keyboard.press("Tab")
-        if page.evaluate(
-            "document.activeElement.matches('thead [data-column] button')"
-        ) and "@128" in focused(page):
+        if page.evaluate(on_head) and "@128" in focused(page):
             break
     assert "wiki-mini@128" in focused(page)
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
@@ -356,57 +346,39 @@ def test_at_a_high_zoom_the_tools_cover_no_heading(visit):
 
 
 def test_a_phone_scrolls_tables_and_never_the_page(visit):
+    """The name and the quality of a row are seen without scrolling."""
     page = visit(viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     region = page.locator("[data-table='0'] .scroll")
+    first = page.locator("[data-table='0'] tbody th").first
+    head, name = column(page, "perplexity").bounding_box(), first.bounding_box()
+    assert name["x"] >= 0 and name["x"] + name["width"] <= head["x"]
+    assert head["x"] + head["width"] <= PHONE["width"]
+    after = "e => getComputedStyle(e, '::after').content"
+    assert "Scroll sideways" in region.locator("caption").evaluate(after)
     assert region.evaluate("e => e.scrollWidth > e.clientWidth")
     region.evaluate("e => e.scrollLeft = 200")
-    name = page.locator("[data-table='0'] tbody th").first.bounding_box()
-    assert abs(name["x"] - region.bounding_box()["x"]) < 1, "the first column stays"
+    assert abs(first.bounding_box()["x"] - region.bounding_box()["x"]) < 1, "the column stays"
     page.locator("[data-table='0'] td .n button:visible").first.click()
     assert page.locator("#panel").bounding_box()["width"] <= PHONE["width"]
 
 
-def test_a_phone_shows_the_name_and_the_quality_of_a_row(visit):
-    page = visit(viewport=PHONE)
-    head = column(page, "perplexity").bounding_box()
-    name = page.locator("[data-table='0'] tbody th").first.bounding_box()
-    assert (
-        name["x"] >= 0
-        and head["x"] >= name["x"] + name["width"]
-        and head["x"] + head["width"] <= PHONE["width"]
-    )
-    region = page.locator("[data-table='0'] .scroll.scrolls")
-    said = "e => getComputedStyle(e, '::after').content"
-    assert "Scroll sideways" in region.locator("caption").evaluate(said)
-
-
 def test_a_print_on_a4_cuts_nothing(visit):
+    """A note is as large as a number."""
     page = visit(viewport={"width": 1047, "height": 718})  # 277 by 190 mm
     page.emulate_media(media="print")
-    assert (
-        page.evaluate(
-            "Math.max(...[...document.querySelectorAll('table')].map(t => "
-            "t.getBoundingClientRect().right))"
-        )
-        <= 1047
-    )
+    right = "all => Math.max(...all.map(t => t.getBoundingClientRect().right))"
+    assert page.locator("table").evaluate_all(right) <= 1047
     words = "b => [...b.textContent.matchAll(/\\S+/g)].map(m => [m.index, m.index + m[0].length])"
     lines = (
         "([from, to]) => { const r = document.createRange(); r.setStart(t, from); r.setEnd(t, "
         "to); return r.getClientRects().length }"
     )
     cut = f"b => {{ const t = b.firstChild; return ({words})(b).some(w => ({lines})(w) > 1) }}"
-    assert (
-        page.locator("thead b:visible").evaluate_all(
-            f"all => all.filter({cut}).map(b => b.textContent)"
-        )
-        == []
-    )
+    heads = page.locator("thead b:visible")
+    assert heads.evaluate_all(f"all => all.filter({cut}).map(b => b.textContent)") == []
     sizes = "all => [...new Set(all.map(cell => getComputedStyle(cell).fontSize))]"
-    assert len(page.locator("td.bad, td.num, .short td small").evaluate_all(sizes)) == 1, (
-        "a note is as large as a number"
-    )
+    assert len(page.locator("td.bad, td.num, .short td small").evaluate_all(sizes)) == 1
 
 
 def test_hostile_names_are_shown_and_do_nothing(visit):
@@ -428,8 +400,11 @@ def test_the_policy_stops_what_is_not_the_page(visit, heard):
     page = visit()
     policy = page.evaluate(
         """() => new Promise(done => {
-            document.addEventListener("securitypolicyviolation", e => { e.preventDefault(); done(e.effectiveDirective); });
-            const s = document.createElement("script"); s.textContent = "window.broken = 1"; document.body.append(s);
+            document.addEventListener("securitypolicyviolation", e => {
+                e.preventDefault(); done(e.effectiveDirective);
+            });
+            const s = document.createElement("script");
+            s.textContent = "window.broken = 1"; document.body.append(s);
             setTimeout(() => done("nothing"), 1000);
         })"""
     )
@@ -440,17 +415,14 @@ def test_the_policy_stops_what_is_not_the_page(visit, heard):
 def test_the_tables_stand_without_the_script(visit):
     page = visit(java_script_enabled=False)
     assert "sparsegpt (2 of 3 seeds)" in page.locator("main").inner_text()
-    assert (
-        column(page, "bytes packed").is_visible()
-        and page.locator("td", has_text="2.0 MB").first.is_visible()
-    )
+    assert column(page, "bytes packed").is_visible()
+    assert page.locator("td", has_text="2.0 MB").first.is_visible()
     assert page.locator("#tools").is_hidden() and page.locator("noscript").count()
 
 
 def test_axe_finds_nothing_serious(visit):
     page = visit(color_scheme="dark", viewport=PHONE, bypass_csp=True)
     serious = load_axe(page)
-
     assert serious() == []
     pick(page, "dense", "sparsegpt 2:4")
     page.click("#compare")
@@ -462,31 +434,28 @@ def test_axe_finds_nothing_serious(visit):
 
 def test_budgets_and_seeds_are_shown_on_demand_below_their_row(visit):
     page = visit()
+    seeds = ["wanda, seed 0", "wanda, seed 1", "wanda, seed 2"]
+
+    def below():
+        at = shown(page).index("wanda (3 seeds)")
+        return shown(page)[at + 1 : at + 4]
+
     assert not any("seed 0" in name for name in shown(page))
     page.check("#unfold")
-    names = shown(page)
-    at = names.index("wanda (3 seeds)")
-    assert names[at + 1 : at + 4] == ["wanda, seed 0", "wanda, seed 1", "wanda, seed 2"]
+    assert below() == seeds
     column(page, "wiki-mini@128").locator("button").click()
-    names = shown(page)
-    at = names.index("wanda (3 seeds)")
-    assert {*names[at + 1 : at + 4]} == {"wanda, seed 0", "wanda, seed 1", "wanda, seed 2"}, (
-        "sorted, they stay with it"
-    )
+    assert sorted(below()) == seeds, "sorted, they stay with it"
     page.uncheck("#unfold")
     assert not any("seed 0" in name for name in shown(page))
 
 
-def test_seeds_of_a_smaller_budget_are_below_it(tmp_path, chromium, heard):
+def test_seeds_of_a_smaller_budget_are_below_it(tmp_path, visit_run):
     fake_records.perplexity(tmp_path / "run", method="dense")
     for tokens, seed in ((4000, 0), (1000, 0), (1000, 1)):
-        training = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
-        fake_records.perplexity(
-            tmp_path / "run", 100 / tokens, method="cast", seed=seed, noise=seed, identity=training
-        )
-    file = tmp_path / "leaderboard.html"
-    file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
-    with visits(chromium, file, heard) as go:
+        identity = {"training": f"wiki-mini@128x8, {tokens:,} tokens"}
+        about = {"method": "cast", "seed": seed, "noise": seed, "identity": identity}
+        fake_records.perplexity(tmp_path / "run", 100 / tokens, **about)
+    with visit_run() as go:
         page = go()
         page.check("#unfold")
         for _ in range(2):

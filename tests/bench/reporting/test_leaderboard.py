@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from bench.cli import flags
-from bench.compare.estimate import estimate_pair
+from bench.compare.paired_estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
-from bench.compare.resolve import read
-from bench.compare.seed_noise import SeedNoiseTable
+from bench.compare.result_arguments import read
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.planning.spec import Spec
 from bench.reporting import (
     from_records,
@@ -98,23 +98,23 @@ def test_report_writes_the_same_bytes_twice_and_a_check_names_what_is_stale(cli,
     assert {"reports/leaderboard." + e for e in ("md", "html", "csv", "tex")} <= set(out.split())
     assert any(line.endswith(".svg") for line in out.split())
     assert cli("report", "--check")[0] == 0
-    (here / "reports/leaderboard.md").write_text("other")
-    (here / "reports/leaderboard.tex").unlink()
-    (here / "reports/leaderboard-gone-9-0-0.svg").write_text("<svg/>")
-    (here / "reports/leaderboard-notes.txt").touch()
-    (here / "reports/notes.txt").write_text("mine")
+    markdown, latex, gone, *kept = (
+        here / "reports" / name
+        for name in (
+            "leaderboard.md", "leaderboard.tex", "leaderboard-gone-9-0-0.svg",
+            "leaderboard-notes.txt", "notes.txt",
+        )
+    )  # fmt: skip
+    latex.unlink()
+    for file in (markdown, gone, *kept):
+        file.write_text("other")
     code, _, err = cli("report", "--check")
-    assert code == 1 and all(f"reports/leaderboard{end}" in err for end in (".md", ".tex", "-gone"))
+    assert code == 1
+    assert all(f"reports/{stale.name}" in err for stale in (markdown, latex, gone))
     assert "html" not in err and "notes" not in err
-    assert err.endswith(": the same command without --check writes them\n")
     cli("report")
-    assert (here / "reports/leaderboard.md").read_text() != "other" and (
-        here / "reports/leaderboard.tex"
-    ).exists()
-    assert not (here / "reports/leaderboard-gone-9-0-0.svg").exists()
-    assert (here / "reports/notes.txt").exists() and (
-        here / "reports/leaderboard-notes.txt"
-    ).exists()
+    assert markdown.read_text() != "other" and latex.exists()
+    assert not gone.exists() and all(file.exists() for file in kept)
 
 
 def test_unfinished_files_of_a_killed_report_are_deleted(output, here):
@@ -129,44 +129,33 @@ def test_unfinished_files_of_a_killed_report_are_deleted(output, here):
 
 
 def test_what_prints_and_what_writes(cli, output, here):
-    for args in (["--results", "results/first"], ["--results", "results/first", "--format", "md"]):
-        assert "sparsegpt" in output("report", *args)
-        assert not (here / "reports").exists()
-    assert "there/leaderboard.html" in output(
-        "report", "--results", "results/first", "--out", "there"
-    )
+    line = ("report", "--results", "results/first")
+    for args in ((), ("--format", "md")):
+        assert "sparsegpt" in output(*line, *args)
+    assert "there/leaderboard.html" in output(*line, "--out", "there")
     assert not (here / "reports").exists()
-    assert cli("report", "--results", "results/first", "--out", "there", "--check")[0] == 0
+    assert cli(*line, "--out", "there", "--check")[0] == 0
 
 
-def test_the_own_folder_counts_where_it_is_the_only_one(in_tmp_path):
+def test_the_own_folder_counts_where_it_is_the_only_one_and_else_its_absence_is_said(
+    cli, in_tmp_path
+):
     fake_records.perplexity(Path("results/local"))
     assert [p.name for p in leaderboard.results_folders()] == ["local"]
+    assert cli("report")[2] == ""
     fake_records.perplexity(Path("results/first"))
     assert [p.name for p in leaderboard.results_folders()] == ["first"]
-
-
-def test_an_own_folder_that_is_left_out_is_said(cli, in_tmp_path):
-    fake_records.perplexity(Path("results/first"))
-    assert cli("report")[2] == ""
-    fake_records.perplexity(Path("results/local"))
     code, _, err = cli("report")
-    assert code == 0
-    assert err == (
-        "bench: results/local is left out: bench report --results results/local --out DIR writes "
-        "a page of it\n"
-    )
+    assert code == 0 and "bench report --results results/local --out DIR" in err
     assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""
 
 
 def test_search_folders_of_one_name_have_different_titles(in_tmp_path):
-    for folder in ("results/first", "other/first"):
+    folders = ["results/first", "other/first"]
+    for folder in folders:
         fake_records.perplexity(Path(folder))
-    results = [read(Path(p)) for p in ("results/first", "other/first")]
-    assert [s.title for s in leaderboard.make_search_sections(results)] == [
-        "results/first",
-        "other/first",
-    ]
+    results = [read(Path(folder)) for folder in folders]
+    assert [s.title for s in leaderboard.make_search_sections(results)] == folders
 
 
 # --- the contents ---------------------------------------------------------------------------------
@@ -194,20 +183,11 @@ def test_published_rows_stay_apart(files, first, filled):
     assert "LLaMA2" not in files["leaderboard.csv"]
     *sections, last = leaderboard.make_sections([first], filled / "published")
     assert last.published and not any(s.published for s in sections)
-    long, short = last.tables
-    assert [c.name for c in long.columns] == [
-        "perplexity wikitext2@4096",
-        "perplexity ratio wikitext2@4096",
-        "mean acc maskllm7",
-    ]
-    assert [[c and c.text for c in r.cells] for r in long.rows] == [
-        ["5.12", None, "57.16"],
-        ["11.00", "×2.148", "45.98"],
-    ]
-    assert [c.name for c in short.columns] == ["perplexity wikitext2@2048"], (
-        "no dense row, so no ratio"
-    )
-    assert [[c and c.text for c in r.cells] for r in short.rows] == [["12.16"]]
+    long, short = ([[c and c.text for c in r.cells] for r in t.rows] for t in last.tables)
+    assert long == [["5.12", None, "57.16"], ["11.00", "×2.148", "45.98"]]
+    assert short == [["12.16"]], "no dense row, so no ratio"
+    (name,) = (c.name for c in last.tables[1].columns)
+    assert name == "perplexity wikitext2@2048"
     assert all("MaskLLM, table 1" in files["leaderboard." + e] for e in ("md", "html", "tex"))
 
 
@@ -217,26 +197,22 @@ def test_published_rows_stay_apart(files, first, filled):
 def test_an_interval_is_that_of_the_same_windows(table, first):
     a, b = sorted((row(table, "sparsegpt"), row(table, "wanda", quantizer="none")))
     found = table.intervals[a, b, 0]
+    plain = [
+        r for r in first.records
+        if r.identity.measure == "perplexity" and r.identity.quantizer == "none"
+    ]  # fmt: skip
     sides = [
-        {
-            r.identity.seed: r
-            for r in first.records
-            if (r.identity.method, r.identity.measure, r.identity.quantizer)
-            == (method, "perplexity", "none")
-        }
-        for method in (table.rows[k].filters["method"] for k in (a, b))
+        {r.identity.seed: r for r in plain if r.identity.method == table.rows[k].filters["method"]}
+        for k in (a, b)
     ]
     (pair,), _ = pair_seeds("", *sides, True)
     noise = SeedNoiseTable(first.records).of_pair(pair).noise
     expected = estimate_pair(pair, first, first, 0.05, noise)
     ends = tuple(map(math.exp, (expected.value, expected.low, expected.high)))
-    assert (found.value, found.low, found.high) == pytest.approx(
-        ends, abs=(ends[2] - ends[1]) / 1e3
-    )
-    assert found.seeds == 2 and found.unit == "articles" and found.n == fake_records.ARTICLES
-    assert math.log(found.value) == pytest.approx(
-        math.copysign(0.1, math.log(found.value)), abs=1e-6
-    )
+    near = (ends[2] - ends[1]) / 1e3
+    assert (found.value, found.low, found.high) == pytest.approx(ends, abs=near)
+    assert (found.seeds, found.n, found.unit) == (2, fake_records.ARTICLES, "articles")
+    assert abs(math.log(found.value)) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
@@ -248,19 +224,14 @@ def test_an_interval_from_one_seed_has_the_noise_of_rows_with_seeds(tmp_path):
     fake_records.perplexity(tmp_path, method="dense")
     section = from_records.make_section(read(tmp_path), "one")
     (table,) = section.tables
-
-    def width(a, b):
-        key = (*sorted((row(table, a), row(table, b))), 0)
-        return math.log(table.intervals[key].high / table.intervals[key].low), table.intervals[
-            key
-        ].seed_noise
-
-    wide, source = width("dense", "sparsegpt")
+    a, b = sorted((row(table, "dense"), row(table, "sparsegpt")))
+    found = table.intervals[a, b, 0]
+    source = found.seed_noise
     assert source == "one-shot 2.2% (from 2 one-shot rows with seeds)"
-    assert wide > 2 * 2.7 * 0.022  # Student's t with 4 degrees of freedom
-    assert any(source in note for note in table.notes) and source in html_module.render_page(
-        [section], {}
-    )
+    # Student's t with 4 degrees of freedom
+    assert math.log(found.high / found.low) > 2 * 2.7 * 0.022
+    assert any(source in note for note in table.notes)
+    assert source in html_module.render_page([section], {})
     assert latex.escape(source) in latex.render_document([("", "", [table.to_text_table()])])
 
 
@@ -278,7 +249,6 @@ def test_bits_rank_no_row_where_its_quality_has_no_rank(first):
     bits = next(c for c, one in enumerate(table.columns) if one.metric == "bits_per_weight")
     table = replace(table, ranks={bits: ("1",) * len(table.rows)})
     data = html_data.page_data([replace(section, tables=(table,))], 100, picks=False)
-
     assert table.ranked_by is None and "rank" not in table.to_text_table().headers
     assert [one["ranks"] for one in data["tables"]] == [None]
 
@@ -294,26 +264,28 @@ def test_of_too_many_rows_the_best_are_ranked_and_paired(first, monkeypatch):
     assert [whole.ranks[0][k] for k in (*best, worst)] == ["1", "2", "3–4", "3–4"]
     assert [table.ranks[0][k] for k in (*best, worst)] == ["1–2", "2–3", "3–4", ""]
     assert not any(worst in rows and c == 0 for *rows, c in table.intervals) and table.unranked == 4
-    assert "4 rows are too many to compare in pairs" in " ".join(table.to_text_tables()[-1].notes)
-    assert "4 rows are too many to compare in pairs" in html_module.render_page([section], {})
+    said = "4 rows are too many to compare in pairs"
+    assert said in " ".join(table.to_text_tables()[-1].notes)
+    assert said in html_module.render_page([section], {})
 
 
 # --- the front ------------------------------------------------------------------------------------
+
+
+def fronts_of(columns, values, **filters):
+    """Fronts of a table. columns: arguments of each; values: of each row, one for each column."""
+    columns = tuple(TableColumn(*column) for column in columns)
+    cells = [tuple(TableCell("", value) for value in row) for row in values]
+    rows = tuple(TableRow(str(i), (), filters, row) for i, row in enumerate(cells))
+    return list(pareto.fronts(Table("t", (), columns, rows)))
 
 
 @pytest.mark.parametrize("better", ["lower", "higher"])
 def test_the_front_is_what_nothing_beats_in_both(better):
     rng = np.random.default_rng(0)
     places = rng.integers(1, 12, (60, 2)).astype(float)
-    columns = (
-        TableColumn("perplexity", "p", better, "1"),
-        TableColumn("bytes_packed", "weights", "lower", "B"),
-    )
-    rows = tuple(
-        TableRow(str(i), (), {}, (TableCell("", q), TableCell("", b)))
-        for i, (q, b) in enumerate(places)
-    )
-    (front,) = pareto.fronts(Table("t", (), columns, rows))
+    columns = ("perplexity", "p", better, "1"), ("bytes_packed", "weights", "lower", "B")
+    (front,) = fronts_of(columns, places)
     sign = 1 if better == "lower" else -1
     for point, (q, b) in zip(front.points, places, strict=True):
         beaten = any(sign * u <= sign * q and v <= b and (u, v) != (q, b) for u, v in places)
@@ -321,27 +293,16 @@ def test_the_front_is_what_nothing_beats_in_both(better):
 
 
 def test_speeds_have_a_front_of_their_own():
+    """Between two rows stands the worse one."""
     columns = (
-        TableColumn("perplexity", "p", "lower", "1"),
-        TableColumn("bytes_packed", "weights", "lower", "B"),
-        TableColumn("decode", "512", "higher", "tokens/s"),
+        ("perplexity", "p", "lower", "1"),
+        ("bytes_packed", "weights", "lower", "B"),
+        ("decode", "512", "higher", "tokens/s"),
     )
-    rows = tuple(
-        TableRow(
-            f"r{i}",
-            (),
-            {},
-            (TableCell("", 10.0 + i), TableCell("", 5.0 - i), TableCell("", 1.0 + i)),
-        )
-        for i in range(3)
-    )
-    fronts = list(pareto.fronts(Table("t", (), columns, rows)))
+    fronts = fronts_of(columns, [(10.0 + i, 5.0 - i, 1.0 + i) for i in range(3)])
     assert [f.x.metric for f in fronts] == ["bytes_packed", "decode"]
-    lines = [
-        front_figure.draw_fronts([[front]]).axes[0].get_lines()[0].get_drawstyle()
-        for front in fronts
-    ]
-    assert lines == ["steps-post", "steps-pre"], "between two rows stands the worse one"
+    panels = [front_figure.draw_fronts([[front]]).axes[0] for front in fronts]
+    assert [p.get_lines()[0].get_drawstyle() for p in panels] == ["steps-post", "steps-pre"]
 
 
 @pytest.mark.parametrize(
@@ -349,28 +310,20 @@ def test_speeds_have_a_front_of_their_own():
 )
 def test_models_with_fewer_weights_are_compared_by_bytes(pattern, metric):
     kinds = {"perplexity": "1", "bits_per_weight": "1", "bytes_packed": "B"}
-    columns = tuple(TableColumn(name, "p", "lower", unit) for name, unit in kinds.items())
-    rows = tuple(
-        TableRow(f"r{i}", (), {"pattern": pattern}, (TableCell("", 10.0 + i),) * 3)
-        for i in range(3)
-    )
-    assert [f.x.metric for f in pareto.fronts(Table("t", (), columns, rows))] == [metric]
+    columns = [(name, "p", "lower", unit) for name, unit in kinds.items()]
+    fronts = fronts_of(columns, [(10.0 + i,) * 3 for i in range(3)], pattern=pattern)
+    assert [f.x.metric for f in fronts] == [metric]
 
 
 def test_the_csv_says_which_of_two_records_with_one_identity_the_tables_have(tmp_path):
-    for day in (1, 2):
+    folders = [tmp_path / "day1", tmp_path / "day2"]
+    for day, folder in enumerate(folders, start=1):
         recorded = {"recorded": f"2026-11-0{day}T00:00:00Z"}
-        fake_records.perplexity(
-            tmp_path / f"day{day}", 0.1 * day, made="ab"[day - 1], provenance=recorded
-        )
-    text = leaderboard.build([tmp_path / "day1", tmp_path / "day2"], tmp_path / "no papers")[
-        "leaderboard.csv"
-    ].decode()
-    lines = list(csv.DictReader(io.StringIO(text)))
-    assert [(Path(line["folder"]).name, line["in_tables"]) for line in lines] == [
-        ("day1", "no"),
-        ("day2", "yes"),
-    ]
+        fake_records.perplexity(folder, 0.1 * day, made=folder.name, provenance=recorded)
+    text = build(*folders, others=tmp_path / "no papers")["leaderboard.csv"]
+    lines = csv.DictReader(io.StringIO(text))
+    found = [(Path(line["folder"]).name, line["in_tables"]) for line in lines]
+    assert found == [("day1", "no"), ("day2", "yes")]
 
 
 # --- names are names ------------------------------------------------------------------------------
@@ -382,26 +335,20 @@ def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
     text = files["leaderboard.html"]
     summary = text[text.index(">Summary<") : text.index('id="tools"')]
     assert html.escape(f"{reports.CLOSING} 2:4") in summary
-    assert (
-        "<img" not in text
-        and text.count("<script") == 2
-        and "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
-    )
+    assert "<img" not in text
+    assert text.count("<script") == 2
+    assert "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
     assert html.escape(reports.IMAGE) in text
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
     assert "<" not in data
     models = {t["title"] for t in json.loads(data)["tables"]}
     assert {reports.IMAGE, reports.FORMULA} <= models
     markdown = files["leaderboard.md"]
-    assert (
-        "<img" not in markdown
-        and "<script" not in markdown
-        and r"\*\*x\*\*&#124;y&#96;z&#96;" in markdown
-    )
+    assert r"\*\*x\*\*&#124;y&#96;z&#96;" in markdown
     assert markdown.index("## Summary") < markdown.index("| method |")
-    for name, svg in files.items():
-        if name.endswith(".svg"):
-            assert "<script" not in svg and "<img" not in svg
+    for name, content in files.items():
+        if name.endswith((".svg", ".md")):
+            assert "<script" not in content and "<img" not in content
     cells = {cell for line in csv.reader(io.StringIO(files["leaderboard.csv"])) for cell in line}
     assert {"'" + reports.FORMULA, "'@SUM(1)", reports.IMAGE} <= cells
     assert not any(cell.startswith(("=", "@", "+")) for cell in cells)
@@ -412,37 +359,25 @@ def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
 def test_nothing_that_a_terminal_acts_on_is_in_any_file(tmp_path):
     name = "a\x1b[2J\x07\x9b:b\u202e"
     for i, method in enumerate(("dense", name, name + "2")):
-        fake_records.perplexity(
-            tmp_path / "r", 0.1 * i, method=method, identity={"model": name}, noise=i, seed=0
-        )
-        fake_records.counted(
-            tmp_path / "r",
-            "bits_per_weight",
-            9.0 - i,
-            method=method,
-            identity={"model": name},
-            measure="size",
-        )
+        about = {"method": method, "identity": {"model": name}, "seed": 0}
+        fake_records.perplexity(tmp_path / "r", 0.1 * i, noise=i, **about)
+        fake_records.bits(tmp_path / "r", 9.0 - i, **about)
     fake_records.failed(tmp_path / "r", name, method="cast", identity={"model": name})
 
-    files = leaderboard.build([tmp_path / "r"], tmp_path / "no papers")
+    files = build(tmp_path / "r", others=tmp_path / "no papers")
 
     assert {Path(name).suffix for name in files} == {".html", ".md", ".csv", ".tex", ".svg"}
-    texts = {
-        name: content.decode().replace("\N{FIGURE SPACE}", " ") for name, content in files.items()
-    }
-    assert not {name: found for name, text in texts.items() if (found := terminal.obeyed(text))}
-    assert "\\u001b" not in texts["leaderboard.html"], "what the page's script shows is text, too"
+    for file, text in files.items():
+        assert not terminal.obeyed(text.replace("\N{FIGURE SPACE}", " ")), file
+    assert "\\u001b" not in files["leaderboard.html"], "what the page's script shows is text, too"
 
 
 def test_every_special_character_is_escaped_in_latex():
     ascii_ = "".join(map(chr, range(32, 127)))
     bare = re.sub(r"\\text[a-z]+\{\}|\\[{}$&#%_]|\{[-*[]\}", "", latex.escape(ascii_))
     assert not set(bare) & set("\\{}$&#%_^~<>|\"'`-[*")
-    assert (
-        latex.escape("31.02 ± 0.42") == r"31.02 $\pm$ 0.42"
-        and latex.escape("中\x07") == "{[}U+4E2D]{[}U+0007]"
-    )
+    assert latex.escape("31.02 ± 0.42") == r"31.02 $\pm$ 0.42"
+    assert latex.escape("中\x07") == "{[}U+4E2D]{[}U+0007]"
 
 
 @pytest.mark.slow
@@ -451,12 +386,14 @@ def test_latex_compiles(filled, tmp_path, in_tmp_path):
         pytest.skip("no pdflatex: apt-get install texlive-latex-recommended")
     made = build(filled / "first", filled / "hostile", others=filled / "published")
     (tmp_path / "l.tex").write_text(made["leaderboard.tex"])
-    run = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "l.tex"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [
+        "pdflatex",
+        "-interaction=nonstopmode",
+        "-halt-on-error",
+        "-no-shell-escape",
+        "l.tex",
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:]
     assert "Overfull" not in (tmp_path / "l.log").read_text(errors="replace")
 
@@ -466,16 +403,14 @@ def test_latex_compiles(filled, tmp_path, in_tmp_path):
 
 def test_the_page_trusts_its_own_script_and_style_alone(files):
     text = files["leaderboard.html"]
-    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
-    policy = html.unescape(policy)
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1])
     for tag in ("script", "style"):
         (inline,) = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
         digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
         assert f"{tag}-src 'sha256-{digest}'" in policy
     assert policy.startswith("default-src 'none'") and "unsafe" not in policy
-    assert not re.search(
-        r"\sstyle=|\son[a-z]+=", re.sub(r"<script.*?</script>", "", text, flags=re.S)
-    )
+    markup = re.sub(r"<script.*?</script>", "", text, flags=re.S)
+    assert not re.search(r"\sstyle=|\son[a-z]+=", markup)
     # A digest in base64 may have two slashes.
     text = re.sub(r"'sha256-[^']*'|&#39;sha256-.*?&#39;", "", text)
     addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.]+", text, re.I)) - {"http://www.w3.org"}
@@ -486,19 +421,17 @@ def test_the_page_has_every_number_and_what_it_was_made_from(files, first, fille
     data = json.loads(re.search(r'id="data">(.*?)</script>', files["leaderboard.html"], re.S)[1])
     assert set(data["records"]) == {r.key[:32] for r in first.records}
     sections = leaderboard.make_sections([first], filled / "published")
-    for table, content in zip((t for s in sections for t in s.tables), data["tables"], strict=True):
-        for line, shown in zip(table.rows, content["rows"], strict=True):
-            for cell, given in zip(line.cells, shown["cells"], strict=True):
-                assert (cell is None) == (given is None)
-                if cell:
-                    assert given["v"] == (
-                        cell.value and float(f"{cell.value:.12g}")
-                    )  # versions of Python add otherwise
-                    assert set(given["records"]) <= set(data["records"])
-    assert {data["strings"][r["commit"]] for r in data["records"].values()} == {"c" * 40}
-    assert {data["strings"][r["folder"]] for r in data["records"].values()} == {
-        str(filled / "first")
-    }
+    rows = [row for section in sections for table in section.tables for row in table.rows]
+    shown = [row for table in data["tables"] for row in table["rows"]]
+    for row_, given_row in zip(rows, shown, strict=True):
+        for cell, given in zip(row_.cells, given_row["cells"], strict=True):
+            assert (cell is None) == (given is None)
+            if cell:
+                # 12 digits: versions of Python add otherwise
+                assert given["v"] == (cell.value and float(f"{cell.value:.12g}"))
+                assert set(given["records"]) <= set(data["records"])
+    for field, expected in (("commit", "c" * 40), ("folder", str(filled / "first"))):
+        assert {data["strings"][r[field]] for r in data["records"].values()} == {expected}
 
 
 # --- how a number is made again -------------------------------------------------------------------

@@ -15,11 +15,10 @@ def file(tmp_path_factory):
     """Write a leaderboard of thirty rows without intervals. Their perplexities have two to seven
     digits."""
     root = tmp_path_factory.mktemp("page")
-    fake_records.perplexity(root / "run", noise=99, method="dense")
-    fake_records.counted(root / "run", "violated_groups", 0.0, method="dense")
-    for k, method in enumerate([LONG, *(f"m{k:02}" for k in range(28))]):
-        fake_records.perplexity(root / "run", 0.3 * (k + 1), method=method, seed=0, noise=k)
-        fake_records.counted(root / "run", "violated_groups", 0.0, method=method, seed=0)
+    for k, method in enumerate(["dense", LONG, *(f"m{k:02}" for k in range(28))]):
+        about = {"method": method, "seed": 0 if k else None}
+        fake_records.perplexity(root / "run", 0.3 * k, noise=k, **about)
+        fake_records.counted(root / "run", "violated_groups", 0.0, **about)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairwise, "MAX_PAIRED_ROWS", 2)
         made = leaderboard.build([root / "run"], reports.published(root / "published"))
@@ -29,19 +28,16 @@ def file(tmp_path_factory):
 
 def test_the_head_of_a_long_table_stays_and_on_paper_nothing_scrolls(visit):
     page = visit()
-    region, head = (
-        page.locator("[data-table='0'] .scroll"),
-        page.locator("[data-table='0'] thead th").nth(1),
-    )
+    region = page.locator("[data-table='0'] .scroll")
+    head = page.locator("[data-table='0'] thead th").nth(1)
     region.evaluate("e => e.scrollTop = 400")
     assert abs(head.bounding_box()["y"] - region.bounding_box()["y"]) < 1
+    is_whole = "e => e.scrollHeight === e.clientHeight"
     page.emulate_media(media="print")
-    assert region.evaluate("e => e.scrollHeight === e.clientHeight")
+    assert region.evaluate(is_whole)
     page.emulate_media(media="screen")
     page.set_viewport_size(PHONE)
-    assert region.evaluate("e => e.scrollHeight === e.clientHeight"), (
-        "a phone has one direction to scroll in"
-    )
+    assert region.evaluate(is_whole), "a phone has one direction to scroll in"
 
 
 def test_all_rows_that_meet_the_limits_can_be_seen(visit):
@@ -91,6 +87,4 @@ def test_a_link_inside_the_page_keeps_the_filters(visit):
     page.locator("nav a").first.click()
     assert len(shown(page)) == 10
     page.select_option("select[data-key=pattern]", "2:4")
-    assert "order=ascending" in page.evaluate("location.hash"), (
-        "the address has what was sorted before the click, too"
-    )
+    assert "order=ascending" in page.evaluate("location.hash"), "sorted before the click"

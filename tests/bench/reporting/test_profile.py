@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from bench.compare.resolve import read
-from bench.reporting import board, latex, leaderboard, pick, profile, table_figures
+from bench.compare.result_arguments import read
+from bench.reporting import board, candidates, latex, leaderboard, profile, table_figures
 from helpers import fake_records
 from methods.contract.errors import UserError
 
@@ -29,7 +29,7 @@ def root(tmp_path_factory):
         about = {"method": method, "seed": 0}
         fake_records.perplexity(root, 0.1 + k, **about)
         layers = [fake_records.Item("layer", "layer", 9.0 - k, 1.0)]
-        fake_records.counted(root, "bits_per_weight", 9.0 - k, items=layers, **about)
+        fake_records.bits(root, 9.0 - k, items=layers, **about)
         for task, factor in zip(TASKS, factors, strict=True):
             fake_records.answers(root, task, factor, noise=0.03, lost=6, gained=2, **about)
     return root
@@ -54,54 +54,43 @@ def test_losses_are_means_over_tasks_and_the_worst_is_in_the_leaderboard(table):
     assert list(facts.tracks) == ["knowledge", "mathematics", "code"]
     expected = {"code": 0.4, "mathematics": 0.2, "knowledge": 0.19}
     assert {n: x.loss.value for n, x in facts.tracks.items()} == pytest.approx(expected, abs=0.02)
-    assert (
-        facts.worst_track == "code" and facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
-    )
-    assert facts.track_loss.high > facts.tracks["code"].loss.high, (
-        "it is of the worst of several tracks"
-    )
+    assert facts.worst_track == "code"
+    assert facts.track_loss.low <= facts.tracks["code"].loss.low < 0.4
+    assert facts.track_loss.high > facts.tracks["code"].loss.high, "it is the worst of several"
     flips = facts.tracks["code"].flips
-    assert (flips.changed.value, flips.lost, flips.gained) == (
-        0.2,
-        0.15,
-        0.05,
-    ) and flips.changed.low < 0.2 < flips.changed.high
-    (column,) = (i for i, c in enumerate(table.columns) if c.metric == "worst_track")
+    assert (flips.changed.value, flips.lost, flips.gained) == (0.2, 0.15, 0.05)
+    assert flips.changed.low < 0.2 < flips.changed.high
+    column = table.column("worst_track")
     (row,) = (r for r in table.rows if r.name == "wanda 2:4")
     assert not table.columns[column].hidden and row.cells[column].text.endswith("code")
     assert facts_of(table, "dense").tracks == {}
     names = [c.name for c in table.columns]
-    assert any(n == "mean bits per byte code: 2 tasks, 80 questions" for n in names)
+    assert "mean bits per byte code: 2 tasks, 80 questions" in names
     assert not any("mbpp" in n for n in names)
 
 
 def test_the_order_has_ties(table):
-    assert (
-        profile.order(facts_of(table, "wanda 2:4").tracks)
-        == "code 1, mathematics 2–3, knowledge 2–3"
-    )
-    assert (
-        profile.order(facts_of(table, "sparsegpt 2:4").tracks)
-        == "code 1, mathematics 2, knowledge 3"
-    )
+    tied, ordered = (facts_of(table, f"{name} 2:4").tracks for name in LOSSES)
+    assert profile.order(tied) == "code 1, mathematics 2–3, knowledge 2–3"
+    assert profile.order(ordered) == "code 1, mathematics 2, knowledge 3"
 
 
 def test_only_the_same_tasks_are_compared(root, tmp_path):
     root = shutil.copytree(root, tmp_path / "profile")
     fake_records.answers(root, "mathematics/gsm8k@8-shotx20", n=20, method="wanda", seed=0)
-
     assert list(facts_of(table_of(root), "wanda 2:4").tracks) == ["knowledge", "code"]
 
 
 def test_a_task_with_two_limits_does_not_count_twice(tmp_path):
-    for method, seed in (("dense", None), ("wanda", 0)):
-        for task, factor in (
-            ("code/mbpp@3-shotx40", 1.4),
-            ("code/mbpp@3-shotx20", 1.1),
-            ("knowledge/arc@0-shotx40", 1.2),
-        ):
-            factor, n = factor if seed == 0 else 1.0, int(task[-2:])
-            fake_records.answers(tmp_path, task, factor, n=n, noise=0.03, method=method, seed=seed)
+    factors = {
+        "code/mbpp@3-shotx40": 1.4,
+        "code/mbpp@3-shotx20": 1.1,
+        "knowledge/arc@0-shotx40": 1.2,
+    }
+    for task, factor in factors.items():
+        about = {"n": int(task[-2:]), "noise": 0.03}
+        fake_records.answers(tmp_path, task, method="dense", **about)
+        fake_records.answers(tmp_path, task, factor, seed=0, **about)
     table = table_of(tmp_path)
 
     assert list(facts_of(table, "wanda 2:4").tracks) == ["knowledge"]
@@ -113,14 +102,11 @@ def test_one_name_for_two_contents_is_not_compared(tmp_path):
     apart."""
     for method, seed in (("dense", None), ("wanda", 0)):
         fake_records.perplexity(tmp_path, method=method, seed=seed)
-        for task, digest in zip(
-            TASKS[1:], ("1" if method == "dense" else "2", "1", "1"), strict=True
-        ):
-            inputs = {
-                "measure": {"name": "answers", "config": {}, "source": "", "content": digest * 64}
-            }
+        for task in TASKS[1:]:
+            digest = "2" if task.startswith("code") and seed == 0 else "1"
+            about = {"name": "answers", "config": {}, "source": "", "content": digest * 64}
+            inputs = {"measure": about}
             fake_records.answers(tmp_path, task, method=method, seed=seed, key_inputs=inputs)
-
     assert list(facts_of(table_of(tmp_path), "wanda 2:4").tracks) == ["knowledge", "mathematics"]
 
 
@@ -131,50 +117,38 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
         fake_records.answers(tmp_path, task, method="dense")
         fake_records.perplexity(tmp_path, method="wanda", seed=0)
         for seed, factor in enumerate((1.1, 1.5, 1.9)):
-            fake_records.answers(
-                tmp_path, task, factor, method="wanda", seed=seed, made=made, lost=6, gained=2
-            )
-    fake_records.answers(
-        tmp_path, TASKS[0], 9.0, method="wanda", seed=3
-    )  # the other task of this seed is missing
+            fake_records.answers(tmp_path, task, factor, seed=seed, made=made, lost=6, gained=2)
+    # The other task of this seed is missing.
+    fake_records.answers(tmp_path, TASKS[0], 9.0, seed=3)
 
     code = facts_of(table_of(tmp_path), "wanda 2:4").tracks["code"]
-    assert code.loss.value == pytest.approx(0.5) and code.change.stderr == pytest.approx(
-        0.4 / 3**0.5
-    )
-    assert code.flips.changed.parts[0] == 0.2 and code.flips.changed.low < 0.13, (
-        "a question counts once"
-    )
+    assert code.loss.value == pytest.approx(0.5)
+    assert code.change.stderr == pytest.approx(0.4 / 3**0.5)
+    assert code.flips.changed.parts[0] == 0.2
+    assert code.flips.changed.low < 0.13, "a question counts once"
 
 
 def test_tables_figure_and_latex_have_every_row(root, table):
     losses, order, flips = profile.text_tables(table)
 
-    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], (
-        "the fewest bits first"
-    )
-    assert losses.headers == [
-        "row",
-        "bits per weight",
-        "perplexity ratio",
-        "knowledge",
-        "mathematics",
-        "code",
-    ]
+    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "by bits"
+    assert losses.headers[1:3] == ["bits per weight", "perplexity ratio"]
+    assert losses.headers[3:] == ["knowledge", "mathematics", "code"]
     assert losses.lines[1][5].startswith("40.") and "(" in losses.lines[1][5]
-    assert (
-        flips.lines[0][4].endswith(", −15.0 +5.0")
-        and order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
-    )
-    (figure,) = (
-        f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title
-    )
-    assert "wanda 2:4, code: 40" in figure.svg and figure.svg.count("bits") >= 2
+    assert flips.lines[0][4].endswith(", −15.0 +5.0")
+    assert order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
+    svg = draw(table)
+    assert "wanda 2:4, code: 40" in svg and svg.count("bits") >= 2
     files = leaderboard.build([root], root / "no papers")
     assert b"Order of the losses" in files["leaderboard.md"]
-    assert (
-        latex.escape("code 1, mathematics 2–3, knowledge 2–3").encode() in files["leaderboard.tex"]
-    )
+    ties = latex.escape("code 1, mathematics 2–3, knowledge 2–3")
+    assert ties.encode() in files["leaderboard.tex"]
+
+
+def draw(table):
+    figures = table_figures.draw_all(table, "tiny")
+    (svg,) = (figure.svg for figure in figures if "what each track loses" in figure.title)
+    return svg
 
 
 @pytest.mark.parametrize(("questions", "mark"), [(6, "*"), (24, "")])
@@ -183,13 +157,9 @@ def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark)
         fake_records.perplexity(tmp_path, 0.0, method=method)
         fake_records.answers(tmp_path, TASKS[0], factor, n=questions, noise=noise, method=method)
     table = table_of(tmp_path)
-
     (line,) = profile.text_tables(table)[0].lines
     assert line[-1].endswith(f"){mark}")
-    (figure,) = (
-        f for f in table_figures.draw_all(table, "tiny") if "what each track loses" in f.title
-    )
-    assert ("*" in figure.svg) == bool(mark)
+    assert ("*" in draw(table)) == bool(mark)
 
 
 @pytest.mark.parametrize(
@@ -208,35 +178,28 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path, method, la
         about = {"method": name, "identity": {"pattern": pattern}}
         fake_records.perplexity(tmp_path, **about)
         fake_records.answers(tmp_path, TASKS[0], **about)
-        fake_records.counted(tmp_path, "bits_per_weight", 9.0, **about)
+        fake_records.bits(tmp_path, 9.0, **about)
     table = table_of(tmp_path)
-
-    axes = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table)).axes[
-        0
-    ]
-
-    last = axes.get_yticklabels()[-1].get_text()
+    figure = table_figures.draw_profile(table, profile.rows_of(table), profile.names_of(table))
+    last = figure.axes[0].get_yticklabels()[-1].get_text()
     assert last.replace("\N{NO-BREAK SPACE}", " ") == label
 
 
 def test_rows_are_picked_by_tracks(root, table, output):
-    limits = pick.parse_limits(max_loss="5%")
-    kept = pick.pick(table, limits, tracks=["mathematics", "knowledge"])
+    limits = candidates.parse_limits(max_loss="5%")
+    kept = candidates.pick(table, limits, tracks=["mathematics", "knowledge"])
 
-    assert [c.row.name for c in kept.meets] == [
-        "sparsegpt 2:4"
-    ] and kept.nearest.row.name == "wanda 2:4"
-    assert pick.pick(table, limits, tracks=["code"]).meets == ()
-    both, one = (
-        pick.keep(kept.nearest.facts, names).loss
-        for names in (["mathematics", "knowledge"], ["mathematics"])
-    )
+    assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"]
+    assert kept.nearest.row.name == "wanda 2:4"
+    assert candidates.pick(table, limits, tracks=["code"]).meets == ()
+    tracks = ["mathematics", "knowledge"]
+    both, one = (candidates.keep(kept.nearest.facts, tracks[:n]).loss for n in (2, 1))
     assert both.value == one.value and both.high > one.high  # the other track's may be the largest
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
-        pick.pick(table, limits, tracks=["reading"])
-    assert "First: sparsegpt 2:4" in output(
-        "pick", "--model", "tiny", "--keep", "knowledge", "--max-loss", "3%", "--results", root
-    )
+        candidates.pick(table, limits, tracks=["reading"])
+    line = ("pick", "--model", "tiny", "--results", root)
+    out = output(*line, "--keep", "knowledge", "--max-loss", "3%")
+    assert "First: sparsegpt 2:4" in out
 
 
 def test_rows_are_picked_by_tracks_alone(tmp_path, cli, output, refused):
@@ -246,10 +209,7 @@ def test_rows_are_picked_by_tracks_alone(tmp_path, cli, output, refused):
         ("ria", TASKS[2:], 1.01),
     ):  # fmt: skip
         for task in tasks:
-            pattern = "dense" if method == "dense" else "2:4"
-            fake_records.answers(
-                tmp_path, task, factor, method=method, seed=0, identity={"pattern": pattern}
-            )
+            fake_records.answers(tmp_path, task, factor, method=method, seed=0)
     line = ("pick", "--model", "tiny", "--results", tmp_path)
 
     out = output(*line, "--keep", "code", "--max-loss", "5%")

@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.reporting import board, html, latex, table
 from bench.results.record import ReadingRow
 from helpers import fake_records
@@ -19,24 +19,12 @@ METRICS = {"perplexity": "perplexity", "size": "sparsity"}
 SIZE = {"measure": "size", "protocol": "weights"}
 
 
-def cell(
-    method="magnitude",
-    seed=None,
-    value=1.0,
-    status="ok",
-    *,
-    measure="perplexity",
-    model="m",
-    **more,
-):
+def cell(method="magnitude", seed=None, value=1.0, status="ok", *, measure="perplexity", **more):
     """Make a record with one number. more: its protocol, and other parts of its identity."""
-    protocol = more.pop("protocol", "wiki-mini@128")
+    slot = (method, seed, measure, more.pop("protocol", "wiki-mini@128"))
     row = ReadingRow(metric=METRICS[measure], value=value, unit="1", better="lower", n=4)
     result = {"readings": [row]} if status == "ok" else {"reason": "OOM"}
-    identity = {"model": model} | more
-    return fake_records.record(
-        method, seed, measure, protocol, status=status, identity=identity, **result
-    )
+    return fake_records.record(*slot, status=status, identity={"model": "m"} | more, **result)
 
 
 def lines(records):
@@ -44,41 +32,31 @@ def lines(records):
     return [dict(zip(grid.headers, line, strict=True)) for line in grid.lines]
 
 
-def test_seeds_are_mean_and_standard_deviation():
-    (line,) = lines([cell("wanda", s, v) for s, v in enumerate((10.0, 11.0, 12.0))])
-
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((10.0, 11.0, 12.0), "11.0 ± 1.0"),
+        ((40.42273468, 40.42273468, 40.42273532), "40.42"),  # they differ by rounding
+        ((40.4227, 40.4228, 40.4229), "40.422800 ± 0.000100"),
+    ],
+)
+def test_seeds_are_mean_and_standard_deviation(values, text):
+    (line,) = lines([cell("wanda", s, v) for s, v in enumerate(values)])
     assert line["method"] == "wanda (3 seeds)"
-    assert line["perplexity wiki-mini@128"] == "11.0 ± 1.0"
-
-
-def test_seeds_that_differ_by_rounding_have_no_spread():
-    (line,) = lines(
-        [cell("depth", s, v) for s, v in enumerate((40.42273468, 40.42273468, 40.42273532))]
-    )
-
-    assert line["perplexity wiki-mini@128"] == "40.42"
-    (line,) = lines([cell("depth", s, v) for s, v in enumerate((40.4227, 40.4228, 40.4229))])
-    assert "±" in line["perplexity wiki-mini@128"]
+    assert line["perplexity wiki-mini@128"] == text
 
 
 def test_a_measure_that_failed_for_a_seed_leaves_no_average_in_any_of_its_columns():
     sizes = [cell("wanda", s, status=x, **SIZE) for s, x in enumerate(("ok", "failed", "ok"))]
     (line,) = lines(sizes)
-
     assert line["sparsity"] == "OOM (1 of 3 seeds)"
 
 
 def test_a_reason_is_told_once_a_line():
-    records = [
-        cell(status="skipped"),
-        cell(status="skipped", **SIZE),
-        cell("wanda"),
-        cell("wanda", **SIZE),
-    ]
-    for record in records[:2]:
+    skipped = [cell(status="skipped", **kind) for kind in ({}, SIZE)]
+    for record in skipped:
         record.reason = "no CUDA device"
-    line = lines(records)[1]
-
+    line = lines([*skipped, cell("wanda"), cell("wanda", **SIZE)])[1]
     assert list(line.values())[2:] == ["skipped: no CUDA device", "skipped"]
 
 
@@ -86,33 +64,19 @@ def test_missing_seeds_are_said():
     """Interrupt a run: sparsegpt lacks seeds that wanda has, and wanda's last one lacks a
     measure."""
     records = [cell("wanda", s, 10.0 + s, **kind) for s in range(3) for kind in ({}, SIZE)][:-1]
-    records += [cell("sparsegpt", s, 5.0) for s in (0, 2)] + [
-        cell("magnitude"),
-        cell("other", 0, pattern="4:8"),
-    ]
-
+    records += [cell("sparsegpt", s, 5.0) for s in (0, 2)]
+    records += [cell("magnitude"), cell("other", 0, pattern="4:8")]
     got = {x["method"].split(" ")[0]: x for x in lines(records)}
-
-    assert {x["method"] for x in got.values()} == {
-        "wanda (3 seeds)",
-        "sparsegpt (2 of 3 seeds)",
-        "magnitude",
-        "other",
-    }
+    assert got["sparsegpt"]["method"] == "sparsegpt (2 of 3 seeds)"
+    assert got["wanda"]["method"] == "wanda (3 seeds)"
+    assert got["magnitude"]["method"] == "magnitude" and got["other"]["method"] == "other"
     assert got["wanda"]["perplexity wiki-mini@128"] == "11.0 ± 1.0"
     assert got["wanda"]["sparsity"] == "10.50 ± 0.71 (2 of 3 seeds)"
 
 
 def test_protocols_never_share_a_column():
-    line, other = lines(
-        [
-            cell(value=5.0, protocol="wikitext2@2048"),
-            cell("wanda", 0, 4.0, protocol="wikitext2@4096"),
-        ]
-    )
-
-    columns = ["perplexity wikitext2@2048", "perplexity wikitext2@4096"]
-    assert {tuple(x[c] for c in columns) for x in (line, other)} == {("5", "–"), ("–", "4")}
+    found = lines([cell(value=5.0, protocol="a@2"), cell("wanda", 0, 4.0, protocol="a@4")])
+    assert {(x["perplexity a@2"], x["perplexity a@4"]) for x in found} == {("5", "–"), ("–", "4")}
 
 
 def test_rows_measured_alike_stand_together_and_in_order():
@@ -122,30 +86,15 @@ def test_rows_measured_alike_stand_together_and_in_order():
         known = {"protocol": protocol, "dtype": dtype}
         records += [cell("bad", value=4.0, **known), cell("fails", status="failed", **known)]
         records += [cell("good", value=3.0, **known), cell("dense", value=9.0, **known)]
-
     got = lines(records)
-
-    assert [(x["dtype"], x["method"]) for x in got] == [
-        (dtype, method)
-        for dtype in ("bfloat16", "float32")
-        for method in ("dense", "good", "bad", "fails")
-    ]
+    assert [x["dtype"] for x in got] == ["bfloat16"] * 4 + ["float32"] * 4
+    assert [x["method"] for x in got] == ["dense", "good", "bad", "fails"] * 2
     assert [x["perplexity a@1"] for x in got] == ["9", "3", "4", "OOM", "–", "–", "–", "–"]
 
 
 def test_a_failure_is_shown_where_its_protocol_never_succeeded():
-    got = lines(
-        [cell(value=5.0, protocol="wikitext2@2048"), cell(protocol="c4@2048", status="failed")]
-    )
-
-    assert got == [
-        {
-            "method": "magnitude",
-            "pattern": "2:4",
-            "perplexity c4@2048": "OOM",
-            "perplexity wikitext2@2048": "5",
-        }
-    ]
+    (got,) = lines([cell(value=5.0, protocol="a@2"), cell(protocol="c4@2", status="failed")])
+    assert (got["perplexity c4@2"], got["perplexity a@2"]) == ("OOM", "5")
 
 
 def test_a_quantizer_that_all_rows_share_is_shown():
@@ -164,15 +113,12 @@ HOSTILE = [
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_stays_text(cli, tmp_path, name):
     fake_records.perplexity(tmp_path / "r", identity={"model": name})
-    outs = {
-        f: cli("report", "--results", "r", "--format", f)[1] for f in ("csv", "md", "table", "json")
-    }
-
+    formats = ("csv", "md", "table", "json")
+    outs = {f: cli("report", "--results", "r", "--format", f)[1] for f in formats}
     read = pd.read_csv(io.StringIO(outs["csv"]))["model"][0]
     assert read == ("'" + name if name.startswith("=") else name)
     assert not set("<[`") & set(outs["md"])
-    (rule,) = [x for x in outs["md"].splitlines() if x.startswith("|--")]
-    assert {x.count("|") for x in outs["md"].splitlines() if x.startswith("|")} == {rule.count("|")}
+    assert len({x.count("|") for x in outs["md"].splitlines() if x.startswith("|")}) == 1
     assert name in outs["table"]
     assert json.loads(outs["json"])[0]["model"] == name
 
@@ -180,29 +126,19 @@ def test_a_hostile_name_stays_text(cli, tmp_path, name):
 def test_several_folders_are_one_document(cli, tmp_path):
     for name in "ab":
         fake_records.perplexity(tmp_path / name, identity={"model": name})
-    printed = {
-        f: cli("report", "--results", "a", "--results", "b", "--format", f)[1]
-        for f in ("csv", "json")
-    }
-
-    assert [row["model"] for row in json.loads(printed["json"])] == ["a", "b"]
-    assert list(pd.read_csv(io.StringIO(printed["csv"]))["model"]) == ["a", "b"]
+    line = ("report", "--results", "a", "--results", "b", "--format")
+    assert [row["model"] for row in json.loads(cli(*line, "json")[1])] == ["a", "b"]
+    assert list(pd.read_csv(io.StringIO(cli(*line, "csv")[1]))["model"]) == ["a", "b"]
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(11_520.0, "11.5 kB"), (100_000.0, "0.1 MB"), (2.69e8, "269.0 MB")]
-)
-def test_bytes_have_a_unit_of_their_size(value, said):
-    assert table.format_number(value, None, "B") == said
+def test_bytes_have_a_unit_of_their_size():
+    for value, said in {11_520.0: "11.5 kB", 100_000.0: "0.1 MB", 2.69e8: "269.0 MB"}.items():
+        assert table.format_number(value, None, "B") == said
 
 
 def test_columns_of_words_stand_at_the_left_in_markdown_and_latex():
-    one = table.TextTable(
-        "t",
-        ["method", "rank", "made on", "source"],
-        [["wanda", "1", "EPYC", "a paper"]],
-        worded=frozenset({"made on"}),
-    )
+    headers, line = ["method", "rank", "made on", "source"], ["wanda", "1", "EPYC", "a paper"]
+    one = table.TextTable("t", headers, [line], worded=frozenset({"made on"}))
     assert table.to_markdown(one).splitlines()[1] == "|---|---:|---|---|"
     assert "{@{}lrll@{}}" in latex.render_table(one)
 
@@ -220,9 +156,6 @@ def test_rows_with_equal_numbers_stand_in_the_order_of_their_names(tmp_path, nam
 
 
 def test_a_name_may_break_before_a_field_and_never_inside_a_pattern():
-    made = str(
-        html.environment()
-        .from_string("{{ name | breakable }}")
-        .render(name="a:from=b:lr=4e-3 2:4<")
-    )
+    template = html.environment().from_string("{{ name | breakable }}")
+    made = str(template.render(name="a:from=b:lr=4e-3 2:4<"))
     assert made == "a:<wbr>from=<wbr>b:<wbr>lr=4e-3 2:4&lt;"

@@ -7,18 +7,30 @@ from bench.reporting.facts import Bound
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("write", "texts"),
     [
-        (0.9049, "×0.905"),
-        (1.0, "×1.000"),
-        (9.9994, "×9.999"),
-        (45.962, "×45.96"),
-        (999.94, "×999.9"),
-        (10994.905, "×10,995"),
+        (
+            words.ratio,
+            {
+                0.9049: "×0.905",
+                9.9994: "×9.999",
+                45.962: "×45.96",
+                999.94: "×999.9",
+                10994.905: "×10,995",
+            },
+        ),
+        (words.percent, {0.002: "0.2%", 9.999: "999.9%", 10993.905: "1,099,390%"}),
+        # A training of 1M tokens in whole steps has 999,936.
+        (words.short_count, {999: "999", 999_499: "999k", 999_936: "1M", 999_999_999: "1B"}),
+        (
+            words.duration,
+            {0.3: "0.3 s", 240: "4 min", 5.3 * 86400: "5.3 days", 729 * 86400: "729 days"}
+            | {4.4e9: "140 years"},
+        ),
     ],
 )
-def test_a_ratio_has_four_digits_or_no_decimals(value, text):
-    assert words.ratio(value) == text
+def test_few_digits_and_no_exponent(write, texts):
+    assert {value: write(value) for value in texts} == texts
 
 
 def test_the_unit_of_an_interval_stands_once():
@@ -28,22 +40,6 @@ def test_the_unit_of_an_interval_stands_once():
     assert words.difference(-0.1, -0.12, 0.08) == "−0.100 (−0.120 to +0.080)"
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.002, "0.2%"), (9.999, "999.9%"), (10993.905, "1,099,390%")]
-)
-def test_a_large_percentage_has_commas_and_no_decimals(value, text):
-    assert words.percent(value) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(999, "999"), (819_200, "819k"), (999_499, "999k"), (999_936, "1M"), (999_999_999, "1B")],
-)
-def test_a_count_has_no_exponent(count, text):
-    """A training of 1M tokens in whole steps has 999,936."""
-    assert words.short_count(count) == text
-
-
 @pytest.mark.parametrize("noise", [0, 1e-16, -1e-16])
 def test_numbers_of_two_processors_are_one_number(noise):
     """Sums in another order differ in the last bits, also if a number is half way between two
@@ -51,20 +47,6 @@ def test_numbers_of_two_processors_are_one_number(noise):
     assert Bound(0.9479126583197635 + noise, 0.9 + noise, 1.1 + noise) == Bound(0.9479, 0.9, 1.1)
     assert Bound(0.00125 * (1 + noise), 0.0, 0.0025).value == Bound(0.00125, 0.0, 0.0025).value
     assert Bound(1 / 3 + noise).value == 0.333333333333, "without an interval"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.3, "0.3 s"),
-        (240, "4 min"),
-        (5.3 * 86400, "5.3 days"),
-        (729 * 86400, "729 days"),
-        (4.4e9, "140 years"),
-    ],
-)
-def test_a_duration_is_in_the_units_of_people(seconds, text):
-    assert words.duration(seconds) == text
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import subprocess
 import pytest
 
 from bench.catalog import registry
-from bench.compare.resolve import read
-from bench.results.store import ReadOnlyStore
+from bench.compare.result_arguments import read
 from bench.system import provenance
 from helpers import fake_records, plugins, runs
 
@@ -21,18 +20,11 @@ def site(tmp_path_factory):
 @pytest.mark.usefixtures("world")
 def test_a_record_names_the_plug_in(tmp_path, cli):
     runs.run_here(runs.small(tmp_path / "r", methods=("mine",), measures=("size",)))
-
-    named = {
-        r.identity.method: r.plugins
-        for r in ReadOnlyStore(tmp_path / "r")
-        if r.identity.measure == "size"
-    }
-    assert named == {
-        "dense": [],
-        "mine": [{"name": "mine", "distribution": "author", "version": "1.0"}],
-    }
-    key = next(r.key for r in ReadOnlyStore(tmp_path / "r") if r.plugins)
-    _, out, _ = cli("show", key[:12], "--results", tmp_path / "r")
+    found = runs.records(tmp_path / "r")
+    assert found["dense", None, "size"].plugins == []
+    record = found["mine", None, "size"]
+    assert record.plugins == [{"name": "mine", "distribution": "author", "version": "1.0"}]
+    _, out, _ = cli("show", record.key[:12], "--results", tmp_path / "r")
     assert "mine of author 1.0" in out
 
 
@@ -46,67 +38,42 @@ def installed(site, url):
 
 @pytest.mark.usefixtures("world")
 def test_where_a_plug_in_was_installed_from(site, tmp_path):
-    from_git = {
-        "url": "https://me:secret@host/o/r.git",
-        "vcs_info": {"vcs": "git", "commit_id": "a" * 40},
-    }
-    about = installed(site, from_git)
-    assert about["repository"] == "https://host/o/r.git" and about["commit"] == {
-        "id": "a" * 40,
-        "dirty": False,
-    }
+    vcs = {"vcs": "git", "commit_id": "a" * 40}
+    about = installed(site, {"url": "https://me:secret@host/o/r.git", "vcs_info": vcs})
+    assert about["repository"] == "https://host/o/r.git"
+    assert about["commit"] == {"id": "a" * 40, "dirty": False}
 
-    git = (
-        "git",
-        "-C",
-        str(tmp_path),
-        "-c",
-        "user.name=a",
-        "-c",
-        "user.email=a@b",
-        "-c",
-        "commit.gpgsign=false",
-    )
+    git = ["git", "-C", str(tmp_path)]
+    for setting in ("user.name=a", "user.email=a@b", "commit.gpgsign=false"):
+        git += ["-c", setting]
     (tmp_path / "package").mkdir()
     (tmp_path / "package/a.py").write_text("1")
     for line in (("init", "-q"), ("add", "."), ("commit", "-qm", "one")):
         subprocess.run([*git, *line], check=True)
     editable = {"url": (tmp_path / "package").as_uri(), "dir_info": {"editable": True}}
     about = installed(site, editable)
-    assert (
-        len(about["commit"]["id"]) == 40
-        and not about["commit"]["dirty"]
-        and "repository" not in about
-    )
+    assert len(about["commit"]["id"]) == 40
+    assert not about["commit"]["dirty"]
+    assert "repository" not in about
     (tmp_path / "package/a.py").write_text("2")
     assert installed(site, editable)["commit"]["dirty"]
 
-    for url in (
-        {"url": tmp_path.as_uri()},
-        {"url": 3},
-        [],
-        {"url": "https://h/x", "vcs_info": {"commit_id": 7}},
-    ):
+    no_commit = {"url": "https://h/x", "vcs_info": {"commit_id": 7}}
+    for url in ({"url": tmp_path.as_uri()}, {"url": 3}, [], no_commit):
         assert "commit" not in installed(site, url)
 
 
 def test_a_history_follows_the_repository_of_the_plug_in(tmp_path, output):
     for k, (mine, suite) in enumerate((("a", "0.1.0"), ("b", "0.1.0"), ("c", "0.2.0"))):
         commit = {"id": mine * 40, "dirty": False, "time": f"2026-01-0{k + 1}T00:00:00Z"}
-        about = {
-            "plugins": [
-                {"name": "mine", "distribution": "author", "version": "1", "commit": commit}
-            ]
-        }
-        about |= {"versions": {"cast-bench": suite}, "commit": {"id": None, "dirty": None}}
+        plugin = {"name": "mine", "distribution": "author", "version": "1", "commit": commit}
+        about = {"plugins": [plugin], "versions": {"cast-bench": suite}}
         # Recorded in another order than committed.
-        about["recorded"] = f"2026-02-0{3 - k}T00:00:00Z"
-        fake_records.perplexity(
-            tmp_path / "r", 0.01 * k, made=mine, method="mine", provenance=about
-        )
+        about |= {"recorded": f"2026-02-0{3 - k}T00:00:00Z", "commit": {"id": None, "dirty": None}}
+        about = {"made": mine, "method": "mine", "provenance": about}
+        fake_records.perplexity(tmp_path / "r", 0.01 * k, **about)
 
-    out = output("history", "--results", tmp_path / "r", "--json")
-    rows = json.loads(out)
+    rows = json.loads(output("history", "--results", tmp_path / "r", "--json"))
     assert [row["commit"] for row in rows] == [c * 12 for c in "abc"]
     assert [row["surroundings"] for row in rows] == ["", "", "cast-bench 0.1.0 to 0.2.0"]
     assert len(read(tmp_path / "r", every=True).records) == 3

@@ -28,11 +28,9 @@ def record(name, commit, recorded, status="ok"):
 )
 def test_which_record_counts(counts, other, reverse):
     one, two = record("ab", *counts), record("cd", *other)
-
     assert newest([two, one] if reverse else [one, two]) == [one]
 
 
 def test_the_last_counts_where_it_need_not_be_good():
     good, failed = record("ab", 0, 1), record("cd", 0, 2, "failed")
-
     assert newest([good, failed], good_first=False) == [failed]

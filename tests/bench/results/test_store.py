@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Record
+from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Reading, Record
 from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
@@ -38,14 +38,11 @@ def temporaries(store):
 
 def test_what_is_written_is_read(store):
     store.write(record(notes={"a": [1, 2]}), ITEMS)
-
     got = store.get(KEY)
-
     assert got.notes == {"a": [1, 2]}
     items = store.items(got)
-    assert list(
-        zip(items.ids, items.clusters, items.columns["value"], items.weights, strict=True)
-    ) == [i[:4] for i in ITEMS]
+    columns = (items.ids, items.clusters, items.columns["value"], items.weights)
+    assert list(zip(*columns, strict=True)) == [i[:4] for i in ITEMS]
     assert not temporaries(store)
 
 
@@ -55,7 +52,6 @@ def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
     former, today = RENAMED[0], RENAMED_MODELS[RENAMED]
     identity = fake_records.identity_of(model=former, method="dense")
     store.write(Record(key=KEY, identity=identity, status="ok", key_inputs={"model": digest}))
-
     assert store.get(KEY).identity.model == (today if digest == RENAMED[1] else former)
 
 
@@ -124,9 +120,7 @@ def test_who_only_reads_names_a_truncated_record_and_moves_nothing(
     store = Store(tmp_path / "r")
     store.write(record("cd" * 32))
     store.path(KEY).write_text("{")
-
     code, _, err = cli(*command, "--results", tmp_path / "r")
-
     assert code == expected and f"{store.path(KEY)} is no record" in err
     assert store.path(KEY).exists() and not (tmp_path / "r/corrupt").exists()
 
@@ -135,33 +129,31 @@ def items_of(store):
     return next((store.root / "items").iterdir())
 
 
+def cut(end):
+    """Return a function that replaces the last byte of the items."""
+    return lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1] + end)
+
+
+def edited(**fields):
+    return lambda store: fake_records.edit(store.path(KEY), **fields)
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         (lambda store: store.path(KEY).rename(store.path("cd" * 32)), "its own key"),
         (lambda store: items_of(store).unlink(), "lost its items"),
-        (
-            lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1] + b"\0"),
-            "other items",
-        ),
-        (
-            lambda store: items_of(store).write_bytes(items_of(store).read_bytes()[:-1]),
-            "damaged items",
-        ),
-        *(
-            (
-                lambda store, f=fields: fake_records.edit(store.path(KEY), **f),
-                "changed after it was written",
-            )
-            for fields in ({"reason": "because"}, {"digest": None}, {"digest": "0" * 64})
-        ),
+        (cut(end=b"\0"), "other items"),
+        (cut(end=b""), "damaged items"),
+        (edited(reason="because"), "changed after it was written"),
+        (edited(digest=None), "changed after it was written"),
+        (edited(digest="0" * 64), "changed after it was written"),
     ],
 )
 def test_a_record_that_was_changed_is_no_record(store, damage, said):
     """Also one with items of the same size: what a run takes for done, it never measures again."""
     store.write(record(notes={"a": 1}), ITEMS)
     damage(store)
-
     assert [store.get(key) for key in (KEY, "cd" * 32)] == [None, None] and said in store.damaged[0]
 
 
@@ -170,7 +162,6 @@ def test_a_record_written_in_another_layout_is_the_same(store):
     store.write(record(notes={"a": 1.0e-7, "ü": [None, True]}), ITEMS)
     path = store.path(KEY)
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, indent=4))
-
     assert store.get(KEY).notes == {"a": 1.0e-7, "ü": [None, True]}
 
 
@@ -198,14 +189,12 @@ def test_a_digest_does_not_make_a_record(store, fields):
     store.write(record())
     store.write(record("cd" * 32))
     fake_records.edit(store.path(KEY), seal=True, **fields)
-
     assert [r.key for r in store] == ["cd" * 32] and "is no record" in store.damaged[0]
 
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
     store.write(record())
     monkeypatch.setattr("bench.results.record.MAX_BYTES", 100)
-
     assert store.get(KEY) is None
     assert "more than 100" in store.damaged[0]
 
@@ -220,21 +209,15 @@ def test_another_schema_is_named_and_the_rest_is_read(store, cli, version, remed
     fake_records.edit(store.path(KEY), schema_version=version, identity="a word")
     fake_records.perplexity(store.root)
 
+    said = f"{store.path(KEY)} has schema {version}, but this version reads only schema {SCHEMA}"
     for command, code in (
-        ("report --results", 0),
-        ("check", 1),
-        ("merge --results joined", 2),
-        ("pick --model tiny --results", 2),
+        (("report", "--results"), 0),
+        (("check",), 1),
+        (("merge", "--results", store.root.parent / "joined"), 2),
+        (("pick", "--model", "tiny", "--results"), 2),
     ):
-        found, out, err = cli(
-            *command.replace("joined", str(store.root.parent / "joined")).split(), store.root
-        )
-
-        said = (
-            f"{store.path(KEY)} has schema {version}, but this version reads only schema "
-            f"{SCHEMA}: {remedy}"
-        )
-        assert found == code and (out + err).count(said) == 1
+        found, out, err = cli(*command, store.root)
+        assert found == code and (out + err).count(f"{said}: {remedy}") == 1
         assert code == 2 or "perplexity" in out or "1 record read" in out
     assert list(store) and store.path(KEY).exists()
 
@@ -243,48 +226,34 @@ def test_another_schema_is_named_and_the_rest_is_read(store, cli, version, remed
 def test_a_schema_that_is_no_number_does_not_skip_the_digest(store, version):
     store.write(record())
     fake_records.edit(store.path(KEY), schema_version=version, reason="edited")
-
     assert list(store) == []
     assert "not a whole number" in store.damaged[0]
 
 
 def test_json_never_contains_nan(store):
     store.write(record(notes={"a": math.nan, "b": [math.inf]}))
-
-    def refuse(name):
-        pytest.fail(f"{name} in a record")
-
-    json.loads(store.path(KEY).read_text(), parse_constant=refuse)
+    json.loads(store.path(KEY).read_text(), parse_constant=pytest.fail)
     assert store.get(KEY) is not None
 
 
 def test_diverged_is_a_status_and_no_number(tmp_path, monkeypatch):
     from bench.measures.contract import Readings
     from bench.measures.size import Size
-    from bench.results.record import Reading
 
-    runs.own_cache(tmp_path / "own", monkeypatch)
-    readings = Readings(
-        (Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf),), ITEMS
-    )
-    monkeypatch.setattr(Size, "read", lambda *_: readings)
+    reading = Reading("bits_per_weight", math.nan, "1", "lower", stderr=math.inf)
+    monkeypatch.setattr(Size, "read", lambda *_: Readings((reading,), ITEMS))
 
-    got = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))[
-        "dense", None, "size"
-    ]
+    found = runs.measured(tmp_path / "r", methods=("dense",), measures=("size",))
+    got = found["dense", None, "size"]
 
-    assert got.status == "diverged"
-    assert got.reason == "bits_per_weight is nan"
+    assert (got.status, got.reason) == ("diverged", "bits_per_weight is nan")
     assert [(r.value, r.stderr) for r in got.readings] == [(None, None)]
     assert got.items is None
 
 
 def test_find_wants_exactly_one_that_is_sound(store):
-    sound, other = (
-        fake_records.perplexity(store.root, loss, made=str(loss)) for loss in (0.0, 0.1)
-    )
+    sound, other = (fake_records.perplexity(store.root, made=made) for made in "ab")
     fake_records.edit_value(store.path(other.key), 9.9, seal=True)
-
     assert store.find(sound.key[:12]).key == sound.key
     for prefix in ("", "x"):
         with pytest.raises(UserError, match=r"bench ls runs --results .* lists them"):

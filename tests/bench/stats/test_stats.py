@@ -18,10 +18,8 @@ from bench.stats import bootstrap, mcnemar, multiple_tests, seed_noise
 @pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (7, 7), (12, 3), (3, 12), (400, 350)])
 def test_mcnemar_is_statsmodels_and_a_binomial_test(lost, gained):
     got = mcnemar.mcnemar_p(lost, gained)
-
-    assert got == pytest.approx(
-        their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue, abs=1e-12
-    )
+    theirs = their_mcnemar([[50, lost], [gained, 60]], exact=True).pvalue
+    assert got == pytest.approx(theirs, abs=1e-12)
     if lost + gained:
         assert got == pytest.approx(binomtest(lost, lost + gained).pvalue)
 
@@ -34,10 +32,9 @@ def naive_score(lost, gained, n, delta):
         p = q + delta
         return -(xlogy(lost, q) + xlogy(gained, p) + xlogy(n - lost - gained, 1 - p - q))
 
-    low, high = max(0.0, -delta), (1 - delta) / 2
-    q = minimize_scalar(
-        minus_log_likelihood, bounds=(low, high), method="bounded", options={"xatol": 1e-12}
-    ).x
+    how = {"method": "bounded", "options": {"xatol": 1e-12}}
+    bounds = (max(0.0, -delta), (1 - delta) / 2)
+    q = minimize_scalar(minus_log_likelihood, bounds=bounds, **how).x
     return (gained - lost - n * delta) / np.sqrt(n * (2 * q + delta * (1 - delta)))
 
 
@@ -46,7 +43,6 @@ def naive_score(lost, gained, n, delta):
 )
 def test_tango_inverts_the_score_test(lost, gained, n):
     low, high = mcnemar.tango_interval(lost, gained, n, 0.05)
-
     z = norm.ppf(0.975)
     assert naive_score(lost, gained, n, low) == pytest.approx(z, abs=1e-4)
     assert naive_score(lost, gained, n, high) == pytest.approx(-z, abs=1e-4)
@@ -57,7 +53,6 @@ def test_tango_inverts_the_score_test(lost, gained, n):
 
 def test_tango_without_a_flip_is_no_point():
     low, high = mcnemar.tango_interval(0, 0, 100, 0.05)
-
     assert low == pytest.approx(-high)
     assert high == pytest.approx(norm.ppf(0.975) ** 2 / (100 + norm.ppf(0.975) ** 2), rel=1e-6)
 
@@ -65,19 +60,13 @@ def test_tango_without_a_flip_is_no_point():
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_adjusted_p_values_are_those_of_statsmodels(count):
     p = np.random.default_rng(count).uniform(0, 0.3, count) ** 2
-
     assert multiple_tests.holm(list(p)) == pytest.approx(multipletests(p, method="holm")[1])
-
-
-def test_no_tests_no_adjustment():
     assert multiple_tests.holm([]) == []
 
 
 def test_ranks_are_ranges_of_what_was_shown():
     shown = {("a", "c"), ("a", "d"), ("b", "d")}
-
     got = multiple_tests.tie_groups(["a", "b", "c", "d"], lambda x, y: (x, y) in shown)
-
     assert got == [("a", 1, 2), ("b", 1, 3), ("c", 2, 4), ("d", 3, 4)]
 
 
@@ -98,13 +87,8 @@ def naive_t(differences, weights):
 def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
     rng = np.random.default_rng(0)
     differences, weights = rng.normal(0.3, 1, (seeds, 9)), rng.uniform(1, 3, 9)
-    columns, rows = (
-        rng.multinomial(9, [1 / 9] * 9, 5),
-        rng.multinomial(seeds, [1 / seeds] * seeds, 5),
-    )
-
+    columns, rows = (rng.multinomial(n, [1 / n] * n, 5) for n in (9, seeds))
     got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float))
-
     for t, c, r in zip(got, columns, rows, strict=True):
         drawn, repeated = np.repeat(np.arange(9), c), np.repeat(np.arange(seeds), r)
         naive = naive_t(differences[repeated][:, drawn], weights[drawn])
@@ -122,9 +106,12 @@ def test_p_and_interval_agree():
 
 def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        bootstrap, "_draws", lambda d, w, count: (asked.append(count), np.linspace(-3, 3, count))[1]
-    )
+
+    def draws(differences, weights, count):
+        asked.append(count)
+        return np.linspace(-3, 3, count)
+
+    monkeypatch.setattr(bootstrap, "_draws", draws)
     rng = np.random.default_rng(2)
     for level in (0.05, 0.0025, 1e-9):
         bootstrap.studentized_bootstrap(rng.normal(0, 1, (1, 12)), np.ones(12), level)
@@ -143,7 +130,6 @@ def test_many_articles_have_fewer_draws_and_students_interval(monkeypatch, clust
     differences = np.random.default_rng(0).normal(0, 1, (1, clusters))
     got = bootstrap.studentized_bootstrap(differences, np.ones(clusters), 1e-4)
     plain = bootstrap.estimate_means(differences, 1e-4)
-
     assert asked == [draws]
     assert got.high - got.low == pytest.approx(plain.high - plain.low, rel=0.1)
 
@@ -152,9 +138,7 @@ def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
     rng = np.random.default_rng(3)
     differences = rng.normal(0.2, 1, (1, 15))
     plain = ttest_1samp(differences[0], 0)
-
     got = bootstrap.studentized_bootstrap(differences, np.ones(15), 1e-6)
-
     bounds = plain.confidence_interval(1 - 1e-6)
     assert got.low <= bounds.low + 1e-9 and got.high >= bounds.high - 1e-9
     far = bootstrap.studentized_bootstrap(differences + 20, np.ones(15), 1e-6)
@@ -164,9 +148,7 @@ def test_beyond_the_most_draws_tails_are_no_lighter_than_students():
 def test_means_are_students_where_there_is_one_seed():
     values = np.random.default_rng(4).normal(0.1, 1, 50)
     theirs = ttest_1samp(values, 0)
-
     got = bootstrap.estimate_means(values[None], 0.05)
-
     assert got.p == pytest.approx(theirs.pvalue)
     assert (got.low, got.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
 
@@ -175,15 +157,12 @@ def test_timings_are_students_on_ln_ratios():
     rng = np.random.default_rng(5)
     before, after = rng.lognormal(0, 0.1, 12), rng.lognormal(0.05, 0.1, 12)
     theirs = ttest_1samp(np.log(after) - np.log(before), 0)
-
     got = bootstrap.estimate_blocks(before, after, 0.01)
-
     assert (got.p, got.low) == pytest.approx((theirs.pvalue, theirs.confidence_interval(0.99).low))
 
 
 def test_nothing_changed_is_no_difference():
     got = bootstrap.studentized_bootstrap(np.zeros((2, 9)), np.ones(9), 0.05)
-
     assert (got.value, got.low, got.high, got.p) == (0, 0, 0, 1)
 
 
@@ -191,10 +170,8 @@ def test_seeds_that_disagree_widen_the_interval():
     rng = np.random.default_rng(6)
     base = rng.normal(0, 1, 20)
     agree = bootstrap.studentized_bootstrap(np.stack([base] * 4), np.ones(20), 0.05)
-    differ = bootstrap.studentized_bootstrap(
-        np.stack([base + s for s in (-1, 0, 0.5, 0.5)]), np.ones(20), 0.05
-    )
-
+    apart = np.stack([base + s for s in (-1, 0, 0.5, 0.5)])
+    differ = bootstrap.studentized_bootstrap(apart, np.ones(20), 0.05)
     assert differ.high - differ.low > 1.8 * (agree.high - agree.low)
     assert agree.seed_share < 0.01 and differ.seed_share > 0.5
 
@@ -228,7 +205,6 @@ def test_noise_between_seeds_never_narrows_an_interval():
 
 def test_pooled_noise_weighs_rows_by_their_degrees_of_freedom():
     got = seed_noise.pool([seed_noise.SeedNoise(4.0, 4), seed_noise.SeedNoise(1.0, 2)])
-
     assert got == seed_noise.SeedNoise(3.0, 6)
 
 
@@ -239,27 +215,17 @@ def test_a_margin_moves_the_null():
     weights = rng.integers(1, 9, 12).astype(float)
     sums = weights * rng.normal(0.02, 0.03, 12)[None]
     questions = rng.normal(0.02, 0.3, (2, 50))
-
-    for at, moved in (
-        (
-            bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01),
-            bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05),
-        ),
-        (
-            bootstrap.estimate_means(questions, 0.05, margin=0.01),
-            bootstrap.estimate_means(questions - 0.01, 0.05),
-        ),
-    ):
-        assert at.p_margin == pytest.approx(moved.p)
+    at = bootstrap.studentized_bootstrap(sums, weights, 0.05, margin=0.01)
+    moved = bootstrap.studentized_bootstrap(sums - 0.01 * weights, weights, 0.05)
+    assert at.p_margin == pytest.approx(moved.p)
+    at = bootstrap.estimate_means(questions, 0.05, margin=0.01)
+    assert at.p_margin == pytest.approx(bootstrap.estimate_means(questions - 0.01, 0.05).p)
 
 
 def test_the_margin_of_accuracies_is_tangos():
-    before, after = (
-        np.repeat([[1, 0]], 30, 0).T.ravel(),
-        np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)],
-    )
+    before = np.r_[np.ones(30), np.zeros(30)]
+    after = np.r_[np.zeros(9), np.ones(21), np.ones(4), np.zeros(26)]
     got = mcnemar.estimate_flips(before, after, 0.05, margin=-0.02)
-
     assert got.p_margin == pytest.approx(2 * norm.sf(abs(naive_score(9, 4, 60, -0.02))), abs=1e-4)
     assert mcnemar.estimate_flips(before, after, 0.05).p_margin == got.p
 
@@ -279,56 +245,45 @@ def test_interval_covers(seeds, seed_sd):
     for _ in range(200):
         weights = rng.integers(10, 200, 13) * 127.0
         truth = 0.05
-        differences = weights * (truth + rng.normal(0, 0.3, 13)) + weights * rng.normal(
-            0, seed_sd, (seeds, 1)
-        )
-        got = bootstrap.studentized_bootstrap(
-            differences + rng.normal(0, 5, (seeds, 13)), weights, 0.05
-        )
+        losses = truth + rng.normal(0, 0.3, 13) + rng.normal(0, seed_sd, (seeds, 1))
+        sums = weights * losses + rng.normal(0, 5, (seeds, 13))
+        got = bootstrap.studentized_bootstrap(sums, weights, 0.05)
         inside += got.low <= truth <= got.high
     assert inside / 200 > 0.9
 
 
 def test_n_that_would_decide():
+    """Of `shared`, the seeds alone may leave too much, as the questions may."""
     estimate = bootstrap.Estimate(0.004, 0.002, -0.001, 0.009, 0.1, 100, "questions")
-
-    assert estimate.required_n(0.004, 0.005, 0.01) == (70, "questions")  # 100 (0.005 / 0.006)^2
-    assert estimate.required_n(0.02, 0.04, 0.01) == (1600, "questions")  # 100 (0.04 / 0.01)^2
-    assert estimate.required_n(0.01, 0.04, 0.01) is None
     shared = replace(estimate, seed_share=0.4, seeds=2)
-    assert shared.required_n(0.004, 0.005, 0.01) == (
-        58,
-        "questions",
-    )  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
-    assert shared.required_n(0.019, 0.01, 0.01) == (147, "questions")  # 100 * 0.6 / (0.9^2 - 0.4)
-    assert shared.required_n(0.015, 0.01, 0.01) is None, (
-        "the seeds alone leave too much, and so do the questions"
-    )
+
+    for one, near, arm, n in (
+        (estimate, 0.004, 0.005, 70),  # 100 (0.005 / 0.006)^2
+        (estimate, 0.02, 0.04, 1600),  # 100 (0.04 / 0.01)^2
+        (estimate, 0.01, 0.04, None),
+        (shared, 0.004, 0.005, 58),  # 100 * 0.6 / ((0.006 / 0.005)^2 - 0.4)
+        (shared, 0.019, 0.01, 147),  # 100 * 0.6 / (0.9^2 - 0.4)
+        (shared, 0.015, 0.01, None),
+    ):
+        assert one.required_n(near, arm, 0.01) == (n and (n, "questions"))
 
 
 def test_runs_of_timings_are_compared_by_their_means():
     """Their blocks are not independent, so that two runs have one degree of freedom."""
     rng = np.random.default_rng(3)
-    before, after = (
-        np.exp(rng.normal(0, 0.01, (3, 12)) + rng.normal(0, 0.05, (3, 1))) for _ in range(2)
-    )
-    got = bootstrap.estimate_blocks(before, after, 0.05)
-    means = np.log(after / before).mean(1)
-
-    assert got.p == pytest.approx(ttest_1samp(means, 0).pvalue)
-    assert (got.low, got.high) == pytest.approx(
-        tuple(ttest_1samp(means, 0).confidence_interval(0.95))
-    )
+    logs = rng.normal(0, 0.01, (2, 3, 12)) + rng.normal(0, 0.05, (2, 3, 1))
+    got = bootstrap.estimate_blocks(*np.exp(logs), 0.05)
+    theirs = ttest_1samp((logs[1] - logs[0]).mean(1), 0)
+    assert got.p == pytest.approx(theirs.pvalue)
+    assert (got.low, got.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
     assert (got.n, got.unit, got.seeds) == (12, "blocks", 3)
 
 
 def test_an_interval_of_two_seeds_has_the_noise_that_is_known():
-    estimate = bootstrap.Estimate(
-        0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", seeds=2, seed_share=0.1, freedom=20
-    )
+    of_seeds = {"seeds": 2, "seed_share": 0.1, "freedom": 20}
+    estimate = bootstrap.Estimate(0.1, 0.01, 0.08, 0.12, 0.001, 30, "articles", **of_seeds)
     noise = seed_noise.SeedNoise(0.02**2, 12)
     found = seed_noise.add_seed_noise(estimate, noise, 0.05)
-
     assert found.low < 0.06 and found.high > 0.14 and found.alone == estimate
     assert seed_noise.add_seed_noise(estimate, seed_noise.SeedNoise(1e-8, 12), 0.05) == estimate
 

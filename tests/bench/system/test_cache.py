@@ -22,17 +22,8 @@ from bench.system import cache
 from bench.system.files import atomic_folder, atomic_write
 from helpers import runs
 
-PARTS = (
-    "artifacts",
-    "dense-states",
-    "tmp",
-    "logs",
-    "datasets",
-    "digests",
-    "tokens",
-    "native",
-    "models",
-)
+SHARED = {"datasets", "digests", "tokens", "native", "models"}
+PARTS = {"artifacts", "dense-states", "tmp", "logs"} | SHARED
 
 
 @pytest.fixture(autouse=True)
@@ -65,11 +56,11 @@ def test_what_is_used_stays(folder, parts):
     (folder / "logs/other.log").touch()
     with cache.in_use("used"):
         cache.gc(everything=True, days=0)
-        assert parts() == set(PARTS)
+        assert parts() == PARTS
         assert [p.name for p in sorted((folder / "logs").iterdir())] == ["used", "used.log"]
     with cache.in_use():
         assert cache.gc(everything=True, days=0) == (20, 5)
-        assert parts() == {"datasets", "digests", "tokens", "native", "models"}
+        assert parts() == SHARED
     assert not list(cache.marks_dir().iterdir())
 
 
@@ -81,37 +72,35 @@ def test_a_temporary_folder_stays_as_long_as_it_is_used(folder):
 
 
 def test_fetches_that_broke_off_are_swept_when_a_day_old(folder):
-    (folder / "models/.big.abc.download").mkdir(parents=True)
-    (folder / "models/.big.abc.download/part").touch()
+    download = folder / "models/.big.abc.download"
+    download.mkdir(parents=True)
+    (download / "part").touch()
     cache.gc(everything=False, days=0)
-    assert (folder / "models/.big.abc.download").exists()
-    os.utime(folder / "models/.big.abc.download", (0, 0))
+    assert download.exists()
+    os.utime(download, (0, 0))
     with cache.in_use():
         cache.gc(everything=False, days=0)
-    assert (folder / "models/.big.abc.download").exists()
+    assert download.exists()
 
     cache.gc(everything=False, days=0)
 
-    assert not (folder / "models/.big.abc.download").exists()
+    assert not download.exists()
 
 
 def test_a_folder_that_is_no_cache_is_left_alone(folder, tmp_path, monkeypatch, refused):
     """A home, for example: its own `tmp` or `data` is not a part of a cache."""
+    home = tmp_path / "home"
     for kept in ("tmp/thesis/a.tex", "data/.git/config", "models/.venv/x", "notes.txt"):
-        (tmp_path / "home" / kept).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "home" / kept).touch()
-        os.utime((tmp_path / "home" / kept).parent, (0, 0))
-    before = sorted((tmp_path / "home").rglob("*"))
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "home"))
+        (home / kept).parent.mkdir(parents=True, exist_ok=True)
+        (home / kept).touch()
+        os.utime((home / kept).parent, (0, 0))
+    before = {*home.rglob("*")}
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(home))
     for command in (("run", "--results", tmp_path / "r"), ("cache", "gc", "--all")):
-        said = refused(*command)
-        assert (
-            "has 'notes.txt', which is not of a cache: name a new folder in $CAST_BENCH_CACHE, "
-            "for example '" in said
-        )
-    (tmp_path / "home/notes.txt").unlink()
+        assert "has 'notes.txt', which is not of a cache" in refused(*command)
+    (home / "notes.txt").unlink()
     cache.sweep_leftovers()
-    assert {*before} - {*(tmp_path / "home").rglob("*")} == {tmp_path / "home/notes.txt"}
+    assert before - {*home.rglob("*")} == {home / "notes.txt"}
 
 
 @pytest.fixture
@@ -143,31 +132,20 @@ def test_a_worker_keeps_all_its_stages_while_it_builds_and_measures(
     cache."""
     collecting(owner, step)
     got = runs.measured(tmp_path / "r", methods=("dense:from=magnitude",))
-
     assert {r.status for r in got.values()} == {"ok"}, [r.reason for r in got.values()]
 
 
 def test_pull_keeps_what_it_has(folder, collecting, fake_hub, cli):
     fake_hub.files = ("en/c4-validation.00000-of-00008.json.gz",)
     collecting(corpora, "pull")
-
     assert cli("pull", "c4")[0] == 0
     assert list((folder / "data/allenai/c4").iterdir())
 
 
-def artifacts(tmp_path, quantizers):
-    spec = runs.small(tmp_path / "r", quantizers=quantizers)
-    plans = plan.make_plan(spec).artifacts().values()
-    return [ms[0].artifact for ms in plans if ms[0].artifact.method == "magnitude"]
-
-
 def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
     """Two workers quantize one pruned model."""
-    made, apply, one = (
-        [],
-        Builder._apply,
-        threading.Lock(),
-    )  # transformers loads one model at a time in a process
+    made, apply = [], Builder._apply
+    one = threading.Lock()  # transformers loads one model at a time in a process
 
     def slowly(builder, artifact, before, workdir):
         made.append(artifact.stage_labels)
@@ -176,9 +154,12 @@ def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
             return apply(builder, artifact, before, workdir)
 
     monkeypatch.setattr(Builder, "_apply", slowly)
+    spec = runs.small(tmp_path / "r", quantizers=("int8", "int4-rtn"))
+    artifacts = [ms[0].artifact for ms in plan.make_plan(spec).artifacts().values()]
     workers = [
-        threading.Thread(target=lambda a=a: Builder(a, Events(io.StringIO())).build(a))
-        for a in artifacts(tmp_path, ("int8", "int4-rtn"))
+        threading.Thread(target=Builder(a, Events(io.StringIO())).build, args=(a,))
+        for a in artifacts
+        if a.method == "magnitude"
     ]
     for worker in workers:
         worker.start()
@@ -190,6 +171,9 @@ def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
 
 
 def test_a_deletion_that_breaks_off_leaves_nothing_where_it_was(folder, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
     (folder / "artifacts/a").mkdir(parents=True)
     (folder / "artifacts/a/artifact.json").write_text("{}")
     with monkeypatch.context() as patch:
@@ -203,15 +187,10 @@ def test_a_deletion_that_breaks_off_leaves_nothing_where_it_was(folder, monkeypa
     assert not list((folder / "tmp").iterdir())
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
-
-
 def test_a_link_stays_one_and_what_it_leads_to_is_written(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     with atomic_write(tmp_path / "link") as temporary:
         temporary.write_text("new")
-
     assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "new"
 
 
@@ -224,7 +203,6 @@ def test_a_folder_is_made_where_a_link_leads_to(tmp_path, exists):
     (tmp_path / "link").symlink_to(target)
     with atomic_folder(tmp_path / "link") as folder:
         (folder / "file").touch()
-
     assert (tmp_path / "link").is_symlink() and not list(tmp_path.glob(".*"))
     assert list(target.iterdir()) == [target / "file"]
 
@@ -266,9 +244,12 @@ def test_a_pruned_model_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_process_that_waits_for_the_lock_says_so(folder, monkeypatch):
     monkeypatch.setattr(cache, "NOTICE_S", 0.05)
     is_held, may_go, said = threading.Event(), threading.Event(), []
-    monkeypatch.setattr(
-        cache, "print", lambda text, **_: (said.append(text), may_go.set()), raising=False
-    )
+
+    def hear(text, **_):
+        said.append(text)
+        may_go.set()
+
+    monkeypatch.setattr(cache, "print", hear, raising=False)
 
     def hold():
         with FileLock(folder / "gc.lock"):

@@ -80,18 +80,15 @@ def test_is_built_in_order_and_then_counts(home, tmp_path):
     assert "-c" in installs[0] and "-c" not in installs[1]
     assert (home / "constraints.txt").read_text() == "late<2\n"
     assert environments.python("old") == home / "bin/python"
-    assert [line for line in said if not line.startswith(" ")][
-        1
-    ] == "old: 1 of 2: pip install library==1.8.0"
+    assert "old: 1 of 2: pip install library==1.8.0" in said
     assert "  Collecting library==1.8.0" in said
 
 
 def test_another_pin_makes_it_outdated_and_it_is_built_anew(home, monkeypatch):
     environments.create("old", print)
     (home / "leftover").touch()
-    monkeypatch.setattr(
-        environments, "ENVIRONMENTS", {"old": replace(SPEC, steps=("library==1.9",))}
-    )
+    changed = {"old": replace(SPEC, steps=("library==1.9",))}
+    monkeypatch.setattr(environments, "ENVIRONMENTS", changed)
 
     assert environments.state("old") == "outdated"
     with pytest.raises(Skipped):
@@ -113,11 +110,8 @@ def test_half_built_never_counts(home, cli, monkeypatch, variable, value, word):
 
     code, _, err = cli("env", "create", "old")
 
-    assert code == 2
-    assert err.splitlines()[-1] == (
-        f"bench: environment old could not be built: {word}. Its log is {home}.log. Check that "
-        "pip reaches a package index, then run the same command again"
-    )
+    said = f"bench: environment old could not be built: {word}. Its log is {home}.log. "
+    assert code == 2 and err.splitlines()[-1].startswith(said)
     assert environments.state("old") == "half built"
     with pytest.raises(Skipped):
         environments.python("old")
@@ -126,20 +120,15 @@ def test_half_built_never_counts(home, cli, monkeypatch, variable, value, word):
     assert environments.state("old") == "built"
 
 
-def test_it_is_listed_and_stays_unless_all_goes(home, cli):
-    before = json.loads(cli("env", "ls", "--json")[1])
+def test_it_is_listed_and_stays_unless_all_goes(home, output):
+    (absent,) = json.loads(output("env", "ls", "--json"))
     environments.create("old", print)
-    code, out, _ = cli("env", "ls", "--json")
-    (row,) = json.loads(out)
+    (built,) = json.loads(output("env", "ls", "--json"))
 
-    assert code == 0
-    assert before == [
-        {"name": "old", "state": "absent", "versions": "", "bytes": 0, "path": str(home)}
-    ]
-    assert row | {"bytes": 0} == {
-        "name": "old", "state": "built", "versions": "library 1.8.0", "bytes": 0, "path": str(home),
-    }  # fmt: skip
-    assert row["bytes"] == sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
+    about = {"name": "old", "path": str(home)}
+    assert absent == about | {"state": "absent", "versions": "", "bytes": 0}
+    size = sum(p.stat().st_size for p in home.rglob("*") if p.is_file())
+    assert built == about | {"state": "built", "versions": "library 1.8.0", "bytes": size}
 
     cache.gc(everything=False, days=0)
     assert environments.state("old") == "built"
@@ -150,30 +139,22 @@ def test_it_is_listed_and_stays_unless_all_goes(home, cli):
 def test_a_cache_that_cannot_be_written(home, refused, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file"))
-    assert refused("env", "create", "old") == (
-        f"bench: {tmp_path / 'file' / 'environments'} cannot be written (Not a directory): name "
-        "another cache in $CAST_BENCH_CACHE"
-    )
+    said = f"{tmp_path / 'file' / 'environments'} cannot be written (Not a directory)"
+    assert said in refused("env", "create", "old")
 
 
 def test_two_at_once(home):
     home.parent.mkdir(parents=True)
-    with (
-        FileLock(home.with_suffix(".lock")),
-        pytest.raises(UserError, match="being built by another process"),
-    ):
+    with FileLock(home.with_suffix(".lock")), pytest.raises(UserError, match="another process"):
         environments.create("old", print)
 
 
 def test_no_python_it_runs_on(monkeypatch):
     monkeypatch.setenv("PATH", os.devnull)
-    with pytest.raises(
-        UserError, match=r"environment old needs one of python3\.0 on \$PATH: install"
-    ):
+    with pytest.raises(UserError, match=r"environment old needs one of python3\.0 on \$PATH"):
         environments._interpreter("old", replace(SPEC, pythons=((3, 0),)))
-    assert environments._interpreter(
-        "old", replace(SPEC, pythons=(sys.version_info[:2],))
-    ).samefile(sys.executable)
+    own = replace(SPEC, pythons=(sys.version_info[:2],))
+    assert environments._interpreter("old", own).samefile(sys.executable)
 
 
 def test_pins_are_part_of_a_method_s_key(monkeypatch):
@@ -182,9 +163,8 @@ def test_pins_are_part_of_a_method_s_key(monkeypatch):
     entry = METHODS["sparseml-magnitude"]
     before = method_digest(entry)
     real = environments.ENVIRONMENTS["sparseml"]
-    monkeypatch.setitem(
-        environments.ENVIRONMENTS, "sparseml", replace(real, steps=(*real.steps, "numpy<2"))
-    )
+    pinned = replace(real, steps=(*real.steps, "numpy<2"))
+    monkeypatch.setitem(environments.ENVIRONMENTS, "sparseml", pinned)
 
     assert method_digest(entry) != before
     assert method_digest(METHODS["wanda"])

@@ -31,18 +31,17 @@ def run_killed(code):
     subprocess.run([sys.executable, "-c", text], env=interpreter.environment(), check=False)
 
 
+IN_FOLDER = "with cache.temporary_folder('a') as a: (a / 'file').touch(); os.kill(os.getpid(), 9)"
+
+
 def test_marks_and_temporary_folders(folder, results):
-    run_killed(
-        "with cache.temporary_folder('a') as name: (name / 'file').touch(); os.kill(os.getpid(), 9)"
-    )
+    run_killed(IN_FOLDER)
     run_killed("with cache.in_use('b'): os.kill(os.getpid(), 9)")
     (left,) = (folder / "tmp").iterdir()
     assert len(list(cache.marks_dir().iterdir())) == 2
-
     with cache.temporary_folder("c") as held:
         sweep_leftovers(results)
         assert held.exists()
-
     assert not left.exists()
     assert not list(cache.marks_dir().iterdir())
 
@@ -55,12 +54,8 @@ def test_locks(results):
         assert held.exists() and not free.exists()
 
 
-def test_a_run_leaves_none_and_takes_those_of_others(
-    tmp_path, results, folder, output, monkeypatch
-):
-    run_killed(
-        "with cache.temporary_folder('a') as name: (name / 'file').touch(); os.kill(os.getpid(), 9)"
-    )
+def test_a_run_leaves_none_and_takes_those_of_others(results, folder, output, monkeypatch):
+    run_killed(IN_FOLDER)
     (results / f"locks/{'a' * 32}.lock").touch()
     runs.workers_here(monkeypatch)
     output("run", "--methods", "magnitude", "--measures", "size", *runs.flags(results))

@@ -24,9 +24,10 @@ def limit(monkeypatch, tmp_path):
     real = resource.getrlimit
 
     def set_limit(which, value):
-        monkeypatch.setattr(
-            resource, "getrlimit", lambda asked: (value, value) if asked == which else real(asked)
-        )
+        def told(asked):
+            return (value, value) if asked == which else real(asked)
+
+        monkeypatch.setattr(resource, "getrlimit", told)
 
     return set_limit
 
@@ -37,7 +38,6 @@ def limit(monkeypatch, tmp_path):
 def test_a_limit_is_met_before_the_work(limit, tmp_path, which, said):
     limit(which, 12)
     spec = runs.small(tmp_path / "r")
-
     for work in (lambda: api.execute(spec), lambda: prune.write_pruned(spec, tmp_path / "out")):
         with pytest.raises(UserError, match=said):
             work()
@@ -51,13 +51,11 @@ def test_enough_is_enough(limit, allowed):
 
 
 def test_a_limit_that_is_met_later_is_a_sentence_too():
-    assert (
-        "open files, which is too few: raise it (ulimit -n), or run fewer --jobs"
-        in limits.describe_limit(OSError(errno.EMFILE, ""))
-    )
-    assert "bytes, which is too few: set ulimit -f" in limits.describe_limit(
-        OSError(errno.EFBIG, "")
-    )
+    for code, said in (
+        (errno.EMFILE, "raise it (ulimit -n), or run fewer --jobs"),
+        (errno.EFBIG, "bytes, which is too few: set ulimit -f"),
+    ):
+        assert said in limits.describe_limit(OSError(code, ""))
     assert not limits.describe_limit(OSError(errno.ENOSPC, ""))
 
 
@@ -70,7 +68,6 @@ def test_more_seeds_than_a_plan_can_show_are_refused():
 def test_the_current_folder_is_not_replaced(tmp_path, monkeypatch):
     """It is empty, and cannot be renamed onto."""
     monkeypatch.chdir(tmp_path)
-
     (tmp_path / "link").symlink_to(tmp_path)
     for name in (".", "link"):
         with pytest.raises(UserError, match="is the current folder"):

@@ -14,18 +14,13 @@ def test_extras_are_those_of_the_metadata(monkeypatch):
         "x; extra == 'test'",
     ]
     monkeypatch.setattr(packages, "requires", lambda name: requirements)
-
     assert packages.extras()["test"] == {"pytest": True, "x": False}
     assert list(packages.extras()) == ["test", "ray"] and list(packages.extras()["ray"]) == ["ray"]
 
 
 def test_what_is_not_installed_is_one_sentence():
     packages.require("json", what="a test", how="pip install json")
-
-    with pytest.raises(
-        UserError,
-        match=r"^--log-to x needs the package no_such_package: pip install 'cast-bench\[x\]'$",
-    ):
-        packages.require(
-            "json", "no_such_package", what="--log-to x", how=packages.pip_install("x")
-        )
+    said = r"^--log-to x needs the package no_such_package: pip install 'cast-bench\[x\]'$"
+    how = packages.pip_install("x")
+    with pytest.raises(UserError, match=said):
+        packages.require("json", "no_such_package", what="--log-to x", how=how)

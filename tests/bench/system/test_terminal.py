@@ -29,7 +29,6 @@ def test_bars_of_downloads_are_drawn():
 
 def test_nothing_goes_around_the_stream():
     stream = PrintableStream(io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
-
     assert not hasattr(stream, "buffer")
     assert stream.encoding == "utf-8" and not stream.isatty()
 
@@ -43,7 +42,6 @@ def test_a_traceback_is_only_shown():
         "raise ValueError('\\x1b]52;c;eA==\\x07')"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-
     assert ended.returncode == 1 and ended.stdout == "a�[2Jb�\n"
     assert "ValueError: �]52;c;eA==�" in ended.stderr and "\x1b" not in ended.stderr
 
@@ -52,44 +50,28 @@ def test_a_traceback_is_only_shown():
 def test_no_columns_are_no_width(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     file = io.StringIO()
-
     terminal.make_console(file).print("some text")
-
     assert file.getvalue() == "some text\n"
 
 
 def test_an_old_encoding_breaks_nothing():
-    code = (
-        "from bench.system.terminal import make_output_printable as m; m(); print('± é, −0.3 to "
-        "×2')"
-    )
+    code = "from bench.system.terminal import make_output_printable as m; m(); "
+    code += "print('± é, −0.3 to ×2')"
     environment = {"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
-    )
-
+    how = {"capture_output": True, "text": True, "env": environment}
+    ended = subprocess.run([sys.executable, "-c", code], **how)
     assert (ended.returncode, ended.stdout) == (0, "? ?, -0.3 to x2\n"), ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "width", "short"),
-    [
-        ("wanda", 5, "wanda"),
-        ("sparsegpt", 5, "sp…pt"),
-        ("sparsegpt", 4, "sp…t"),
-        ("sparsegpt", 1, "…"),
-        ("sparsegpt", 0, ""),
-        ("漢字漢字", 8, "漢字漢字"),
-        ("漢字漢字", 7, "漢字…字"),
-        ("漢字漢字", 5, "漢…字"),
-    ],
-)
-def test_a_long_name_is_cut_in_the_middle(text, width, short):
-    assert shorten(text, width) == short
+def test_a_long_name_is_cut_in_the_middle():
+    for text, cuts in {
+        "sparsegpt": {9: "sparsegpt", 5: "sp…pt", 4: "sp…t", 1: "…", 0: ""},
+        "漢字漢字": {8: "漢字漢字", 7: "漢字…字", 5: "漢…字"},
+    }.items():
+        assert {width: shorten(text, width) for width in cuts} == cuts
 
 
 def test_a_console_interprets_nothing():
     raw = io.StringIO()
     terminal.make_console(PrintableStream(raw)).print("[red]x[/red] :smile: 12")
-
     assert raw.getvalue() == "[red]x[/red] :smile: 12\n"

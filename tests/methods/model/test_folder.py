@@ -71,20 +71,8 @@ def index(shard):
     return json.dumps({"weight_map": {"x": shard}})
 
 
-NO_INDEX = (
-    "",
-    "{",
-    "[]",
-    "{}",
-    '{"weight_map": 3}',
-    '{"weight_map": {"x": 3}}',
-    '{"weight_map": null}',
-)
-OTHER_FORMATS = (
-    b"PK\3\4 is a zip and a pickle inside",
-    bytes(7) + b"\xff",
-    (4).to_bytes(8, "little") + b"true",
-)
+NO_INDEX = ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"x": 3}}')
+OTHER_FORMATS = (b"PK\3\4 a zip and a pickle inside", bytes(7) + b"\xff", b"\2" + bytes(7) + b"[]")
 UNREADABLE = "^cannot read .* as safetensors .*: download or write it again"
 
 
@@ -97,32 +85,21 @@ UNREADABLE = "^cannot read .* as safetensors .*: download or write it again"
         ),
         *((INDEX, text, "index") for text in NO_INDEX),
         (INDEX, index("model-00001.safetensors"), r"^cannot read .*model-00001.safetensors"),
-        *(
-            (name, "cos\nsystem\n", rf"pickled weights \({name}\)")
-            for name in ("pytorch_model.bin", "model.pt", "last.ckpt")
-        ),
-        ("consolidated.00.pth", "cos\nsystem\n", "pickled weights"),
+        *((name, "cos\n", "pickled weights") for name in ("last.ckpt", "consolidated.00.pth")),
         ("notes.txt", "", r"^no model.safetensors in "),
-        *(("config.json", text, "not a model folder") for text in ("", "{", "[]", "3")),
-        *(
-            ("model.safetensors", content, UNREADABLE)
-            for content in (*OTHER_FORMATS, b"\2" + bytes(7) + b"[]")
-        ),
+        *(("config.json", text, "not a model folder") for text in (None, "", "[]")),
+        *(("model.safetensors", content, UNREADABLE) for content in OTHER_FORMATS),
     ],
 )
 def test_what_is_no_model_folder_is_refused(name, content, words, home):
     if name == "config.json":
         save_file({"x": torch.ones(1)}, home / "model.safetensors")
-    (home / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if content is None:
+        (home / name).unlink()
+    else:
+        (home / name).write_bytes(content if isinstance(content, bytes) else content.encode())
 
     with pytest.raises(UserError, match=words):
-        Folder(home)
-
-
-def test_a_folder_without_a_config_is_refused(home):
-    (home / "config.json").unlink()
-
-    with pytest.raises(UserError, match="not a model folder"):
         Folder(home)
 
 
@@ -141,9 +118,7 @@ def test_a_dtype_that_torch_cannot_read_is_refused(home):
     header = json.dumps({"model.x": {"dtype": "F4", "shape": [0], "data_offsets": [0, 0]}}).encode()
     (home / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
-    with pytest.raises(
-        UserError, match=r"^cannot read .* as safetensors \(invalid entry of 'model.x'\)"
-    ):
+    with pytest.raises(UserError, match=r"invalid entry of 'model\.x'"):
         Folder(home)
 
 

@@ -5,11 +5,11 @@ import json
 
 import pytest
 
-from bench.compare.resolve import read
+from bench.compare.result_arguments import read
 from bench.parts.conformance import checks, measures
 from bench.results.record import ReadingRow
 from helpers import fake_records, plugins, runs
-from methods.contract.info import MeasureInfo, Metric
+from methods.contract.measure_info import MeasureInfo, Metric
 
 READS = {
     "norm": (

@@ -42,18 +42,13 @@ def deep(make_job, keep_as, tmp_path):
     return model, make_job(model, source=folder, workdir=tmp_path, compute=Compute(stream=True))
 
 
-@pytest.mark.parametrize(
-    "accumulate",
-    [pytest.param(None, marks=pytest.mark.slow), squares],
-    ids=["weights alone", "calibrated"],
-)
+@pytest.mark.parametrize("accumulate", [pytest.param(None, marks=pytest.mark.slow), squares])
 def test_about_two_blocks_are_in_memory(deep, new_objects, accumulate, monkeypatch):
     monkeypatch.setattr(holders, "SHARD_BYTES", 1)
     model, job = deep
     block = 4 * (4 * 64 * 64 + 3 * 64 * 256 + 2 * 64)
-    inputs = (
-        4 * job.calibration.numel() * (64 + 3 * 64 + 256 if accumulate else 0)
-    )  # of the block; samples of its linears
+    # Of the block; samples of its linears.
+    inputs = 4 * job.calibration.numel() * (64 + 3 * 64 + 256 if accumulate else 0)
     before, peak = live_bytes(), 0
 
     for visit in Walk(model, job, accumulate):
@@ -86,9 +81,7 @@ def test_next_block_is_read_while_this_one_is_in_use(deep, monkeypatch):
     assert is_read.wait(30) and len(threads) == 2
     assert not [n for n in read if n.startswith("model.layers.2.")]
     visits.close()
-    assert not [t for t in threads if t.is_alive() and t is not threading.current_thread()], (
-        "the thread ends with the walk"
-    )
+    assert [t for t in threads if t.is_alive()] == [threading.current_thread()]
 
 
 def test_fault_of_the_thread_is_raised(deep, monkeypatch):
@@ -115,23 +108,22 @@ def test_activations_on_disk_change_nothing(
     states = 4 * job.calibration.numel() * 32
     statistics = 4 * (3 * 32**power + 3 * 64**power)
 
-    make_states = Activations.make_states
+    kinds, make_states = [], Activations.make_states
 
-    def stats(**limits):
-        there = replace(job, compute=replace(job.compute, scratch=tmp_path, **limits))
-        kinds = []
-        monkeypatch.setattr(
-            Activations,
-            "make_states",
-            lambda self: (made := make_states(self), kinds.append(type(made).__name__))[0],
-        )
-        found = {v.name: v.stat for v in Walk(llama, there, accumulate, batch=4)}
-        return found, kinds[0]
+    def note_kind(self):
+        made = make_states(self)
+        kinds.append(type(made).__name__)
+        return made
 
-    here, kind = stats(max_bytes=weights + statistics + states)
-    there, other = stats(max_bytes=weights + statistics + states - 1)
+    def stats(limit):
+        there = replace(job, compute=replace(job.compute, scratch=tmp_path, max_bytes=limit))
+        return {v.name: v.stat for v in Walk(llama, there, accumulate, batch=4)}
 
-    assert (kind, other) == ("StatesInMemory", "StatesOnDisk")
+    monkeypatch.setattr(Activations, "make_states", note_kind)
+    here = stats(weights + statistics + states)
+    there = stats(weights + statistics + states - 1)
+
+    assert list(dict.fromkeys(kinds)) == ["StatesInMemory", "StatesOnDisk"]
     assert here.keys() == there.keys() and all(torch.equal(here[k], there[k]) for k in here)
     assert not list(tmp_path.iterdir()), "the file has no name"
 
@@ -143,8 +135,5 @@ def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
     weights = 4 * sum(torch.Size(shape).numel() for shape in folder.shapes().values())
     at = (folder, torch.device("cpu"), torch.float32)
 
-    assert (
-        fits_device(*at, 1.26e-9 * weights)
-        and not fits_device(*at, 1.24e-9 * weights)
-        and fits_device(*at)
-    )
+    assert fits_device(*at, 1.26e-9 * weights) and fits_device(*at)
+    assert not fits_device(*at, 1.24e-9 * weights)

@@ -1,5 +1,4 @@
-"""A mixture larger than memory: its experts come one by one, and the numbers are those of the model
-in memory."""
+"""A mixture larger than memory: its experts come one by one, and the numbers stay."""
 
 import gc
 import threading
@@ -8,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from baselines.wanda import squared_norm as squares
@@ -22,11 +20,9 @@ from methods.contract.method import Compute, NoProgress
 from methods.model.experts import Expert, unfold
 from methods.model.families import FAMILIES
 from methods.model.folder import Folder
-from methods.model.header import read_header
-from methods.model.stacks import Stacks, read_entry
+from methods.model.stacks import Stacks
 from methods.workshop.pruning import activations
 from methods.workshop.pruning.pairs import PairedWalk
-from methods.workshop.pruning.states import StatesInMemory, StatesOnDisk
 from methods.workshop.pruning.streaming import last_hidden
 from methods.workshop.pruning.walk import Walk
 
@@ -57,8 +53,7 @@ def published(mixture, folder):
 
 
 def in_memory(folder, compute):
-    """Load a model with aligned weights: rounding depends on the alignment, and transformers keeps
-    that of the file."""
+    """Load a model with aligned weights, because rounding depends on the alignment."""
     model = loading.load(folder, compute)
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
@@ -75,9 +70,8 @@ class Both:
         settings = Compute(stream=stream, **compute)
         model = loading.load(self.folder, settings) if stream else in_memory(self.folder, settings)
         workdir = self.workdir / f"{stream}"
-        job = self.make_job(
-            model, source=self.folder, compute=settings, workdir=workdir, **self.fields
-        )
+        fields = {"source": self.folder, "compute": settings, "workdir": workdir} | self.fields
+        job = self.make_job(model, **fields)
         return build(registry.lookup("methods", method), method, {}).apply(model, job)
 
     def compare(self, method, **compute):
@@ -98,59 +92,43 @@ def both(make_job, tmp_path):
     return lambda folder, **fields: Both(make_job, folder, tmp_path / "work", **fields)
 
 
-@pytest.mark.parametrize(
-    ("kind", "method"),
-    [
-        (fused, "sparsegpt"),
-        (published, "magnitude"),
-        *(
-            pytest.param(k, m, marks=pytest.mark.full)
-            for k in (fused, published)
-            for m in ("magnitude", "wanda")
-        ),
-    ],
-)
+DAILY = [(fused, "sparsegpt"), (published, "magnitude")]
+MORE = [(fused, "magnitude"), (fused, "wanda"), (published, "wanda")]
+
+
+@pytest.mark.parametrize(("kind", "method"), models.sample(DAILY + MORE, *DAILY))
 def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, tmp_path):
     notes = both(kind(mixture, tmp_path / "source")).compare(method)
     assert ("experts" in notes) == (method != "magnitude")
 
 
-@pytest.mark.parametrize(
-    "dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16), ids=str
-)
+@pytest.mark.parametrize("dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16))
 def test_when_experts_see_all_tokens_too(mixture, dtype, both, tmp_path):
-    notes = both(fused(mixture, tmp_path / "source"), all_experts=True).compare(
-        "sparsegpt", dtype=dtype
-    )
+    seeing_all = both(fused(mixture, tmp_path / "source"), all_experts=True)
+    notes = seeing_all.compare("sparsegpt", dtype=dtype)
     assert set(notes["experts"]["tokens"].values()) == {6 * 16}
 
 
 def test_with_activations_on_disk_too(mixture, both, tmp_path):
-    both(fused(mixture, tmp_path / "source")).compare(
-        "wanda", scratch=tmp_path, dtype=torch.bfloat16
-    )
+    here = both(fused(mixture, tmp_path / "source"))
+    here.compare("wanda", scratch=tmp_path, dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize(
-    "left_out",
-    models.sample(
-        [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."],
-        "gate_up_proj",
-    ),
-)
+PARTS = [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."]
+
+
+@pytest.mark.parametrize("left_out", models.sample(PARTS, "gate_up_proj"))
 def test_with_some_of_the_targets_too(left_out, make_job, both, tmp_path):
     folder = fused("mixtral", tmp_path / "source")
     targets = make_job(loading.load(folder, Compute())).targets
+    targets = tuple(target for target in targets if left_out not in target)
     for every in (False, True):
-        both(
-            folder, targets=tuple(t for t in targets if left_out not in t), all_experts=every
-        ).compare("sparsegpt")
+        both(folder, targets=targets, all_experts=every).compare("sparsegpt")
 
 
 @pytest.fixture
 def watched(monkeypatch, make_job, tmp_path):
-    """Yield a streamed mixture of eight experts, its job, and a list of reads: (name, thread)
-    each."""
+    """Yield a streamed mixture of eight experts, its job, and a list of (name, thread) reads."""
     reads = []
     tensor = Folder.tensor
 
@@ -159,11 +137,8 @@ def watched(monkeypatch, make_job, tmp_path):
             reads.append((name, threading.current_thread()))
         return tensor(folder, name)
 
-    model = AutoModelForCausalLM.from_config(
-        MixtralConfig(
-            **models.GROUPED | {"intermediate_size": 512}, **models.TOKENS, num_local_experts=8
-        )
-    )
+    sizes = models.GROUPED | models.TOKENS | {"intermediate_size": 512}
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**sizes, num_local_experts=8))
     compute = Compute(stream=True)
     folder = models.write(unfold(model.eval().requires_grad_(False)), tmp_path / "source")
     skeleton = loading.load(folder, compute)
@@ -245,41 +220,9 @@ def test_a_block_is_kept_whole_where_it_is_trained(watched, make_job, tmp_path):
         assert pair.block is model.model.layers[int(pair.name.rsplit(".", 1)[1])]
 
 
-def test_entries_are_read_and_written_alone(tmp_path):
-    whole = {"a": torch.randn(3, 4, 2).bfloat16(), "b": torch.randn(3, 5).bfloat16()}
-    file = tmp_path / "model.safetensors"
-    with Stacks(
-        file, {name: tuple(t.shape) for name, t in whole.items()}, torch.bfloat16
-    ) as stacks:
-        for number in (2, 0, 1):
-            for name, tensor in whole.items():
-                stacks.write(name, number, tensor[number])
-
-    read = load_file(file)
-    header = read_header(tmp_path, file.name)
-
-    assert all(torch.equal(read[name], tensor) for name, tensor in whole.items())
-    for name, tensor in whole.items():
-        assert all(torch.equal(read_entry(file, header[name], i), tensor[i]) for i in range(3))
-
-
 def test_an_entry_that_was_not_written_is_said(tmp_path):
     with (
         pytest.raises(RuntimeError, match=r"1 entries of .* were not written"),
         Stacks(tmp_path / "x", {"a": (2, 4)}, torch.float32) as stacks,
     ):
         stacks.write("a", 1, torch.ones(4))
-
-
-def test_rows_on_disk_are_those_in_memory(tmp_path):
-    here, there = StatesInMemory(), StatesOnDisk(tmp_path)
-    for seed in range(2):
-        tensor = torch.randn(7, 3, generator=torch.Generator().manual_seed(seed)).bfloat16()
-        here.append(tensor.clone())
-        there.append(tensor)
-    which, values = torch.tensor([5, 0, 3]), torch.randn(3, 3).bfloat16()
-    for states in (here, there):
-        states.add_rows(1, which, values)
-
-    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
-    assert torch.equal(here.rows(1, which), there.rows(1, which))

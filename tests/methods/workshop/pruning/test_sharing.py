@@ -23,10 +23,8 @@ from methods.workshop.pruning.sharing import Sharing
 @pytest.fixture(scope="module")
 def tokens():
     tokenizer = loading.load_tokenizer(TINY)
-    crops = windows.draw_calibration(
-        "wiki-mini", 16, 128, 0, lambda t: list(tokenizer(t)["input_ids"]), None
-    )
-    return torch.tensor(crops)
+    encode = lambda text: list(tokenizer(text)["input_ids"])  # noqa: E731
+    return torch.tensor(windows.draw_calibration("wiki-mini", 16, 128, 0, encode, None))
 
 
 WORLDS = sample([2, 4], 2)
@@ -36,21 +34,18 @@ QUICK = ("wanda unstructured", "int4-gptq", "experts")
 
 @pytest.fixture(scope="module")
 def shared(request, tokens, tmp_path_factory):
-    """Return the folder with the results of all cases of this session. Processes start once per
-    world."""
+    """Return the folder with the results of all cases of this session."""
     out = tmp_path_factory.mktemp("shared")
     save_file({"tokens": tokens}, out / "tokens.safetensors")
     asked = {}
     for item in request.session.items:
-        if item.path == request.path and "[" in item.name:
-            params = item.callspec.params
+        params = item.callspec.params if item.path == request.path and "[" in item.name else {}
+        if "world" in params:
             case = params.get("case", STREAMED)
-            asked.setdefault(params["world"], {"tiny sparsegpt"}).add(
-                case if "float64" in item.fixturenames else f"tiny {case}"
-            )
-    forked_ranks.launch(
-        shared_calibration, out, *(",".join([str(w), *sorted(cases)]) for w, cases in asked.items())
-    )
+            name = case if "float64" in item.fixturenames else f"tiny {case}"
+            asked.setdefault(params["world"], {"tiny sparsegpt"}).add(name)
+    worlds = [",".join([str(world), *sorted(cases)]) for world, cases in asked.items()]
+    forked_ranks.launch(shared_calibration, out, *worlds)
     return out
 
 
@@ -65,9 +60,8 @@ def same_notes(got, want):
         for one, other in zip(got, want, strict=True):
             same_notes(one, other)
     else:
-        assert got == (
-            pytest.approx(want, rel=LAST_DIGIT, abs=1e-9) if isinstance(want, float) else want
-        )
+        near = pytest.approx(want, rel=LAST_DIGIT, abs=1e-9)
+        assert got == (near if isinstance(want, float) else want)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -81,22 +75,18 @@ def test_in_float64_they_leave_the_same_masks_and_notes(case, world, shared, flo
     for target in job.targets:
         want, weight = dense_weight(one.model.get_submodule(target)), got.weight(target)
         assert torch.equal(weight != 0, want != 0), target
-        torch.testing.assert_close(
-            weight, want, rtol=0, atol=float(want.abs().max()) * LAST_DIGIT / 10
-        )
+        off = float(want.abs().max()) * LAST_DIGIT / 10
+        torch.testing.assert_close(weight, want, rtol=0, atol=off)
     for stored in (StoredFolder(folder / f"of rank {rank}") for rank in range(world)):
         assert set(stored) == set(one.stored)
         assert all(torch.equal(stored[target].decode(), got.weight(target)) for target in stored)
-    same_notes(
-        json.loads((folder / "notes.json").read_text()), json.loads(json.dumps(dict(one.notes)))
-    )
+    notes = json.loads((folder / "notes.json").read_text())
+    same_notes(notes, json.loads(json.dumps(dict(one.notes))))
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("case", sample(TINY_METHODS, "sparsegpt"))
-def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(
-    case, world, shared, tokens, tmp_path
-):
+def test_on_tiny_they_leave_the_same_weights_but_for_ties(case, world, shared, tokens, tmp_path):
     model, job, method = tiny_case(case, tokens, tmp_path)
     method.apply(model, job)
 
@@ -113,17 +103,12 @@ def test_on_tiny_they_leave_the_same_weights_but_for_ties_of_rounding(
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
-    memory, streamed = (
-        Folder(shared / str(world) / "tiny" / case / "model") for case in ("sparsegpt", STREAMED)
-    )
+    folders = [shared / str(world) / "tiny" / case for case in ("sparsegpt", STREAMED)]
+    memory, streamed = (Folder(folder / "model") for folder in folders)
     assert set(streamed) == set(memory)
     for name in memory:
         assert torch.equal(streamed.tensor(name), memory.tensor(name)), name
-    notes = [
-        (shared / str(world) / "tiny" / case / "notes.json").read_text()
-        for case in ("sparsegpt", STREAMED)
-    ]
-    assert notes[0] == notes[1]
+    assert len({(folder / "notes.json").read_text() for folder in folders}) == 1
 
 
 def test_every_method_that_says_it_can_be_shared_is_among_these():
@@ -134,26 +119,24 @@ def test_every_method_that_says_it_can_be_shared_is_among_these():
     assert shared == {case[1] for case in EXACT.values()} | of_one_class
 
 
-def test_of_five_sequences_four_processes_have_one_or_two():
-    tokens = torch.arange(5)[:, None]
-    parts = [Sharing(torch.device("cpu"), rank, 4).batches(tokens, batch=8)[0] for rank in range(4)]
+@pytest.mark.parametrize(
+    ("sequences", "processes", "batch", "sizes"),
+    [
+        (5, 4, 8, [[1], [1], [1], [1, 1]]),
+        (22, 3, 4, [[4, 4], [4, 4], [4, 2]]),  # the batches of one process
+        (10, 3, 4, [[4], [4], [2]]),
+    ],
+)
+def test_batches_are_in_order_and_large(sequences, processes, batch, sizes):
+    tokens = torch.arange(sequences)[:, None]
 
-    assert [len(part) for part in parts] == [1, 1, 1, 2]
-    assert torch.equal(torch.cat([batch for part in parts for batch in part]), tokens)
+    def batches(rank):
+        return Sharing(torch.device("cpu"), rank, processes).batches(tokens, batch)[0]
 
+    parts = [batches(rank) for rank in range(processes)]
 
-def test_batches_are_those_of_one_process_where_there_are_enough():
-    tokens = torch.arange(22)[:, None]
-    one, _ = Sharing(torch.device("cpu")).batches(tokens, batch=4)
-    three = [
-        batch
-        for rank in range(3)
-        for batch in Sharing(torch.device("cpu"), rank, 3).batches(tokens, batch=4)[0]
-    ]
-
-    assert [batch.flatten().tolist() for batch in three] == [
-        batch.flatten().tolist() for batch in one
-    ]
+    assert [[len(one) for one in part] for part in parts] == sizes
+    assert torch.equal(torch.cat([one for part in parts for one in part]), tokens)
 
 
 def test_more_processes_than_sequences_are_refused():
@@ -165,13 +148,3 @@ def test_work_is_balanced():
     owners = Sharing(torch.device("cpu"), 0, 2).divide({"a": 3, "b": 5, "c": 3, "d": 1})
 
     assert owners == {"b": 0, "a": 1, "c": 1, "d": 0}
-
-
-def test_batches_are_as_large_as_the_processes_allow():
-    """Ten sequences, four in a batch: three processes have a batch each."""
-    parts = [
-        Sharing(torch.device("cpu"), rank, 3).batches(torch.zeros(10, 8), batch=4)[0]
-        for rank in range(3)
-    ]
-
-    assert [[len(batch) for batch in part] for part in parts] == [[4], [4], [2]]

@@ -1,5 +1,4 @@
-"""The walk gives each block the inputs that the whole model would, with all earlier blocks
-pruned."""
+"""The walk gives each block the inputs that the whole model would, earlier blocks pruned."""
 
 import weakref
 from dataclasses import replace
@@ -54,9 +53,7 @@ def close(a, b):
 
 
 @pytest.mark.numeric
-def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share_it(
-    family, make, make_job
-):
+def test_pruning_nothing_reproduces_the_forward(family, make, make_job):
     model = make(family)
     job = make_job(model)
 
@@ -70,13 +67,9 @@ def test_pruning_nothing_reproduces_the_forward_and_linears_with_one_input_share
     assert walked.keys() == want.keys()
     for name, x in walked.items():
         same_inputs(name, x, want[name])
-    named = {name: family_of(model.config.to_dict()).input_of(name) for name in job.targets}
-    shared = {name: id(stat) for name, stat in walked.items()}
-    assert (
-        len(set(named.values()))
-        == len(set(shared.values()))
-        == len({(named[n], shared[n]) for n in named})
-    )
+    family = family_of(model.config.to_dict())
+    pairs = {(family.input_of(name), id(stat)) for name, stat in walked.items()}
+    assert len(pairs) == len({of for of, _ in pairs}) == len({stat for _, stat in pairs})
 
 
 @pytest.mark.parametrize("kind", sample(["mistral", "qwen2", "qwen3"], "qwen3"))
@@ -99,12 +92,13 @@ def test_batching_does_not_matter(family, sequences, make, make_job):
     want = {visit.name: symmetric(visit.stat) for visit in Walk(model, job, add_gram)}
 
     calls = []
-    got = {
-        visit.name: symmetric(visit.stat)
-        for visit in Walk(
-            model, job, lambda x, s: (calls.append(len(x)), add_gram(x, s))[1], batch=sequences
-        )
-    }
+
+    def add(x, total):
+        calls.append(len(x))
+        return add_gram(x, total)
+
+    walk = Walk(model, job, add, batch=sequences)
+    got = {visit.name: symmetric(visit.stat) for visit in walk}
 
     if not any(map(is_expert, job.targets)):  # whose rows are as many as the router sends
         assert set(calls) == {16 * sequences, 16 * (6 % sequences or sequences)}
@@ -122,10 +116,8 @@ def test_blocks_see_pruned_predecessors_and_themselves_dense(family, make, make_
         walked[visit.name] = visit.stat
         visit.prune(job.pattern.keep(visit.weight.abs()))
 
-    first, second, _ = (
-        job.targets[i : i + len(job.targets) // 3]
-        for i in range(0, len(job.targets), len(job.targets) // 3)
-    )
+    each = len(job.targets) // 3
+    first, second = job.targets[:each], job.targets[each : 2 * each]
     for name in first:
         same_inputs(name, walked[name], dense[name])
     for name in second:
@@ -217,39 +209,33 @@ METHODS = {name: (name, {}) for name in runs.PRUNERS}
 METHODS["recon"] = ("recon", {"epochs": 1})
 METHODS["mask-only"] = ("sparsegpt", {"mask_only": True})
 METHODS["int4-gptq"] = ("int4-gptq", {})
-DAILY = [("gpt2", "sparsegpt", torch.bfloat16)] + [
-    ("llama", label, torch.float32) for label in METHODS if label not in ("ria", "admm", "alps")
-]
+FEW = [label for label in METHODS if label not in ("ria", "admm", "alps")]
 """Without what walks as Wanda or SparseGPT do."""
+ALL = product(("llama", "gpt2", "gpt_neox"), METHODS, (torch.float32, torch.bfloat16))
 
 
 @pytest.mark.parametrize(
     ("kind", "label", "dtype"),
-    [
-        pytest.param(*case, marks=() if case in DAILY else pytest.mark.full)
-        for case in product(("llama", "gpt2", "gpt_neox"), METHODS, (torch.float32, torch.bfloat16))
-    ],
+    sample(ALL, ("gpt2", "sparsegpt", torch.bfloat16), *product(["llama"], FEW, [torch.float32])),
 )
 def test_streaming_from_disk_is_the_same_to_the_bit(
     kind, label, dtype, make, keep_as, make_job, refining, tmp_path
 ):
     on_disk = keep_as(make(kind), tmp_path / "source")
     name, config = METHODS[label]
-    method = build(
-        registry.lookup("quantizers" if "gptq" in name else "methods", name), name, config
-    )
-    whole = loading.load(on_disk, Compute(dtype=dtype))
-    job = refining(
-        whole, make_job(whole, source=on_disk, compute=Compute(dtype=dtype), workdir=tmp_path)
-    )
+    section = "quantizers" if "gptq" in name else "methods"
+    method = build(registry.lookup(section, name), name, config)
+    compute = Compute(dtype=dtype)
+    whole = loading.load(on_disk, compute)
+    job = make_job(whole, source=on_disk, compute=compute, workdir=tmp_path)
+    job = refining(whole, job)
     memory = method.apply(whole, job)
     streaming = Compute(stream=True, dtype=dtype)
     skeleton = loading.load(on_disk, streaming)
     assert any(p.is_meta for p in skeleton.parameters())
 
-    streamed = method.apply(
-        skeleton, replace(job, compute=streaming, teacher=lambda: loading.load(on_disk, streaming))
-    )
+    teacher = lambda: loading.load(on_disk, streaming)  # noqa: E731
+    streamed = method.apply(skeleton, replace(job, compute=streaming, teacher=teacher))
 
     assert streamed.notes == memory.notes
     same_to_the_bit(streamed, memory, on_disk)
@@ -262,19 +248,14 @@ def test_streaming_from_disk_is_the_same_to_the_bit(
     "mask", [torch.ones(2, 4), torch.ones(4, dtype=torch.bool), torch.ones(4, 2, dtype=torch.bool)]
 )
 def test_mask_of_another_type_or_shape_is_refused(mask):
-    with pytest.raises(
-        TypeError, match=r"the mask of q is torch\.\w+ \[.*\]: give torch\.bool \[2, 4\]"
-    ):
+    with pytest.raises(TypeError, match=r"mask of q is torch.*: give torch\.bool \[2, 4\]"):
         Visit("q", torch.ones(2, 4), torch.empty(0), {}).prune(mask)
 
 
 def test_a_codec_that_gives_another_shape_is_refused():
-    with pytest.raises(
-        TypeError, match=r"codec 'float' decodes q to \[4\]: its weight is \[2, 4\]"
-    ):
-        Visit("q", torch.ones(2, 4), torch.empty(0), {}).store(
-            FloatCodec(), {"values": torch.ones(4)}
-        )
+    visit = Visit("q", torch.ones(2, 4), torch.empty(0), {})
+    with pytest.raises(TypeError, match=r"'float' decodes q to \[4\]: its weight is \[2, 4\]"):
+        visit.store(FloatCodec(), {"values": torch.ones(4)})
 
 
 def test_stored_parts_are_copies():
@@ -284,15 +265,6 @@ def test_stored_parts_are_copies():
     values.zero_()
 
     assert visit.stored["q"].parts["values"].all()
-
-
-def test_prune_leaves_no_negative_zero():
-    visit = Visit("x", torch.tensor([[-1.0, -2, 3, 4]]), torch.empty(0), {})
-
-    visit.prune(torch.tensor([[False, True, True, False]]))
-
-    assert visit.weight.tolist() == [[0, -2, 3, 0]]
-    assert not visit.weight[visit.weight == 0].signbit().any()
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["in memory", "streamed"])

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -20,56 +21,60 @@ def compiles(monkeypatch):
         assert options == {"dynamic": False}
         kinds.add(type(self.mlp.up_proj))
         count.append(type(self).__name__)
-        self._compiled_call_impl = lambda *args, **kwargs: (
-            ran.append(1),
-            self._call_impl(*args, **kwargs),
-        )[1]
+
+        def run(*args, **kwargs):
+            ran.append(1)
+            return self._call_impl(*args, **kwargs)
+
+        self._compiled_call_impl = run
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_)
     yield count
     assert ran
-    assert len(kinds) == 2, (
-        "a class for all scaled linears and one for the teacher's: a compilation serves one class"
-    )
+    assert len(kinds) == 2, "all scaled linears are of one class, and the teacher's of another"
 
 
-def test_compiled_blocks_train_as_others_do(llama, make_job, tmp_path, compiles):
+@pytest.fixture
+def both(llama, make_job, tmp_path):
+    """both() -> the outcomes of a training, without and with compiled blocks, one by one."""
     job = job_to_train(llama, make_job, counting(), tmp_path / "a", steps=3)
-    plain = method("cast").apply(copy.deepcopy(llama), job)
+
+    def train(mode):
+        there = replace(job, workdir=tmp_path / mode)
+        return method("cast", compile=mode).apply(copy.deepcopy(llama), there)
+
+    return map(train, ("off", "on"))
+
+
+def test_compiled_blocks_train_as_others_do(llama, both, compiles):
+    plain = next(both)
     assert compiles == []
 
-    other = method("cast", compile="on").apply(
-        copy.deepcopy(llama), replace(job, workdir=tmp_path / "b")
-    )
+    other = next(both)
 
-    assert compiles == ["LlamaDecoderLayer"] * 2 * len(
-        compiled.blocks_of(llama)
-    )  # the teacher's, too
+    # The teacher's, too.
+    assert compiles == ["LlamaDecoderLayer"] * 2 * len(compiled.blocks_of(llama))
     assert other.notes.pop("compiled") is True
     assert plain.notes["curve"] == other.notes["curve"]
     assert all(block._compiled_call_impl is None for block in compiled.blocks_of(other.model))
 
 
 def test_by_itself_it_compiles_on_a_card_only(monkeypatch):
+    def wanted():
+        return [
+            (mode, device)
+            for mode, device in product(("auto", "on", "off"), ("cuda", "cpu"))
+            if compiled.is_wanted(mode, torch.device(device))
+        ]
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    assert compiled.is_wanted("auto", torch.device("cuda")) and not compiled.is_wanted(
-        "auto", torch.device("cpu")
-    )
-    assert compiled.is_wanted("on", torch.device("cpu")) and not compiled.is_wanted(
-        "off", torch.device("cuda")
-    )
+    assert wanted() == [("auto", "cuda"), ("on", "cuda"), ("on", "cpu")]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not compiled.is_wanted("auto", torch.device("cuda"))
+    assert wanted() == [("on", "cuda"), ("on", "cpu")]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-def test_inductor_compiles_a_block(llama, make_job, tmp_path):
-    job = job_to_train(llama, make_job, counting(), tmp_path / "a", steps=3)
-    plain = method("cast").apply(copy.deepcopy(llama), job)
-    other = method("cast", compile="on").apply(
-        copy.deepcopy(llama), replace(job, workdir=tmp_path / "b")
-    )
-    assert other.notes["curve"][-1]["loss"] == pytest.approx(
-        plain.notes["curve"][-1]["loss"], rel=1e-3
-    )
+def test_inductor_compiles_a_block(both):
+    plain, other = (outcome.notes["curve"][-1]["loss"] for outcome in both)
+    assert other == pytest.approx(plain, rel=1e-3)

@@ -33,19 +33,19 @@ def naive(hidden, head, targets, teacher, eta, temperature):
     return eta * kl + (1 - eta) * ce, ce, kl
 
 
+SIZES = {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3}
+"""Seven of the 50 rows of logits at a time, in parts of three."""
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("eta", [0.0, 1 / 3, 1.0])
 def test_value_and_gradients(eta, temperature):
-    """Seven rows of logits at a time, in parts of three: the last of the 50 rows are one, and in
-    parts of one."""
     hidden, head, targets, teacher = material()
     want, ce, kl = naive(hidden, head, targets, teacher, eta, temperature)
     expected = torch.autograd.grad(want / 50, (hidden, head))
 
-    sizes = {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3}
-    got, *parts = Distillation(eta, temperature)(
-        Outputs(hidden, head), targets, teacher, 1 / 50, **sizes
-    )
+    distill = Distillation(eta, temperature)
+    got, *parts = distill(Outputs(hidden, head), targets, teacher, 1 / 50, **SIZES)
     gradients = torch.autograd.grad(got, (hidden, head))
 
     torch.testing.assert_close(got.double(), want / 50, rtol=1e-5, atol=1e-6)
@@ -56,19 +56,17 @@ def test_value_and_gradients(eta, temperature):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize(
-    "finish",
-    [Finish(), Finish(cap=1.5), Finish(divisor=8.0), Finish(cap=1.5, divisor=0.5)],
-    ids=str,
-)
+FINISHES = [Finish(), Finish(cap=1.5), Finish(divisor=8.0), Finish(cap=1.5, divisor=0.5)]
+
+
+@pytest.mark.parametrize("finish", FINISHES, ids=str)
 def test_a_head_with_a_bias_and_a_finish(finish):
     """Gradients of the states, the head and its bias, against autograd through the definition."""
     hidden, head, targets, teacher = material()
     rng = torch.Generator().manual_seed(1)
     bias = torch.randn(37, generator=rng, dtype=torch.float64).requires_grad_()
-    teacher = teacher._replace(
-        bias=torch.randn(37, generator=rng, dtype=torch.float64), finish=Finish(cap=0.7)
-    )
+    other = torch.randn(37, generator=rng, dtype=torch.float64)
+    teacher = teacher._replace(bias=other, finish=Finish(cap=0.7))
 
     def logits(x):
         x = x if finish.divisor is None else x / finish.divisor
@@ -95,9 +93,8 @@ def test_without_a_teacher_it_is_cross_entropy():
 
     want = cross_entropy(hidden @ head.T, targets)
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
-    assert float(kl.detach()) == 0 and float(ce.detach()) == pytest.approx(
-        50 * want.item(), rel=1e-5
-    )
+    assert float(kl.detach()) == 0
+    assert float(ce.detach()) == pytest.approx(50 * want.item(), rel=1e-5)
 
 
 def test_logits_never_exist_whole(monkeypatch):
@@ -111,9 +108,8 @@ def test_logits_never_exist_whole(monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "__matmul__", watch)
     hidden, head, targets, teacher = material()
-    Distillation(0.5)(Outputs(hidden, head), targets, teacher, logits_bytes=8 * 37 * 8)[
-        0
-    ].backward()
+    loss, *_ = Distillation(0.5)(Outputs(hidden, head), targets, teacher, logits_bytes=8 * 37 * 8)
+    loss.backward()
 
     assert max(rows for rows, columns in seen if columns == 37) == 8
 
@@ -134,23 +130,16 @@ class ByAutograd(Loss):
 
     def of_tokens(self, logits, targets, teacher):
         log_q, log_p = logits.log_softmax(-1), teacher.log_softmax(-1)
-        return cross_entropy(logits, targets, reduction="sum"), kl_div(
-            log_q, log_p, log_target=True, reduction="sum"
-        )
+        kl = kl_div(log_q, log_p, log_target=True, reduction="sum")
+        return cross_entropy(logits, targets, reduction="sum"), kl
 
 
-@pytest.mark.parametrize("finish", [Finish(), Finish(cap=1.5, divisor=0.5)], ids=str)
+@pytest.mark.parametrize("finish", FINISHES[::3], ids=str)
 def test_a_loss_without_a_gradient_of_its_own_has_that_of_autograd(finish):
     hidden, head, targets, teacher = material()
-    student, sizes = (
-        Outputs(hidden, head, None, finish),
-        {"logits_bytes": 8 * 37 * 7, "part_bytes": 4 * 37 * 3},
-    )
+    given = Outputs(hidden, head, None, finish), targets, teacher, 1 / 50
 
-    one, two = (
-        loss(student, targets, teacher, 1 / 50, **sizes)
-        for loss in (ByAutograd(), Distillation(1 / 3))
-    )
+    one, two = (loss(*given, **SIZES) for loss in (ByAutograd(), Distillation(1 / 3)))
 
     for mine, theirs in zip(one, two, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)

@@ -7,13 +7,9 @@ import pytest
 from methods.workshop.training.interrupt import Stopped, StopRequest
 
 
-def test_where_no_training_asks_a_signal_ends_the_process_at_once():
-    request = StopRequest()
+def test_a_signal_ends_a_process_at_once_but_for_the_first_of_a_training():
     with pytest.raises(Stopped):
-        request.receive(signal.SIGTERM)
-
-
-def test_a_second_signal_ends_a_training_at_once():
+        StopRequest().receive(signal.SIGTERM)
     request = StopRequest()
     assert not request()
     request.receive(signal.SIGTERM)
@@ -21,12 +17,5 @@ def test_a_second_signal_ends_a_training_at_once():
 
     with pytest.raises(Stopped):
         request.receive(signal.SIGTERM)
-
-
-def test_a_signal_at_the_end_of_a_training_is_not_lost():
-    request = StopRequest()
-    request()
-    request.receive(signal.SIGTERM)
-
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped):  # a signal at the end of a training is not lost
         request.release()

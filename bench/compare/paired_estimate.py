@@ -1,0 +1,269 @@
+"""Estimate what changed from the per-item scores of a pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bench.compare.pairing import MetricPair
+from bench.compare.result_set import ResultSet
+from bench.results import metrics
+from bench.results.derive import Items, pseudo_values, scores_of
+from bench.results.identity import IdentityKey
+from bench.results.record import NoItems, Record
+from bench.stats import bootstrap, mcnemar
+from bench.stats.bootstrap import Array, Estimate
+from bench.stats.seed_noise import SeedNoise, add_seed_noise
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+
+MIN_ARTICLES = 8
+"""Smallest number of articles. With fewer, windows are grouped into WINDOW_BLOCKS blocks."""
+
+WINDOW_BLOCKS = 24
+
+MIN_TIMING_BLOCKS = 10
+
+MAX_REACH = 1e6
+"""Largest half width of an interval, as a factor of a ratio, or as a difference of a metric without
+a range. A wider one says nothing."""
+
+MAX_RESAMPLED = 10_000
+"""Most items of a metric with the rule "own", which is computed once without each of them."""
+
+NO_SCORES = "it has no score for each item"
+
+
+class NotComparable(Exception):
+    """The reason why two sets of scores cannot be compared."""
+
+
+def estimate_pair(
+    pair: MetricPair,
+    before: ResultSet,
+    after: ResultSet,
+    level: float,
+    noise: SeedNoise | None = None,
+    margin: float = 0.0,
+) -> Estimate:
+    """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it
+    says nothing.
+
+    noise: noise between seeds of such rows, as add_seed_noise takes it. margin: change that
+    `p_margin` tests; of the logarithm if the change is a ratio. Raise NotComparable if the items
+    differ, or are too few.
+    """
+    if pair.counted:
+        return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))
+    try:
+        both = [
+            _check_items(before.items(a), after.items(b), pair.definition.is_time)
+            for a, b in zip(pair.before, pair.after, strict=True)
+        ]
+    except NoItems:
+        if pair.definition.sampled:
+            raise
+        raise NotComparable(NO_SCORES) from None
+    if any(len({len(sides[i].ids) for sides in both}) > 1 for i in (0, 1)):
+        what = "numbers of blocks of timings" if pair.definition.is_time else "items"
+        raise NotComparable(f"seeds were measured on different {what}")
+    was, now = (
+        np.stack(
+            [
+                _column(sides[i], record, pair.metric)
+                for sides, record in zip(both, records, strict=True)
+            ]
+        )
+        for i, records in enumerate((pair.before, pair.after))
+    )
+    if np.array_equal(was, now) and not _could_differ(pair, both, before, after):
+        return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
+    if pair.definition.is_time:
+        return _estimate_timing(was, now, level, margin)
+    items = both[0][0]
+    if any(not np.array_equal(items.ids, other.ids) for other, _ in both):
+        raise NotComparable("seeds were measured on different items")
+    if (items.weights == 1).all():
+        found = _estimate_questions(was, now, level, margin)
+        if _share_articles(items):
+            sums, weights, _ = _sums_by_cluster(now - was, items, least=2)
+            found = bootstrap.wider(
+                found, bootstrap.estimate_means(sums, level, weights, margin=margin)
+            )
+    else:
+        sums, weights, unit = _sums_by_cluster(now - was, items)
+        found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
+    found = _without_endless(found, pair)
+    return _without_endless(add_seed_noise(found, noise, level, margin), pair) if noise else found
+
+
+def _could_differ(
+    pair: MetricPair, both: Sequence[tuple[Items, Items]], before: ResultSet, after: ResultSet
+) -> bool:
+    """Return whether equal scores of two records say little: right and wrong answers, of which
+    other models may have the same."""
+    if pair.definition.is_time or not (both[0][0].weights == 1).all():
+        return False
+    return not all(
+        _are_of_one_model(was, now) or _same_model(a, b, before, after)
+        for (was, now), a, b in zip(both, pair.before, pair.after, strict=True)
+    )
+
+
+def _same_model(a: Record, b: Record, before: ResultSet, after: ResultSet) -> bool:
+    """Return whether two records are of the same weights, as their keys say or the scores of
+    another measurement show.
+
+    Counts of weights do not show it: each layer of every 2:4 model has as many zeros. An imported
+    record has no artifact, so its row is known by its identity.
+    """
+    if a.key == b.key or (a.artifact and a.artifact == b.artifact):
+        return True
+    was, now = (
+        {
+            (r.identity.measure, r.identity.protocol): r
+            for r in results.records
+            if r.items
+            and r.artifact == one.artifact
+            and r.identity.subject in ("text", "task")
+            and _row(r) == _row(one)
+        }
+        for results, one in ((before, a), (after, b))
+    )
+    return any(
+        _are_of_one_model(before.items(was[k]), after.items(now[k]))
+        for k in was.keys() & now.keys()
+    )
+
+
+def _row(record: Record) -> IdentityKey:
+    return record.identity.key("measure", "protocol")
+
+
+def _are_of_one_model(was: Items, now: Items) -> bool:
+    """Return whether all scores are equal, and some are no right or wrong answers: two models do
+    not have the same losses."""
+    columns = [(scores, now.columns.get(name)) for name, scores in was.columns.items()]
+    equal = all(other is not None and np.array_equal(scores, other) for scores, other in columns)
+    return equal and not all(np.isin(scores, (0, 1)).all() for scores, _ in columns)
+
+
+def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:
+    """Return the estimate, with infinite ends if its interval is wider than all changes that the
+    metric can have."""
+    metric = pair.definition
+    reach = MAX_REACH if metric.low is None or metric.high is None else metric.high - metric.low
+    half = (estimate.high - estimate.low) / 2
+    if half <= (math.log(MAX_REACH) if pair.is_ratio else reach):
+        return estimate
+    return replace(estimate, low=-math.inf, high=math.inf)
+
+
+def counted_change(pair: MetricPair) -> float:
+    """Return the change of a counted number that is a gain or a loss.
+
+    Of a share of zeros, only those that the pattern requires count: rounding to few bits sets many
+    more weights to zero.
+    """
+    if not pair.definition.capped_by_pattern:
+        return mean_change(pair)
+    was, now = mean_values(pair)
+    required = (Pattern.parse(side[0].identity.pattern).share for side in (pair.before, pair.after))
+    before, after = (min(value, goal) for value, goal in zip((was, now), required, strict=True))
+    return after - before
+
+
+def mean_values(pair: MetricPair) -> tuple[float, float]:
+    """Return the means over seeds before and after. They are geometric if the change is a ratio."""
+    was, now = (
+        [float(r.value) for r in readings if r.value is not None] for readings in pair.readings
+    )
+    if pair.is_ratio:
+        return tuple(math.exp(math.fsum(map(math.log, x)) / len(x)) for x in (was, now))  # type: ignore[return-value]
+    return math.fsum(was) / len(was), math.fsum(now) / len(now)
+
+
+def mean_change(pair: MetricPair) -> float:
+    """Return after minus before, of the logarithms if the change is a ratio."""
+    a, b = mean_values(pair)
+    return math.log(b / a) if pair.is_ratio else b - a
+
+
+def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
+    if not timing and not (
+        np.array_equal(a.ids, b.ids)
+        and np.array_equal(a.clusters, b.clusters)
+        and np.array_equal(a.weights, b.weights)
+    ):
+        raise NotComparable("measured on different items")
+    if len(a.ids) == 0:
+        raise NotComparable("there are no items")
+    if not timing and not a.weights.sum() > 0:
+        raise NotComparable("the weights of the items are not above 0")
+    return a, b
+
+
+def _column(items: Items, record: Record, metric: str) -> Array:
+    values = scores_of(metric, record, items)
+    if values is None and metrics.find(metric).aggregation == "own":
+        if len(items.ids) > MAX_RESAMPLED:
+            raise NotComparable(f"it has {len(items.ids):,} items, more than {MAX_RESAMPLED:,}")
+        values = pseudo_values(metric, record, items)
+    if values is None:
+        raise NotComparable(NO_SCORES)
+    if not np.isfinite(values).all():
+        raise UserError(f"per-item scores of {metric!r} are not finite: run the measurement again")
+    return values
+
+
+def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Estimate:
+    if was.shape != now.shape or was.size < MIN_TIMING_BLOCKS:
+        raise NotComparable(
+            f"{was.size} and {now.size} blocks of timings: both sides need the same number, at "
+            f"least {MIN_TIMING_BLOCKS}"
+        )
+    if min(was.min(), now.min()) <= 0:
+        raise NotComparable("a timing is 0 or less")
+    return bootstrap.estimate_blocks(was, now, level, margin=margin)
+
+
+def _share_articles(items: Items) -> bool:
+    """Return whether several questions share an article. McNemar's test takes each as independent,
+    but they flip together."""
+    return 1 < len(set(items.clusters)) < len(items.ids)
+
+
+def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> Estimate:
+    right_or_wrong = bool(np.isin(was, (0, 1)).all() and np.isin(now, (0, 1)).all())
+    if right_or_wrong and len(was) == 1:
+        return mcnemar.estimate_flips(was[0], now[0], level, margin=margin)
+    if was.shape[1] < 2:
+        raise NotComparable("there is only one item")
+    if right_or_wrong:
+        return mcnemar.estimate_flips_over_seeds(was, now, level, margin=margin)
+    return bootstrap.estimate_means(now - was, level, margin=margin)
+
+
+def _sums_by_cluster(
+    differences: Array, items: Items, least: int = MIN_ARTICLES
+) -> tuple[Array, Array, str]:
+    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows with
+    fewer articles than `least`."""
+    names, index = np.unique(items.clusters.astype(str), return_inverse=True)
+    unit = "articles"
+    if len(names) < least:
+        order = np.argsort([int(i) if str(i).isdigit() else 0 for i in items.ids], kind="stable")
+        count = min(WINDOW_BLOCKS, len(order))
+        index = np.empty(len(order), dtype=np.intp)
+        index[order] = np.arange(len(order)) * count // len(order)
+        unit = "blocks of windows"
+    else:
+        count = len(names)
+    if count < 2:
+        raise NotComparable("there is only one window")
+    rows = (*differences, items.weights)
+    sums: Array = np.stack([np.bincount(index, row, count).astype(np.float64) for row in rows])
+    return sums[:-1], sums[-1], unit

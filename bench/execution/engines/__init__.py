@@ -1,2 +1,0 @@
-"""Engines that run whole models, to be timed beside each other. None imports its package before it
-is asked for."""

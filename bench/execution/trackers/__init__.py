@@ -1,1 +1,0 @@
-"""Trackers: MLflow, Weights & Biases. Each runs in a separate process."""

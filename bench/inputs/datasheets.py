@@ -1,0 +1,33 @@
+"""Datasheets of cards."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """The datasheet of a card."""
+
+    name: str
+    tflops: Mapping[str, float]
+    """10^12 dense operations per second, by kind of weight."""
+    tbps: float
+    """Memory bandwidth in 10^12 bytes per second."""
+    gb: float
+    """Memory in 10^9 bytes."""
+    source: str
+
+    def peak(self, kind: str) -> float:
+        """Return 10^12 operations per second. Weights without instructions of their kind are
+        multiplied in bfloat16."""
+        return self.tflops.get(kind, self.tflops["bf16"])
+
+
+def device_specs() -> dict[str, DeviceSpec]:
+    """Return the datasheets by name."""
+    text = (resources.files("bench") / "assets" / "devices.toml").read_text()
+    return {name: DeviceSpec(**about) for name, about in tomllib.loads(text).items()}

@@ -1,1 +1,0 @@
-"""Packed 2:4 weights, and kernels that multiply by them."""

@@ -1,1 +1,0 @@
-"""Time 2:4 against dense, on any device."""

@@ -1,0 +1,355 @@
+"""Share a budget of bits, or of kept weights, among the linears of a model by the damage that each
+choice does.
+
+The damage of a quantizer or a pattern in one linear is the KL divergence from the model without it,
+on calibration text, while all other linears are unchanged. An integer program finds the choices of
+the lowest sum within the budget. Sums assume that damages add up, so swaps of choices are then
+measured in the whole model. After EvoPress (arXiv 2410.14649).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor, nn
+
+from bench.catalog.choice import parse_chain
+from bench.catalog.entries import CONTROL, DEFAULT_PRUNER
+from bench.catalog.registry import lookup
+from bench.execution.build import Builder
+from bench.execution.job import Silent
+from bench.inputs import loading
+from bench.parts.allocate.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
+from bench.planning.artifact import Artifact
+from bench.planning.plan import make_plan
+from bench.planning.spec import Spec
+from bench.system.cache import in_use
+from bench.system.text import amount
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+from methods.model.targets import dense_weight
+
+CALIBRATED = "int4-gptq"
+"""Quantizer whose plan has the calibration text, which all choices share."""
+TOLERANCE = 1e-9
+"""Rounding error of a sum that is equal to the budget."""
+BATCH = 8
+"""Sequences in a forward pass."""
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Chosen = np.ndarray[Any, np.dtype[np.int64]]
+"""Number of the choice of each linear."""
+
+
+class Budget(NamedTuple):
+    """Limit of the mean over all weights."""
+
+    limit: float
+    of_kept: bool = False
+    """True if the limit is of the kept fraction, false if it is of bits with scales and masks."""
+
+    @property
+    def option(self) -> str:
+        return "--kept" if self.of_kept else "--bits"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A choice for each linear, with its size and its damage."""
+
+    name: str
+    linears: dict[str, str]
+    bits: float
+    """Mean bits per weight, with scales and masks."""
+    kept: float
+    """Mean fraction of weights that are kept."""
+    predicted: float
+    """Sum of the damages of the linears, in nats per token."""
+    measured: float
+    """KL divergence of the whole model, in nats per token."""
+
+
+def allocate(
+    spec: Spec,
+    choices: Sequence[str],
+    budget: Budget,
+    tokens: int,
+    swaps: int,
+    note: Callable[[str], None],
+    pruner: str = DEFAULT_PRUNER,
+) -> list[Share]:
+    """Return the allocation within a budget, and that of each choice alone.
+
+    Args:
+        spec: one model, one method, whose result is quantized, and one seed.
+        choices: as `LinearChoice.parse` reads them.
+        tokens: number of calibration tokens on which damage is measured.
+        swaps: number of measured swaps.
+        note: receives a line when a phase begins.
+        pruner: method that prunes the linears whose choice has a pattern.
+
+    Raises:
+        UserError: an unknown choice, a pruner or a method that does not fit, or a budget below that
+        of the smallest.
+    """
+    parsed = [LinearChoice.parse(name) for name in choices]
+    with in_use():
+        artifacts = _artifacts(spec, parsed, pruner)
+        with in_use(*{name for artifact in artifacts for name in artifact.cache_names}):
+            return _allocate(
+                _Problem(artifacts, choices, parsed, note), budget, tokens, swaps, note
+            )
+
+
+def _allocate(
+    problem: _Problem, budget: Budget, tokens: int, swaps: int, note: Callable[[str], None]
+) -> list[Share]:
+    cost = problem.costs(budget)
+    if budget.limit + TOLERANCE < (least := cost.min(1).sum()):
+        unit = "kept weights" if budget.of_kept else "bits"
+        raise UserError(
+            f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest "
+            "choices: raise it"
+        )
+    problem.make(tokens)
+    damage = problem.measure_damage()
+    first = solve(damage, cost, budget)
+    note(f"measuring up to {amount(swaps, 'swap')}")
+    last = problem.refine(first, damage, cost, budget.limit, swaps)
+    alone = [np.full(len(first), k) for k in range(len(problem.choices))]
+    named = [
+        ("allocated", last),
+        *([("before swaps", first)] if (first != last).any() else []),
+        *zip(problem.choices, alone, strict=True),
+    ]
+    return [problem.describe(name, chosen, damage) for name, chosen in named]
+
+
+def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
+    """Return the artifact of each choice, and behind them one with the calibration text that all
+    share."""
+    (method,) = spec.methods
+    chain = parse_chain(method)
+    patterns = [str(choice.pattern) for choice in choices if not choice.pattern.dense]
+    methods, pruned = [method], method
+    if patterns:
+        parse_pruner(pruner)
+        if not all(lookup("methods", stage.name).does & Does.LEAVES_DENSE for stage in chain):
+            raise UserError(
+                f"{method} prunes, so its linears cannot have other patterns: leave {patterns[0]} "
+                "out"
+            )
+        pruned = pruner if method == CONTROL else f"{pruner}:from={_as_prior(method)}"
+        methods.append(pruned)
+    quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
+    wanted = {
+        "methods": tuple(methods),
+        "quantizers": tuple(quantizers),
+        "patterns": tuple(patterns) or spec.patterns,
+    }
+    plan = make_plan(spec.model_copy(update=wanted | {"shard": None}), fetch=True)
+    known = {
+        (m.artifact.pruner.label, m.artifact.pattern, m.artifact.quantizer): m.artifact
+        for m in plan.measurements
+    }
+
+    def artifact(choice: LinearChoice) -> Artifact:
+        own = (
+            next(key[1] for key in known if key[0] == method)
+            if choice.pattern.dense
+            else str(choice.pattern)
+        )
+        return known[method if choice.pattern.dense else pruned, own, choice.quantizer]
+
+    return [artifact(choice) for choice in (*choices, LinearChoice(Pattern(), CALIBRATED))]
+
+
+def _as_prior(method: str) -> str:
+    """Return a typed method as the `from=` of another: "awq:group=32:from=rotate" is
+    "rotate+awq/group=32"."""
+    stages = [choice.label.split(":") for choice in parse_chain(method)]
+    return "+".join(
+        "/".join(part for part in stage if not part.startswith("from=")) for stage in stages
+    )
+
+
+def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
+    """Return the choice of each linear with the lowest sum of damages, int64 [linears], or raise
+    UserError if none fits.
+
+    damage: damage of each choice, [linears, choices]. cost: its part of the budget, [linears,
+    choices].
+    """
+    linears, choices = damage.shape
+    one_each = LinearConstraint(np.kron(np.eye(linears), np.ones(choices)), 1, 1)
+    within = LinearConstraint(cost.reshape(1, -1), -np.inf, budget.limit + TOLERANCE)
+    ones = np.ones(damage.size)
+    found = milp(
+        damage.ravel(), integrality=ones, bounds=Bounds(0, 1), constraints=[one_each, within]
+    )
+    if found.x is None:
+        raise UserError(f"no choices fit {budget.option} {budget.limit:g}: raise it")
+    chosen: Chosen = found.x.reshape(damage.shape).argmax(1)
+    return chosen
+
+
+class _Problem:
+    """The weights of each linear under each choice, and the model in which they are tried."""
+
+    def __init__(
+        self,
+        artifacts: Sequence[Artifact],
+        choices: Sequence[str],
+        parsed: Sequence[LinearChoice],
+        note: Callable[[str], None],
+    ) -> None:
+        """artifacts: one for each choice, and one with the calibration text."""
+        self.choices, self._note = choices, note
+        *self._quantized, self._calibrated = artifacts
+        builder = Builder(self._calibrated, Silent())
+        self._workspace, compute = builder.workspace, builder.workspace.compute
+        if compute.stream:
+            raise UserError(
+                "bench allocate needs the whole model in memory, and this one would be streamed: "
+                "use a machine with more memory, and leave --set stream=true and --max-memory out"
+            )
+        source = Folder(
+            builder.build(self._calibrated.up_to(len(self._calibrated.stages) - 1)).folder
+        )
+        self._source, self.targets = source, self._workspace.targets_of(source)
+        known = source.shapes()
+        shapes = [known[f"{target}.weight"] for target in self.targets]
+        sizes = np.array([out * width for out, width in shapes], float)
+        self.share: Floats = sizes / sizes.sum()
+        """Part of all weights that each linear has."""
+        plain = 8 * compute.stored.itemsize
+        # A choice without a pattern keeps the method's.
+        priced = [
+            choice._replace(pattern=Pattern.parse(a.pattern))
+            for choice, a in zip(parsed, self._quantized, strict=True)
+        ]
+        bits = [
+            [(out * width, *choice.bits(out, width, plain)) for choice in priced]
+            for out, width in shapes
+        ]
+        self.bits: Floats = np.array(
+            [[own + scales / count for count, own, scales in row] for row in bits]
+        )
+        """Bits per weight, with scales and masks, [linears, choices]."""
+        self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
+        """Kept fraction of the weights, [linears, choices]."""
+
+    def make(self, tokens: int) -> None:
+        """Make the model of each choice, and read the model and the text in which they are
+        compared."""
+        self._folders = []
+        for name, artifact in zip(self.choices, self._quantized, strict=True):
+            self._note(f"making {name}")
+            self._folders.append(Folder(Builder(artifact, Silent()).build(artifact).folder))
+        self._model = loading.load(self._source.path, self._workspace.compute)
+        text = self._workspace.calibration(self._calibrated).to(self._workspace.compute.device)
+        self._text = text[: max(1, tokens // text.shape[1])].split(BATCH)
+        self._expected = [self._log_probabilities(part) for part in self._text]
+
+    def costs(self, budget: Budget) -> Floats:
+        """Return the part of the budget that each choice takes in each linear, [linears,
+        choices]."""
+        return (self.kept if budget.of_kept else self.bits) * self.share[:, None]
+
+    def measure_damage(self) -> Floats:
+        """Return the damage of each choice in each linear alone, [linears, choices]."""
+        damage = np.zeros(self.bits.shape)
+        self._note(f"measuring {amount(damage.size, 'damage')}")
+        for i, target in enumerate(self.targets):
+            for k, folder in enumerate(self._folders):
+                self._set(target, folder)
+                damage[i, k] = self._divergence()
+            self._set(target, self._source)
+        return damage
+
+    def measure(self, chosen: Chosen) -> float:
+        """Return the KL divergence of the whole model under a choice for each linear."""
+        for target, k in zip(self.targets, chosen, strict=True):
+            self._set(target, self._folders[k])
+        return self._divergence()
+
+    def refine(
+        self, chosen: Chosen, damage: Floats, cost: Floats, limit: float, swaps: int
+    ) -> Chosen:
+        """Try the pairs of changes with the lowest predicted damage in the whole model, and keep
+        what lowers its own."""
+        best, tried = self.measure(chosen), {tuple(chosen)}
+        rows = np.arange(len(chosen))
+        for _ in range(swaps):
+            spent, moved = cost[rows, chosen].sum(), damage - damage[rows, chosen][:, None]
+            extra = cost - cost[rows, chosen][:, None]
+            sums = moved.ravel()[:, None] + moved.ravel()
+            sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
+            candidate = None
+            for at in sums.ravel().argsort(kind="stable")[: np.isfinite(sums).sum()]:
+                (i, k), (j, other) = (
+                    divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size)
+                )
+                swapped = chosen.copy()
+                swapped[i], swapped[j] = k, other
+                if i != j and tuple(swapped) not in tried:
+                    candidate = swapped
+                    break
+            if candidate is None:
+                break
+            tried.add(tuple(candidate))
+            if (measured := self.measure(candidate)) < best:
+                best, chosen = measured, candidate
+        return chosen
+
+    def describe(self, name: str, chosen: Chosen, damage: Floats) -> Share:
+        """Return a choice with its bits, and its predicted and measured damage."""
+        rows = np.arange(len(chosen))
+        return Share(
+            name=name,
+            linears={
+                target: self.choices[k] for target, k in zip(self.targets, chosen, strict=True)
+            },
+            bits=float(self.bits[rows, chosen] @ self.share),
+            kept=float(self.kept[rows, chosen] @ self.share),
+            predicted=float(damage[rows, chosen].sum()),
+            measured=self.measure(chosen),
+        )
+
+    def _set(self, target: str, folder: Folder) -> None:
+        with torch.no_grad():
+            dense_weight(self._model.get_submodule(target)).copy_(folder.weight(target))
+
+    @torch.inference_mode()
+    def _log_probabilities(self, part: Tensor) -> Tensor:
+        logits: Tensor = self._model(input_ids=part, use_cache=False).logits
+        return logits.float().log_softmax(-1)
+
+    def _divergence(self) -> float:
+        """Return the mean KL divergence from the source's predictions, in nats per token."""
+        total = 0.0
+        for part, expected in zip(self._text, self._expected, strict=True):
+            found = self._log_probabilities(part)
+            total += float(nn.functional.kl_div(found, expected, log_target=True, reduction="sum"))
+        mean: float = total / sum(part.numel() for part in self._text)
+        return mean
+
+
+def to_file(shares: Sequence[Share], budget: Budget, spec: Spec, pruner: str) -> dict[str, Any]:
+    """Return the content of the file that the quantizer `allocated` reads, JSON."""
+    best, about = (
+        shares[0],
+        {"model": spec.models[0], "method": spec.methods[0], "seed": spec.seeds[0]},
+    )
+    names = ("bits", "kept", "predicted", "measured")
+    rounded = {s.name: {k: float(f"{getattr(s, k):.4g}") for k in names} for s in shares}
+    if best.kept < 1:
+        about[PRUNER] = {"method": pruner, "code": pruner_code(pruner)}
+    limit = {budget.option.removeprefix("--"): budget.limit}
+    return about | {"budget": limit, "damage": rounded, LINEARS: best.linears}

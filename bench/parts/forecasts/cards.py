@@ -1,0 +1,122 @@
+"""Plans for cards that are named, such as 8xh100: time by their datasheet, and the number of cards
+that is enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.inputs.datasheets import DeviceSpec, device_specs
+from bench.planning.artifact import Artifact, Plan
+from bench.planning.memory import (
+    estimate_device_bytes,
+    streamed_device_bytes,
+    training_device_bytes,
+)
+from bench.planning.spec import Spec
+from bench.reporting.words import duration
+from bench.system.suggest import describe_unknown
+from bench.system.text import amount
+from methods.contract.errors import UserError
+
+RATE = 0.4
+"""Share of the datasheet's rate that a whole run reaches. LLaMA 2's trainings on A100 reached 38%
+to 43% (arXiv 2307.09288, table 2), and Llama 3's on H100 reached 16% and 28% (hours of its model
+card)."""
+FILLED = 0.95
+"""Share of a card's memory that an artifact may use."""
+MAX_CARDS = 1024
+
+
+@dataclass(frozen=True)
+class Cards:
+    """Cards of one kind."""
+
+    count: int
+    card: DeviceSpec
+
+    @property
+    def flops(self) -> float:
+        """Operations per second of one card."""
+        return RATE * 1e12 * self.card.peak("bf16")
+
+    @property
+    def usable_bytes(self) -> float:
+        return FILLED * 1e9 * self.card.gb
+
+
+def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
+    """Return the spec for CUDA and the cards that its device names, or None if it names none.
+
+    All cards share a training, if the spec does not say how many processes do.
+
+    Raises:
+        UserError: unknown card, more than MAX_CARDS, or more processes than cards.
+    """
+    match = re.fullmatch(r"(?:([0-9]{1,5})x)?([a-z]+[0-9]+\w*)", spec.device)
+    if match is None:
+        return spec, None
+    known = device_specs()
+    if match[2] not in known:
+        raise UserError(describe_unknown("card", match[2], known))
+    count = int(match[1] or 1)
+    if not 0 < count <= MAX_CARDS:
+        raise UserError(f"device {spec.device} names {count} cards: use 1 to {MAX_CARDS}")
+    training = spec.training
+    for name, processes in (
+        ("training", training.processes),
+        ("calibration", spec.calibration.processes),
+    ):
+        if processes > count:
+            raise UserError(
+                f"{name}.processes={processes} is more than the {amount(count, 'card')} of device "
+                f"{spec.device}: use --device {processes}x{match[2]}, or fewer processes"
+            )
+    if training.processes == 1:
+        training = training.model_copy(update={"processes": count})
+    return spec.model_copy(update={"device": "cuda", "training": training}), Cards(
+        count, known[match[2]]
+    )
+
+
+def enough(artifact: Artifact, cards: Cards) -> str:
+    """Return the smallest number of cards, a power of two, that holds an artifact, in words.
+
+    Measures of a model that one card does not hold read it block by block.
+    """
+    if artifact.training:
+        count = 1
+        while training_device_bytes(artifact, count) > cards.usable_bytes:
+            count *= 2
+            if count > MAX_CARDS:
+                return f"more than {MAX_CARDS}"
+        return str(count)
+    if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
+        return "1"
+    fits = streamed_device_bytes(artifact) <= cards.usable_bytes
+    return "1, block by block" if fits else "none: a block does not fit"
+
+
+def describe_cards(cards: Cards, columns: Sequence[dict[str, Any]], plan: Plan) -> str:
+    """Return how the times for named cards were computed, and the time of all artifacts together if
+    they fit. columns: estimates of each artifact."""
+    how = (
+        f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
+        f"TFLOP/s in the datasheet of {cards.card.name} ({cards.card.source})"
+    )
+    artifacts = [measurements[0].artifact for measurements in plan.artifacts().values()]
+    longest = kept = 0.0
+    for artifact, row in zip(artifacts, columns, strict=True):
+        least = re.match("[0-9]+", row["cards_enough"])
+        if not least or int(least[0]) > cards.count:
+            name = f"{artifact.method} on {artifact.model}"
+            return f"{how}; no total, because {name} does not fit on {amount(cards.count, 'card')}"
+        longest = max(longest, row["about_s"])
+        # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side
+        # on the others.
+        kept += row["about_s"] * artifact.most_ranks
+    seconds = max(longest, kept / cards.count)
+    verb = "needs" if cards.count == 1 else "need"
+    return f"{how}; {amount(cards.count, 'card')} {verb} about {duration(seconds)} for all rows"

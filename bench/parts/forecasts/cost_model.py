@@ -1,0 +1,85 @@
+"""Cost model fitted to past records: seconds and peak memory of an artifact.
+
+Every kind of stage and measure has a rate in seconds per weight and token. It is the median over
+past ones, because a busy machine makes a few records slow. A kind without a record takes the rate
+of all kinds that need the same: calibration, training or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.parts.forecasts.past_costs import PastCost, TimedPart
+from bench.planning.memory import STATE_BYTES
+from methods.contract.method import LIBRARY_BYTES
+
+WITHIN = 1.5
+"""Factor within which an estimate counts as close."""
+
+
+class EstimateError(NamedTuple):
+    """Error of the model for artifacts that it was not fitted to."""
+
+    artifacts: int
+    share: float
+    """Share of estimates within WITHIN of the measured time."""
+    median: float
+    """Median factor between estimate and measured time."""
+
+
+class CostModel:
+    """Cost model of one machine."""
+
+    def __init__(self, past: Iterable[PastCost]) -> None:
+        self.past = list(past)
+        rates: dict[str, list[float]] = {}
+        ratios: dict[bool, list[float]] = {}
+        for cost in self.past:
+            for part in cost.parts:
+                for kind in part.kinds if part.seconds > 0 else ():
+                    rates.setdefault(kind, []).append(part.seconds / part.work)
+            if cost.peak_bytes:
+                # As bench.planning.memory estimates it from the shapes.
+                state = STATE_BYTES * cost.parameters if cost.trains else 0.0
+                estimate = LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes + state
+                ratios.setdefault(cost.trains, []).append(cost.peak_bytes / estimate)
+        self._rates = {kind: _median(values) for kind, values in rates.items()}
+        self._ratios = {trains: _median(values) for trains, values in ratios.items()}
+
+    def seconds(self, parts: Sequence[TimedPart]) -> float | None:
+        """Estimate the time of all parts. None: a kind has no record."""
+        total = 0.0
+        for part in parts:
+            if not (rates := [self._rates[kind] for kind in part.kinds if kind in self._rates]):
+                return None
+            total += rates[0] * part.work
+        return total
+
+    def memory_ratio(self, trains: bool) -> float | None:
+        """Return measured memory divided by the arithmetic estimate. None: there is no record."""
+        return self._ratios.get(trains)
+
+    def error(self) -> EstimateError | None:
+        """Estimate each artifact from the others. None: fewer than three are known."""
+        factors = [factor for _, factor in self.leave_one_out()]
+        if len(factors) < 3:
+            return None
+        off = np.exp(np.abs(np.log(factors)))
+        return EstimateError(len(factors), float(np.mean(off <= WITHIN)), float(np.median(off)))
+
+    def leave_one_out(self) -> list[tuple[PastCost, float]]:
+        """Return each artifact, and its estimate from the others divided by its measured time."""
+        out = []
+        for cost in self.past:
+            others = CostModel(other for other in self.past if other.artifact != cost.artifact)
+            seconds = others.seconds(cost.parts)
+            if seconds and cost.seconds:
+                out.append((cost, seconds / cost.seconds))
+        return out
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.exp(np.median(np.log(values))))

@@ -1,0 +1,187 @@
+"""Costs of past artifacts, from the records of a results folder and of the folders beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.planning.artifact import Artifact
+from bench.planning.work import Work, estimate_tokens
+from methods.contract.errors import UserError
+
+MAX_RECORDS = 3000
+"""Number of records to read, the newest first."""
+MAX_BYTES = 2**22
+"""Size of the largest record to read. Larger records hold long curves."""
+
+
+@dataclass(frozen=True)
+class TimedPart:
+    """One stage or measure of an artifact."""
+
+    kinds: tuple[str, ...]
+    """Names of its kind, the most specific first."""
+    work: float
+    """Amount that its time is proportional to."""
+    seconds: float = 0.0
+
+
+@dataclass
+class PastCost:
+    """Cost of one artifact on one machine, according to its records."""
+
+    machine: tuple[str, ...]
+    artifact: str
+    parameters: float
+    item_bytes: int
+    parts: list[TimedPart] = field(default_factory=list)
+    peak_bytes: float = 0.0
+    trains: bool = False
+
+    @property
+    def seconds(self) -> float:
+        return sum(part.seconds for part in self.parts)
+
+
+def timed_parts(work: Work, artifact: Artifact) -> list[TimedPart]:
+    """Return the parts of an artifact that a run has yet to make."""
+    parameters = artifact.sizes.parameters
+    measures = [
+        measure_part(m.measure, m.protocol.name, parameters, tokens) for m, tokens in work.measures
+    ]
+    stages = [
+        stage_part(stage.name, parameters, stage.calibration, stage.training)
+        for stage in work.stages
+    ]
+    return measures + stages
+
+
+def measure_part(
+    measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0
+) -> TimedPart:
+    """Return the part of a measure. Its work is proportional to the weights and to the tokens that
+    it reads."""
+    kinds = (f"measure {measure} {protocol}", f"measure {measure}")
+    return TimedPart(kinds, parameters * max(tokens, 1.0), seconds)
+
+
+def stage_part(
+    name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0
+) -> TimedPart:
+    """Return the part of a stage. Its work is proportional to the weights and to its training or
+    calibration tokens."""
+    need, tokens = "nothing", 0.0
+    if training:
+        need, tokens = "training", training
+    elif calibration:
+        need, tokens = "calibration", calibration
+    kinds = (f"stage {name} {need}", f"stage {need}")
+    return TimedPart(kinds, parameters * max(tokens, 1.0), seconds)
+
+
+def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -> tuple[str, ...]:
+    """Return what two comparable times share: processor or GPU, number format and threads."""
+    about = [machine.get(name) or "" for name in ("cpu", "cpu_model", "instruction_set")]
+    card = machine.get("device") if device != "cpu" else ""
+    return (*map(str, about), str(card or ""), device, dtype, str(threads))
+
+
+def read_past(results: Path, *, beside: bool = True) -> list[PastCost]:
+    """Read the costs of all artifacts whose measurements are complete. Skip records that cannot be
+    read.
+
+    beside: also from the folders beside this one.
+    """
+    found: dict[tuple[str, Path], list[dict[str, Any]]] = {}
+    for path in _files(results.absolute(), beside):
+        try:
+            fields = json.loads(path.read_bytes())
+            found.setdefault((str(fields["artifact"]), path.parent), []).append(fields)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+    sizes = _sizes(fields for records in found.values() for fields in records)
+    costs: list[PastCost] = []
+    for records in found.values():
+        try:
+            costs += _cost_of(records, sizes)
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, UserError):
+            continue
+    return costs
+
+
+def _files(results: Path, beside: bool) -> list[Path]:
+    """Return the records of a folder and of those beside it, the newest first. A folder that cannot
+    be read has none."""
+    entries: list[tuple[float, str]] = []
+    for folder in {results / "records", *(results.parent.glob("*/records") if beside else ())}:
+        with contextlib.suppress(OSError), os.scandir(folder) as listing:
+            for entry in listing:
+                about = entry.stat() if entry.name.endswith(".json") and entry.is_file() else None
+                if about and about.st_size <= MAX_BYTES:
+                    entries.append((about.st_mtime, entry.path))
+    return [Path(path) for _, path in sorted(entries, reverse=True)[:MAX_RECORDS]]
+
+
+def _sizes(records: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Return the number of parameters by the digest of the model."""
+    sizes = {}
+    for fields in records:
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+            for reading in fields["readings"]:
+                if reading["metric"] == "parameters":
+                    sizes[fields["key_inputs"]["model"]] = _number(reading["value"])
+    return sizes
+
+
+def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator[PastCost]:
+    """Yield the cost of an artifact, if one machine and one process made and measured it."""
+    making = [r for r in records if "build_s" in r["cost"]]
+    if len(making) != 1 or any(r["status"] != "ok" for r in records):
+        return
+    first, inputs = making[0], making[0]["key_inputs"]
+    identity, cost = first["identity"], first["cost"]
+    parameters, computed_in = (
+        _number(sizes[inputs["model"]]),
+        identity.get("arithmetic") or identity["dtype"],
+    )
+    about = (identity["device"], computed_in, inputs["threads"])
+    machines = {machine_of(r["provenance"]["machine"], *about) for r in records}
+    shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
+    if len(machines) != 1 or shared != 1 or parameters <= 0:
+        return
+    quantizer = identity["quantizer"]
+    name = (quantizer if quantizer != "none" else identity["stages"][-1]).partition(":")[0]
+    calibration, training = _number(cost["calibration_tokens"]), _number(cost["training_tokens"])
+    item_bytes = 4 if computed_in == "float32" else 2
+    past = PastCost(machines.pop(), first["artifact"], parameters, item_bytes, trains=training > 0)
+    past.parts.append(stage_part(name, parameters, calibration, training, _number(cost["build_s"])))
+    for record in records:
+        measure, cost = record["identity"]["measure"], record["cost"]
+        estimated = 0
+        with contextlib.suppress(TypeError, UserError):  # this version does not have such a measure
+            estimated = estimate_tokens(measure, record["key_inputs"]["measure"]["config"])
+        tokens = estimated or _number(cost.get("tokens") or 0)
+        protocol = record["identity"]["protocol"]["name"]
+        past.parts.append(
+            measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"]))
+        )
+        past.peak_bytes = max(
+            past.peak_bytes,
+            *(_number(cost.get(n) or 0) for n in ("peak_bytes", "build_peak_bytes")),
+        )
+    yield past
+
+
+def _number(value: Any) -> float:
+    """Return a cost, or raise TypeError, ValueError or OverflowError if the value cannot be a
+    cost."""
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError("no cost")
+    return number

@@ -1,0 +1,38 @@
+"""The lines of a run without a terminal."""
+
+import io
+import re
+
+from bench.execution import progress
+from bench.execution.listener import TimeLeft
+from bench.execution.progress import LogDisplay
+from bench.reporting.words import clock_time
+from bench.results.record import ReadingRow
+from helpers import fake_records, runs
+
+
+def test_the_line_of_an_artifact_says_when_all_is_done(monkeypatch):
+    monkeypatch.setattr(progress, "clock_time", lambda seconds: f"now + {seconds:.0f} s")
+    stream = io.StringIO()
+    display = LogDisplay(stream)
+    display.start(runs.running("tiny dense"), TimeLeft())
+    display.start(runs.running("tiny wanda"), TimeLeft(run=3600.0))
+
+    first, second = stream.getvalue().splitlines()
+    assert first == "tiny dense: started"
+    assert second == "tiny wanda: started, all done at now + 3600 s"
+
+
+def test_a_finish_time_of_another_day_has_its_date():
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", clock_time(86_399))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", clock_time(86_400))
+
+
+def test_a_log_has_the_numbers_of_each_row_as_it_ends():
+    stream = io.StringIO()
+    record = fake_records.record(
+        "wanda", readings=[ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")]
+    )
+    LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
+
+    assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"

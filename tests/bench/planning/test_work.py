@@ -1,0 +1,65 @@
+"""Tokens and operations of a plan."""
+
+import pytest
+
+from bench import api
+from bench.planning.work import count_operations, count_work
+from helpers import runs
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def tokens_of(spec):
+    """Return the tokens of each artifact, by method and quantizer."""
+    made = set()
+    return {
+        (some[0].artifact.method.split(":")[0], some[0].artifact.quantizer): count_work(
+            some, made
+        ).tokens
+        for some in api.plan(spec).artifacts().values()
+    }
+
+
+def test_a_stage_that_several_share_is_counted_once(tmp_path):
+    def tokens(*methods, quantizers=("none",)):
+        chosen = {"methods": methods, "quantizers": quantizers, "measures": ("size",)}
+        return tokens_of(runs.small(tmp_path / "r", **chosen))
+
+    alone = tokens("sparsegpt")["sparsegpt", "none"]
+    both = tokens("sparsegpt", "finetune:from=sparsegpt", quantizers=("none", "int8"))
+    assert both["sparsegpt", "none"] == alone > 0
+    assert both["sparsegpt", "int8"] == both["sparsegpt + finetune", "int8"] == 0
+    assert (
+        both["sparsegpt + finetune", "none"]
+        == tokens("finetune:from=sparsegpt")["sparsegpt + finetune", "none"] - alone
+    )
+
+
+def test_measures_of_the_same_windows_count_their_tokens_once():
+    one, both, others = (
+        tokens_of(runs.small("r", measures=measures))["dense", "none"]
+        for measures in (("perplexity",), ("perplexity", "agreement"), ("perplexity", "zeroshot"))
+    )
+    assert one == both == 4 * 128 < others
+
+
+@pytest.mark.parametrize(
+    ("device", "shared", "parts"),
+    [
+        ("cuda", {"processes": 4, "nodes": 2}, 4),
+        ("cpu", {"processes": 4}, 1),
+        ("cpu", {"processes": 4, "nodes": 2}, 2),
+    ],
+)
+def test_a_training_is_shared_by_cards_and_by_machines_with_processors(device, shared, parts):
+    plan = api.plan(runs.small("r", methods=("cast",), measures=("pattern",)))
+    (trained,) = [m for m in plan.measurements if m.artifact.training]
+    alone, together = (
+        trained.model_copy(
+            update={"artifact": trained.artifact.model_copy(update={"device": device} | changes)}
+        )
+        for changes in ({}, shared)
+    )
+    one, several = (count_operations([[m]]) for m in (alone, together))
+
+    assert several == pytest.approx(one / parts, rel=0.01)

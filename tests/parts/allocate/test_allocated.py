@@ -1,0 +1,185 @@
+"""A choice for each linear: each has the weights that its pruner and quantizer give it alone."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import re
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from bench import api
+from bench.catalog.choice import parse_quantizer
+from bench.parts.allocate.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
+from bench.quantizers.gptq import Int3Gptq
+from bench.quantizers.rounding import Int8
+from helpers import runs
+from helpers.models import store
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+
+
+@pytest.fixture
+def job(llama, make_job):
+    job = make_job(llama, "dense")
+    return dataclasses.replace(job, targets=job.targets[:7])
+
+
+def write(file, targets, names=("int3-gptq", "int8"), **others):
+    linears = {target: names[i % len(names)] for i, target in enumerate(targets)}
+    file.write_text(json.dumps({"linears": linears} | others))
+    return file, linears
+
+
+def is_as(outcome, linears, alone, folder):
+    """Compare weights with those of each choice alone, and the bytes that are stored with what the
+    plan counts."""
+    bits = 0
+    for target, name in linears.items():
+        weight = outcome.model.get_submodule(target).weight
+        assert torch.equal(weight, alone[name].get_submodule(target).weight), target
+        values, scales = LinearChoice.parse(name).bits(*weight.shape, 32)
+        bits += values * weight.numel() + scales
+    counted = store(outcome.stored, folder / "model").count()
+    assert 8 * (counted.values + counted.others) == bits
+
+
+def test_each_linear_has_the_weights_of_its_quantizer(llama, job, tmp_path):
+    file, linears = write(tmp_path / "a.json", job.targets)
+    alone = {kind.name: kind().apply(copy.deepcopy(llama), job).model for kind in (Int3Gptq, Int8)}
+
+    outcome = Allocated(str(file)).apply(llama, job)
+
+    is_as(outcome, linears, alone, tmp_path)
+    assert outcome.notes["allocation"] == {"int3-gptq": 4, "int8": 3}
+
+
+def test_zeros_of_a_pruned_model_stay(llama, make_job, tmp_path):
+    """GPTQ would fill them: it changes weights to make up for the rounding of others."""
+    job = make_job(llama, "2:4")
+    parse_pruner("magnitude").apply(llama, job)
+    file, _ = write(tmp_path / "a.json", job.targets, ("int3-gptq",))
+
+    Allocated(str(file)).apply(llama, job)
+
+    assert not any(
+        Pattern(2, 4).violations(llama.get_submodule(target).weight) for target in job.targets
+    )
+
+
+def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_path):
+    pruner = {"method": "wanda", "code": pruner_code("wanda")}
+    file, linears = write(
+        tmp_path / "a.json", job.targets, ("2:4+int3-gptq", "1:4", "dense"), pruner=pruner
+    )
+    wanda, alone = parse_pruner("wanda"), {"dense": llama}
+    for name, pattern in (("1:4", Pattern(1, 4)), ("2:4+int3-gptq", Pattern(2, 4))):
+        own = dataclasses.replace(job, pattern=pattern)
+        alone[name] = wanda.apply(copy.deepcopy(llama), own).model
+        if "+" in name:
+            alone[name] = Int3Gptq().apply(alone[name], own).model
+    alone["dense"] = copy.deepcopy(llama)
+
+    outcome = Allocated(str(file)).apply(llama, job)
+
+    is_as(outcome, linears, alone, tmp_path)
+    assert LinearChoice.parse("2:4+int3-gptq").bits(8, 64, 32) == (3 / 2 + 1, 16 * 8)
+    with pytest.raises(UserError, match=r"this model is pruned to 2:4: use --methods dense"):
+        Allocated(str(file)).apply(llama, dataclasses.replace(job, pattern=Pattern(2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "quantizer"),
+    [
+        ("int8", "dense", "int8"),
+        ("2:4", "2:4", "none"),
+        ("6:8+int4-rtn", "6:8", "int4-rtn"),
+        ("dense", "dense", "none"),
+    ],
+)
+def test_a_choice_is_a_pattern_a_quantizer_or_both(text, pattern, quantizer):
+    assert LinearChoice.parse(text) == (Pattern.parse(pattern), quantizer)
+
+
+@pytest.mark.parametrize("text", ["cast", "recon", "dense", "depth", "maskfile"])
+def test_a_pruner_is_a_one_shot_method(text):
+    with pytest.raises(UserError):
+        parse_pruner(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read as an allocation"),
+        ("[", "cannot be read as an allocation"),
+        ("{}", "has no object 'linears'"),
+        ('{"linears": {"a": "int8"}}', "names other linears than the 7 of this run"),
+        (("int8", "w8a8"), "unknown choice 'w8a8'"),
+        (("int8", "2:4+w8a8"), "unknown choice '2:4+w8a8'"),
+        (("int8", "5:4"), "n must be from 1 to m"),
+        (("int8", "2:4"), "has the choice 2:4 and names no pruner"),
+        (("int8", "2:4", "other code"), "is of another version of magnitude"),
+        ("changed", "has changed since the run was planned"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_a_sentence(content, said, llama, job, tmp_path):
+    file, digest = tmp_path / "a.json", ""
+    if isinstance(content, tuple):
+        others = {"pruner": {"method": "magnitude", "code": "0"}} if content[2:] else {}
+        write(file, job.targets, content[:2], **others)
+    elif content == "changed":
+        digest = hashlib.sha256(b"before").hexdigest()
+        write(file, job.targets)
+    elif content:
+        file.write_text(content)
+    with pytest.raises(UserError, match=re.escape(said)):
+        Allocated(str(file), digest).apply(llama, job)
+
+
+def test_a_file_must_be_named():
+    with pytest.raises(
+        UserError, match="allocated reads its settings from a file: name it, allocated:file=FILE"
+    ):
+        parse_quantizer("allocated")
+
+
+@pytest.mark.parametrize(
+    ("content", "why", "method"),
+    [
+        ("{}", "has no object 'linears'", "dense"),
+        ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
+        (
+            '{"linears": {"a": "int8"}}',
+            None,
+            "depth",
+        ),  # which linears are left is known when it has run
+        ("whole", None, "magnitude"),
+        (
+            "pruned",
+            "prunes linears, and this model is pruned to 2:4: use --methods dense",
+            "magnitude",
+        ),
+        ("pruned", None, "dense"),
+    ],
+)
+def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
+    linears = dict.fromkeys(
+        (f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8"
+    )
+    whole = {
+        "linears": linears,
+        "pruner": {"method": "magnitude", "code": pruner_code("magnitude")},
+    }
+    pruned = whole | {"linears": dict.fromkeys(linears, "2:4")}
+    file = tmp_path / "a.json"
+    file.write_text(
+        {"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content)
+    )
+    targets = {"include": ["*.0.mlp.*"]}
+    spec = runs.small(
+        "r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets
+    )
+    with pytest.raises(UserError, match=why) if why else nullcontext():
+        assert api.plan(spec).measurements

@@ -1,0 +1,139 @@
+"""Plans for models and cards that are not here."""
+
+import math
+
+import pytest
+
+from bench.inputs.shapes import planned_model
+from bench.parts.forecasts.cards import RATE, Cards, enough, split_cards
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.plan_costs import estimate_columns
+from bench.planning.memory import training_device_bytes
+from bench.planning.plan import make_plan
+from bench.planning.spec import Spec
+from bench.planning.work import count_operations
+from methods.contract.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def planned(tmp_path, **changes):
+    spec = Spec(results=tmp_path / "r", quantizers=("none",), **changes)
+    spec, cards = split_cards(spec)
+    return make_plan(spec), cards
+
+
+def test_a_plan_with_no_file_present(tmp_path, cli):
+    code, out, err = cli(
+        "plan",
+        "--model",
+        "llama2-70b",
+        "--methods",
+        "wanda",
+        "--quant",
+        "none",
+        "--device",
+        "8xh100",
+    )
+
+    assert code == 0, err
+    assert "1, block by block" in out and "arithmetic, not measured" in err
+    assert "llama2-70b is not downloaded yet" in err and "of about 138 GB" in err
+
+
+def test_the_time_and_the_cards_that_are_enough(tmp_path):
+    plan, cards = planned(
+        tmp_path,
+        models=("llama2-7b",),
+        methods=("cast",),
+        device="8xh100",
+        training={"recipe": "paper-7b"},
+    )
+
+    found = estimate_columns(plan, CostModel(()), cards)
+    (trained,) = [m[0].artifact for m in plan.artifacts().values() if m[0].artifact.training]
+    assert trained.processes == 8 and trained.device == "cuda"
+    assert found[0]["cards_enough"] == "1"
+    count = int(enough(trained, cards))
+    limit = 0.95 * 80e9
+    assert (
+        training_device_bytes(trained, count) <= limit < training_device_bytes(trained, count // 2)
+    )
+    operations = count_operations(plan.artifacts().values())
+    seconds = sum(row["about_s"] for row in found)
+    assert seconds == pytest.approx(operations / (RATE * 989.4e12), abs=5)
+
+
+@pytest.mark.parametrize(
+    ("methods", "device", "said"),
+    [
+        ("cast", "8xh100", "8 cards need about 37 h for all rows"),
+        # Each training takes all cards.
+        (
+            "cast,retrain",
+            "8xh100",
+            "8 cards need about 3.1 days for all rows",
+        ),
+        ("wanda,sparsegpt", "2xh100", "2 cards need about"),
+        ("cast", "h100", "no total, because cast on llama2-7b does not fit on 1 card"),
+    ],
+)
+def test_the_total_of_all_rows(methods, device, said, cli):
+    """A sum over trainings, each of which takes all cards, and no sum if a row takes more than
+    there are."""
+    code, _, err = cli(
+        "plan", "--model", "llama2-7b", "--quant", "none", "--methods", methods, "--device", device
+    )
+
+    assert code == 0, err
+    assert said in err
+
+
+@pytest.mark.parametrize("name", ["training", "calibration"])
+def test_more_processes_than_cards(name):
+    spec = Spec(device="8xh100", **{name: {"processes": 16}})
+    with pytest.raises(
+        UserError,
+        match=f"{name}.processes=16 is more than the 8 cards of device 8xh100: use --device 16x",
+    ):
+        split_cards(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "hours", "card", "ratio"),
+    [
+        ("llama2-7b", 2e12, 184_320, "a100", 1.02),
+        ("llama2-70b", 2e12, 1_720_320, "a100", 0.93),
+        ("llama3-8b", 15e12, 1.3e6, "h100", 2.6),
+        ("llama3-70b", 15e12, 6.4e6, "h100", 1.4),
+    ],
+)
+def test_the_rate_against_trainings_that_were_published(name, tokens, hours, card, ratio):
+    """Hours of cards from the LLaMA 2 paper, table 2, and from the model card of Llama 3."""
+    parameters = sum(math.prod(shape) for shape in planned_model(name).shapes.values())
+    _, cards = split_cards(Spec(device=card))
+    arithmetic = 3 * 2 * parameters * tokens / cards.flops / 3600  # one pass forward, two backward
+
+    assert hours / arithmetic == pytest.approx(ratio, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("8xh1000", "unknown card 'h1000'"), ("0xh100", "use 1 to 1024")]
+)
+def test_unknown_cards(device, said):
+    with pytest.raises(UserError, match=said):
+        split_cards(Spec(device=device))
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:1", "cuda:0,cuda:1"])
+def test_devices_of_this_machine_are_left_alone(device):
+    assert split_cards(Spec(device=device))[1] is None
+
+
+def test_a_card_without_a_count():
+    spec, cards = split_cards(Spec(device="h200"))
+    assert isinstance(cards, Cards) and (cards.count, cards.card.gb, spec.training.processes) == (
+        1,
+        141,
+        1,
+    )

@@ -1,0 +1,254 @@
+"""CUDA in the frame. Without a device: every operator is held against its schema, where a CPU build
+has one. What is marked `cuda` waits for a card."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from bench.parts.packed24.timing import CudaClock, WallClock, WrongProduct
+from bench.parts.speed import comparison, cuda, measure
+from bench.planning.spec import Spec
+from helpers.fake_cuda import Sparse, bind
+from helpers.runs import prune, tiny
+from methods.contract.errors import Skipped
+from methods.contract.pattern import Pattern
+
+KINDS = cuda.KINDS
+
+
+def sparse(out, width):
+    weight = torch.randn(out, width)
+    return torch.where(Pattern(2, 4).keep(weight.abs()), weight, 0)
+
+
+@pytest.fixture
+def card(monkeypatch, tmp_path):
+    """card(...) -> a device that is none: a Hopper whose operators check how they are called and
+    answer on the CPU."""
+
+    def int_mm(*args):
+        given = bind("_int_mm", args, {})
+        assert len(given["self"]) > 16 and given["mat2"].stride(0) == 1
+        # Exact; a CPU's int8 product saturates without VNNI.
+        product = given["self"].double() @ given["mat2"].double()
+        return product.to(torch.int32)
+
+    def scaled_mm(*args, **kwargs):
+        given = bind("_scaled_mm", args, kwargs)
+        assert given["mat2"].stride(0) == 1 and given["scale_a"].dtype == torch.float32
+        assert given["scale_a"].shape == (len(args[0]), 1) and given["scale_b"].shape == (
+            1,
+            args[1].shape[1],
+        )
+        y = given["self"].float() @ given["mat2"].float() * given["scale_a"] * given["scale_b"]
+        return y.to(given["out_dtype"])
+
+    def convert(*args):
+        weight = bind("_convert_weight_to_int4pack", args, {})["self"]
+        assert weight.dtype == torch.uint8
+        return weight
+
+    def int4_mm(*args):
+        given = bind("_weight_int4pack_mm", args, {})
+        out, width = len(given["mat2"]), given["self"].shape[1]
+        assert given["qScaleAndZeros"].shape == (width // given["qGroupSize"], out, 2)
+        return torch.empty(len(given["self"]), out)
+
+    def make(capability=(9, 0), wrong=None, library=True):
+        fakes = Sparse(monkeypatch, tmp_path, wrong)
+        monkeypatch.setattr(torch.backends.cusparselt, "is_available", lambda: library)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a card")
+        monkeypatch.setattr(torch, "compile", lambda work, **how: work)
+        for name, fake in (
+            ("int_mm", int_mm),
+            ("scaled_mm", scaled_mm),
+            ("weight_int4pack_mm", int4_mm),
+        ):
+            monkeypatch.setattr(torch, f"_{name}", fake)
+        monkeypatch.setattr(torch, "_convert_weight_to_int4pack", convert)
+        monkeypatch.setattr(cuda, "capture_graph", lambda work: work)
+        monkeypatch.setattr(cuda, "CudaClock", lambda: fakes)
+        monkeypatch.setattr(cuda.Cuda, "cache_bytes", 2**10)
+        device = cuda.Cuda(torch.device("cpu"), peak_size=32, copy_bytes=2**12)
+        device.fakes = fakes
+        return device
+
+    return make
+
+
+@pytest.fixture
+def torchao(monkeypatch):
+    """The two operators that torchao defines; their schemas are not in torch, so only the shapes
+    are held."""
+    ops = types.ModuleType("torchao.ops")
+
+    def compress(weight):
+        assert weight.dtype == torch.float8_e4m3fn and weight.is_contiguous()
+        return weight, weight[:, ::8]
+
+    def product(x, by_x, weight, meta, by_weight, bias, out_dtype):
+        assert by_x.shape == (len(x),) and by_weight.shape == (len(weight),) and bias is None
+        y = x.float() @ weight.float().T
+        return (y * by_x[:, None] * by_weight).to(out_dtype)
+
+    ops.to_sparse_semi_structured_cutlass_sm9x_f8, ops.rowwise_scaled_linear_sparse_cutlass_f8f8 = (
+        compress,
+        product,
+    )
+    whole = types.ModuleType("torchao")
+    whole.ops = ops
+    monkeypatch.setitem(sys.modules, "torchao", whole)
+    monkeypatch.setitem(sys.modules, "torchao.ops", ops)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 128])
+def test_every_kind_is_called_as_the_schemas_say(card, torchao, kind, tokens):
+    device = card()
+    got = device.compare(sparse(64, 128), tokens, kind)
+
+    assert set(got.dense) == {"dense eager", "dense compiled"}
+    assert set(got.sparse) == {"2:4 cusparselt"} | ({"2:4 cutlass"} if kind == "fp8" else set())
+    eager = {f"{n}, no graph" for n in (*got.dense, *got.sparse)}
+    assert set(got.others) == eager | ({"dense fp8", "dense int4"} if kind == "bf16" else set())
+    assert got.notes["cusparselt"]["plan"] == {"alg_id": 4, "split_k": 2, "split_k_mode": 1}
+    assert got.calls == got.notes["copies"] >= 3 * 2**10 / (64 * 128 * 2)
+    assert device.fakes.calls[-1]["dense_B"].shape[1] == max(16, tokens)  # padded
+    dense, less = got.costs
+    assert dense.flops == 2 * less.flops == 2 * tokens * 64 * 128
+    bits = 8 if kind in ("int8", "fp8") else 16
+    assert dense.bytes_moved - less.bytes_moved == 64 * 128 * (bits - (bits / 2 + 1)) / 8
+    # Int8 products give int32.
+    of_input, of_output = {"int8": (1, 4), "fp8": (1, 2)}.get(kind, (2, 2))
+    assert dense.bytes_moved == 64 * 128 * bits / 8 + tokens * (128 * of_input + 64 * of_output)
+    timings = got.run(WallClock(), 10, 1e-5)
+    row = comparison.summarize(got, timings, device.peaks())
+    assert row["dense"] in got.dense
+
+
+def test_a_wrong_algorithm_is_named_and_not_timed(card):
+    device = card(wrong=4)
+    got = device.compare(sparse(64, 128), 1, "bf16")
+    notes = got.notes["cusparselt"]
+    assert notes["plan"]["alg_id"] != 4 and any(
+        "algorithm 4 (split_k 2) is off" in w for w in notes["wrong"]
+    )
+    assert notes["refused"] == 1 and notes["tried"] == 13
+
+
+def test_what_the_card_or_the_libraries_lack_is_said(card, monkeypatch):
+    for shape, kind in (((24, 128), "bf16"), ((64, 136), "int8"), ((48, 128), "fp8")):
+        with pytest.raises(Skipped, match=f"no {kind} product of .*: only of multiples of"):
+            card().compare(sparse(*shape), 1, kind)
+    with pytest.raises(Skipped, match="no cuSPARSELt"):
+        card(library=False).compare(sparse(64, 128), 1, "bf16")
+    with pytest.raises(Skipped, match=r"compute capability 8\.9"):
+        card(capability=(8, 0)).compare(sparse(64, 128), 1, "fp8")
+    assert (
+        card(capability=(8, 9)).compare(sparse(64, 128), 1, "fp8").notes["cutlass"]
+        == "not a Hopper device"
+    )
+    monkeypatch.setitem(sys.modules, "torchao", None)
+    assert (
+        "pip install 'cast-bench[torchao]'"
+        in card().compare(sparse(64, 128), 1, "fp8").notes["cutlass"]
+    )
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("no int4 here\nand a stack")
+
+    device = card()
+    monkeypatch.setattr(torch, "_convert_weight_to_int4pack", refuse)
+    got = device.compare(sparse(64, 128), 1, "bf16")
+    assert got.notes["dense int4"] == "none here: no int4 here" and "dense int4" not in got.others
+
+
+def test_whole_models_run_as_graphs_where_steps_are_small(card, monkeypatch):
+    device = card()
+    make = lambda model: lambda: model  # noqa: E731
+    models = {"dense": torch.ones(3)}, {"2:4": torch.ones(3)}
+    dense, packed, beside = device.steps(*models, make, True)
+    assert set(dense) == {"dense", "dense compiled"} and set(packed) == {"2:4", "2:4 compiled"}
+    assert set(beside) == {f"{name}, no graph" for name in (*dense, *packed)}
+    assert device.steps(*models, make, False)[2] == {}
+    monkeypatch.setattr(torch, "compile", lambda model, **how: 2 * model)
+    with pytest.raises(WrongProduct, match="dense compiled is off by 1 of"):
+        device.steps(*models, make, True)
+    assert device.engine("bf16") == device.engine("fp16") == "cusparselt"
+    with pytest.raises(Skipped, match="bench speed times int8 layer by layer"):
+        device.engine("int8")
+
+
+def test_time_is_read_between_events(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def elapsed_time(self, other):
+            assert log[-1] == "waited"
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("waited"))
+    assert CudaClock().measure(lambda: log.append("work"), 2) == [2e-3, 2e-3]
+    assert log == ["event", "work", "event"] * 2 + ["waited"]
+
+
+def test_a_card_has_a_measurement_for_every_workload(monkeypatch):
+    monkeypatch.setattr(measure, "fingerprint", lambda device: "a card")
+    context = types.SimpleNamespace(devices=("cuda",), run=Spec())
+    protocols = [
+        measure.Speed(**planned.config).protocol.label for planned in measure.Speed.plan(context)
+    ]
+    assert protocols[:6] == [
+        *(f"decode@b{b},kv2048" for b in (1, 16, 64)), *(f"prefill@{p}" for p in (512, 2048, 8192))
+    ]  # fmt: skip
+    assert protocols[6:] == [f"linears@{t}" for t in (1, 16, 64, 512, 2048, 8192)]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 512])
+def test_a_comparison_on_a_card(kind, tokens):
+    device = cuda.Cuda(torch.device("cuda"))
+    weight = sparse(1024, 2048).bfloat16()
+    try:
+        got = device.compare(weight, tokens, kind)
+    except Skipped as why:
+        pytest.skip(str(why))
+    row = comparison.summarize(got, got.run(device.clock, 10), device.peaks())
+    assert row["speedup"] > 0 and row["limit"] >= 1
+
+
+@pytest.mark.cuda
+def test_a_whole_model_on_a_card(tmp_path):
+    from bench.inputs import loading
+    from bench.parts.packed24.linear24 import swap_linears
+    from bench.parts.packed24.packing import pack
+    from bench.parts.speed import decoding
+    from methods.contract.method import Compute
+    from methods.model.targets import find_targets
+
+    compute = Compute(device=torch.device("cuda"), dtype=torch.bfloat16)
+    folder = prune(tiny(tmp_path / "tiny"))
+    model = loading.load(folder, compute)
+    shapes = {n: tuple(t.shape) for n, t in model.state_dict().items()}
+    packed = {
+        n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)
+    }
+    swapped = swap_linears(loading.load(folder, compute), packed, engine="cusparselt")
+    steps = [decoding.decode_step(2, 16)(m) for m in (model, swapped)]
+    logits = [s().clone() for s in steps]
+    torch.testing.assert_close(logits[1], logits[0], rtol=0.05, atol=0.1)
+    replay = cuda.capture_graph(steps[1])
+    for _ in range(3):  # the cache is as it was after each
+        replay()
+    torch.testing.assert_close(steps[1](), logits[1])

@@ -1,0 +1,420 @@
+"""Whole models in several engines: real ones on a small model, their records, and sentences where
+one is not here."""
+
+import importlib
+import importlib.util
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from bench.catalog import registry
+from bench.export import onnx_model
+from bench.inputs import models
+from bench.parts.packed24 import native
+from bench.parts.speed import engine_report, time_models, versions
+from bench.parts.speed.comparison import Timings
+from bench.parts.speed.engines.contract import Engine
+from bench.parts.speed.versions import DENSE, SPARSE
+from bench.results.store import ReadOnlyStore
+from helpers import runs
+from helpers.models import build, write
+from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
+from methods.model.folder import Folder
+
+SOURCE = """
+from bench.parts.speed.engines.contract import Contestant, Engine
+
+
+class Fake(Engine):
+    'Steps that take no time.'
+    kinds, sparse, version, calls = {"bf16": "none", "int8": "int8"}, True, "1", 0
+
+    def about(self):
+        return {"fake": self.version}
+
+    def contestants(self, versions, step, device, threads):
+        type(self).calls += 1
+        notes = {"2:4": {"layers": 3}, "dense": {}}
+        return [
+            Contestant(kind, side, lambda: None, notes[side])
+            for kind in self.kinds
+            for side in versions.sides
+        ]
+
+
+class Other(Fake):
+    kinds, sparse = {"fp16": "none"}, False
+
+    def contestants(self, versions, step, device, threads):
+        return [Contestant("fp16", "dense", lambda: None)]
+
+
+class Faulty(Other):
+    def require(self, device):
+        return 1 / 0
+"""
+
+
+@pytest.fixture
+def engines(monkeypatch, tmp_path, cache):
+    """Engines of another package, blocks of no length, and a machine whose bandwidth is known."""
+    monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
+    monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
+    monkeypatch.setattr(time_models, "PEAK_SIZE", 16)
+    names = {name: f"fakes:{name.capitalize()}" for name in ("fake", "other", "faulty")}
+    runs.distribution(tmp_path / "site", "fakes", SOURCE, engines=names)
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    yield importlib.import_module("fakes")
+    monkeypatch.undo()
+    runs.forget()
+
+
+def request(model, *names, tokens=(8,), threads=1):
+    return time_models.ModelTimingRequest(str(model), "cpu", threads, names, tokens, None)
+
+
+def measure(asked, results):
+    return list(time_models.measure(asked, results, lambda line: None))
+
+
+def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
+    records = measure(request("tiny", "fake", "other"), tmp_path / "r")
+
+    about = [
+        (r.identity.protocol.label, r.identity.dtype, r.identity.quantizer, r.identity.pattern)
+        for r in records
+    ]
+    assert about == [
+        (f"{step} in {engine}", kind, quantizer, pattern)
+        for step in ("decode@b1,kv8", "prefill@8")
+        for engine, kind, quantizer, pattern in (
+            ("fake", "bf16", "none", "2:4"),
+            ("fake", "int8", "int8", "2:4"),
+            ("other", "fp16", "none", "dense"),
+        )
+    ]
+    store = ReadOnlyStore(tmp_path / "r")
+    for record in records:
+        items = store.items(record)
+        both = record.identity.protocol.engine == "fake"
+        metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
+        assert [r.metric for r in record.readings] == metrics and len(
+            items.ids
+        ) == time_models.BLOCKS
+        about = {"name": record.identity.protocol.engine, "fake": "1"}
+        assert record.key_inputs["engine"] == record.notes["engine"] == about
+        assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
+        assert record.notes["in_turn"] == [
+            "fake bf16 2:4", "fake bf16 dense", "fake int8 2:4", "fake int8 dense",
+            "other fp16 dense"
+        ]  # fmt: skip
+        assert record.notes.get("bandwidth") == (
+            1e9 if record.identity.protocol.name == "decode" else None
+        )
+        assert record.notes.get("flops") == (
+            None if record.identity.protocol.name == "decode" else 2 * 8 * 4 * 200_704
+        )
+        assert (record.notes.get("peak_flops", 0) > 0) == (
+            record.identity.protocol.name == "prefill"
+        )
+        assert record.notes.get("2:4") == ({"layers": 3} if both else None)
+    assert records[0].identity.stages == ("magnitude",) and records[2].identity.stages == ("dense",)
+
+
+def test_what_was_timed_together_is_not_timed_again_and_nothing_else_is_taken_for_it(
+    engines, tmp_path, monkeypatch
+):
+    def keys(model="tiny", names=("fake", "other"), **changes):
+        return {
+            r.key
+            for r in measure(
+                replace(request(model, *names, **changes), steps=("decode",)), tmp_path
+            )
+        }
+
+    first, loaded = keys(), engines.Fake.calls
+    assert keys() == first and engines.Fake.calls == loaded
+    assert not (keys(names=("fake",)) | keys(threads=2)) & first
+    for what in ("fingerprint", "digest_source"):  # another machine, another code
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(time_models, what, lambda *of: "another")
+            assert not keys() & first
+    assert not keys(write(build("llama"), tmp_path / "m")) & first
+    monkeypatch.setattr(engines.Fake, "version", "2")
+    assert not keys() & first
+
+
+def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
+    """Seconds of a step go in, tokens per second come out; a prompt of 8 tokens has 8 in each."""
+
+    def interleave(works, clock, **options):
+        seconds = {name: (0.25 if name.endswith("2:4") else 1.0,) * 12 for name in works}
+        seconds |= {
+            f"{name} again": tuple(s * 1.01 for s in blocks) for name, blocks in seconds.items()
+        }
+        return Timings(seconds, seconds)
+
+    monkeypatch.setattr(time_models, "interleave", interleave)
+    records = {
+        (r.identity.protocol.name, r.identity.dtype): r
+        for r in measure(request("tiny", "fake", "other"), tmp_path)
+    }
+    items = ReadOnlyStore(tmp_path).items
+    for step, tokens in (("decode", 1), ("prefill", 8)):
+        both, dense = records[step, "bf16"], records[step, "fp16"]
+        assert {r.metric: r.value for r in both.readings} == {
+            "tokens_per_s": 4 * tokens, "tokens_per_s_dense": tokens, "speedup": 4
+        }  # fmt: skip
+        assert {r.metric: r.value for r in dense.readings} == {"tokens_per_s": tokens}
+        assert both.notes["interval"] == pytest.approx([4, 4])
+        assert both.notes["noise"] == pytest.approx({"2:4": 0.01, "dense": 0.01})
+        assert both.notes["again"]["2:4"] == pytest.approx([4 * tokens / 1.01] * 12)
+        columns = items(both).columns
+        assert set(columns["value"]) == {4 * tokens} and set(items(dense).columns["value"]) == {
+            tokens
+        }
+        assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
+
+
+def test_an_engine_of_another_package_is_in_the_help_and_its_faults_are_sentences(
+    engines, output, refused
+):
+    assert "fake: Steps that take no time." in " ".join(output("speed", "--help").split())
+    asked = ("speed", "--model", "tiny", "--device", "cpu", "--engine")
+    assert "unknown engine 'fakes': did you mean fake?" in refused(*asked, "fakes")
+    assert "plug-in 'fakes:Faulty' cannot be used (ZeroDivisionError" in refused(*asked, "faulty")
+
+
+def test_versions_are_the_model_and_what_magnitude_leaves(tmp_path):
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    pattern = Pattern.parse("2:4")
+    assert made.method == "magnitude" and made.folder(DENSE) == models.resolve("tiny").folder
+
+    sparse = Folder(made.folder(SPARSE))
+    for target in made.targets:
+        weight = made.source.weight(target)
+        assert sparse.weight(target).equal(weight * pattern.keep(weight.abs()))
+    assert sparse.tensor("model.norm.weight").equal(made.source.tensor("model.norm.weight"))
+
+
+def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path):
+    folder = write(build("gpt2"), tmp_path / "m")
+    once = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "a")
+    pruned = once.folder(SPARSE).rename(once.folder(SPARSE).with_name("pruned"))
+    made = versions.ModelVersions(models.resolve(str(pruned)), tmp_path / "b")
+
+    assert made.method == "unchanged" and made.folder(SPARSE) == made.model.folder
+    dense = Folder(made.folder(DENSE))
+    for target in made.targets:
+        assert (dense.weight(target) != 0).all()
+
+
+def test_a_sparse_version_made_elsewhere_is_one_side(engines, tmp_path):
+    pruned = versions.ModelVersions(models.resolve("tiny"), tmp_path / "v").folder(SPARSE)
+    plain = replace(request("tiny", "fake"), steps=("decode",))
+    asked = replace(plain, sparse=str(pruned))
+    made = measure(asked, tmp_path / "r")
+    assert {r.identity.protocol.name for r in made} == {"decode"}
+    assert all(r.identity.stages == ("folder",) and r.notes["sparse"] == pruned.name for r in made)
+    assert {r.key for r in made}.isdisjoint(r.key for r in measure(plain, tmp_path / "r"))
+    with pytest.raises(UserError, match=r"is not 2:4: \d+ groups of model\.layers\.0"):
+        measure(replace(asked, sparse="tiny"), tmp_path / "r")
+    with pytest.raises(UserError, match="is no 2:4 version of"):
+        measure(replace(asked, model=str(pruned)), tmp_path / "r")
+
+
+def test_other_models_are_timed_dense_in_the_same_turn(engines, tmp_path, cli):
+    smaller, plain = (
+        write(build("llama"), tmp_path / "m"),
+        replace(request("tiny", "fake", "other"), steps=("decode",)),
+    )
+    asked = replace(plain, others={"depth 50%": str(smaller)})
+    made = measure(asked, tmp_path / "r")
+    about = [
+        (r.identity.model, r.identity.protocol.engine, r.identity.dtype, r.identity.pattern)
+        for r in made
+    ]
+    assert about == [
+        (model, engine, kind, "2:4" if model == "tiny" and engine == "fake" else "dense")
+        for model in ("tiny", "depth 50%")
+        for engine, kind in (("fake", "bf16"), ("fake", "int8"), ("other", "fp16"))
+    ]
+    turn = [f"fake {kind} {side}" for kind in ("bf16", "int8") for side in ("2:4", "dense")] + [
+        "other fp16 dense"
+    ]
+    smaller_turn = ["fake bf16 depth 50%", "fake int8 depth 50%", "other fp16 depth 50%"]
+    assert all(
+        set(r.notes["in_turn"]) == {*turn, *smaller_turn} and r.notes["beside"] == "tiny"
+        for r in made
+    )
+    assert made[3].identity.stages == ("dense",) and set(made[3].notes["noise"]) == {"dense"}
+
+    found = engine_report.entries(made, ReadOnlyStore(tmp_path / "r").items)
+    assert len(found) == 8 and {entry.name for entry in found} >= {*smaller_turn, "fake bf16"}
+    ratios = [row["ratio_of"] for row in engine_report.rows(found)][-3:]
+    assert ratios == [f"fake bf16 2:4 / {name}" for name in smaller_turn]
+    twice = measure(
+        replace(plain, others={"a": str(smaller), "b": str(smaller)}), tmp_path / "twice"
+    )
+    assert len({r.key for r in twice}) == len(twice) == 9
+    # A model that is timed beside others is not taken for one that was timed alone.
+    assert {r.key for r in made}.isdisjoint(r.key for r in measure(plain, tmp_path / "r"))
+
+
+@pytest.mark.slow
+def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
+    """The same exported graph twice, and torch; llama.cpp where it is installed."""
+    monkeypatch.setattr(time_models, "BLOCK_S", 1e-4)
+    names = [
+        "torch",
+        "onnxruntime",
+        *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else []),
+    ]
+    args = (
+        "speed",
+        "--model",
+        runs.tiny(tmp_path / "m"),
+        "--engine",
+        ",".join(names),
+        "--tokens",
+        8,
+        "--threads",
+        1,
+    )
+    args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
+    out = output(*args)
+    rows = json.loads(out)
+    assert {row["engine"] for row in rows} >= {
+        "torch bf16",
+        "torch fp32",
+        "onnxruntime fp32",
+        "onnxruntime fp32 2:4",
+    }
+    assert all(row["tokens_per_s"] > 0 for row in rows)
+    assert "onnxruntime fp32 2:4" in (tmp_path / "f.svg").read_text()
+    # Exported once for both sides and both steps.
+    assert len(list((tmp_path / "cache/exports").iterdir())) == 1
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
+    engines, tmp_path, monkeypatch, cli, installed
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda n, *a: (installed or None) if n == "llama_cpp" else find(n, *a),
+    )
+    args = (
+        "speed",
+        "--model",
+        runs.tiny(tmp_path / "a b"),
+        "--device",
+        "cpu",
+        "--tokens",
+        8,
+        "--threads",
+        1,
+    )
+    code, _, err = cli(*args, "--engine", "fake", "--results", tmp_path / "r")
+
+    command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
+    before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
+    assert (
+        code == 0
+        and err.splitlines()[-1] == f"bench: to compare it with llama.cpp: {before}{command}"
+    )
+
+
+def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch, cache):
+    exported = []
+
+    def export(folder, room, dtype, pattern):
+        exported.append(dtype)
+        (room / onnx_model.FILE).write_text(dtype)
+
+    monkeypatch.setattr(onnx_model, "write", export)
+    made = versions.ModelVersions(models.resolve("tiny"), tmp_path)
+    for dtype in ("float32", "float16", "float32"):
+        assert made.onnx(DENSE, dtype).read_text() == dtype
+    assert exported == ["float32", "float16"]
+    monkeypatch.setattr("torch.__version__", "another")
+    made.onnx(DENSE, "float32")
+    monkeypatch.setattr(versions, "digest_source", lambda *modules: "another")
+    made.onnx(DENSE, "float32")
+    assert len(exported) == 4
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (("--engine", "onnx"), "unknown engine 'onnx': did you mean onnxruntime?"),
+        (
+            ("--engine", "torch", "--kinds", "bf16"),
+            "--kinds is for linears, and --engine times whole models: leave one out",
+        ),
+        (("--engine", "torch", "--device-spec", "h100"), "--device-spec is for linears"),
+        (
+            ("--others", "a=b"),
+            "--others is for whole models: give --engine too, for example --engine native,llamacpp",
+        ),
+        (("--sparse", "a"), "--sparse is for whole models: give --engine too"),
+        (
+            ("--engine", "torch", "--others", "a"),
+            "--others 'a' is not NAME=FOLDER: for example 'depth 25%=pruned/'",
+        ),
+        (
+            ("--engine", "torch", "--others", "a=b,a=c"),
+            "--others has two models with the name 'a': give each its own",
+        ),
+        (
+            ("--engine", "torch", "--others", "2:4=b"),
+            "--others '2:4' names timings of the model itself: choose another",
+        ),
+        (
+            ("--engine", "torch", "--others", "a again=b"),
+            "--others 'a again' names timings of the model itself",
+        ),
+        (
+            ("--engine", "tensorrt"),
+            "--engine tensorrt needs the package tensorrt: pip install tensorrt",
+        ),
+        (
+            ("--engine", "llamacpp"),
+            "--engine llamacpp needs the package llama_cpp: pip install 'cast-bench[llamacpp]'",
+        ),
+        (
+            ("--engine", "onnxruntime"),
+            "ONNX needs the package onnx: pip install 'cast-bench[onnx]'",
+        ),
+        (
+            ("--engine", "torch", "--model", "opt-125m"),
+            "model 'opt-125m' is not downloaded yet: run bench pull opt-125m",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(refused, monkeypatch, tmp_path, cache, args, sentence):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert sentence in refused(
+        "speed", "--device", "cpu", "--model", "tiny", "--results", tmp_path, *args
+    )
+
+
+@pytest.mark.parametrize("name", ["native", "onnxruntime", "llamacpp"])
+def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
+        registry.build("engines", name, Engine).require("cuda")
+
+
+def test_the_native_engine_without_its_kernel_is_a_sentence(monkeypatch):
+    def load():
+        raise native.NoKernel("no compiler")
+
+    monkeypatch.setattr(native, "load", load)
+    with pytest.raises(UserError, match=r"^--engine native has no kernel here: no compiler$"):
+        registry.build("engines", "native", Engine).require("cpu")

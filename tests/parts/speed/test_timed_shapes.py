@@ -1,0 +1,94 @@
+"""Times by the shape and the bits of the weights, from records of one turn."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench.results.identity import Identity, Protocol
+from bench.results.record import Record
+
+PACE = np.tile([0.9, 1.1], 6)
+
+
+SCRIPT = "frontier"
+
+
+def record(engine, kind, rate, model="m", sparse=None, threads=1):
+    identity = Identity(
+        model=model, stages=("x",), pattern="dense", measure="speed",
+        protocol=Protocol(name="prefill", seqlen=128, engine=engine), dtype=kind,
+    )  # fmt: skip
+    notes = {
+        "threads": threads,
+        "kv_tokens": 0,
+        "prompt_tokens": 128,
+        "in_turn": [str(threads)],
+        "beside": "m",
+    }
+    notes |= {
+        "noise": {"dense": 0.01} | ({"2:4": 0.02} if sparse else {}),
+        "flops": 1e9,
+        "peak_flops": 1e10,
+    }
+    made = Record(
+        key=f"{engine}{kind}{model}{threads}", identity=identity, status="ok", notes=notes
+    )
+    made.provenance = {"machine": {"cpu": "CPU"}}
+    columns = {"value": (sparse or rate) * PACE} | (
+        {"tokens_per_s_dense": rate * PACE} if sparse else {}
+    )
+    return made, SimpleNamespace(columns=columns)
+
+
+@pytest.fixture
+def folder(script, monkeypatch):
+    """Rates of dense and 2:4 in two engines, and of a smaller model."""
+    made = [
+        record("native", "bf16", 80.0, sparse=160.0), record("llamacpp", "fp16", 100.0),
+        record("native", "int8", 100.0, sparse=90.0), record("llamacpp", "q4_k_m", 500.0),
+        record("native", "bf16", 50.0, "depth 50%"), record("llamacpp", "fp16", 200.0, "depth 50%"),
+        record("llamacpp", "fp16", 150.0, threads=2),
+    ]  # fmt: skip
+    tables = {one.key: table for one, table in made}
+
+    class Store(list):
+        def items(self, one):
+            return tables[one.key]
+
+    monkeypatch.setattr(script, "ReadOnlyStore", lambda path: Store(one for one, _ in made))
+    script._turns.cache_clear()
+    yield "folder"
+    script._turns.cache_clear()
+
+
+def test_a_shape_takes_the_time_of_its_fastest_engine(script, folder):
+    found = script.milliseconds(folder, "m", "prompt")
+    rates = {
+        ("dense", 16): 100,
+        ("2:4", 16): 160,
+        ("depth 50%", 16): 200,
+        ("dense", 8): 100,
+        ("2:4", 8): 100,
+    }
+    assert found == {
+        script.TimedShape(*shape): pytest.approx(1000 * 128 / rate) for shape, rate in rates.items()
+    }
+    assert (
+        script.milliseconds(folder, "m", "decode")
+        == script.milliseconds(folder, "another", "prompt")
+        == {}
+    )
+
+
+def test_the_table_has_the_time_over_that_of_dense_weights(script, folder):
+    """A block of 128 tokens has 10^9 operations, the peak is 10^10 per second."""
+    lines = script.times(folder).splitlines()
+    assert lines[0].startswith("| m, prompt of 128 tokens, 1 thread, CPU | bits | engine | ms |")
+    assert "| 2:4 | 16 | native bf16 2:4 | 800.00 | 0.62 (0.62 to 0.62) | 2.0% | 12% |" in lines
+    assert (
+        "| depth 50% | 16 | llamacpp fp16 depth 50% | 640.00 | 0.50 (0.50 to 0.50) | 1.0% | 16% |"
+        in lines
+    )
+    assert "| 2:4 | 8 | native int8 | 1280.00 | – | 1.0% | 8% |" in lines
+    assert sum("2 threads" in line for line in lines) == 1
