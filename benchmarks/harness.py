@@ -163,7 +163,7 @@ def in_turn(
 
 
 def spread(median: float, low: float, high: float) -> dict[str, float]:
-    """Return a ratio and its spread as they are recorded."""
+    """Return a ratio and its spread in the form of the records."""
     return {"median": round(median, 3), "min": round(low, 3), "max": round(high, 3)}
 
 

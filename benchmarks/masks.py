@@ -1,6 +1,6 @@
 """Agreement of our masks with llm-compressor's on 15 blocks, over several calibration draws.
 
-Each side prunes smollm2-135m-instruct-q4 on its own: its block i sees the output of its own pruned
+Each side prunes smollm2-135m-instruct-q4 on its own: its block i sees the output of its pruned
 blocks. A near-tie that rounding settles the other way is then multiplied by every later block. So a
 draw either agrees almost everywhere or comes apart at some block, which only a trial shows. On the
 same inputs the two agree (benchmarks/prune.py).
