@@ -162,6 +162,14 @@ def in_turn(
     return times
 
 
+def figure_of(runs: Mapping[str, list[dict[str, float]]], what: str) -> dict[str, list[float]]:
+    """Return one figure of every run, by contestant."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for name, of_name in runs.items():
+        found[name] += [run[what] for run in of_name]
+    return found
+
+
 def spread(median: float, low: float, high: float) -> dict[str, float]:
     """Return a ratio and its spread in the form of the records."""
     return {"median": round(median, 3), "min": round(low, 3), "max": round(high, 3)}

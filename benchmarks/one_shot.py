@@ -114,7 +114,7 @@ def one(name: str, folder: Path, sequences: int) -> dict[str, float]:
 def summarize(rounds: dict[str, list[dict[str, float]]]) -> Figures:
     """Return seconds, peak and earlier memory by size, and the ratio of the last to the first."""
     figures: Figures = {}
-    times = {size: [run["seconds"] for run in runs] for size, runs in rounds.items()}
+    times = harness.figure_of(rounds, "seconds")
     for size, runs in rounds.items():
         figures[size] = {
             "seconds": round(statistics.median(times[size]), 3),

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from harness import Figures, apart, finish, ratio, start
+from harness import Figures, apart, figure_of, finish, ratio, start
 
 from bench.export.model import export_model
 from bench.inputs import loading
@@ -98,8 +98,7 @@ def main(layers: int = 1) -> None:
             for kind, folder in folders.items():
                 seen[kind].append(apart(load, kind, folder))
     for what in seen["hf"][0]:
-        times = {kind: [run[what] for run in runs] for kind, runs in seen.items()}
-        figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")
+        figures[f"{what}, packed24 / hf"] = ratio(figure_of(seen, what), "packed24", "hf")
     finish("packed24", figures)
 
 

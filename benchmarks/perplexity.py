@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from harness import MODEL, apart, finish, in_turn, ratio, start
+from harness import MODEL, apart, figure_of, finish, in_turn, ratio, start
 
 from bench.inputs import download, loading, windows
 from bench.measures.contract import MeasureContext
@@ -80,8 +80,8 @@ def main() -> None:
 
     in_turn({name: partial(go, name) for name in seen}, ROUNDS)
     assert abs(seen["ours"][0]["nll"] / seen["plain"][0]["nll"] - 1) < 1e-5
-    times = {name: [run["s"] for run in runs] for name, runs in seen.items()}
-    peaks = {name: median(run["peak"] for run in runs) for name, runs in seen.items()}
+    times = figure_of(seen, "s")
+    peaks = {name: median(found) for name, found in figure_of(seen, "peak").items()}
     speed = "plain / ours, tokens per second of ours over plain's"
     figures = {
         "windows": f"{WINDOWS} x {SEQLEN}",

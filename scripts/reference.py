@@ -120,8 +120,10 @@ def overview(section: str) -> str:
         link = f"[{name}]({written.get((section, name), '')}#{name})"
         needs = ", ".join(entry.needs_with({}))
         rows.append([link, escape(entry.about), needs, _paper(entry)])
-    used = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    return table((header[i] for i in used), ([row[i] for i in used] for row in rows))
+    columns = zip(header, *rows, strict=True)
+    used = [column for column in columns if any(column[1:])]
+    titles, *cells = zip(*used, strict=True)
+    return table(titles, cells)
 
 
 def unwritten(section: str) -> str:
