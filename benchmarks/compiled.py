@@ -1,8 +1,8 @@
-"""A distillation step with its blocks eager and compiled by torch.compile, in turn: forward of the
-teacher, forward and backward.
+"""A distillation step with eager blocks and with blocks compiled by torch.compile, in turn.
 
-The step is that of `Settings.compile`, without the optimizer: float32, one thread, random tokens.
-Times are CPU time, and the seconds of the first compiled step stand beside them.
+The step is that of `Settings.compile`: forward of the teacher, forward and backward, without the
+optimizer, in float32, with one thread and random tokens. Times are CPU time. The seconds of the
+first compiled step are beside them.
 
 python benchmarks/compiled.py [--rounds 10]
 """
@@ -12,10 +12,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from harness import finish, in_turn, like_a_worker, ratio, seconds, start
+from harness import MODEL, Figures, finish, in_turn, like_a_worker, ratio, seconds, start
 
 from bench.inputs import download, loading
 from methods.contract.method import Compute
@@ -23,7 +22,7 @@ from methods.workshop.training import compiled
 from methods.workshop.training.distill import Distillation
 from methods.workshop.training.loss import Outputs, head_of
 
-SHAPES = {"tiny": (8, 128), "smollm2-135m-instruct-q4": (4, 128)}
+SHAPES = {"tiny": (8, 128), MODEL: (4, 128)}
 """Sequences and tokens of a step."""
 
 
@@ -41,9 +40,8 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
             target = teacher.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
         hidden = student.model(x, use_cache=False).last_hidden_state.flatten(0, 1)
         known = Outputs(target, head_of(teacher).weight)
-        loss, _, _ = Distillation(1 / 3)(
-            Outputs(hidden, head_of(student).weight), y, known, 1 / len(y)
-        )
+        own = Outputs(hidden, head_of(student).weight)
+        loss, _, _ = Distillation(1 / 3)(own, y, known, 1 / len(y))
         student.zero_grad(set_to_none=True)
         loss.backward()
         return float(loss)
@@ -54,15 +52,12 @@ def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[
 def main(rounds: int = 10) -> None:
     like_a_worker()
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {
-        "threads": 1,
-        "processor's best for torch": torch.backends.cpu.get_cpu_capability(),
-    }
+    figures: Figures = {"threads": 1}
+    figures["processor's best for torch"] = torch.backends.cpu.get_cpu_capability()
     for name, (batch, seqlen) in SHAPES.items():
         folder = download.pull(name).folder
-        tokens = torch.randint(
-            0, 1000, (batch, seqlen + 1), generator=torch.Generator().manual_seed(0)
-        )
+        generator = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, 1000, (batch, seqlen + 1), generator=generator)
         contestants = {
             "eager": step(folder, tokens, compile_them=False),
             "compiled": step(folder, tokens, compile_them=True),

@@ -12,31 +12,27 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from harness import finish, start
+from harness import ROOT, Figures, finish, say, start
 
 from bench.parts.forecasts.cost_model import WITHIN, CostModel
 from bench.parts.forecasts.past_costs import read_past
 from bench.system.grouping import group_by
 
-ROOT = Path(__file__).parent.parent / "results"
-FOLDERS = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")
+NAMES = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")
+FOLDERS = ",".join(str(ROOT / "results" / name) for name in NAMES)
 
 
-def main(folders: str = ",".join(str(ROOT / name) for name in FOLDERS)) -> None:
-    figures: dict[str, Any] = {}
-    named = [Path(word) for word in folders.split(",")]
-    if gone := [folder for folder in named if not (folder / "records").is_dir()]:
-        sys.exit(
-            f"{gone[0]} is no results folder: name folders with records, or none for those of "
-            "docs/benchmarks.md"
-        )
-    for folder in named:
+def main(folders: str = FOLDERS) -> None:
+    figures: Figures = {}
+    for folder in map(Path, folders.split(",")):
+        if not (folder / "records").is_dir():
+            sys.exit(f"{folder} is no results folder: name folders with records")
         groups = group_by(read_past(folder, beside=False), lambda past: past.machine)
         for machine, costs in sorted(groups.items()):
             model = CostModel(costs)
-            if (error := model.error()) is None:
+            error = model.error()
+            if error is None:
                 continue
             cpu, family, *_, dtype, threads = machine
             name = f"{folder.name}, {cpu} {family}, {dtype}, threads: {threads}".replace("_", "-")
@@ -45,14 +41,11 @@ def main(folders: str = ",".join(str(ROOT / name) for name in FOLDERS)) -> None:
                 f"percent within a factor of {WITHIN:g}": round(100 * error.share, 1),
                 "median factor off": round(error.median, 3),
             }
-            print(name, file=sys.stderr)
+            say(name)
             for cost, factor in sorted(model.leave_one_out(), key=lambda pair: pair[1]):
                 if not 1 / WITHIN <= factor <= WITHIN:
-                    kind = cost.parts[0].kinds[0]
-                    print(
-                        f"    missed: {kind}, {cost.seconds:.0f} s, estimated {factor:.2f} of it",
-                        file=sys.stderr,
-                    )
+                    kind, took = cost.parts[0].kinds[0], f"{cost.seconds:.0f} s"
+                    say(f"    missed: {kind}, {took}, estimated {factor:.2f} of it")
     finish("cost_model", figures)
 
 

@@ -1,39 +1,38 @@
-"""One token through a linear on the CPU: our 2:4 kernel, the same kernel dense, and torch's
-linears, from memory.
+"""One token through a linear on the CPU, from memory: our 2:4 kernel, dense, and torch's linears.
 
 python benchmarks/decode.py [--blocks N]
 
 In the frame of `bench speed` (bench/parts/speed/comparison.py): in turn, a baseline twice,
 copies of each weight that together are three times the last cache. Shares are of the bandwidth that
-reading as many bytes reaches in the same run. The limit by
-bytes: 16/9 for bfloat16, 8/5 for int8. An interval is Student's, 95%, of the mean ratio over
-blocks.
+reading as many bytes reaches in the same run. The limit by bytes is 16/9 for bfloat16 and 8/5 for
+int8. An interval is Student's, 95%, of the mean ratio over blocks.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from typing import Any
 
 import torch
-from harness import finish, start
+from harness import Figures, finish, say, spread, start
 
 from bench.parts.speed import linears
-from bench.parts.speed.comparison import BLOCKS, Peaks, Ratio, summarize
+from bench.parts.speed.comparison import BLOCKS, Peaks, summarize
 from bench.parts.speed.cpu import Cpu
 
 SHAPES = ((4096, 4096), (11008, 4096))
 THREADS = (1, 2)
 
 
-def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int) -> dict[str, Any]:
+def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int) -> Figures:
+    """Return the figures of a weight in a kind of numbers."""
     comparison = device.compare(weight, 1, kind)
     timings = comparison.run(device.clock, blocks)
     row = summarize(comparison, timings, peaks)
     prefix = "" if kind == "bf16" else "int8 "
-    pairs = [("dense", "2:4"), ("torch bf16", "2:4"), ("torch fp32", "2:4")]
-    out: dict[str, Any] = {f"{prefix}{s} / {f}": _interval(timings.ratio(s, f)) for s, f in pairs}
+    out: Figures = {}
+    for slow in ("dense", "torch bf16", "torch fp32"):
+        found = timings.ratio(slow, "2:4")
+        out[f"{prefix}{slow} / 2:4"] = spread(found.value, found.low, found.high)
     least = [peaks.seconds(cost, kind) for cost in comparison.costs]
     for name, seconds in zip(("dense", "2:4"), least, strict=True):
         out[f"{prefix}{name}, share of bandwidth"] = f"{seconds / timings.median(name):.0%}"
@@ -42,17 +41,9 @@ def rows(device: Cpu, peaks: Peaks, weight: torch.Tensor, kind: str, blocks: int
     return out
 
 
-def _interval(ratio: Ratio) -> dict[str, float]:
-    return {
-        "median": round(ratio.value, 3),
-        "min": round(ratio.low, 3),
-        "max": round(ratio.high, 3),
-    }
-
-
 def main(blocks: int = BLOCKS) -> None:
     weights = [w for _, w in linears.random_weights(Counter(dict.fromkeys(SHAPES, 1)))]
-    figures: dict[str, Any] = {"path": Cpu(1).kernel.best, "blocks": blocks}
+    figures: Figures = {"path": Cpu(1).kernel.best, "blocks": blocks}
     for threads in THREADS:
         torch.set_num_threads(threads)
         device = Cpu(threads)
@@ -63,7 +54,7 @@ def main(blocks: int = BLOCKS) -> None:
             mine = figures[f"{len(weight)}x{weight.shape[1]}, {row}"] = {}
             for kind in ("bf16", "int8"):
                 mine |= rows(device, peaks, weight, kind, blocks)
-            print(row, list(weight.shape), mine, file=sys.stderr, flush=True)
+            say(row, list(weight.shape), mine)
     finish("decode", figures)
 
 

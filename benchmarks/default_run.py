@@ -1,5 +1,4 @@
-"""Compare the default run on tiny with an earlier commit: seconds, their parts, memory, and equal
-numbers.
+"""Compare the default run on tiny with an earlier commit: seconds, memory, and equal numbers.
 
 Both run in turn, each with its cache, which holds the corpus. Both get the `--methods` of the
 earlier default. Today's default, which has CAST, is timed too.
@@ -18,26 +17,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-from harness import finish, fresh_cache, in_turn, ratio, seconds, start
+from harness import ROOT, Figures, finish, fresh_cache, in_turn, open_model, ratio, seconds, start
 
-from bench.inputs import download
 from bench.measures.forward import BATCH_TOKENS as PASS_TOKENS
 from bench.measures.forward import LOGITS_BYTES
 from bench.results.store import ReadOnlyStore
 from bench.system.devices import cores
-from methods.model.folder import Folder
-from methods.model.targets import find_targets
 
-ROOT = Path(__file__).parent.parent
 ONE_SHOT = (
-    "--methods",
-    "magnitude,wanda,sparsegpt",
-    "--set=perplexity.windows=256",
-    "--set=zeroshot.limit=200",
+    "--methods magnitude,wanda,sparsegpt --set=perplexity.windows=256 --set=zeroshot.limit=200"
 )
 FORWARD = ("perplexity", "agreement", "zeroshot")
 """Measures that are forward passes."""
@@ -49,40 +42,22 @@ def checkout(commit: str) -> Iterator[Path]:
     """Make a worktree of this repository at `commit`, and remove it when the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "before"
-        subprocess.run(
-            ["git", "worktree", "add", "--quiet", "--detach", str(tree), commit],
-            cwd=ROOT,
-            check=True,
-        )
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(tree), commit], check=True)
         try:
             yield tree
         finally:
-            subprocess.run(
-                ["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, check=True
-            )
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
 
 
-def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str, float]:
-    """Time a `bench run` with a fresh cache. With `watch`, the largest memory of all its processes
-    together."""
+def run(tree: Path, results: Path, flags: str = "", watch: bool = False) -> dict[str, float]:
+    """Run `bench run` with a fresh cache. With `watch`, return the memory of its processes."""
+    words = [*["-m", "bench", "run", "--device", "cpu"], *flags.split(), "--results", str(results)]
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "bench",
-                "run",
-                "--device",
-                "cpu",
-                *flags,
-                "--results",
-                str(results),
-            ],
-            cwd=tree,
-            env=fresh_cache(Path(folder)) | {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        environment = fresh_cache(Path(folder))
+        environment |= {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"}
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen([sys.executable, *words], cwd=tree, env=environment, **quiet)
         watcher = _Watcher(process.pid) if watch else None
         if process.wait():
             raise SystemExit(f"bench run in {tree} ended with code {process.returncode}")
@@ -90,8 +65,7 @@ def run(tree: Path, results: Path, *flags: str, watch: bool = False) -> dict[str
 
 
 class _Watcher(threading.Thread):
-    """Memory of a process and its descendants: shared pages are divided among those that share them
-    (PSS)."""
+    """Memory of a process and its descendants (PSS: shared pages are divided among them)."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
@@ -121,20 +95,21 @@ def numbers(results: Path) -> dict[str, Any]:
     """Return the status, every reading and every item's score by identity."""
     store, found = ReadOnlyStore(results), {}
     for record in store:
-        i, items = record.identity, store.items(record) if record.items else None
+        i, scores = record.identity, None
+        if record.items:
+            items = store.items(record)
+            scores = [x.tolist() for x in (*items[:3], *items.columns.values())]
+        readings = [(r.metric, r.value, r.stderr, r.n) for r in record.readings]
         name = f"{i.method} {i.pattern} {i.quantizer} {i.seed} {i.measure} {i.protocol.label}"
-        scores = [x.tolist() for x in (*items[:3], *items.columns.values())] if items else None
-        found[name] = (
-            record.status,
-            [(r.metric, r.value, r.stderr, r.n) for r in record.readings],
-            scores,
-        )
+        found[name] = record.status, readings, scores
     return found
 
 
 def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
-    """Split the seconds of a run: building, each measure's forward passes, and what is left:
-    processes, loading, checking, the table."""
+    """Split the seconds of a run into building, each measure's forward passes, and the rest.
+
+    The rest is processes, loading, checking and the table.
+    """
     parts = dict.fromkeys((*FORWARD, "building"), 0.0)
     for record in ReadOnlyStore(results):
         if record.identity.measure in FORWARD:
@@ -145,32 +120,31 @@ def seconds_by_part(results: Path, whole: float) -> dict[str, float]:
 
 
 def floor_seconds(results: Path) -> float:
-    """Matrix products alone of all forward passes over windows and questions, at this machine's
-    rate for their shapes.
+    """Return the seconds of the matrix products of all forward passes.
 
-    Without attention, norms, softmax, loading and everything else.
+    Products have this machine's rate for their shapes. Attention, norms, softmax, loading and
+    everything else are left out.
     """
     import torch
 
     torch.set_num_threads(cores())
-    folder = Folder(download.pull("tiny").folder)
+    _, folder, targets = open_model("tiny")
     shapes = folder.shapes()
-    targets = find_targets(folder.config, shapes)
-    linears = (
-        sum(_product_seconds(torch, PASS_TOKENS, *shapes[f"{name}.weight"]) for name in targets)
-        / PASS_TOKENS
-    )
+    products = [_product_seconds(torch, PASS_TOKENS, *shapes[f"{t}.weight"]) for t in targets]
+    linears = sum(products) / PASS_TOKENS
     vocabulary, hidden = shapes["model.embed_tokens.weight"]
     rows = LOGITS_BYTES // (4 * vocabulary)
     head = _product_seconds(torch, rows, vocabulary, hidden) / rows
     total = 0.0
     for record in ReadOnlyStore(results):
-        tokens = record.cost.get("tokens", 0)
-        if record.identity.measure == "zeroshot":
-            total += tokens * linears  # its head runs for a few tokens only
-        # In one pass with perplexity, the dense model's head beside it.
-        elif record.identity.measure == "agreement":
-            total += tokens * (linears + head * (1 if record.identity.method == "dense" else 2))
+        measure, tokens = record.identity.measure, record.cost.get("tokens", 0)
+        if measure == "zeroshot":
+            # Its head runs for a few tokens only.
+            total += tokens * linears
+        elif measure == "agreement":
+            # In one pass with perplexity, with the dense model's head beside its own.
+            heads = 1 if record.identity.method == "dense" else 2
+            total += tokens * (linears + head * heads)
     return total
 
 
@@ -182,50 +156,39 @@ def _product_seconds(torch: Any, rows: int, outputs: int, inputs: int) -> float:
 
 def main(commit: str, rounds: int = 3) -> None:
     with checkout(commit) as before, tempfile.TemporaryDirectory() as folder:
-        trees = {"before": before, "now": ROOT}
-        results = {name: Path(folder) / name for name in (*trees, "with CAST")}
+        trees, room = {"before": before, "now": ROOT}, Path(folder)
 
         def go(name: str) -> None:
-            shutil.rmtree(results[name], ignore_errors=True)
-            flags = () if name == "with CAST" else ONE_SHOT
-            run(trees.get(name, ROOT), results[name], *flags)
+            shutil.rmtree(room / name, ignore_errors=True)
+            run(trees.get(name, ROOT), room / name, "" if name == "with CAST" else ONE_SHOT)
 
-        times = in_turn({name: lambda name=name: go(name) for name in results}, rounds)
-        parts = {
-            name: seconds_by_part(results[name], statistics.median(times[name])) for name in results
-        }
+        times = in_turn({name: partial(go, name) for name in (*trees, "with CAST")}, rounds)
+        parts = {}
+        for name, took in times.items():
+            parts[name] = seconds_by_part(room / name, statistics.median(took))
         forward = sum(parts["now"][f"{name}, seconds"] for name in FORWARD)
-        floor = floor_seconds(results["now"])
-        memory = {
-            name: run(
-                tree,
-                Path(folder) / f"one thread {name}",
-                *ONE_SHOT,
-                "--set",
-                "threads=1",
-                watch=True,
-            )
-            for name, tree in trees.items()
-        }
-        old, new = (numbers(Path(folder) / f"one thread {name}") for name in trees)
-    finish(
-        "default_run",
-        {
-            "threads": cores(),
-            "now / before, the same 12 rows": ratio(times, "now", "before"),
-            "now with CAST's 3 rows / before, 12 rows": ratio(times, "with CAST", "before"),
-            f"at {commit}": parts["before"] | memory["before"],
-            "now": parts["now"] | memory["now"],
-            "now with CAST": parts["with CAST"],
-            "forward passes, now, seconds": round(forward, 1),
-            "matrix products of these alone, seconds": round(floor, 1),
-            "share of matrix products": f"{floor / forward:.0%}",
-            "measurements with one thread": len(old),
-            "of these different now": sorted(
-                name for name in old.keys() | new.keys() if old.get(name) != new.get(name)
-            ),
-        },
-    )
+        floor = floor_seconds(room / "now")
+        memory, found = {}, {}
+        for name, tree in trees.items():
+            one = room / f"one thread {name}"
+            memory[name] = run(tree, one, f"{ONE_SHOT} --set threads=1", watch=True)
+            found[name] = numbers(one)
+    old, new = found["before"], found["now"]
+    figures: Figures = {
+        "threads": cores(),
+        "now / before, the same 12 rows": ratio(times, "now", "before"),
+        "now with CAST's 3 rows / before, 12 rows": ratio(times, "with CAST", "before"),
+        f"at {commit}": parts["before"] | memory["before"],
+        "now": parts["now"] | memory["now"],
+        "now with CAST": parts["with CAST"],
+        "forward passes, now, seconds": round(forward, 1),
+        "matrix products of these alone, seconds": round(floor, 1),
+        "share of matrix products": f"{floor / forward:.0%}",
+        "measurements with one thread": len(old),
+    }
+    names = old.keys() | new.keys()
+    figures["of these different now"] = sorted(n for n in names if old.get(n) != new.get(n))
+    finish("default_run", figures)
 
 
 if __name__ == "__main__":

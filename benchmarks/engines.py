@@ -1,18 +1,19 @@
-"""A whole model in engines of this CPU, in turn, with one thread and with two, on its best
-instructions and on AVX2 alone.
+"""A whole model in engines of this CPU, in turn, by threads, on its best instructions and on AVX2.
 
-python benchmarks/engines.py --prepare    compile decoding steps and export to ONNX: some minutes,
-on a busy machine too python benchmarks/engines.py              measure: about ten minutes on a
-quiet machine
+python benchmarks/engines.py --prepare  compile decoding steps and export to ONNX, in some minutes
+python benchmarks/engines.py            measure: about ten minutes on a quiet machine
 
 The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are
 there are not measured again. The table has all records of this kernel that are there, so that paths
 can be measured one at a time. Ratios are over the blocks that were timed in turn. The noise of each
 is the same model timed a second time in each block. The times of shapes in results/speed-shapes,
-which docs/results.md shows, are of folders that `bench prune` made from SmolLM2: python
-benchmarks/engines.py --paths best --results results/speed-shapes --sparse FOLDER --others 'depth
-25%=FOLDER' 'width 33%=FOLDER' llama.cpp chooses its instructions when it is built, so it is timed
-on AVX2 if $LLAMA_CPP_AVX2 names the folder of a build for it.
+which docs/results.md shows, are of folders that `bench prune` made from SmolLM2:
+
+python benchmarks/engines.py --paths best --results results/speed-shapes --sparse FOLDER \\
+    --others 'depth 25%=FOLDER' 'width 33%=FOLDER'
+
+llama.cpp chooses its instructions when it is built, so it is timed on AVX2 if $LLAMA_CPP_AVX2 names
+the folder of a build for it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness import RESULTS, finish
+from harness import MODEL, ROOT, finish, say
 
 from bench.catalog import registry
 from bench.inputs import models
@@ -38,12 +39,8 @@ from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
 from bench.system.devices import KERNEL_PATH, cores
 
-RECORDS = RESULTS.parent / "speed-engines"
+RECORDS = ROOT / "results" / "speed-engines"
 LLAMA_CPP_AVX2 = "LLAMA_CPP_AVX2"
-
-
-def say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def environment(path: str) -> dict[str, str]:
@@ -51,12 +48,9 @@ def environment(path: str) -> dict[str, str]:
     if path == "best":
         return dict(os.environ)
     limits = {KERNEL_PATH: path, "ATEN_CPU_CAPABILITY": path, "ONEDNN_MAX_CPU_ISA": path.upper()}
-    folder = os.environ.get(LLAMA_CPP_AVX2, "")
-    return (
-        os.environ
-        | limits
-        | ({"LLAMA_CPP_LIB_PATH": folder, "LD_LIBRARY_PATH": folder} if folder else {})
-    )
+    if folder := os.environ.get(LLAMA_CPP_AVX2, ""):
+        limits |= {"LLAMA_CPP_LIB_PATH": folder, "LD_LIBRARY_PATH": folder}
+    return os.environ | limits
 
 
 def prepare(given: argparse.Namespace) -> None:
@@ -65,9 +59,8 @@ def prepare(given: argparse.Namespace) -> None:
     if model is None:
         sys.exit(f"model {given.model!r} is not here: bench pull {given.model}")
     with temporary_folder("engines") as room:
-        turn = {
-            "": ModelVersions(model, room, models.resolve(given.sparse) if given.sparse else None)
-        }
+        sparse = models.resolve(given.sparse) if given.sparse else None
+        turn = {"": ModelVersions(model, room, sparse)}
         for name, folder in (other.split("=", 1) for other in given.others):
             turn[name] = ModelVersions(models.resolve(folder), room, sides=(DENSE,))
         for engine, (name, versions) in itertools.product(given.engines, turn.items()):
@@ -81,18 +74,9 @@ def prepare(given: argparse.Namespace) -> None:
 
 def measure(given: argparse.Namespace) -> None:
     """Time the engines with a number of threads."""
-    threads = int(given.threads)
-    request = time_models.ModelTimingRequest(
-        given.model,
-        "cpu",
-        threads,
-        given.engines,
-        (given.tokens,),
-        None,
-        given.sparse,
-        given.steps,
-        dict(other.split("=", 1) for other in given.others),
-    )
+    others = dict(other.split("=", 1) for other in given.others)
+    what = (given.model, "cpu", int(given.threads), given.engines, (given.tokens,), None)
+    request = time_models.ModelTimingRequest(*what, given.sparse, given.steps, others)
     for _ in time_models.measure(request, given.results, say):
         pass
 
@@ -103,27 +87,23 @@ def _kernel(record: Record) -> str:
     return digest
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def main() -> None:
-    asked = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    asked.add_argument("--model", default="smollm2-135m-instruct-q4")
-    asked.add_argument(
-        "--engines", default="native,llamacpp", type=lambda text: tuple(text.split(","))
-    )
-    asked.add_argument("--threads", default=",".join(str(n) for n in (1, 2) if n <= cores()))
-    asked.add_argument("--paths", default="best,avx2")
+    form = argparse.RawDescriptionHelpFormatter
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    threads = ",".join(str(n) for n in (1, 2) if n <= cores())
+    asked.add_argument("--model", default=MODEL)
+    asked.add_argument("--engines", default="native,llamacpp", type=_words)
+    asked.add_argument("--threads", default=threads)
+    asked.add_argument("--paths", default="best,avx2", type=_words)
     asked.add_argument("--sparse", help="a 2:4 version of the model, else its largest weights")
     asked.add_argument(
-        "--others",
-        nargs="*",
-        default=[],
-        metavar="NAME=FOLDER",
-        help="dense models in the same turn",
+        "--others", nargs="*", default=[], metavar="NAME=FOLDER", help="dense models, in turn too"
     )
-    asked.add_argument(
-        "--steps", default="decode,prefill", type=lambda text: tuple(text.split(","))
-    )
+    asked.add_argument("--steps", default="decode,prefill", type=_words)
     asked.add_argument("--tokens", type=int, default=time_models.CPU_TOKENS)
     asked.add_argument("--results", type=Path, default=RECORDS)
     asked.add_argument("--prepare", action="store_true")
@@ -132,42 +112,35 @@ def main() -> None:
     if given.here:
         prepare(given) if given.prepare else measure(given)
         return
-    # Of a flag that is given twice, the last one counts.
-    again = [
-        sys.executable,
-        __file__,
-        *sys.argv[1:],
-        "--here",
-    ]
-    for path in given.paths.split(","):
-        timed = [
-            e
-            for e in given.engines
-            if e != "llamacpp" or path == "best" or os.environ.get(LLAMA_CPP_AVX2)
-        ]
-        for threads in ("1",) if given.prepare else given.threads.split(","):
-            say(f"{path} instructions, {threads} thread(s)")
-            command = [*again, "--engines", ",".join(timed), "--threads", threads]
+    # If a flag is given twice, the last one counts.
+    again = [sys.executable, __file__, *sys.argv[1:], "--here"]
+    for path in given.paths:
+        timed = list(given.engines)
+        if path != "best" and not os.environ.get(LLAMA_CPP_AVX2):
+            timed = [engine for engine in timed if engine != "llamacpp"]
+        for count in ("1",) if given.prepare else given.threads.split(","):
+            say(f"{path} instructions, {count} thread(s)")
+            command = [*again, "--engines", ",".join(timed), "--threads", count]
             subprocess.run(command, env=environment(path), stdout=subprocess.DEVNULL, check=True)
-    if given.prepare or given.results != RECORDS:  # the table is of one folder
-        return
+    # The table is of one folder.
+    if not given.prepare and given.results == RECORDS:
+        tabulate(given)
+
+
+def tabulate(given: argparse.Namespace) -> None:
+    """Save the figures of all records of this kernel."""
     store = ReadOnlyStore(given.results)
     kernel = native.source_digest() if "native" in given.engines else ""
-    records = [
-        r
-        for r in store
-        if r.notes.get("beside", r.identity.model) == given.model and _kernel(r) == kernel
-    ]
-    about = {r.identity.protocol.engine: r.notes["engine"] for r in records}
-    versions = {
-        name: ", ".join(f"{k} {v}" for k, v in e.items() if k != "name")
-        for name, e in about.items()
-    }
-    loads = [r.notes["load"] for r in records]
-    beside = {
-        "model": given.model,
-        "running processes before a timing, at most": round(max(loads), 1),
-    }
+    records, versions, loads = [], {}, []
+    for record in store:
+        model = record.notes.get("beside", record.identity.model)
+        if model == given.model and _kernel(record) == kernel:
+            records.append(record)
+            loads.append(record.notes["load"])
+            about = [f"{k} {v}" for k, v in record.notes["engine"].items() if k != "name"]
+            versions[record.identity.protocol.engine] = ", ".join(about)
+    load = round(max(loads), 1)
+    beside = {"model": given.model, "running processes before a timing, at most": load}
     found = engine_report.entries(records, store.items)
     finish("engines", beside | engine_report.figures(found) | versions)
 

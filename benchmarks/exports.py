@@ -1,7 +1,4 @@
-"""Exported models, each loaded by its own engine: logits, tokens and bytes beside the model that
-was measured.
-
-python benchmarks/exports.py [--model smollm2-135m-instruct-q4]
+"""Exported models, each loaded by its own engine, beside the model that was measured.
 
 Needs the extras compressed-tensors and llamacpp, and gptqmodel and optimum. The first load by
 gptqmodel compiles a kernel. Logits are those of a text of 64 tokens. Tokens are 64 of a greedy
@@ -12,14 +9,24 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from harness import RESULTS, call, finish, like_a_worker, recorded, start
+from harness import (
+    MODEL,
+    ROOT,
+    Figures,
+    call,
+    finish,
+    like_a_worker,
+    recorded,
+    say,
+    significant,
+    start,
+)
 from torch import Tensor
 
 from bench.inputs import gguf_header, llamacpp, loading
@@ -30,7 +37,7 @@ from methods.contract.method import Compute
 from methods.model.folder import Folder
 from methods.model.targets import find_targets
 
-TEXT = Path(__file__).parents[1] / "LICENSE"
+TEXT = ROOT / "LICENSE"
 TOKENS = 64
 SETTINGS = (
     "--dtype bfloat16 --device cpu --set threads=1 --set calibration.sequences=32 --set "
@@ -85,46 +92,30 @@ def bits_in_files(folder: Path, dense: Folder) -> float:
     weights = sum(math.prod(dense.shapes()[f"{target}.weight"]) for target in targets)
     if files := list(folder.glob("*.gguf")):
         tensors = gguf_header.read(files[0]).tensors.items()
-        return (
-            8
-            * sum(t.size for name, t in tensors if name.startswith("blk.") and len(t.shape) == 2)
-            / weights
-        )
+        linears = [t for name, t in tensors if name.startswith("blk.") and len(t.shape) == 2]
+        return 8 * sum(t.size for t in linears) / weights
     stored, names = Folder(folder), set(targets)
-    return (
-        8 * sum(stored.tensor(n).nbytes for n in stored if n.rpartition(".")[0] in names) / weights
-    )
+    sizes = [stored.tensor(n).nbytes for n in stored if n.rpartition(".")[0] in names]
+    return 8 * sum(sizes) / weights
 
 
-def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
+def compare(case: Case, model: str, room: Path) -> Figures:
     """Export a row, load it, and return how it differs."""
-    records = room / "records"
     rows = f"--methods {case.method} --quant {case.quantizer} --measures size"
-    call("bench", f"run {rows} {SETTINGS}", "--model", model, "--results", records)
+    place = ("--results", room / "records")
+    call("bench", f"run {rows} {SETTINGS}", "--model", model, *place)
     about = (case.method, case.quantizer, "size")
-    record = next(
-        r
-        for r in newest(ReadOnlyStore(records))
-        if (r.identity.method, r.identity.quantizer, r.identity.measure) == about
-    )
-    counted = next(
-        reading.value for reading in record.readings if reading.metric == "bits_per_weight"
-    )
-    name = "-".join(
-        filter(None, (case.format, case.method, case.quantizer, case.values, case.imatrix))
-    )
+    for one in newest(ReadOnlyStore(room / "records")):
+        if (one.identity.method, one.identity.quantizer, one.identity.measure) == about:
+            record = one
+    (counted,) = (r.value for r in record.readings if r.metric == "bits_per_weight")
+    parts = (case.format, case.method, case.quantizer, case.values, case.imatrix)
+    name = "-".join(filter(None, parts))
     ours, theirs = room / f"hf-{name}", room / name
-    call("bench", f"export {record.key} --format hf", "--out", ours, "--results", records)
-    values = f" --values {case.values}" if case.values else ""
-    values += f" --imatrix {case.imatrix}" if case.imatrix else ""
-    call(
-        "bench",
-        f"export {record.key} --format {case.format}{values}",
-        "--out",
-        theirs,
-        "--results",
-        records,
-    )
+    call("bench", f"export {record.key} --format hf", "--out", ours, *place)
+    options = f" --values {case.values}" if case.values else ""
+    options += f" --imatrix {case.imatrix}" if case.imatrix else ""
+    call("bench", f"export {record.key} --format {case.format}{options}", "--out", theirs, *place)
     prompt = torch.tensor(loading.load_tokenizer(ours)(TEXT.read_text())["input_ids"])[:TOKENS]
     # In the dtype of the files a scale times an integer is the weight that was measured. llama.cpp
     # computes in float32.
@@ -132,47 +123,36 @@ def compare(case: Case, model: str, room: Path) -> dict[str, Any]:
     own, other = (logits_of(folder, dtype) for folder in (ours, theirs))
     with torch.inference_mode():
         expected, found = own(prompt), other(prompt)
-    pairs = list(zip(continuation(own, prompt), continuation(other, prompt), strict=True))
+    pairs = zip(continuation(own, prompt), continuation(other, prompt), strict=True)
+    same = [i for i, (a, b) in enumerate(pairs) if a != b]
+    files = [f for f in theirs.glob("*") if f.suffix in (".gguf", ".safetensors")]
+    difference = float((found - expected).norm() / expected.norm())
+    first = int((found.argmax(-1) == expected.argmax(-1)).sum())
     return {
-        "difference of logits, of their size": float(
-            f"{float((found - expected).norm() / expected.norm()):.2g}"
-        ),
-        f"of {TOKENS} positions with the same first token": int(
-            (found.argmax(-1) == expected.argmax(-1)).sum()
-        ),
-        f"of {TOKENS} greedy tokens the same": next(
-            (i for i, (a, b) in enumerate(pairs) if a != b), TOKENS
-        ),
-        "files, MB": round(
-            sum(f.stat().st_size for f in theirs.glob("*") if f.suffix in (".gguf", ".safetensors"))
-            / 1e6,
-            2,
-        ),
+        "difference of logits, of their size": significant(difference),
+        f"of {TOKENS} positions with the same first token": first,
+        f"of {TOKENS} greedy tokens the same": min(same, default=TOKENS),
+        "files, MB": round(sum(f.stat().st_size for f in files) / 1e6, 2),
         "bits per weight in the files": round(bits_in_files(theirs, Folder(ours)), 3),
         "bits per weight of the row": round(float(counted or 0), 3),
         "loaded by": f"{case.package} {version(case.package)}",
     }
 
 
-def main(model: str = "smollm2-135m-instruct-q4") -> None:
+def main(model: str = MODEL) -> None:
     like_a_worker()
     torch.set_num_threads(1)
-    figures: dict[str, Any] = {}
+    figures: Figures = {}
     with temporary_folder("exports") as room:
         for case in CASES:
-            parts = (
-                case.format,
-                case.method,
-                case.values or case.quantizer,
-                case.imatrix and "imatrix",
-            )
+            named = case.imatrix and "imatrix"
+            parts = (case.format, case.method, case.values or case.quantizer, named)
             name = (
                 f"{model}: {' '.join(part for part in parts if part not in ('', 'dense', 'none'))}"
             )
             figures[name] = compare(case, model, room)
-            print(name, json.dumps(figures[name]), file=sys.stderr, flush=True)
-    before = recorded("exports") if (RESULTS / "exports.json").exists() else {}
-    finish("exports", before | figures)
+            say(name, json.dumps(figures[name]))
+    finish("exports", recorded("exports") | figures)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
-"""Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bits
-against the files.
+"""Models of five tools, read by `folder:path=`: logits against each tool's own loader, and bits.
 
-python benchmarks/folders.py draw            tokens for the scripts in benchmarks/other_tools:
-calibration and a prompt python benchmarks/folders.py compare         IDS and what the scripts wrote
-are in this folder, by the names of TOOLS
+python benchmarks/folders.py draw     tokens for the scripts in benchmarks/other_tools
+python benchmarks/folders.py compare  with IDS and what the scripts wrote, by TOOLS, in this folder
 
 Between the two, bench run --config results/smollm2-folders/spec.toml ran in this folder, and its
 records are in ROWS.
@@ -21,12 +19,22 @@ import struct
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from gguf import GGUFReader
-from harness import call, draw_tokens, finish, like_a_worker, start
+from harness import (
+    MODEL,
+    ROOT,
+    Figures,
+    call,
+    draw_tokens,
+    finish,
+    like_a_worker,
+    open_model,
+    start,
+)
 
 from bench.formats.method import ModelFolder
 from bench.inputs import download, loading
@@ -34,10 +42,7 @@ from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from methods.contract.method import Compute, Job
 from methods.contract.pattern import Pattern
-from methods.model.folder import Folder
-from methods.model.targets import find_targets
 
-MODEL = "smollm2-135m-instruct-q4"
 TOOLS = {
     "llm-compressor, 2:4": "smollm2-2of4-llm-compressor",
     "ten lines, 2:4": "smollm2-2of4-ten-lines",
@@ -47,10 +52,12 @@ TOOLS = {
 }
 STORED_DENSE = "smollm2-2of4-ten-lines"
 """Model with zeros in its file. Its bits are compared with those of its packed24 export."""
-IDS, ROWS = Path("ids.npz"), Path(__file__).parents[1] / "results" / "smollm2-folders"
-PROMPT = Path(__file__).parents[1] / "LICENSE"
+IDS, ROWS, PROMPT = Path("ids.npz"), ROOT / "results" / "smollm2-folders", ROOT / "LICENSE"
 MAX_DIFFERENCE = 0.01
 """Largest relative difference between counted bits and those in a file."""
+
+
+Targets = tuple[str, ...]
 
 
 class FileParts(NamedTuple):
@@ -64,30 +71,26 @@ class FileParts(NamedTuple):
 
 
 def draw() -> None:
-    """Write calibration [16, 256] from wiki-mini, and the first 64 tokens of a text that no tool
-    was calibrated on."""
+    """Write calibration [16, 256] from wiki-mini, and the first 64 tokens of another text."""
     folder = download.pull(MODEL).folder
     prompt = loading.load_tokenizer(folder)(PROMPT.read_text())["input_ids"][:64]
-    np.savez(
-        IDS, calibration=draw_tokens(folder, 32, 512)[:16, :256].numpy(), probe=np.array(prompt)
-    )
+    calibration = draw_tokens(folder, 32, 512)[:16, :256].numpy()
+    np.savez(IDS, calibration=calibration, probe=np.array(prompt))
 
 
 def compare() -> None:
     torch.set_num_threads(1)
-    original = Folder(download.pull(MODEL).folder)
-    targets = find_targets(original.config, original.shapes())
+    _, original, targets = open_model()
     weights = sum(math.prod(original.shapes()[f"{target}.weight"]) for target in targets)
     probe = torch.tensor(np.load(IDS)["probe"][None])
     figures = {}
     for tool, name in TOOLS.items():
-        figures[tool] = _compare_bits(name, targets, weights) | _compare_logits(
-            Path(name), original, targets, probe
-        )
+        figures[tool] = _compare_bits(name, targets, weights)
+        figures[tool] |= _compare_logits(name, original.path, targets, probe)
     finish("folders", figures)
 
 
-def _compare_bits(name: str, targets: list[str], weights: int) -> dict[str, Any]:
+def _compare_bits(name: str, targets: Targets, weights: int) -> Figures:
     """Return the bits per weight of the record and of the file, and the parts of the file in MB."""
     bits = _recorded_bits(f"folder:path={name}")
     parts = _parts(Path(name), targets)
@@ -118,62 +121,52 @@ def _recorded_bits(stage: str) -> float:
     return float(bits or 0)
 
 
-def _parts(path: Path, targets: list[str]) -> FileParts:
-    """Read the sizes of tensors from the headers of a GGUF file or of a folder's safetensors
-    files."""
+def _parts(path: Path, targets: Targets) -> FileParts:
+    """Read the sizes of tensors from the headers of a GGUF file or a folder."""
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    sizes = {True: 0, False: 0}
     if path.is_file():
-        # Every matrix of a LLaMA's block is a linear.
-        tensors = [
-            (t.name.startswith("blk.") and len(t.shape) == 2, int(t.n_bytes))
-            for t in GGUFReader(path).tensors
-        ]
-        files = [path]
+        for tensor in GGUFReader(path).tensors:
+            # Every matrix of a LLaMA's block is a linear.
+            linear = tensor.name.startswith("blk.") and len(tensor.shape) == 2
+            sizes[linear] += int(tensor.n_bytes)
     else:
-        files, tensors = sorted(path.glob("*.safetensors")), []
         for file in files:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            for name, entry in header.items():
+            for name, entry in _header(file).items():
+                modules = (name.rpartition(".")[0], name.rpartition(".weight.")[0])
                 start, end = entry["data_offsets"]
-                linear = any(
-                    part in targets
-                    for part in (name.rpartition(".")[0], name.rpartition(".weight.")[0])
-                )
-                tensors.append((linear, end - start))
-    whole = sum(file.stat().st_size for file in files)
-    return FileParts(
-        *(sum(size for linear, size in tensors if linear is kind) for kind in (True, False)), whole
-    )
+                sizes[any(module in targets for module in modules)] += end - start
+    return FileParts(sizes[True], sizes[False], sum(file.stat().st_size for file in files))
 
 
-def _compare_logits(
-    path: Path, original: Folder, targets: list[str], probe: torch.Tensor
-) -> dict[str, Any]:
+def _header(file: Path) -> Figures:
+    """Return the entry of each tensor of a safetensors file."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header: Figures = json.loads(stream.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def _compare_logits(name: str, source: Path, targets: Targets, probe: torch.Tensor) -> Figures:
     """Return how far our logits are from those of the tool's own loader."""
-    with tempfile.TemporaryDirectory() as workdir:
-        job = Job(
-            source=original.path,
-            pattern=Pattern.parse("dense"),
-            targets=targets,
-            workdir=Path(workdir),
-        )
-        outcome = ModelFolder(path=str(path)).apply(torch.nn.Identity(), job)
+    with tempfile.TemporaryDirectory() as room:
+        pattern = Pattern.parse("dense")
+        job = Job(source=source, pattern=pattern, targets=targets, workdir=Path(room))
+        outcome = ModelFolder(path=name).apply(torch.nn.Identity(), job)
         with torch.no_grad():
             ours = loading.load(Path(str(outcome.model)), Compute())(probe).logits[0].numpy()
-    theirs = np.load(f"{path}.logits.npy")
-    about = {
+    theirs = np.load(f"{name}.logits.npy")
+    figures: Figures = {
         "largest logit": round(float(abs(theirs).max()), 1),
         "difference of a logit, at most": round(float(abs(ours - theirs).max()), 4),
     }
     # Logits with the tool's own rounding of inputs: float16, or 8 bits.
     for kind in ("float16", "rounded"):
-        if (other := Path(f"{path}.{kind}.logits.npy")).exists():
-            about["the same, as the tool itself multiplies"] = round(
-                float(abs(ours - np.load(other)).max()), 2
-            )
-    return about
+        if (other := Path(f"{name}.{kind}.logits.npy")).exists():
+            apart = float(abs(ours - np.load(other)).max())
+            figures["the same, as the tool itself multiplies"] = round(apart, 2)
+    return figures
 
 
 def main(step: str) -> None:

@@ -1,5 +1,4 @@
-"""Formats and scales beside those of other projects, on the linears of a model: how many values are
-equal, and how far the others are.
+"""Formats and scales beside those of other projects, on the linears of a model: how many are equal.
 
 python benchmarks/formats.py [--model tiny]
 
@@ -18,43 +17,50 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import RESULTS, draw_tokens, finish, like_a_worker, recorded, start
+from harness import (
+    Figures,
+    draw_tokens,
+    finish,
+    like_a_worker,
+    make_method,
+    open_model,
+    recorded,
+    significant,
+    start,
+)
 from torch import Tensor, nn
 
 from baselines.smooth import Awq
-from bench.catalog import registry
-from bench.catalog.choice import build
-from bench.inputs import download, loading
+from bench.inputs import loading
 from bench.parts.gguf import k_quants
 from bench.system.cache import temporary_folder
 from methods.contract.method import Compute, Job
 from methods.contract.pattern import Pattern
-from methods.model.targets import find_targets
 from methods.workshop.pruning.hessian import add_gram, symmetric
 from methods.workshop.pruning.walk import Walk
 from methods.workshop.quantizing.grids import Microscaling, NvFloat4, round_
 from methods.workshop.transforms.wiring import Wiring
 
+K_QUANTS = {"q2_k": "q2_k", "q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q6_k": "q6_k"}
+"""Names of llama.cpp's program for our types."""
 GRIDS = {"mxfp4": (Microscaling(4), 32, "MXFP4A16"), "nvfp4": (NvFloat4(), 16, "NVFP4A16")}
 SEQUENCES, GRID, GROUP = 32, 20, 32
 """Calibration sequences, number of ratios and group of AWQ."""
 
 
-def compare(pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def compare(pairs: Sequence[tuple[Tensor, Tensor]]) -> Figures:
     """Return how our weights differ from other ones."""
     ours, theirs = (torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
-    return {
-        "weights": len(ours),
-        "equal": f"{float((ours == theirs).float().mean()):.3%}",
-        "largest difference, of the largest weight": float(
-            f"{float((ours - theirs).abs().max() / theirs.abs().max()):.2g}"
-        ),
-    }
+    equal, most = (ours == theirs).float().mean(), (ours - theirs).abs().max() / theirs.abs().max()
+    figures: Figures = {"weights": len(ours), "equal": f"{float(equal):.3%}"}
+    return figures | {"largest difference, of the largest weight": significant(float(most))}
 
 
 def rounded_up(weight: Tensor) -> Tensor:
-    """Return whether a weight is in a group of MXFP4 whose largest value is 1.75 times a power of
-    two or more, bool [out, in]."""
+    """Return which weights are in a group of MXFP4 that others round up, bool [out, in].
+
+    Its largest value is at least 1.75 times a power of two.
+    """
     fraction = torch.frexp(weight.unflatten(1, (-1, 32)).abs().amax(-1)).mantissa
     return (fraction >= 1.75 / 2).repeat_interleave(32, 1)
 
@@ -84,43 +90,37 @@ def by_torchao(name: str, weight: Tensor) -> Tensor:
     """Round with torchao."""
     if name == "mxfp4":
         mx: Any = importlib.import_module("torchao.prototype.mx_formats.mx_tensor")
-        kind = torch.float4_e2m1fn_x2
-        return mx.MXTensor.to_mx(weight, kind, 32, mx.ScaleCalculationMode.FLOOR).dequantize(
-            torch.float32
-        )  # type: ignore[no-any-return]
-    nv: Any = importlib.import_module("torchao.prototype.mx_formats.nvfp4_tensor")
-    scale = nv.per_tensor_amax_to_scale(weight.abs().max())
-    return nv.NVFP4Tensor.to_nvfp4(weight, 16, per_tensor_scale=scale).dequantize(torch.float32)  # type: ignore[no-any-return]
+        floor = mx.ScaleCalculationMode.FLOOR
+        rounded = mx.MXTensor.to_mx(weight, torch.float4_e2m1fn_x2, 32, floor)
+    else:
+        nv: Any = importlib.import_module("torchao.prototype.mx_formats.nvfp4_tensor")
+        scale = nv.per_tensor_amax_to_scale(weight.abs().max())
+        rounded = nv.NVFP4Tensor.to_nvfp4(weight, 16, per_tensor_scale=scale)
+    values: Tensor = rounded.dequantize(torch.float32)
+    return values
 
 
-def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
-    """Write a file by llama.cpp's program, and count the matrices whose bytes our calls give,
-    too."""
+def compare_k_quants(folder: Path, room: Path) -> Figures:
+    """Write files by llama.cpp's program, and count the matrices of equal bytes by our calls."""
     from gguf import GGUFReader
 
     from bench.inputs import llamacpp
     from bench.parts.gguf import gguf_file
 
-    gguf_file.write(folder, room / "f16.gguf", "f16")
-    source = {
-        t.name: t
-        for t in GGUFReader(room / "f16.gguf").tensors
-        if len(t.shape) == 2 and t.name.startswith("blk.")
-    }
-    generator, figures = torch.Generator().manual_seed(0), {}
-    importance = {
-        name: torch.rand(int(t.shape[0]), generator=generator) + 0.1 for name, t in source.items()
-    }
-    for name, kind in (
-        ("q2_k", "q2_k"),
-        ("q3_k", "q3_k_m"),
-        ("q4_k", "q4_k_m"),
-        ("q5_k", "q5_k_m"),
-        ("q6_k", "q6_k"),
-    ):
+    whole, out = room / "f16.gguf", room / "out.gguf"
+    gguf_file.write(folder, whole, "f16")
+    source, importance = {}, {}
+    generator = torch.Generator().manual_seed(0)
+    for tensor in GGUFReader(whole).tensors:
+        if len(tensor.shape) == 2 and tensor.name.startswith("blk."):
+            source[tensor.name] = tensor
+            random = torch.rand(int(tensor.shape[0]), generator=generator)
+            importance[tensor.name] = random + 0.1
+    figures: Figures = {}
+    for name, kind in K_QUANTS.items():
         for given in (importance, None):
-            llamacpp.quantize(room / "f16.gguf", room / "out.gguf", kind, 1, given, pure=True)
-            found = {t.name: t for t in GGUFReader(room / "out.gguf").tensors if t.name in source}
+            llamacpp.quantize(whole, out, kind, 1, given, pure=True)
+            found = {t.name: t for t in GGUFReader(out).tensors if t.name in source}
             same, types = 0, set()
             for matrix, tensor in found.items():
                 weight = torch.from_numpy(source[matrix].data.astype("float32"))
@@ -128,44 +128,37 @@ def compare_k_quants(folder: Path, room: Path) -> dict[str, Any]:
                 own = k_quants.quantize(weight, form, given[matrix] if given else None)
                 same += form == tensor.tensor_type.name and own.tobytes() == tensor.data.tobytes()
                 types.add(form)
-            said = f"llama.cpp, {name}{', with importance' if given else ''}"
-            figures[said] = {
-                "matrices": len(found),
-                "same bytes": same,
-                "types": ", ".join(sorted(types)),
-            }
+            counts = {"matrices": len(found), "same bytes": same, "types": ", ".join(sorted(types))}
+            figures[f"llama.cpp, {name}{', with importance' if given else ''}"] = counts
     return figures
 
 
-def compare_awq(model: nn.Module, job: Job) -> dict[str, Any]:
+def compare_awq(model: nn.Module, job: Job) -> Figures:
     """Return how far the exponents of AWQ's scales are from those of llm-compressor."""
-    scales, kinds = {}, ("awq", "llmcompressor-awq")
-    for name in kinds:
+    sizes, exponents = input_sizes(model, job), []
+    for name in ("awq", "llmcompressor-awq"):
         changed = copy.deepcopy(model)
-        build(registry.lookup("methods", name), name, {"group": GROUP, "grid": GRID}).apply(
-            changed, job
-        )
-        norms = {n: p for n, p in changed.named_parameters() if n.endswith("layernorm.weight")}
-        scales[name] = {n: model.get_parameter(n) / p for n, p in norms.items()}
-    sizes = input_sizes(model, job)
-    exponents = [
-        [slope(sizes[name], scales[kind][name]) for name in scales["awq"]] for kind in kinds
-    ]
-    flat = flatness(model, job, dict(zip(scales["awq"], exponents[1], strict=True)))
-    apart = [abs(a - b) * GRID for a, b in zip(*exponents, strict=True)]
+        make_method("methods", name, {"group": GROUP, "grid": GRID}).apply(changed, job)
+        own = {}
+        for norm, after in changed.named_parameters():
+            if norm.endswith("layernorm.weight"):
+                own[norm] = slope(sizes[norm], model.get_parameter(norm) / after)
+        exponents.append(own)
+    ours, theirs = exponents
+    flat = flatness(model, job, theirs)
+    apart = [abs(ours[norm] - theirs[norm]) * GRID for norm in ours]
     return {
         "norms": len(apart),
         "exponents within a step of the search": sum(x <= 1.5 for x in apart),
         "median distance in steps": round(statistics.median(apart), 2),
         "our error at their exponents, over the smallest": f"{min(flat):.3f} to {max(flat):.3f}",
-        "mean exponent, ours": round(statistics.fmean(exponents[0]), 3),
-        "mean exponent, theirs": round(statistics.fmean(exponents[1]), 3),
+        "mean exponent, ours": round(statistics.fmean(ours.values()), 3),
+        "mean exponent, theirs": round(statistics.fmean(theirs.values()), 3),
     }
 
 
 def flatness(model: nn.Module, job: Job, exponents: dict[str, float]) -> list[float]:
-    """Return the error of our search at other exponents, over its smallest, by the names of
-    norms."""
+    """Return the error of our search at other exponents, over its smallest, of each norm."""
     awq, wiring, errors = Awq(group=GROUP, grid=GRID), Wiring(model, job, "awq"), {}
     for visit in Walk(copy.deepcopy(model), job, add_gram):
         errors[visit.name] = awq._errors(visit.weight.float(), symmetric(visit.stat))
@@ -185,11 +178,8 @@ def input_sizes(model: nn.Module, job: Job) -> dict[str, Tensor]:
     def note(name: str) -> Callable[..., None]:
         return lambda _, __, out: found.update({name: out.abs().mean((0, 1))})
 
-    hooks = [
-        m.register_forward_hook(note(f"{n}.weight"))
-        for n, m in model.named_modules()
-        if n.endswith("layernorm")
-    ]
+    norms = {n: m for n, m in model.named_modules() if n.endswith("layernorm")}
+    hooks = [m.register_forward_hook(note(f"{n}.weight")) for n, m in norms.items()]
     model(input_ids=job.calibration)
     for hook in hooks:
         hook.remove()
@@ -206,40 +196,30 @@ def slope(size: Tensor, scale: Tensor) -> float:
 def main(model: str = "tiny") -> None:
     like_a_worker()
     torch.set_num_threads(1)
-    found = download.pull(model)
-    opened = found.open()
-    targets = find_targets(opened.config, opened.shapes())
+    found, opened, targets = open_model(model)
     weights = [opened.weight(target).float() for target in targets]
-    figures: dict[str, Any] = {}
+    plain = [~rounded_up(weight) for weight in weights]
+    references = {"compressed_tensors": by_compressed_tensors, "torchao": by_torchao}
+    references = {k: v for k, v in references.items() if importlib.util.find_spec(k)}
+    figures: Figures = {}
     for name in GRIDS:
-        for package, reference in (
-            ("compressed_tensors", by_compressed_tensors),
-            ("torchao", by_torchao),
-        ):
-            if importlib.util.find_spec(package):
-                pairs = [(ours_of(name, weight), reference(name, weight)) for weight in weights]
-                figures[f"{package.replace('_', '-')}, {name}"] = compare(pairs)
-                if name == "mxfp4" and package == "compressed_tensors":
-                    plain = [~rounded_up(weight) for weight in weights]
-                    others = [(a[keep], b[keep]) for (a, b), keep in zip(pairs, plain, strict=True)]
-                    figures["compressed-tensors, mxfp4, groups that it does not round up"] = (
-                        compare(others)
-                    )
+        for package, reference in references.items():
+            pairs = [(ours_of(name, weight), reference(name, weight)) for weight in weights]
+            label = f"{package.replace('_', '-')}, {name}"
+            figures[label] = compare(pairs)
+            if label == "compressed-tensors, mxfp4":
+                others = [(a[keep], b[keep]) for (a, b), keep in zip(pairs, plain, strict=True)]
+                figures[f"{label}, groups that it does not round up"] = compare(others)
     with temporary_folder("formats") as room:
         if importlib.util.find_spec("llama_cpp"):
             figures |= compare_k_quants(found.folder, room)
         if importlib.util.find_spec("llmcompressor"):
             tokens = draw_tokens(found.folder, SEQUENCES, min(512, found.seqlen))
-            job = Job(
-                source=found.folder,
-                pattern=Pattern(),
-                targets=targets,
-                calibration=tokens,
-                workdir=room,
-            )
+            more = {"calibration": tokens, "workdir": room}
+            job = Job(source=found.folder, pattern=Pattern(), targets=targets, **more)
             figures["llm-compressor, AWQ"] = compare_awq(loading.load(found.folder, Compute()), job)
-    before = recorded("formats") if (RESULTS / "formats.json").exists() else {}
-    finish("formats", before | {f"{model}: {name}": values for name, values in figures.items()})
+    named = {f"{model}: {name}": values for name, values in figures.items()}
+    finish("formats", recorded("formats") | named)
 
 
 if __name__ == "__main__":

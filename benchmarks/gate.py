@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish, recorded, seconds, start
+from harness import RESULTS, ROOT, Figures, finish, recorded, seconds, start
 from intervals import SEEDED_ROWS, measured_noise, real_changes, real_losses, share
 from scipy.special import stdtr
 
@@ -55,8 +55,6 @@ MARGINS = {
     "accuracy": metrics.find("acc").margin,
     "latency": np.log1p(metrics.TIME_MARGIN),
 }
-
-
 SEED_DEVIATION = 0.005
 """Standard deviation of ln perplexity between seeds, where rows have one seed."""
 
@@ -66,8 +64,8 @@ class Simulated:
     """Changes of many gates, as losses. Every array is [gates, metrics], and `margins` is
     [metrics].
 
-    p, p_beyond: p values for a change of 0 and of the margin. p_within: that for the seeds that
-    were run.
+    p, p_beyond: p values for a change of 0 and of the margin. p_within: as p_beyond, for the seeds
+    that were run.
     """
 
     losses: np.ndarray
@@ -131,12 +129,10 @@ def _perplexities(gates: int, losses: np.ndarray, rng: Any, articles: int, one_s
     for g in range(gates):
         columns = rng.integers(len(weights), size=articles or len(weights))
         w = weights[columns]
-        drawn = changes[rng.integers(len(changes), size=len(losses))][:, columns] * rng.choice(
-            (-1, 1), (len(losses), 1)
-        )
-        moved = losses + (one_seed == "redrawn") * np.sqrt(
-            2
-        ) * SEED_DEVIATION * rng.standard_normal(len(losses))
+        rows = changes[rng.integers(len(changes), size=len(losses))][:, columns]
+        drawn = rows * rng.choice((-1, 1), (len(losses), 1))
+        draws = SEED_DEVIATION * rng.standard_normal(len(losses))
+        moved = losses + np.sqrt(2) * draws if one_seed == "redrawn" else losses
         noise = measured_noise(SEED_DEVIATION, SEEDED_ROWS, rng) if one_seed else SeedNoise(0.0)
         for i, row in enumerate(drawn + moved[:, None] * w):
             alone = _estimate(row[None], w, level)
@@ -182,36 +178,33 @@ def _latencies(gates: int, losses: np.ndarray, rng: Any) -> Arrays:
     return mean, p, beyond, beyond
 
 
-def time_a_gate(records: int, changed: int) -> dict[str, Any]:
-    """Time a gate: a folder against a baseline file of this many records, with a few changed: their
-    scores are read and resampled."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+def time_a_gate(records: int, changed: int) -> Figures:
+    """Time a gate of a folder against a baseline file, each with this many records.
+
+    A few are changed: their scores are read and resampled.
+    """
+    sys.path.insert(0, str(ROOT / "tests"))
     from helpers import fake_records
 
+    reading = {"metric": "violated_groups", "value": 0.0, "unit": "1", "better": "lower"}
+    about = {"measure": "pattern", "protocol": "targets", "token_digest": ""}
     with tempfile.TemporaryDirectory() as scratch:
         roots = Path(scratch) / "before", Path(scratch) / "after"
         for root, made in zip(roots, ("a", "b"), strict=True):
             store = Store(root)
             for i in range(changed):
-                fake_records.perplexity(
-                    root, method=f"p{i}", made=made, noise=i + 1 if made == "b" else 0
-                )
+                noise = i + 1 if made == "b" else 0
+                fake_records.perplexity(root, method=f"p{i}", made=made, noise=noise)
             for i in range(records - changed):
-                found = fake_records.record(
-                    f"m{i}", measure="pattern", protocol="targets", token_digest=""
-                )
-                found.readings = [
-                    fake_records.ReadingRow(
-                        metric="violated_groups", value=0.0, unit="1", better="lower"
-                    )
-                ]
+                found = fake_records.record(f"m{i}", **about)
+                found.readings = [fake_records.ReadingRow(**reading)]
                 store.path(found.key).write_text(found.to_json(indent=1))
         kept = baseline.write(read(roots[0]), Path(scratch) / "baseline.zip")
         took, used = [], []
         for _ in range(3):
-            started = time.process_time()
+            began = time.process_time()
             took.append(seconds(lambda: _judge(kept, roots[1])))
-            used.append(time.process_time() - started)
+            used.append(time.process_time() - began)
     label = {"records on either side": records, "of them changed": changed}
     return label | {"seconds": round(min(took), 2), "seconds of CPU": round(min(used), 2)}
 
@@ -220,44 +213,37 @@ def _judge(before: Path, after: Path) -> verdict.Comparison:
     return verdict.compare(read(before), read(after), gate_settings.read(None))
 
 
-def errors(gates: int) -> dict[str, Any]:
+def errors(gates: int) -> Figures:
     """Return the figures that are simulated."""
     rng = np.random.default_rng(0)
-    figures: dict[str, Any] = {
-        "gates": gates,
-        "metrics a gate": json.dumps(METRICS).replace('"', "").strip("{}"),
-    }
+    metrics = json.dumps(METRICS).replace('"', "").strip("{}")
+    figures: Figures = {"gates": gates, "metrics a gate": metrics}
+    first = METRICS["perplexity"]
     for label, at in (("no change", 0.0), ("each loses its margin", 1.0)):
         found = simulate(gates, true_losses(at), rng)
+        ok = found.passes()
         figures[f"type I error, {label}, before"] = share(found.regressions_before().any(1))
         figures[f"type I error, {label}"] = share(found.regressions().any(1))
-        figures[f"perplexities that are OK, {label}"] = share(
-            found.passes()[:, : METRICS["perplexity"]].ravel()
-        )
-        figures[f"accuracies that are OK, {label}"] = share(found.passes()[:, ACCURACIES].ravel())
-    one_seed = slice(0, METRICS["perplexity"])
+        figures[f"perplexities that are OK, {label}"] = share(ok[:, :first].ravel())
+        figures[f"accuracies that are OK, {label}"] = share(ok[:, ACCURACIES].ravel())
     found = simulate(gates, true_losses(1.0), rng, one_seed="redrawn")
     figures["one seed: type I error, each loses its margin"] = share(found.regressions().any(1))
-    found = simulate(gates, true_losses(1.0), rng, one_seed="this seed")
-    figures["one seed: perplexities that are OK, each loses its margin"] = share(
-        found.passes()[:, one_seed].ravel()
-    )
-    small = simulate(gates, true_losses(0.0), rng, one_seed="this seed", articles=60)
-    figures["one seed: perplexities that are OK, no change, 60 articles"] = share(
-        small.passes()[:, one_seed].ravel()
-    )
+    for label, at, articles in (
+        ("each loses its margin", 1.0, 0),
+        ("no change, 60 articles", 0.0, 60),
+    ):
+        found = simulate(gates, true_losses(at), rng, one_seed="this seed", articles=articles)
+        ok = found.passes()[:, :first]
+        figures[f"one seed: perplexities that are OK, {label}"] = share(ok.ravel())
     found = simulate(gates, true_losses(accuracy=LOSS), rng)
-    first = METRICS["perplexity"]
     figures["power, 3 points of accuracy, before"] = share(found.regressions_before()[:, first])
     figures["power, 3 points of accuracy"] = share(found.regressions()[:, first])
+    lost = true_losses(perplexity=float(np.log1p(PERPLEXITY_LOSS)))
     for articles in (13, 60):
-        found = simulate(
-            gates, true_losses(perplexity=float(np.log1p(PERPLEXITY_LOSS))), rng, articles=articles
-        )
-        figures[f"power, 2% of perplexity, {articles} articles, before"] = share(
-            found.regressions_before()[:, 0]
-        )
-        figures[f"power, 2% of perplexity, {articles} articles"] = share(found.regressions()[:, 0])
+        found = simulate(gates, lost, rng, articles=articles)
+        label = f"power, 2% of perplexity, {articles} articles"
+        figures[f"{label}, before"] = share(found.regressions_before()[:, 0])
+        figures[label] = share(found.regressions()[:, 0])
     return figures
 
 

@@ -9,22 +9,21 @@ each row by a normal deviate of the given standard deviation.
 
 Before: no noise between seeds was added. After: it is added. It is measured on five other rows with
 three seeds each, as many as that model has, or on one such row, or assumed
-(bench/results/metrics.py).
+(bench/measures/perplexity.py).
 """
 
 from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish, start
+from harness import ROOT, Figures, finish, start
 from scipy.special import stdtrit
 from scipy.stats import binomtest
 
 from bench.compare.result_arguments import read
-from bench.results.metrics import PERPLEXITY_NOISE
+from bench.results import metrics
 from bench.stats import bootstrap
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
 
@@ -70,13 +69,14 @@ def share(missed: np.ndarray) -> str:
 
 
 def estimate(sums: np.ndarray, weights: np.ndarray) -> bootstrap.Estimate:
-    """Estimate as a leaderboard does. The bootstrap, which can only widen Student's interval, is
-    left out if that holds 0."""
+    """Estimate as a leaderboard does.
+
+    The bootstrap can only widen Student's interval, so it is left out if that holds 0.
+    """
     parts = bootstrap.variance_parts(sums, weights)
+    freedom = bootstrap.degrees_of_freedom(parts, weights, len(sums))
     value = float(sums.mean(0).sum() / weights.sum())
-    if abs(value) < parts.total**0.5 * stdtrit(
-        bootstrap.degrees_of_freedom(parts, weights, len(sums)), 1 - LEVEL / 2
-    ):
+    if abs(value) < parts.total**0.5 * stdtrit(freedom, 1 - LEVEL / 2):
         return bootstrap.estimate_means(sums, LEVEL, weights)
     return bootstrap.studentized_bootstrap(sums, weights, LEVEL)
 
@@ -88,8 +88,7 @@ def misses(found: bootstrap.Estimate) -> bool:
 def measured_noise(
     deviation: float, rows: int, rng: np.random.Generator, seeds: int = 1
 ) -> SeedNoise:
-    """Return the noise that rows with SEEDS seeds show: a pooled variance, of the difference of two
-    rows' means over seeds."""
+    """Return the noise that rows with SEEDS seeds show in the difference of two rows' means."""
     freedom = rows * (SEEDS - 1)
     return SeedNoise(2 * deviation**2 * float(rng.chisquare(freedom)) / freedom / seeds, freedom)
 
@@ -98,49 +97,36 @@ def simulate(
     intervals: int, deviation: float, changes: list[Losses], rng: np.random.Generator
 ) -> dict[str, str]:
     """Return the share of intervals that miss, by their kind."""
-    kinds = (
-        "one seed, before",
-        "one seed, noise of five rows",
-        "one seed, noise of one row",
-        "one seed, noise assumed",
-    )
-    several = {2: "two seeds", SEEDS: "three seeds"}
-    more = [
-        f"{name}, {how}" for name in several.values() for how in ("before", "noise of five rows")
-    ]
-    missed = {kind: np.zeros(intervals, bool) for kind in (*kinds, *more)}
+    assumed = metrics.find("perplexity").seed_noise
+    missed: dict[str, list[bool]] = {}
     for i in range(intervals):
         rows, tokens = changes[i % len(changes)]
         columns = rng.integers(len(tokens), size=len(tokens))
-        weights, change = (
-            tokens[columns],
-            rows[rng.integers(len(rows)), columns] * rng.choice((-1, 1)),
-        )
+        weights = tokens[columns]
+        change = rows[rng.integers(len(rows)), columns] * rng.choice((-1, 1))
         moved = change + np.sqrt(2) * deviation * rng.standard_normal((SEEDS, 1)) * weights
         alone = estimate(moved[:1], weights)
-        noises = (
-            SeedNoise(0.0),
-            measured_noise(deviation, SEEDED_ROWS, rng),
-            measured_noise(deviation, 1, rng),
-            SeedNoise(2 * PERPLEXITY_NOISE**2),
-        )
-        for kind, noise in zip(kinds, noises, strict=True):
-            missed[kind][i] = misses(add_seed_noise(alone, noise, LEVEL))
-        for seeds, name in several.items():
-            mean, noise = (
-                estimate(moved[:seeds], weights),
-                measured_noise(deviation, SEEDED_ROWS, rng, seeds),
-            )
-            missed[f"{name}, before"][i] = misses(mean)
-            missed[f"{name}, noise of five rows"][i] = misses(add_seed_noise(mean, noise, LEVEL))
-    return {kind: share(of) for kind, of in missed.items()}
+        found = {
+            "one seed, before": (alone, SeedNoise(0.0)),
+            "one seed, noise of five rows": (alone, measured_noise(deviation, SEEDED_ROWS, rng)),
+            "one seed, noise of one row": (alone, measured_noise(deviation, 1, rng)),
+            "one seed, noise assumed": (alone, SeedNoise(2 * assumed**2)),
+        }
+        for seeds, name in ((2, "two seeds"), (SEEDS, "three seeds")):
+            mean = estimate(moved[:seeds], weights)
+            noise = measured_noise(deviation, SEEDED_ROWS, rng, seeds)
+            found[f"{name}, before"] = mean, SeedNoise(0.0)
+            found[f"{name}, noise of five rows"] = mean, noise
+        for kind, (one, noise) in found.items():
+            missed.setdefault(kind, []).append(misses(add_seed_noise(one, noise, LEVEL)))
+    return {kind: share(np.array(of)) for kind, of in missed.items()}
 
 
 def main(intervals: int = 2000) -> None:
     rng = np.random.default_rng(0)
-    changes = [real_changes(real_losses(RESULTS.parent / folder)) for folder in FOLDERS]
+    changes = [real_changes(real_losses(ROOT / "results" / folder)) for folder in FOLDERS]
     by_deviation = {d: simulate(intervals, d, changes, rng) for d in DEVIATIONS}
-    figures: dict[str, Any] = {"intervals": intervals, "claimed share that misses": LEVEL}
+    figures: Figures = {"intervals": intervals, "claimed share that misses": LEVEL}
     for kind in by_deviation[DEVIATIONS[0]]:
         figures[kind] = {f"{100 * d:g}% between seeds": of[kind] for d, of in by_deviation.items()}
     finish("intervals", figures)

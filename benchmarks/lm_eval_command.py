@@ -1,5 +1,4 @@
-"""Answers of `bench run` against those of the `lm_eval` command, question by question: 100
-questions each of three tasks.
+"""Answers of `bench run` against those of the `lm_eval` command, question by question.
 
 The tasks are YAML files as a user writes them, on questions of wiki-mini. One has examples before
 each question, one uses the chat template, and one generates text. The model is
@@ -18,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import call, finish, like_a_worker, split, start
+from harness import MODEL, Figures, call, finish, like_a_worker, split, start
 
 from bench.inputs import download, wikimini
 from bench.results.store import ReadOnlyStore
@@ -73,51 +72,37 @@ class Case(NamedTuple):
     """Flags of `lm_eval`."""
 
 
+CHAT = ("--apply_chat_template",)
 CASES = (
     Case("few_shot", CHOICES, "wiki_continuation", ("num_fewshot=2",), ("--num_fewshot", "2")),
-    Case(
-        "chat",
-        CHOICES,
-        "wiki_continuation",
-        ("apply_chat_template=true",),
-        ("--apply_chat_template",),
-    ),
+    Case("chat", CHOICES, "wiki_continuation", ("apply_chat_template=true",), CHAT),
     Case("generated", GENERATED, "wiki_lastword"),
 )
 
 
 def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping[str, float]]:
-    """Return the values of each question, by the digest of its document, as `bench run` records
-    them."""
+    """Return the recorded values of each question, by the digest of its document."""
     results = folder / "results"
-    settings = " ".join(
-        f"--set zeroshot.{setting}" for setting in (f"limit={limit}", f"batch={BATCH}", *case.ours)
-    )
-    words = (
-        "run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu --set "
-        f"threads=1 {settings}"
-    )
+    settings = (f"limit={limit}", f"batch={BATCH}", *case.ours)
+    words = "run --methods dense --quant none --measures zeroshot --dtype float32 --device cpu"
+    words += " --set threads=1" + "".join(f" --set zeroshot.{setting}" for setting in settings)
     files = ("--model", model, "--tasks", folder / f"{case.name}.yaml", "--results", results)
     call("bench", words, *files, environment=ENVIRONMENT)
     store = ReadOnlyStore(results)
     (record,) = (r for r in store.verified() if r.identity.measure == "zeroshot")
-    items, first = store.items(record), record.readings[0].metric
-    columns = {
-        first if name == "value" else name: values.tolist()
-        for name, values in items.columns.items()
-    }
-    return {
-        one: {name: values[i] for name, values in columns.items()}
-        for i, one in enumerate(items.ids.tolist())
-    }
+    items, columns = store.items(record), {}
+    for name, values in items.columns.items():
+        columns[record.readings[0].metric if name == "value" else name] = values.tolist()
+    found = {}
+    for i, one in enumerate(items.ids.tolist()):
+        found[one] = {name: values[i] for name, values in columns.items()}
+    return found
 
 
 def theirs(case: Case, model: Path, folder: Path, limit: int) -> list[dict[str, Any]]:
     """Return what `lm_eval --log_samples` writes of each question."""
-    words = (
-        f"run --model hf --device cpu --tasks {case.name} --limit {limit} --batch_size {BATCH} "
-        "--log_samples"
-    )
+    words = f"run --model hf --device cpu --tasks {case.name} --log_samples"
+    words += f" --limit {limit} --batch_size {BATCH}"
     places = ("--include_path", folder, "--output_path", folder / "lm_eval")
     dense = f"pretrained={model},dtype=float32"
     call("lm_eval", words, "--model_args", dense, *places, *case.theirs, environment=ENVIRONMENT)
@@ -125,7 +110,8 @@ def theirs(case: Case, model: Path, folder: Path, limit: int) -> list[dict[str, 
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
+def compare(case: Case, model: Path, limit: int) -> Figures:
+    """Return how many questions `bench run` and `lm_eval` judge otherwise."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         head = HEAD.format(name=case.name, data=wikimini.FOLDER / f"{case.data}.jsonl")
@@ -133,31 +119,26 @@ def compare(case: Case, model: Path, limit: int) -> dict[str, Any]:
         (folder / "marks.py").write_text(MARKS)
         samples, recorded = theirs(case, model, folder, limit), ours(case, model, folder, limit)
     metric, *others = samples[0]["metrics"]
-    figures: dict[str, Any] = {
-        "questions": len(samples),
-        "right": sum(int(s[metric]) for s in samples),
-    }
+    right = sum(int(s[metric]) for s in samples)
+    figures: Figures = {"questions": len(samples), "right": right}
     if case.body is GENERATED:
         texts = [s["resps"][0][0] for s in samples]
         figures["different texts"] = len(set(texts))
         if any(zlib.crc32(t.encode()) != s["text"] for t, s in zip(texts, samples, strict=True)):
             sys.exit("the number of a text is not that of the text in lm_eval's file")
     for one in (metric, *others):
-        figures[f"questions with another {one}"] = sum(
-            recorded[s["doc_hash"]][one] != s[one] for s in samples
-        )
+        other = [s for s in samples if recorded[s["doc_hash"]][one] != s[one]]
+        figures[f"questions with another {one}"] = len(other)
     return figures
 
 
 def main(questions: int = LIMIT, cases: str = ",".join(case.name for case in CASES)) -> None:
     like_a_worker()
-    model = download.pull("smollm2-135m-instruct-q4").folder
-    names = split(cases, [case.name for case in CASES])
-    chosen = [case for case in CASES if case.name in names]
-    finish(
-        "lm_eval_command",
-        {case.name.replace("_", " "): compare(case, model, questions) for case in chosen},
-    )
+    model, known = download.pull(MODEL).folder, {case.name: case for case in CASES}
+    figures = {}
+    for name in split(cases, known):
+        figures[name.replace("_", " ")] = compare(known[name], model, questions)
+    finish("lm_eval_command", figures)
 
 
 if __name__ == "__main__":

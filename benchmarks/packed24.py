@@ -1,5 +1,4 @@
-"""A model folder dense and as packed24: bytes, seconds from load to the first token, and peak
-memory.
+"""A model folder dense and as packed24: bytes, seconds to the first token, and peak memory.
 
 python benchmarks/packed24.py [--layers N]
 
@@ -14,10 +13,9 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from harness import apart, finish, ratio, start
+from harness import Figures, apart, figure_of, finish, ratio, start
 
 from bench.formats.writing import export_model
 from bench.inputs import loading
@@ -37,6 +35,7 @@ def sparse(out: int, width: int) -> torch.Tensor:
 
 
 def write(folder: Path, layers: int) -> None:
+    """Write a random model whose blocks are 2:4."""
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096,
         "intermediate_size": 11008, "num_hidden_layers": layers, "num_attention_heads": 32,
@@ -47,9 +46,8 @@ def write(folder: Path, layers: int) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     for name, empty in loading.empty_model(folder, torch.bfloat16).named_parameters():
         block = empty.ndim == 2 and ".layers." in name
-        writer.add(
-            name, sparse(*empty.shape) if block else torch.randn(empty.shape, dtype=torch.bfloat16)
-        )
+        dense = torch.randn(empty.shape, dtype=torch.bfloat16)
+        writer.add(name, sparse(*empty.shape) if block else dense)
     writer.close()
 
 
@@ -69,39 +67,38 @@ def load(kind: str, folder: Path) -> dict[str, float]:
 
 
 def _kilobytes(key: str) -> int:
-    """Return kilobytes of this process, by Linux. getrusage would also count its parent before the
-    fork."""
+    """Return kilobytes of this process, by Linux. getrusage includes the parent before the fork."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key))
 
 
 def main(layers: int = 1) -> None:
-    figures: dict[str, Any] = {"layers": layers}
+    figures: Figures = {"layers": layers}
     for name, shape in SHAPES.items():
         weight = sparse(*shape)
-        started = time.process_time()
+        clock = [time.process_time()]
         packed = pack(weight)
-        middle = time.process_time()
+        clock.append(time.process_time())
         assert torch.equal(unpack(packed), weight)
-        rates = {"packed": middle - started, "unpacked": time.process_time() - middle}
+        clock.append(time.process_time())
         figures[f"{name}, packed / bfloat16 bytes"] = round(packed.nbytes / weight.nbytes, 4)
-        figures |= {
-            f"{name}, dense GB {k} a processor second": round(weight.nbytes / s / 1e9, 2)
-            for k, s in rates.items()
-        }
+        for i, done in enumerate(("packed", "unpacked")):
+            rate = weight.nbytes / (clock[i + 1] - clock[i]) / 1e9
+            figures[f"{name}, dense GB {done} a processor second"] = round(rate, 2)
     with tempfile.TemporaryDirectory() as scratch:
-        dense, packed24 = Path(scratch) / "hf", Path(scratch) / "packed24"
-        write(dense, layers)
-        export_model(str(dense), "packed24", packed24)
-        size = {f.name: sum(p.stat().st_size for p in f.iterdir()) for f in (dense, packed24)}
+        folders = {kind: Path(scratch) / kind for kind in ("hf", "packed24")}
+        write(folders["hf"], layers)
+        export_model(str(folders["hf"]), "packed24", folders["packed24"])
+        size = {}
+        for kind, folder in folders.items():
+            size[kind] = sum(file.stat().st_size for file in folder.iterdir())
         figures["folder, packed24 / hf bytes"] = round(size["packed24"] / size["hf"], 4)
-        seen: dict[str, list[dict[str, float]]] = {"hf": [], "packed24": []}
+        seen: dict[str, list[dict[str, float]]] = {kind: [] for kind in folders}
         for _ in range(ROUNDS):
-            for kind, runs in seen.items():
-                runs.append(apart(load, kind, Path(scratch) / kind))
+            for kind, folder in folders.items():
+                seen[kind].append(apart(load, kind, folder))
     for what in seen["hf"][0]:
-        times = {kind: [r[what] for r in runs] for kind, runs in seen.items()}
-        figures[f"{what}, packed24 / hf"] = ratio(times, "packed24", "hf")
+        figures[f"{what}, packed24 / hf"] = ratio(figure_of(seen, what), "packed24", "hf")
     finish("packed24", figures)
 
 

@@ -1,7 +1,7 @@
-"""Perplexity on smollm2-135m-instruct-q4: ours against a plain transformers loop, seconds and peak
-memory, on the same windows.
+"""Perplexity on smollm2-135m-instruct-q4: ours against a plain transformers loop, time and memory.
 
-Every run is another process, because memory peaks once. The plain loop against itself is the noise.
+Both read the same windows. Every run is another process, because memory peaks once. The plain loop
+against itself is the noise.
 
 python benchmarks/perplexity.py
 """
@@ -9,11 +9,13 @@ python benchmarks/perplexity.py
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
-from harness import apart, finish, in_turn, ratio, start
+from harness import MODEL, apart, figure_of, finish, in_turn, ratio, start
 
 from bench.inputs import download, loading, windows
 from bench.measures.contract import MeasureContext
@@ -28,57 +30,46 @@ from methods.contract.method import Compute, NoProgress
 from methods.contract.pattern import Pattern
 
 SEQLEN, WINDOWS, ROUNDS = 512, 8, 3
+BATCH = BATCH_TOKENS // SEQLEN
 
 
 def plain(model: torch.nn.Module, tokens: torch.Tensor) -> list[float]:
     """Run batches through the whole model, and read the loss from the whole logits."""
     losses: list[float] = []
     with torch.no_grad():
-        for part in tokens.split(BATCH_TOKENS // SEQLEN):
-            logits = model(part, use_cache=False).logits[:, :-1].float()
-            nll = torch.nn.functional.cross_entropy(
-                logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none"
-            )
+        for part in tokens.split(BATCH):
+            logits = model(part, use_cache=False).logits[:, :-1].float().flatten(0, 1)
+            targets = part[:, 1:].flatten()
+            nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
             losses += nll.view(len(part), -1).sum(1).tolist()
     return losses
 
 
-def ours(model: torch.nn.Module, windows: Windows, context: MeasureContext) -> list[float]:
-    reader = WindowLosses(windows)
-    run_pass(
-        [Participant(lambda: reader)],
-        lambda: model,
-        windows.tokens,
-        BATCH_TOKENS // SEQLEN,
-        context,
-    )
+def ours(model: torch.nn.Module, cut: Windows, context: MeasureContext) -> list[float]:
+    reader = WindowLosses(cut)
+    run_pass([Participant(lambda: reader)], lambda: model, cut.tokens, BATCH, context)
     return reader.losses
 
 
 def one(which: str) -> dict[str, float]:
     """Time a pass, and return seconds, peak bytes and the sum of the losses."""
     torch.set_num_threads(cores())
-    folder = download.pull("smollm2-135m-instruct-q4").folder
-    cut = Windows(
-        *windows.load_windows("wiki-mini", loading.load_tokenizer(folder), SEQLEN, WINDOWS, None)
-    )
+    folder = download.pull(MODEL).folder
+    tokenizer = loading.load_tokenizer(folder)
+    cut = Windows(*windows.load_windows("wiki-mini", tokenizer, SEQLEN, WINDOWS, None))
     model = loading.load(folder, Compute())
     context = MeasureContext(
         folder=folder, source=folder, is_dense=True, tokenizer=lambda: None,
         load_dense=lambda: model, counts=WeightCounts(Pattern()), compute=Compute(), data_dir=None,
         workdir=Path(), progress=NoProgress(), seed=None,
     )  # fmt: skip
-    run = {
-        "ours": lambda: ours(model, cut, context),
-        "plain": lambda: plain(model, cut.tokens),
-    }[which]
+    run: Callable[[], list[float]] = partial(plain, model, cut.tokens)
+    if which == "ours":
+        run = partial(ours, model, cut, context)
     started = time.perf_counter()
     losses = run()
-    return {
-        "s": time.perf_counter() - started,
-        "peak": provenance.peak_bytes("cpu"),
-        "nll": sum(losses),
-    }
+    took = time.perf_counter() - started
+    return {"s": took, "peak": provenance.peak_bytes("cpu"), "nll": sum(losses)}
 
 
 def main() -> None:
@@ -87,19 +78,18 @@ def main() -> None:
     def go(name: str) -> None:
         seen[name].append(apart(one, name.split()[0]))
 
-    in_turn({name: lambda n=name: go(n) for name in seen}, ROUNDS)
+    in_turn({name: partial(go, name) for name in seen}, ROUNDS)
     assert abs(seen["ours"][0]["nll"] / seen["plain"][0]["nll"] - 1) < 1e-5
-    times = {name: [run["s"] for run in runs] for name, runs in seen.items()}
-    peaks = {name: median(run["peak"] for run in runs) for name, runs in seen.items()}
-    finish(
-        "perplexity",
-        {
-            "windows": f"{WINDOWS} x {SEQLEN}",
-            "plain / ours, tokens per second of ours over plain's": ratio(times, "plain", "ours"),
-            "plain / plain again, the noise": ratio(times, "plain", "plain again"),
-            "peak memory, ours / plain": round(peaks["ours"] / peaks["plain"], 3),
-        },
-    )
+    times = figure_of(seen, "s")
+    peaks = {name: median(found) for name, found in figure_of(seen, "peak").items()}
+    speed = "plain / ours, tokens per second of ours over plain's"
+    figures = {
+        "windows": f"{WINDOWS} x {SEQLEN}",
+        speed: ratio(times, "plain", "ours"),
+        "plain / plain again, the noise": ratio(times, "plain", "plain again"),
+        "peak memory, ours / plain": round(peaks["ours"] / peaks["plain"], 3),
+    }
+    finish("perplexity", figures)
 
 
 if __name__ == "__main__":

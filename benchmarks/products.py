@@ -1,9 +1,8 @@
-"""bfloat16 on a CPU without its instructions: torch's own kernels against bench.system.products,
-which goes through float32.
+"""bfloat16 on a CPU without its instructions: torch's own kernels against bench.system.products.
 
-A product of SmolLM2's MLP, and attention with its gradients in the shapes of SmolLM2 and Gemma 3,
-512 tokens, one thread. The error is the largest difference of a gradient from that in float64, over
-its largest value.
+The latter go through float32. A product of SmolLM2's MLP, and attention with its gradients in the
+shapes of SmolLM2 and Gemma 3, 512 tokens, one thread. The error is the largest difference of a
+gradient from that in float64, over its largest value.
 
 python benchmarks/products.py [--rounds 7]
 """
@@ -13,10 +12,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
-from harness import finish, in_turn, ratio, start
+from harness import Figures, finish, in_turn, ratio, significant, start
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -29,35 +27,31 @@ ATTENTION = {"SmolLM2": (9, 64), "Gemma 3": (4, 256)}
 
 
 def gradients(work: Callable[..., Tensor], values: list[Tensor], in_float32: bool) -> list[Tensor]:
-    """Return the gradients of the sum of squares of a function of these values. in_float32: through
-    float32, or torch's own."""
+    """Return the gradients of the sum of squares of a function, through float32 or by torch."""
     use_float32(in_float32)
     inputs = [v.detach().requires_grad_() for v in values]
     work(*inputs).square().sum().backward()
     return [x.grad for x in inputs if x.grad is not None]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return scaled_dot_product_attention(q, k, v, is_causal=True)
+def error(found: list[Tensor], exact: list[Tensor]) -> float:
+    """Return the largest difference over the largest value."""
+    pairs = zip(found, exact, strict=True)
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
 
 def main(rounds: int = 7) -> None:
     if has_instructions_for("bfloat16"):
-        sys.exit(
-            "this CPU has instructions for bfloat16, so torch's own kernels are used: run it on "
-            "another"
-        )
+        sys.exit("this CPU has instructions for bfloat16, which torch uses: run it on another CPU")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    cases: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-        "a product": (linear, [torch.randn(TOKENS, 576), torch.randn(1536, 576)])
-    }
+    shapes = [torch.randn(TOKENS, 576), torch.randn(1536, 576)]
+    cases: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {"a product": (linear, shapes)}
+    attention = partial(scaled_dot_product_attention, is_causal=True)
     for name, (heads, size) in ATTENTION.items():
-        cases[f"attention of {name}"] = (
-            attention,
-            [torch.randn(1, heads, TOKENS, size) for _ in range(3)],
-        )
-    figures: dict[str, Any] = {"tokens": TOKENS, "threads": 1}
+        qkv = [torch.randn(1, heads, TOKENS, size) for _ in range(3)]
+        cases[f"attention of {name}"] = attention, qkv
+    figures: Figures = {"tokens": TOKENS, "threads": 1}
     for name, (work, values) in cases.items():
         halves = [v.bfloat16() for v in values]
         exact = gradients(work, [v.double() for v in halves], False)
@@ -65,15 +59,10 @@ def main(rounds: int = 7) -> None:
             "torch's own": partial(gradients, work, halves, False),
             "through float32": partial(gradients, work, halves, True),
         }
-        figures[of := f"{name} and its gradients"] = {
-            "torch's own / through float32": ratio(in_turn(sides, rounds), *sides)
-        }
+        found = {"torch's own / through float32": ratio(in_turn(sides, rounds), *sides)}
         for side, run in sides.items():
-            apart = (
-                float((a - b).abs().max() / b.abs().max())
-                for a, b in zip(run(), exact, strict=True)
-            )
-            figures[of][f"error, {side}"] = float(f"{max(apart):.2g}")
+            found[f"error, {side}"] = significant(error(run(), exact))
+        figures[f"{name} and its gradients"] = found
     finish("products", figures)
 
 

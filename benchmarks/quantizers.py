@@ -1,5 +1,4 @@
-"""Seconds and peak bytes of every quantizer on a 2:4 model; the extras too, where their libraries
-are.
+"""Seconds and peak bytes of every quantizer on a 2:4 model; the extras too, if they are installed.
 
 Each quantizer runs in another process, so that its peak is its own. The model is pruned by
 magnitude first, and with --blocks only its first blocks are targets. "Before" is the peak with the
@@ -13,14 +12,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import statistics
-from typing import Any
 
-from harness import apart, draw_tokens, finish, like_a_worker, seconds, start
+import harness
+from harness import MODEL, Figures, start
 
-from bench.catalog import registry
-from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
-from bench.inputs import download, loading
+from bench.inputs import loading
 from bench.system import provenance
 from bench.system.devices import cores
 from methods.contract.errors import Skipped, UserError
@@ -28,47 +25,42 @@ from methods.contract.errors import Skipped, UserError
 SEQUENCES = 16
 
 
-def one(name: str, model_name: str, blocks: int, rounds: int) -> dict[str, Any]:
+def one(name: str, model_name: str, blocks: int, rounds: int) -> Figures:
     """Run a quantizer, and return seconds and bytes."""
     import torch
 
     from methods.contract.method import Compute, Job
     from methods.contract.pattern import Pattern
-    from methods.model.targets import family_of, find_targets
+    from methods.model.targets import family_of
 
     torch.set_num_threads(cores())
-    found = download.pull(model_name)
-    opened = found.open()
-    family = family_of(opened.config)
-    targets = find_targets(opened.config, opened.shapes())
+    found, opened, targets = harness.open_model(model_name)
     if blocks:
+        family = family_of(opened.config)
         targets = tuple(t for t in targets if (family.block_of(t) or 0) < blocks)
-    tokens = draw_tokens(found.folder, SEQUENCES, min(512, found.seqlen))
+    tokens = harness.draw_tokens(found.folder, SEQUENCES, min(512, found.seqlen))
     model = loading.load(found.folder, Compute())
     job = Job(source=found.folder, pattern=Pattern(2, 4), targets=targets, calibration=tokens)
-    build(registry.lookup("methods", "magnitude"), "magnitude", {}).apply(model, job)
-    quantizer = build(registry.lookup("quantizers", name), name, {})
+    harness.make_method("methods", "magnitude").apply(model, job)
+    quantizer = harness.make_method("quantizers", name)
     before, took = provenance.peak_bytes("cpu"), []
     for _ in range(rounds):
         fresh = copy.deepcopy(model) if rounds > 1 else model
-        took.append(seconds(lambda fresh=fresh: quantizer.apply(fresh, dataclasses.replace(job))))  # type: ignore[misc]
-    return {
-        "seconds": round(statistics.median(took), 3),
-        "peak_bytes": provenance.peak_bytes("cpu"),
-        "peak_bytes_before": before,
-    }
+        took.append(harness.seconds(lambda m=fresh: quantizer.apply(m, dataclasses.replace(job))))
+    peaks = {"peak_bytes": provenance.peak_bytes("cpu"), "peak_bytes_before": before}
+    return {"seconds": round(statistics.median(took), 3)} | peaks
 
 
-def main(model: str = "smollm2-135m-instruct-q4", blocks: int = 0, rounds: int = 1) -> None:
-    like_a_worker()
-    figures: dict[str, Any] = {"model": model, "blocks": blocks or "all", "threads": cores()}
+def main(model: str = MODEL, blocks: int = 0, rounds: int = 1) -> None:
+    harness.like_a_worker()
+    figures: Figures = {"model": model, "blocks": blocks or "all", "threads": cores()}
     for name in QUANTIZERS:
         if name != "none":
             try:
-                figures[name] = apart(one, name, model, blocks, rounds)
+                figures[name] = harness.apart(one, name, model, blocks, rounds)
             except (Skipped, UserError) as fault:
                 figures[name] = {"skipped": str(fault)}
-    finish("quantizers", figures)
+    harness.finish("quantizers", figures)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The gain of a second process in a training: CAST on `tiny`, one process of one thread against
-two, and against threads.
+"""The gain of a second process in a training: CAST on `tiny`, one process against two.
+
+A process has one thread. One process of two threads is compared, too.
 
 python benchmarks/ranks.py [--rounds 3]
 """
@@ -9,9 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from harness import finish, ratio, start
+from harness import Figures, finish, ratio, start
 
 FEW, MANY = 20, 80
 STEP = 32 * 128  # tokens
@@ -49,10 +49,9 @@ def main(rounds: int = 3) -> None:
         os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")
         for i in range(rounds):
             for name, threads, processes in (("one", 1, 1), ("two", 2, 2), ("threads", 2, 1)):
-                times[name].append(
-                    seconds_per_step(Path(room) / f"{name}-{i}", threads, processes, i)
-                )
-    figures: dict[str, Any] = {
+                results = Path(room) / f"{name}-{i}"
+                times[name].append(seconds_per_step(results, threads, processes, i))
+    figures: Figures = {
         "model": "tiny",
         "a step": "32 x 128 tokens",
         "one process of one thread / two of one thread each": ratio(times, "one", "two"),

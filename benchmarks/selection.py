@@ -1,10 +1,13 @@
-"""n:m selection on one [4096, 11008] matrix: ours against a loop over groups of columns, as public
-code does it.
+"""n:m selection on a [4096, 11008] matrix: ours against a loop over groups of columns.
+
+Public code selects in such a loop.
 
 python benchmarks/selection.py
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from harness import finish, in_turn, ratio, start
@@ -24,23 +27,16 @@ def by_columns(score: Tensor, n: int, m: int) -> Tensor:
 
 def main() -> None:
     torch.set_num_threads(cores())
-    score = torch.rand(
-        4096, 11008, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    ).float()
+    generator = torch.Generator().manual_seed(0)
+    score = torch.rand(4096, 11008, generator=generator, dtype=torch.float64).float()
     figures = {}
     for n, m in ((2, 4), (4, 8)):
-        pattern = Pattern(n, m)
-        contestants = {
-            "loop": lambda n=n, m=m: by_columns(score, n, m),
-            "ours": lambda p=pattern: p.keep(score),
-        }
-        differ = int((contestants["loop"]() != contestants["ours"]()).sum())
+        loop, ours = partial(by_columns, score, n, m), partial(Pattern(n, m).keep, score)
+        differ = int((loop() != ours()).sum())
         assert differ < 1000, differ  # topk settles a tie anyhow
-        times = in_turn(contestants, 7)
-        figures[f"{n}:{m}"] = {
-            "loop / ours": ratio(times, "loop", "ours"),
-            "ours_s": min(times["ours"]),
-        }
+        times = in_turn({"loop": loop, "ours": ours}, 7)
+        both = ratio(times, "loop", "ours")
+        figures[f"{n}:{m}"] = {"loop / ours": both, "ours_s": min(times["ours"])}
     finish("selection", figures)
 
 

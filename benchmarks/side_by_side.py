@@ -1,5 +1,4 @@
-"""Two processes of as many threads as there are cores, beside each other, over one alone: how much
-do they take from each other?
+"""Two processes of as many threads as there are cores, beside each other, over one alone.
 
 First a loop of matrix products of SmolLM2's sizes, with threads that spin as OpenMP has them, as
 bench's workers do, and not at all. Then two whole `bench run` of tiny in different results folders
@@ -14,9 +13,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from harness import finish, fresh_cache, in_turn, ratio, start
+from harness import Figures, finish, fresh_cache, in_turn, ratio, start
 
 from bench.execution.processes import SHORT_SPIN
 from bench.system.devices import cores
@@ -36,7 +37,7 @@ for _ in range(int(sys.argv[2])):
 """
 STEPS = 600
 WAYS = {"OpenMP's spin": {}, "short spin": SHORT_SPIN, "no spin": {"OMP_WAIT_POLICY": "passive"}}
-RUN = ["--methods", "magnitude", "--quant", "none,int8", "--device", "cpu"]
+RUN = "-m bench run --methods magnitude --quant none,int8 --device cpu --results"
 
 
 def loops(count: int, environment: dict[str, str]) -> None:
@@ -46,24 +47,12 @@ def loops(count: int, environment: dict[str, str]) -> None:
 
 
 def runs(count: int) -> None:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory() as folder:
         started = []
-        for name in map(str, range(count)):
-            command = [
-                sys.executable,
-                "-m",
-                "bench",
-                "run",
-                *RUN,
-                "--results",
-                f"{folder}/{name}/results",
-            ]
-            environment = fresh_cache(Path(folder) / name)
-            started.append(
-                subprocess.Popen(
-                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-                )
-            )
+        for room in [Path(folder) / str(number) for number in range(count)]:
+            command = [sys.executable, *RUN.split(), str(room / "results")]
+            started.append(subprocess.Popen(command, env=fresh_cache(room), **quiet))
         together(started)
 
 
@@ -74,17 +63,18 @@ def together(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def main(rounds: int = 3) -> None:
-    contestants = {
-        f"{way}, {n}": lambda n=n, e=e: loops(n, e) for way, e in WAYS.items() for n in (1, 2)
-    }
-    times = in_turn(contestants | {f"bench run, {n}": lambda n=n: runs(n) for n in (1, 2)}, rounds)
-    figures = {f"two loops / one, {way}": ratio(times, f"{way}, 2", f"{way}, 1") for way in WAYS}
-    lone = {
-        f"one loop: {way} / OpenMP's spin": ratio(times, f"{way}, 1", "OpenMP's spin, 1")
-        for way in list(WAYS)[1:]
-    }
-    runs_ratio = {"two bench runs / one": ratio(times, "bench run, 2", "bench run, 1")}
-    finish("side_by_side", {"threads": cores(), **figures, **lone, **runs_ratio})
+    contestants: dict[str, Callable[[], None]] = {}
+    for count in (1, 2):
+        contestants |= {f"{way}, {count}": partial(loops, count, e) for way, e in WAYS.items()}
+        contestants[f"bench run, {count}"] = partial(runs, count)
+    times = in_turn(contestants, rounds)
+    figures: Figures = {"threads": cores()}
+    figures |= {f"two loops / one, {way}": ratio(times, f"{way}, 2", f"{way}, 1") for way in WAYS}
+    for way in list(WAYS)[1:]:
+        lone = ratio(times, f"{way}, 1", "OpenMP's spin, 1")
+        figures[f"one loop: {way} / OpenMP's spin"] = lone
+    figures["two bench runs / one"] = ratio(times, "bench run, 2", "bench run, 1")
+    finish("side_by_side", figures)
 
 
 if __name__ == "__main__":

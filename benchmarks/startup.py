@@ -1,5 +1,4 @@
-"""Seconds until `bench --help` and `bench ls methods` have answered, and over those of an empty
-Python.
+"""Seconds of `bench --help` and `bench ls methods`, and over those of an empty Python.
 
 python benchmarks/startup.py
 """
@@ -8,29 +7,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from statistics import median
 
-from harness import finish, in_turn, ratio, start
+from harness import Figures, finish, in_turn, ratio, start
 
-COMMANDS = {
-    "python": ["-c", "pass"],
-    "bench --help": ["-m", "bench", "--help"],
-    "bench ls methods": ["-m", "bench", "ls", "methods"],
-}
+COMMANDS = {"python": "-c pass", "bench --help": "-m bench --help"}
+COMMANDS |= {"bench ls methods": "-m bench ls methods"}
 
 
-def main() -> None:
-    times = in_turn(
-        {
-            name: lambda c=command: subprocess.run(
-                [sys.executable, *c], capture_output=True, check=True
-            )
-            for name, command in COMMANDS.items()
-        },
-        11,
-    )
-    figures = {f"{name}, seconds": round(median(times[name]), 3) for name in list(COMMANDS)[1:]}
-    figures |= {f"{name} / python": ratio(times, name, "python") for name in list(COMMANDS)[1:]}
+def main(rounds: int = 11) -> None:
+    contestants = {}
+    for name, words in COMMANDS.items():
+        command = [sys.executable, *words.split()]
+        contestants[name] = partial(subprocess.run, command, capture_output=True, check=True)
+    times = in_turn(contestants, rounds)
+    named = list(COMMANDS)[1:]
+    figures: Figures = {f"{name}, seconds": round(median(times[name]), 3) for name in named}
+    figures |= {f"{name} / python": ratio(times, name, "python") for name in named}
     finish("startup", figures)
 
 

@@ -1,6 +1,7 @@
-"""Memory and time of pruning block by block: LLaMAs of random weights from 0.3 to 1.1 billion
-(TinyLlama's shape), by Wanda and SparseGPT, streamed from disk and in memory; and a mixture of 0.8
-billion in four blocks of 16 experts.
+"""Memory and time of Wanda and SparseGPT, streamed from disk block by block and in memory.
+
+LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape), and a mixture of 0.8 billion
+in four blocks of 16 experts.
 
 `bench prune` in another process, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of
 CPU of the whole command, and the most memory that one of its processes had. Each row is saved once
@@ -23,11 +24,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from harness import RESULTS, apart, finish, recorded, split, start
+from harness import ROOT, Figures, apart, finish, recorded, split, start
 
-ASSETS = Path(__file__).parent.parent / "bench" / "assets" / "tiny"
+ASSETS = ROOT / "bench" / "assets" / "tiny"
 LAYERS = (4, 10, 16, 22)
 """The last has TinyLlama's 1.1 billion."""
 HIDDEN, INNER, HEADS, KEYS, VOCABULARY = 2048, 5632, 32, 4, 32000
@@ -37,18 +37,17 @@ COMPARED = (LAYERS[0], LAYERS[-1])
 EXPERTS, EXPERT_BLOCKS, EXPERT_HIDDEN, EXPERT_INNER = 16, 4, 1024, 3584
 """Shape of the mixture: Mixtral's in a quarter of its width."""
 SETTINGS = ("calibration.sequences=4", "calibration.seqlen=256", "dtype=bfloat16", "threads=1")
+Shapes = dict[str, tuple[int, int]]
+"""Shape of each linear of a block, [out, in]."""
 
 
-def parameters(layers: int, hidden: int, linears: dict[str, tuple[int, int]]) -> int:
-    """Count the weights of a model that `make` writes."""
-    return (
-        2 * VOCABULARY * hidden
-        + hidden
-        + layers * (sum(map(math.prod, linears.values())) + 2 * hidden)
-    )
+def parameters(layers: int, hidden: int, linears: Shapes) -> int:
+    """Return the number of weights of a model that `make` writes."""
+    block = sum(map(math.prod, linears.values())) + 2 * hidden
+    return 2 * VOCABULARY * hidden + hidden + layers * block
 
 
-def dense_linears() -> dict[str, tuple[int, int]]:
+def dense_linears() -> Shapes:
     """Return the shapes of a block's linears, [out, in]."""
     width = HIDDEN * KEYS // HEADS
     return {
@@ -59,16 +58,11 @@ def dense_linears() -> dict[str, tuple[int, int]]:
     }  # fmt: skip
 
 
-def mixture_linears() -> dict[str, tuple[int, int]]:
+def mixture_linears() -> Shapes:
     """Return the same of the mixture, named as in published files."""
     hidden, width = EXPERT_HIDDEN, EXPERT_HIDDEN * KEYS // HEADS
-    attention = {
-        "q": (hidden, hidden),
-        "k": (width, hidden),
-        "v": (width, hidden),
-        "o": (hidden, hidden),
-    }
-    linears = {f"self_attn.{name}_proj": shape for name, shape in attention.items()}
+    attention = {"q": hidden, "k": width, "v": width, "o": hidden}
+    linears = {f"self_attn.{name}_proj": (out, hidden) for name, out in attention.items()}
     linears["block_sparse_moe.gate"] = (EXPERTS, hidden)
     for number in range(EXPERTS):
         prefix = f"block_sparse_moe.experts.{number}"
@@ -77,13 +71,7 @@ def mixture_linears() -> dict[str, tuple[int, int]]:
     return linears
 
 
-def make(
-    folder: Path,
-    layers: int,
-    hidden: int,
-    linears: dict[str, tuple[int, int]],
-    config: dict[str, Any],
-) -> None:
+def make(folder: Path, layers: int, hidden: int, linears: Shapes, config: Figures) -> None:
     """Write a model with random weights, a block at a time."""
     import torch
 
@@ -116,12 +104,8 @@ def make(
 
 
 def make_dense(folder: Path, layers: int) -> None:
-    about = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "intermediate_size": INNER,
-    }
-    make(folder, layers, HIDDEN, dense_linears(), about)
+    about = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    make(folder, layers, HIDDEN, dense_linears(), about | {"intermediate_size": INNER})
 
 
 def make_mixture(folder: Path) -> None:
@@ -133,33 +117,20 @@ def make_mixture(folder: Path) -> None:
 
 
 def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
-    """Seconds of CPU of a `bench prune`, and the peak resident bytes of its largest process."""
-    settings = [
-        word for setting in (*SETTINGS, f"stream={MODES[mode]}") for word in ("--set", setting)
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "bench",
-        "prune",
-        "--model",
-        str(model),
-        "--method",
-        method,
-        "--out",
-        str(out),
-    ]
-    child = subprocess.Popen([*command, *settings], stdout=subprocess.DEVNULL)
+    """Return the seconds of CPU of a `bench prune`, and the peak memory of its largest process."""
+    command = [sys.executable, "-m", "bench", "prune", "--model", str(model), "--method", method]
+    command += ["--out", str(out)]
+    command += [f"--set={setting}" for setting in (*SETTINGS, f"stream={MODES[mode]}")]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        sys.exit(f"{' '.join(map(str, child.args))} ended with code {child.returncode}")  # type: ignore[arg-type]
+        sys.exit(f"{' '.join(command)} ended with code {child.returncode}")
     shutil.rmtree(out)
-    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")  # it would be found there
-    return {
-        "seconds of CPU": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
+    # The next run would find the artifact there.
+    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")
+    took = round(usage.ru_utime + usage.ru_stime, 1)
+    return {"seconds of CPU": took, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def main(
@@ -170,54 +141,45 @@ def main(
     label: str = "streamed by expert",
     folder: Path | None = None,
 ) -> None:
-    chosen, ways = methods.split(","), split(modes, MODES)
+    ways = split(modes, MODES)
     counts = [int(count) for count in layers.split(",")] if layers else LAYERS
+    about = {"a model": "random weights, bfloat16", "calibration": "4 x 256 tokens"}
+    # Rows that are not measured now stay.
+    figures: Figures = recorded("streaming") or about
     with tempfile.TemporaryDirectory(dir=folder) as room:
         os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")  # its artifacts are deleted
-        home = folder or Path(room)
-        figures: dict[str, Any] = {
-            "a model": "random weights, bfloat16",
-            "calibration": "4 x 256 tokens",
-        }
-        if (RESULTS / "streaming.json").exists():
-            figures = recorded("streaming")  # rows that are not measured now stay
+        home, out = folder or Path(room), Path(room) / "out"
         for count in () if mixture else counts:
             model = home / f"random-{count}"
             if not (model / "config.json").exists():
                 apart(make_dense, model, count)
-            for method in chosen:
+            size = f"{parameters(count, HIDDEN, dense_linears()) / 1e9:.1f} B"
+            for method in methods.split(","):
                 for mode in ways if count in COMPARED else ways[:1]:
-                    row = prune(model, method, mode, Path(room) / "out")
-                    figures.setdefault(
-                        f"{parameters(count, HIDDEN, dense_linears()) / 1e9:.1f} B", {}
-                    )[f"{method}, {mode}"] = row
+                    row = prune(model, method, mode, out)
+                    figures.setdefault(size, {})[f"{method}, {mode}"] = row
                     finish("streaming", by_size(figures))
         if mixture or not layers:
             model = home / "random-mixture"
             if not (model / "config.json").exists():
                 apart(make_mixture, model)
-            for method in chosen:
+            billions = parameters(EXPERT_BLOCKS, EXPERT_HIDDEN, mixture_linears()) / 1e9
+            rows = figures.setdefault(f"{billions:.1f} B, a mixture", {})
+            for method in methods.split(","):
                 for mode in ways:
-                    row = prune(model, method, mode, Path(room) / "out")
+                    peak = prune(model, method, mode, out)["peak_bytes"]
                     name = label if mode == "streamed" else mode
-                    size = (
-                        f"{parameters(EXPERT_BLOCKS, EXPERT_HIDDEN, mixture_linears()) / 1e9:.1f} "
-                        "B, a mixture"
-                    )
-                    figures.setdefault(size, {})[f"{method}, {name}"] = {
-                        "peak_bytes": row["peak_bytes"]
-                    }
+                    rows[f"{method}, {name}"] = {"peak_bytes": peak}
                     finish("streaming", by_size(figures))
 
 
-def by_size(figures: dict[str, Any]) -> dict[str, Any]:
-    """Sort key: what holds for all models first, then the smallest model, and the mixture last."""
-    return dict(
-        sorted(
-            figures.items(),
-            key=lambda item: ("mixture" in item[0], isinstance(item[1], dict), item[0]),
-        )
-    )
+def by_size(figures: Figures) -> Figures:
+    """Sort: first what holds for all models, then the smallest model, and the mixture last."""
+
+    def place(name: str) -> tuple[bool, bool, str]:
+        return "mixture" in name, isinstance(figures[name], dict), name
+
+    return {name: figures[name] for name in sorted(figures, key=place)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Share of tables whose ranks order rows that are equal, or whose best row does not tie with the
-one that looks best.
+"""Share of tables whose ranks order equal rows, or whose best row does not tie with the first one.
 
 python benchmarks/ties.py [--tables 1000]
 
@@ -17,20 +16,11 @@ ratio, at the level of the last of 190 pairs; with the best: at that of 19 other
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish, start
-from intervals import (
-    DEVIATIONS,
-    FOLDERS,
-    SEEDED_ROWS,
-    SEEDS,
-    Losses,
-    measured_noise,
-    real_losses,
-    share,
-)
+from harness import ROOT, Figures, finish, start
+from intervals import DEVIATIONS, FOLDERS, SEEDS, Losses, measured_noise, real_losses, share
+from intervals import SEEDED_ROWS as NOISE_ROWS
 from scipy.stats import false_discovery_control
 
 from bench.reporting.pairwise import ALPHA
@@ -53,8 +43,10 @@ def real_rows(losses: Losses) -> Losses:
 
 
 def p_of(sums: np.ndarray, weights: np.ndarray, noise: SeedNoise) -> float:
-    """Return a pair's p as a leaderboard does. No bootstrap is run where Student's p, which it can
-    only raise, is over ALPHA."""
+    """Return a pair's p as a leaderboard does.
+
+    The bootstrap can only raise Student's p, so it is left out if that is over ALPHA.
+    """
     found = bootstrap.estimate_means(sums, ALPHA, weights)
     if found.p < ALPHA:
         found = bootstrap.studentized_bootstrap(sums, weights, ALPHA)
@@ -64,16 +56,15 @@ def p_of(sums: np.ndarray, weights: np.ndarray, noise: SeedNoise) -> float:
 def equal_pairs(
     deviation: float, seeds: int, rows: Losses, rng: np.random.Generator
 ) -> tuple[list[float], list[float], bool]:
-    """Return the p of each pair of equal rows in a table: with the noise between seeds, and without
-    it.
+    """Return the p of each pair of equal rows with the noise between seeds, and without it.
 
-    Also return whether the first row of the first group, which no row beats, differs from one that
-    looks better.
+    The third value is whether the first row of the first group, which no row beats, differs from
+    one that looks better.
     """
     losses, tokens = rows
     columns = rng.integers(len(tokens), size=len(tokens))
     weights = tokens[columns]
-    noise = measured_noise(deviation, SEEDED_ROWS, rng)
+    noise = measured_noise(deviation, NOISE_ROWS, rng)
     new, old, left_out = [], [], False
     for group in range(GROUPS):
         drawn = losses[rng.choice(len(losses), EQUAL, replace=False)][:, columns]
@@ -82,48 +73,39 @@ def equal_pairs(
             sums = moved[i] - moved[j]
             new.append(p_of(sums, weights, noise))
             old.append(p_of(sums, weights, SeedNoise(0.0)))
-            left_out |= (
-                group == i == 0
-                and sums.sum() > 0
-                and multiple_tests.differs(new[-1], ALPHA / (ROWS - 1))
-            )
+            if group == i == 0 and sums.sum() > 0:
+                left_out |= multiple_tests.differs(new[-1], ALPHA / (ROWS - 1))
     return new, old, left_out
 
 
 def is_broken(p: list[float]) -> tuple[bool, bool]:
     """Return whether a true tie is broken, by Holm and by Benjamini and Hochberg."""
     every = [*p, *[0.0] * (PAIRS - len(p))]
-    by_holm = any(
-        multiple_tests.differs(one, ALPHA) for one in multiple_tests.holm(every)[: len(p)]
-    )
-    return by_holm, bool((false_discovery_control(every)[: len(p)] < ALPHA).any())
+    holm = [multiple_tests.differs(one, ALPHA) for one in multiple_tests.holm(every)[: len(p)]]
+    return any(holm), bool((false_discovery_control(every)[: len(p)] < ALPHA).any())
 
 
 def power(
     ratio: float, deviation: float, seeds: int, rows: Losses, rng: np.random.Generator, pairs: int
 ) -> tuple[str, str]:
-    """Return the shares of pairs whose p is under ALPHA / PAIRS and ALPHA / (ROWS - 1), if their
-    true ratio is this one."""
+    """Return the shares of pairs with p under ALPHA / PAIRS and under ALPHA / (ROWS - 1)."""
     losses, tokens = rows
     found = np.ones(pairs)
     for i in range(pairs):
         columns = rng.integers(len(tokens), size=len(tokens))
         weights = tokens[columns]
         a, b = losses[rng.choice(len(losses), 2, replace=False)][:, columns]
-        moved = (
-            a
-            - b
-            + (np.log(ratio) + np.sqrt(2) * deviation * rng.standard_normal((seeds, 1))) * weights
-        )
+        draws = np.sqrt(2) * deviation * rng.standard_normal((seeds, 1))
+        moved = a - b + (np.log(ratio) + draws) * weights
         if bootstrap.estimate_means(moved, ALPHA, weights).p < ALPHA / (ROWS - 1):
-            found[i] = p_of(moved, weights, measured_noise(deviation, SEEDED_ROWS, rng))
+            found[i] = p_of(moved, weights, measured_noise(deviation, NOISE_ROWS, rng))
     return share(found < ALPHA / PAIRS), share(found < ALPHA / (ROWS - 1))
 
 
 def main(tables: int = 1000) -> None:
     rng = np.random.default_rng(0)
-    sources = [real_rows(real_losses(RESULTS.parent / folder)) for folder in FOLDERS]
-    figures: dict[str, Any] = {"tables": tables, "claimed share of tables that break a tie": ALPHA}
+    sources = [real_rows(real_losses(ROOT / "results" / folder)) for folder in FOLDERS]
+    figures: Figures = {"tables": tables, "claimed share of tables that break a tie": ALPHA}
     for seeds, label in ((1, "one seed"), (SEEDS, "three seeds")):
         for deviation in DEVIATIONS:
             broken = np.zeros((tables, 3), bool)

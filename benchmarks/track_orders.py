@@ -1,5 +1,4 @@
-"""Orders of methods and of tracks in the records of results/tracks, and the number of questions
-that a comparison needs.
+"""Orders of methods and of tracks in results/tracks, and the questions that a comparison needs.
 
 - Rank correlation (Spearman) of the loss in each track with the loss in perplexity, over the
   compressed rows of a model.
@@ -21,10 +20,9 @@ from itertools import combinations
 from operator import truediv
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
-from harness import RESULTS, finish, start
+from harness import ROOT, Figures, finish, start
 from scipy.special import ndtri
 from scipy.stats import spearmanr
 
@@ -44,20 +42,18 @@ PAIRS = (
 )
 """Pairs of rows, with the one that is expected to be worse first."""
 Rows = dict[str, dict[str, tuple[float, float]]]
-"""Loss and its standard error by row and track. The loss in perplexity is in the track
-"perplexity"."""
+"""Loss and its standard error by row and track, and under "perplexity" that in perplexity."""
 
 
 def losses(table: Table) -> Rows:
+    """Return the losses of a table's rows, except files, whose weights are the dense model's."""
     out: Rows = {}
-    for k in profile.rows_of(table):
-        facts = table.rows[k].facts
-        if is_file(table.rows[k].filters):  # its weights are the dense model's
-            continue
-        if facts and facts.loss and facts.loss.low is not None and facts.loss.high is not None:
-            half = (facts.loss.high - facts.loss.low) / 2 / float(ndtri(1 - LEVEL / 2))
+    for row in (table.rows[k] for k in profile.rows_of(table)):
+        facts, loss = row.facts, row.facts.loss if row.facts else None
+        if loss and loss.low is not None and loss.high is not None and not is_file(row.filters):
+            half = (loss.high - loss.low) / 2 / float(ndtri(1 - LEVEL / 2))
             own = {name: (x.loss.value, x.change.stderr) for name, x in facts.tracks.items()}
-            out[table.rows[k].name] = own | {"perplexity": (facts.loss.value, half)}
+            out[row.name] = own | {"perplexity": (loss.value, half)}
     return out
 
 
@@ -75,40 +71,33 @@ def orders_of_methods(rows: Rows) -> dict[str, str]:
     tracks = dict.fromkeys(name for own in rows.values() for name in own if name != "perplexity")
     found = {}
     for track in tracks:
-        kept = [own for own in rows.values() if track in own]
-        if len(kept) > 2:
-            found[track] = with_interval(
-                [own[track] for own in kept], [own["perplexity"] for own in kept]
-            )
+        pairs = [(own[track], own["perplexity"]) for own in rows.values() if track in own]
+        if len(pairs) > 2:
+            found[track] = with_interval(*map(list, zip(*pairs, strict=True)))
     return found
 
 
 def order_of_tracks(one: Rows, other: Rows) -> str:
-    """Return the rank correlation of two models' mean losses by track, over the rows that both
-    have."""
+    """Return the rank correlation of two models' mean losses by track, over the rows of both."""
     shared = [name for name in one if name in other]
-    tracks = set.intersection(*(set(rows[name]) for rows in (one, other) for name in shared)) - {
-        "perplexity"
-    }
+    own = [set(rows[name]) for rows in (one, other) for name in shared]
+    tracks = sorted(set.intersection(*own) - {"perplexity"})
 
     def means(rows: Rows) -> list[tuple[float, float]]:
-        of_track = ([rows[name][track] for name in shared] for track in sorted(tracks))
-        return [
-            (float(np.mean(x)), math.hypot(*e) / len(shared))
-            for x, e in (zip(*v, strict=True) for v in of_track)
-        ]
+        found = []
+        for track in tracks:
+            values, errors = zip(*(rows[name][track] for name in shared), strict=True)
+            found.append((float(np.mean(values)), math.hypot(*errors) / len(shared)))
+        return found
 
-    return (
-        f"{with_interval(means(one), means(other))} over {len(shared)} rows and {len(tracks)} "
-        "tracks"
-    )
+    text = with_interval(means(one), means(other))
+    return f"{text} over {len(shared)} rows and {len(tracks)} tracks"
 
 
 def questions_needed(
     pair: tuple[str, str], records: list[Record], results: ResultSet
-) -> dict[str, Any]:
-    """Return the questions that tell two rows apart in each track, by bits per byte and by
-    accuracy."""
+) -> dict[str, Figures]:
+    """Return the questions that tell two rows apart, by track, bits per byte and accuracy."""
     names = (*pair, "dense dense")
     rows = {name: profile.by_task(r for r in records if _name(r) == name) for name in names}
     found: dict[str, dict[str, list[float]]] = {}
@@ -119,17 +108,16 @@ def questions_needed(
         if "choice" in a:
             right = f"acc_{rows[pair[0]][task][0].notes['ranking']}"
             of_track["accuracy"] += list(b[right] - a[right])
-    return {
-        track: {f"by {kind}": _needed(np.array(x)) for kind, x in kinds.items() if x}
-        for track, kinds in found.items()
-    }
+    needed: dict[str, Figures] = {}
+    for track, kinds in found.items():
+        needed[track] = {f"by {kind}": _needed(np.array(x)) for kind, x in kinds.items() if x}
+    return needed
 
 
 def _name(record: Record) -> str:
     identity = record.identity
-    return f"{identity.method} {identity.pattern}" + (
-        "" if identity.quantizer == "none" else f" {identity.quantizer}"
-    )
+    quantizer = "" if identity.quantizer == "none" else f" {identity.quantizer}"
+    return f"{identity.method} {identity.pattern}{quantizer}"
 
 
 def _sums(answers: list[Record], cost: str) -> list[float]:
@@ -147,10 +135,10 @@ def _needed(differences: np.ndarray) -> int | str:
     return math.ceil(((float(ndtri(1 - LEVEL / 2)) + float(ndtri(POWER))) * spread / mean) ** 2)
 
 
-def main(folders: str = str(RESULTS.parent / "tracks")) -> None:
+def main(folders: str = str(ROOT / "results" / "tracks")) -> None:
     results = board.merge([read(Path(folder)) for folder in folders.split(",")])
     models = dict.fromkeys(r.identity.model for r in results.records)
-    figures: dict[str, Any] = {}
+    figures: Figures = {}
     rows: dict[str, Rows] = {}
     for model in models:
         records = [r for r in results.records if r.identity.model == model]
@@ -159,12 +147,12 @@ def main(folders: str = str(RESULTS.parent / "tracks")) -> None:
         answers = [r for r in records if r.identity.measure == profile.MEASURE and r.status == "ok"]
         run = sum(r.cost.get("tokens", 0) for r in answers)
         alone = sum(r.notes.get("tokens_one_by_one", 0) for r in answers)
+        took = _sums(answers, "wall_s")
+        rates = map(truediv, _sums(answers, "tokens"), took)
         figures[model] = {
             "rows": len(rows[model]),
-            "seconds of a row, one thread (median)": round(median(_sums(answers, "wall_s"))),
-            "tokens/s, one thread (median of rows)": round(
-                median(map(truediv, _sums(answers, "tokens"), _sums(answers, "wall_s")))
-            ),
+            "seconds of a row, one thread (median)": round(median(took)),
+            "tokens/s, one thread (median of rows)": round(median(rates)),
             "tokens run, share of those of each pair alone": round(run / alone, 3),
             "rank correlation with perplexity": orders_of_methods(rows[model]),
         }

@@ -2,7 +2,7 @@
 
 Steps as the model's recipe has them on a CPU (8 x 128 tokens of wiki-mini), with the recipe's
 settings; 2:4, float32 and, as a run with --dtype bfloat16 has it, bfloat16 autocast; all cores.
-Each figure is from another process, after one step that compiles and warms up; the perplexities
+Each figure is from another process, after one step that compiles and warms up. The perplexities
 before and after a training are not counted. The masks that `retrain` holds and `maskllm` starts
 from are magnitude's. What a whole recipe costs is a step's seconds times its 800 steps.
 
@@ -17,10 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import apart, finish, like_a_worker, split, start
+from harness import (
+    MODEL,
+    Figures,
+    apart,
+    finish,
+    like_a_worker,
+    magnitude_masks,
+    make_method,
+    open_model,
+    split,
+    start,
+)
 
-from bench.catalog import registry
-from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from bench.inputs import download
 from bench.planning import recipes
@@ -29,18 +38,14 @@ from bench.system.devices import cores
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
 
-MODEL, PARAMETERS, PATTERN = "smollm2-135m-instruct-q4", 135_000_000, "2:4"
-TRAINED = [
-    name
-    for name, entry in METHODS.items()
-    if "training" in entry.needs
-    and name != "finetune"  # which takes a model that is sparse already
-]
+PARAMETERS, PATTERN = 135_000_000, "2:4"
+# finetune takes a model that is sparse already.
+TRAINED = [n for n, entry in METHODS.items() if "training" in entry.needs and n != "finetune"]
 
 
 @dataclass
 class TokenRates:
-    """The trainer's progress: what a token took."""
+    """The trainer's progress: tokens per second."""
 
     rates: list[float] = field(default_factory=list)
 
@@ -53,17 +58,8 @@ def text(seqlen: int, sequences: int) -> Any:
     from bench.inputs import loading, training_text
 
     tokenizer = loading.load_tokenizer(download.pull(MODEL).folder)
-    corpus, _ = training_text.load(
-        "wiki-mini",
-        tokenizer,
-        "benchmark",
-        need=0,
-        seqlen=seqlen,
-        sequences=sequences,
-        seed=0,
-        data_dir=None,
-    )
-    return corpus
+    sizes = {"need": 0, "seqlen": seqlen, "sequences": sequences, "seed": 0}
+    return training_text.load("wiki-mini", tokenizer, "benchmark", **sizes, data_dir=None)[0]
 
 
 def train(
@@ -72,37 +68,29 @@ def train(
     """Train the model with a method. `retrain` and `maskllm` get magnitude's masks."""
     from bench.inputs import loading
     from methods.contract.method import Budget, Job, Prior
-    from methods.model.targets import dense_weight, find_targets
 
-    found, entry = download.pull(MODEL), registry.lookup("methods", name)
-    opened = found.open()
-    targets = find_targets(opened.config, opened.shapes())
-    model, prior = loading.load(found.folder, compute), None
+    found, _, targets = open_model()
+    model, prior, pattern = loading.load(found.folder, compute), None, Pattern.parse(PATTERN)
     if name in ("retrain", "maskllm"):
-        keep = {
-            t: Pattern.parse(PATTERN).keep(dense_weight(model.get_submodule(t)).abs())
-            for t in targets
-        }
-        prior = Prior(folder=found.folder, masks=keep)
+        masks = magnitude_masks(model, targets, pattern)
+        prior = Prior(folder=found.folder, masks=masks)
     with tempfile.TemporaryDirectory() as room:
-        build(entry, name, settings).apply(
-            model,
-            Job(
-                source=found.folder,
-                pattern=Pattern() if entry.does & Does.LEAVES_DENSE else Pattern.parse(PATTERN),
-                targets=targets,
-                training=corpus,
-                workdir=Path(room),
-                prior=prior,
-                budget=Budget(tokens=steps * corpus.step_tokens),
-                compute=compute,
-                progress=clock,
-                teacher=lambda: loading.load(found.folder, compute),
-            ),
+        job = Job(
+            source=found.folder,
+            pattern=Pattern() if METHODS[name].does & Does.LEAVES_DENSE else pattern,
+            targets=targets,
+            training=corpus,
+            workdir=Path(room),
+            prior=prior,
+            budget=Budget(tokens=steps * corpus.step_tokens),
+            compute=compute,
+            progress=clock,
+            teacher=lambda: loading.load(found.folder, compute),
         )
+        make_method("methods", name, settings).apply(model, job)
 
 
-def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
+def one(name: str, steps: int, dtype: str) -> Figures:
     """Train with a method, and return seconds and megabytes."""
     import torch
 
@@ -114,10 +102,8 @@ def one(name: str, steps: int, dtype: str) -> dict[str, Any]:
     compute = Compute(threads=cores(), dtype=getattr(torch, dtype))
     for count in (1, steps):
         train(name, recipe.methods.get(name, {}), corpus, count, compute, clock)
-    return {
-        "seconds a step": round(corpus.step_tokens / clock.rates[-1], 2),
-        "peak MB": round(provenance.peak_bytes("cpu") / 1e6),
-    }
+    took = round(corpus.step_tokens / clock.rates[-1], 2)
+    return {"seconds a step": took, "peak MB": round(provenance.peak_bytes("cpu") / 1e6)}
 
 
 def main(
@@ -125,12 +111,9 @@ def main(
 ) -> None:
     like_a_worker()
     recipe = recipes.choose(PARAMETERS, "cpu")
-    figures: dict[str, Any] = {
-        "a step": f"{recipe.batch} x {recipe.seqlen} tokens",
-        "pattern": PATTERN,
-        "threads": cores(),
-        "steps timed": steps,
-    }
+    step = f"{recipe.batch} x {recipe.seqlen} tokens"
+    figures: Figures = {"a step": step, "pattern": PATTERN}
+    figures |= {"threads": cores(), "steps timed": steps}
     for name in split(methods, TRAINED):
         figures[name] = {dtype: apart(one, name, steps, dtype) for dtype in dtypes.split(",")}
     finish("trained", figures)

@@ -1,6 +1,6 @@
-"""Zero-shot: `bench run` against the lm-eval command line, whole commands, on the same tasks, data,
-dtype and threads.
+"""Zero-shot: `bench run` against the lm-eval command line, whole commands.
 
+Both have the same tasks, data, dtype and threads.
 tiny answers the tasks of this suite, smollm2-135m-instruct-q4 the first 500 questions of HellaSwag,
 ARC-Easy and PIQA, with data from $BENCH_DATA_DIR or the cache. lm-eval's command against itself is
 the noise.
@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
-from harness import call, finish, in_turn, ratio, split, start
+from harness import MODEL, Figures, call, finish, in_turn, ratio, split, start
 
 from bench.inputs import download, hub, lmeval, tasks
 from bench.inputs.task_yaml import Task, read_task, tasks_root
@@ -42,16 +43,13 @@ class Answers(NamedTuple):
 
 
 def model_of(task: str) -> str:
-    return "tiny" if task in tasks.BUILTIN_TASKS else "smollm2-135m-instruct-q4"
+    return "tiny" if task in tasks.BUILTIN_TASKS else MODEL
 
 
 def ours(task: str, dtype: str, folder: Path) -> Answers:
-    rows = (
-        f"--model {model_of(task)} --methods dense --quant none --measures zeroshot --tasks "
-        f"{task} --dtype {dtype}"
-    )
-    settings = f"--device cpu --set zeroshot.limit={LIMIT} --set threads={cores()}"
-    call("bench", f"run {rows} {settings}", "--results", folder / "r")
+    words = f"run --model {model_of(task)} --methods dense --quant none --measures zeroshot"
+    words += f" --tasks {task} --dtype {dtype} --device cpu --set zeroshot.limit={LIMIT}"
+    call("bench", f"{words} --set threads={cores()}", "--results", folder / "r")
     (record,) = (r for r in ReadOnlyStore(folder / "r") if r.identity.measure == "zeroshot")
     accuracy = next(r.value for r in record.readings if r.metric == "acc")
     return Answers(accuracy or 0.0, record.cost["tokens"])
@@ -60,24 +58,16 @@ def ours(task: str, dtype: str, folder: Path) -> Answers:
 def theirs(task: str, dtype: str, folder: Path) -> Answers:
     model = download.pull(model_of(task)).folder
     name = write_task(task, folder / "tasks")
-    words = (
-        f"run --model hf --device cpu --tasks {name} --batch_size {LM_EVAL_BATCH} --limit {LIMIT}"
-    )
-    files = (
-        "--model_args",
-        f"pretrained={model},dtype={dtype}",
-        "--include_path",
-        folder / "tasks",
-    )
-    threads = {"OMP_NUM_THREADS": str(cores())}
-    call("lm_eval", words, *files, "--output_path", folder / "lm-eval.json", environment=threads)
+    words = f"run --model hf --device cpu --tasks {name} --limit {LIMIT}"
+    words += f" --batch_size {LM_EVAL_BATCH} --model_args pretrained={model},dtype={dtype}"
+    places = ("--include_path", folder / "tasks", "--output_path", folder / "lm-eval.json")
+    call("lm_eval", words, *places, environment={"OMP_NUM_THREADS": str(cores())})
     (file,) = folder.glob("**/lm-eval*.json")
     return Answers(json.loads(file.read_text())["results"][name]["acc,none"], None)
 
 
 def find(name: str) -> tuple[Task, Path]:
-    """Return a task of lm-eval, and the folder of its data, or end the program if that is not
-    here."""
+    """Return a task of lm-eval and the folder of its data, or exit if that is missing."""
     task = read_task(name, tasks.TASK_FILES[name])
     data = tasks.data_folder(task, hub.mirror(None))
     if data is None:
@@ -86,30 +76,28 @@ def find(name: str) -> tuple[Task, Path]:
 
 
 def write_task(name: str, folder: Path) -> str:
-    """Write a task's YAML for lm-eval's command into a new folder. Returns the task's name
-    there."""
+    """Write a task's YAML for lm-eval into a new folder. Returns the task's name there."""
     folder.mkdir()
-    if name in tasks.BUILTIN_TASKS:
-        (folder / f"{name}.yaml").write_text(
-            yaml.safe_dump(lmeval.read_config(read_task(name, "")))
-        )
-        return name
-    task, data = find(name)
-    text = LOCAL_YAML.format(file=tasks_root() / task.file, name=name, data=data.resolve())
+    builtin = name in tasks.BUILTIN_TASKS
+    if builtin:
+        text = yaml.safe_dump(lmeval.read_config(read_task(name, "")))
+    else:
+        task, data = find(name)
+        text = LOCAL_YAML.format(file=tasks_root() / task.file, name=name, data=data.resolve())
     (folder / f"{name}.yaml").write_text(text)
-    return f"{name}_here"
+    return name if builtin else f"{name}_here"
 
 
-def compare(task: str, dtype: str, rounds: int) -> dict[str, Any]:
+def compare(task: str, dtype: str, rounds: int) -> Figures:
+    """Run a task by both commands in turn."""
     answers: dict[str, Answers] = {}
 
     def go(name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             answers[name] = (ours if name == "ours" else theirs)(task, dtype, Path(folder))
 
-    times = in_turn(
-        {name: lambda n=name: go(n) for name in ("ours", "lm-eval", "lm-eval again")}, rounds
-    )
+    commands = ("ours", "lm-eval", "lm-eval again")
+    times = in_turn({name: partial(go, name) for name in commands}, rounds)
     accuracy = f"{answers['ours'].accuracy:.4g}, {answers['lm-eval'].accuracy:.4g}"
     return {
         f"{task} on {model_of(task)}: acc of ours, of lm-eval": accuracy,
@@ -125,7 +113,7 @@ def main(rounds: int = 3, tasks: str = ",".join(TASKS), dtype: str = "float32") 
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             write_task(name, Path(folder) / "tasks")  # before hours are spent, is the data here?
-    figures: dict[str, Any] = {"questions at most": LIMIT, "threads": cores(), "dtype": dtype}
+    figures: Figures = {"questions at most": LIMIT, "threads": cores(), "dtype": dtype}
     for name in names:
         figures |= compare(name, dtype, rounds)
     finish("zeroshot", figures)

@@ -1,6 +1,6 @@
-"""Agreement of packed scoring with lm-eval's model class: smollm2-135m-instruct-q4, the first 500
-questions of three tasks.
+"""Agreement of packed scoring with lm-eval's model class on a dense model.
 
+smollm2-135m-instruct-q4 answers the first 500 questions of three tasks.
 In float32: how far the log-likelihoods are apart, and how many questions are judged otherwise. In
 bfloat16: how many are, and by how much lm-eval preferred its answer to ours. The data is in
 $BENCH_DATA_DIR or in the cache.
@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from harness import finish, like_a_worker, start
+from harness import MODEL, Figures, finish, like_a_worker, significant, start
 from lm_eval.models.huggingface import HFLM
 from zeroshot import LIMIT, LM_EVAL_BATCH, REAL_TASKS, find
 
@@ -38,17 +38,18 @@ class TaskAnswers(NamedTuple):
     samples: tuple[lmeval.Sample, ...]
 
     def choices(self) -> list[list[float]]:
-        """Log-likelihoods of each question's continuations."""
+        """Return the log-likelihoods of each question's continuations."""
+        found = []
         rows = zip(self.pairs, self.answers, strict=True)
-        return [
-            [answer for _, (answer, _) in group]
-            for _, group in groupby(rows, key=lambda row: row[0][0])
-        ]
+        for _, group in groupby(rows, key=lambda row: row[0][0]):
+            found.append([answer for _, (answer, _) in group])
+        return found
 
 
 def run(
     model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]
 ) -> TaskAnswers:
+    """Let lm-eval make the requests of a task, and answer them."""
     kept: list[Any] = []
 
     def scorer(pairs: Pairs, max_length: int) -> Iterator[tuple[int, float, bool]]:
@@ -56,22 +57,18 @@ def run(
         kept.extend((pairs, answers))
         yield from ((number, *one) for number, one in enumerate(answers))
 
-    scores = lmeval.evaluate(
-        model, tokenizer, *find(name), LM_EVAL_BATCH, limit, NoProgress(), scorer
-    )
+    how = (LM_EVAL_BATCH, limit, NoProgress(), scorer)
+    scores = lmeval.evaluate(model, tokenizer, *find(name), *how)
     return TaskAnswers(*kept, scores.samples)
 
 
 def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[TaskAnswers, TaskAnswers]:
-    """Ours and lm-eval's."""
+    """Return our answers and lm-eval's."""
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=LM_EVAL_BATCH)
 
     def packed(pairs: Pairs, max_length: int) -> Answers:
-        found = {
-            number: answer
-            for number, *answer in packed_scoring.score(model, pairs, max_length, CAPACITY)
-        }
-        return [(found[i][0], found[i][1]) for i in range(len(pairs))]
+        scores = packed_scoring.score(model, pairs, max_length, CAPACITY)
+        return [(value, greedy) for _, value, greedy in sorted(scores)]
 
     def theirs(pairs: Pairs, _: int) -> Answers:
         return lm._loglikelihood_tokens([(None, *pair) for pair in pairs], disable_tqdm=True)  # type: ignore[no-any-return]
@@ -80,18 +77,16 @@ def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[TaskAnswers
 
 
 def count_flips(dtype: str, one: TaskAnswers, other: TaskAnswers) -> dict[str, int]:
-    """Questions judged otherwise, by metric."""
-    pairs = list(zip(one.samples, other.samples, strict=True))
-    counts = {
-        metric: sum(a.scores[metric] != b.scores[metric] for a, b in pairs)
-        for metric in pairs[0][0].scores
-    }
-    return {f"{dtype}, questions with another {metric}": count for metric, count in counts.items()}
+    """Return the number of questions judged otherwise, by metric."""
+    pairs, counts = list(zip(one.samples, other.samples, strict=True)), {}
+    for metric in pairs[0][0].scores:
+        differ = [a for a, b in pairs if a.scores[metric] != b.scores[metric]]
+        counts[f"{dtype}, questions with another {metric}"] = len(differ)
+    return counts
 
 
 def margins(judge: TaskAnswers, other: TaskAnswers) -> list[float]:
-    """Return by how much `judge` prefers its choice to that of `other`, for questions on which they
-    differ."""
+    """Return by how much `judge` prefers its choice, for questions on which the two differ."""
     found = []
     for a, b in zip(judge.choices(), other.choices(), strict=True):
         mine, others = a.index(max(a)), b.index(max(b))
@@ -100,12 +95,14 @@ def margins(judge: TaskAnswers, other: TaskAnswers) -> list[float]:
     return sorted(found)
 
 
-def describe(values: list[float]) -> str:
+def describe(judge: TaskAnswers, other: TaskAnswers) -> str:
+    values = margins(judge, other)
     return f"{len(values)}, at {median(values):.2g} nats (to {max(values):.2g})" if values else "0"
 
 
-def compare(name: str, limit: int) -> dict[str, Any]:
-    folder = download.pull("smollm2-135m-instruct-q4").folder
+def compare(name: str, limit: int) -> Figures:
+    """Return how far ours and lm-eval's answers to a task are apart."""
+    folder = download.pull(MODEL).folder
     tokenizer = loading.load_tokenizer(folder)
     ours, theirs = both(loading.load(folder, Compute()), tokenizer, name, limit)
     inputs = [(context + continuation)[:-1] for context, continuation in ours.pairs]
@@ -116,25 +113,21 @@ def compare(name: str, limit: int) -> dict[str, Any]:
     ours_16, theirs_16 = both(model, tokenizer, name, limit)
     return {
         "tokens, packed / each pair": round(sum(map(len, trees)) / sum(map(len, inputs)), 3),
-        "float32, log-likelihoods apart at most": float(f"{max(apart):.1e}"),
+        "float32, log-likelihoods apart at most": significant(max(apart)),
         "float32, greedy flags that differ": sum(greedy),
         **count_flips("float32", ours, theirs),
         **count_flips("bfloat16", ours_16, theirs_16),
-        "bfloat16, other choices than lm-eval's, and its margins": describe(
-            margins(theirs_16, ours_16)
-        ),
-        "other choices than in float32, bfloat16 of lm-eval": describe(margins(theirs, theirs_16)),
-        "other choices than in float32, bfloat16 of ours": describe(margins(ours, ours_16)),
+        "bfloat16, other choices than lm-eval's, and its margins": describe(theirs_16, ours_16),
+        "other choices than in float32, bfloat16 of lm-eval": describe(theirs, theirs_16),
+        "other choices than in float32, bfloat16 of ours": describe(ours, ours_16),
     }
 
 
 def main(questions: int = LIMIT, tasks: str = ",".join(REAL_TASKS)) -> None:
     like_a_worker()
     torch.set_num_threads(cores())
-    figures: dict[str, Any] = {"questions": questions}
-    for name in tasks.split(","):
-        figures[name] = compare(name, questions)
-    finish("zeroshot_agreement", figures)
+    answers = {name: compare(name, questions) for name in tasks.split(",")}
+    finish("zeroshot_agreement", {"questions": questions} | answers)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Draw docs/imports.svg: packages as boxes, in the layers of pyproject.toml, and their imports as
-arrows.
+"""Draw docs/imports.svg: packages as boxes, in the layers of pyproject.toml, and imports as arrows.
 
 python scripts/import_graph.py          write it
 python scripts/import_graph.py --check  exit 1 if it is stale
@@ -34,11 +33,9 @@ COLORS = {"methods": "#009e73", "cast": "#e69f00", "baselines": "#e69f00"}
 
 
 def layers() -> Rows:
-    """Return the rows from top to bottom, from the contracts of import-linter. `bench` becomes the
-    layers inside it."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
-        "contracts"
-    ]
+    """Return the rows from the contracts of import-linter, top first, `bench` as its layers."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
     kinds = [c for c in contracts if c["type"] == "layers"]
     outside = next(c["layers"] for c in kinds if "bench" in c["layers"])
     inside: list[str] = next((c["layers"] for c in kinds if c.get("containers") == ["bench"]), [])
@@ -52,17 +49,14 @@ def layers() -> Rows:
 
 
 def names(layer: str) -> list[str]:
-    """Return the packages of a layer: "a | b", "a : b" if they may import each other, "(a)" if it
-    may be missing."""
+    """Return the packages of a layer: "a | b", "a : b" if they may import each other, "(a)"."""
     return [name.strip(" ()") for name in re.split(r"[|:]", layer)]
 
 
 def imports(rows: Rows) -> set[Edge]:
-    """Return pairs of boxes: the first imports the second. Modules outside every box are left out
-    (bench/__main__.py).
+    """Return pairs of boxes: the first imports the second. Exit if an import does not point down.
 
-    Raises:
-        SystemExit: an import does not point down.
+    Modules outside every box are left out (bench/__main__.py).
     """
     level = {name: i for i, row in enumerate(rows) for name in row}
     graph = grimp.build_graph(*sorted({name.partition(".")[0] for name in level}), cache_dir=None)
@@ -83,54 +77,39 @@ def box_of(module: str, boxes: Iterable[str]) -> str | None:
 
 
 def place(rows: Rows) -> dict[str, tuple[float, float]]:
-    """Put each row in the middle of the picture. Returns the middle of each box, in pixels from the
-    bottom left."""
+    """Return the middle of each box, in pixels from the bottom left, with rows in the middle."""
     at = {}
     for i, row in enumerate(rows):
+        # Rows of one box are shifted, so that an arrow that passes a row is seen beside its box.
+        alone = len(row) == 1 and i < len(rows) - 1
+        shift = 0.11 * WIDTH * (-1) ** i if alone else 0.0
         for k, name in enumerate(row):
-            # Rows of one box are shifted, so that an arrow that passes a row is seen beside its
-            # box.
-            shift = 0.11 * WIDTH * (-1) ** i if len(row) == 1 and i < len(rows) - 1 else 0.0
-            at[name] = (
-                WIDTH / 2 + shift + (k - (len(row) - 1) / 2) * WIDTH / 3.2,
-                (len(rows) - i - 0.5) * ROW,
-            )
+            x = WIDTH / 2 + shift + (k - (len(row) - 1) / 2) * WIDTH / 3.2
+            at[name] = x, (len(rows) - i - 0.5) * ROW
     return at
 
 
 def draw() -> str:
-    rows = layers()
-    edges = imports(rows)
-    at = place(rows)
+    """Return the picture as an SVG file."""
+    rows, light = layers(), drawing.LIGHT
+    edges, at = imports(rows), place(rows)
     figure, ((panel,),) = drawing.new_figure(WIDTH, ROW * len(rows))
     panel.set(xlim=(0, WIDTH), ylim=(0, ROW * len(rows)))
     panel.set_axis_off()
-    half = BOX_HEIGHT / 2
+    arrow = {"arrowstyle": "-|>", "color": light["blue"], "linewidth": 1}
+    arrow |= {"shrinkA": 0, "shrinkB": 0}
     for a, b in sorted(networkx.transitive_reduction(networkx.DiGraph(edges)).edges):
         (x0, y0), (x1, y1) = at[a], at[b]
-        bend = 0.0 if y0 - y1 < 1.5 * ROW else 0.18 if x0 < WIDTH / 2 else -0.18
-        arrow = {
-            "arrowstyle": "-|>",
-            "color": drawing.LIGHT["blue"],
-            "connectionstyle": f"arc3,rad={bend}",
-        }
-        panel.annotate(
-            "",
-            (x1, y1 + half),
-            (x0, y0 - half),
-            arrowprops=arrow | {"shrinkA": 0, "shrinkB": 0, "linewidth": 1},
-        )
+        bend = 0.0
+        if y0 - y1 >= 1.5 * ROW:
+            bend = 0.18 if x0 < WIDTH / 2 else -0.18
+        ends = (x1, y1 + BOX_HEIGHT / 2), (x0, y0 - BOX_HEIGHT / 2)
+        panel.annotate("", *ends, arrowprops=arrow | {"connectionstyle": f"arc3,rad={bend}"})
     for name, (x, y) in at.items():
         short = name.partition(".")[2] or name
-        box = {"boxstyle": "round,pad=0.35", "facecolor": drawing.LIGHT["paper"]}
-        panel.text(
-            x,
-            y,
-            short,
-            ha="center",
-            va="center",
-            bbox=box | {"edgecolor": COLORS.get(short, drawing.LIGHT["soft"])},
-        )
+        box = {"boxstyle": "round,pad=0.35", "facecolor": light["paper"]}
+        box["edgecolor"] = COLORS.get(short, light["soft"])
+        panel.text(x, y, short, ha="center", va="center", bbox=box)
     return drawing.to_file(drawing.to_svg(figure, "Packages and their imports"))
 
 

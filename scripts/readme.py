@@ -66,8 +66,9 @@ def figures() -> dict[Path, str]:
     fronts |= {name: one.svg for name, _, one in tables.profile_figures(tables.PROFILES)}
     drawn |= {name: drawing.to_file(svg) for name, svg in fronts.items()}
     fit, holdout, _ = tables.fit_law(tables.SCALING)
-    trials = tables.read_trials(tables.SEARCH)
-    values = {one.method: [trial.value for trial in one.trials] for one in trials}
+    values = {}
+    for one in tables.read_trials(tables.SEARCH):
+        values[one.method] = [trial.value for trial in one.trials]
     with temporary_folder("figures") as room:
         law = draw_scaling(fit, room / "scaling.svg", tables.METHOD, tables.CONTROL, holdout)
         searched = draw_search(values, room / "search.svg")

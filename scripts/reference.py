@@ -1,14 +1,7 @@
-"""Text of the pages that describes the catalog, the program and the public names. scripts/readme.py
-writes it.
+"""Text of the pages that describes the catalog, the program and the public names.
 
-<!-- overview: methods -->     table of all names of a section: methods, quantizers or measures
-<!-- facts: methods wanda -->  source, cost, needs and settings of a name, and the docstring of its
-class <!-- unwritten: methods -->    the same for all names that no page describes, each under a
-heading <!-- training -->              settings of every method that trains <!-- commands -->
-every command and option <!-- settings -->              every setting of a run <!-- tracks -->
-table of the tasks of every track <!-- families -->              table of what works on which family
-of models <!-- public -->                signatures and docstrings of the public names <!--
-notebook: api.ipynb -->   cells of a notebook
+A function of BLOCKS makes the text between two comments of a page. Its arguments are the words of
+the comment: <!-- facts: methods wanda -->. `python scripts/readme.py --list` lists all.
 """
 
 from __future__ import annotations
@@ -44,40 +37,32 @@ DOCS = ROOT / "docs"
 FLAGS = {"methods": "--methods", "quantizers": "--quant", "measures": "--measures"}
 FACTS = re.compile(r"^<!-- facts: (\w+) (\S+) -->$", re.MULTILINE)
 COST = f"cost, estimated for {method_cost.MODEL}"
-BOUNDS = (
-    ("minimum", "from"),
-    ("exclusiveMinimum", "above"),
-    ("maximum", "to"),
-    ("exclusiveMaximum", "below"),
-)
-TYPES = {
-    "number": "number",
-    "integer": "whole number",
-    "boolean": "true or false",
-    "string": "text",
-    "null": "empty",
-}
+BOUNDS = {"minimum": "from", "exclusiveMinimum": "above"}
+BOUNDS |= {"maximum": "to", "exclusiveMaximum": "below"}
+TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false"}
+TYPES |= {"string": "text", "null": "empty"}
+SETTING_COLUMNS = ("setting", "default", "allowed")
+
+
+def escape_outside_code(text: str, characters: str) -> str:
+    """Put a backslash before these characters, except in `code`."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(p if p.startswith("`") else re.sub(characters, r"\\\1", p) for p in parts)
 
 
 def escape(text: str) -> str:
-    """Return plain text as one line of Markdown: outside `code` it has no tag, equation, link or
-    emphasis."""
-    parts = re.split(r"(`[^`]*`)", " ".join(text.split()))
-    return "".join(
-        p if p.startswith("`") else re.sub(r"([\\<>$*_\[\]#])", r"\\\1", p) for p in parts
-    )
+    """Return plain text as one line of Markdown, without tag, equation, link or emphasis."""
+    return escape_outside_code(" ".join(text.split()), r"([\\<>$*_\[\]#])")
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """Return a table of cells that are Markdown already."""
     titles = list(header)
-    lines = [titles, ["---"] * len(titles), *map(list, rows)]
-    return (
-        "\n".join(
-            f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-        )
-        + "\n"
-    )
+    lines = []
+    for line in (titles, ["---"] * len(titles), *rows):
+        cells = (cell.replace("|", r"\|") for cell in line)
+        lines.append(f"| {' | '.join(cells)} |\n")
+    return "".join(lines)
 
 
 def typed(value: Any) -> str:
@@ -97,10 +82,8 @@ def facts(section: str, name: str) -> str:
     """
     known = registry.SECTIONS[section]
     if name not in known:
-        raise LookupError(
-            f"{name!r} is not in {section} of bench/catalog/entries.py: correct or remove its "
-            "section"
-        )
+        where = f"{section} of bench/catalog/entries.py"
+        raise LookupError(f"{name!r} is not in {where}: correct or remove its section")
     entry = known[name]
     rows = [("command line", f"`{FLAGS[section]} {_typed_name(name, entry)}`")]
     if entry.presets:
@@ -116,57 +99,49 @@ def facts(section: str, name: str) -> str:
         parts.append(text)
     if kind and section != "measures":
         if own := list(_fields_of(kind)):
-            parts.append(table(("setting", "default", "allowed"), own))
+            parts.append(table(SETTING_COLUMNS, own))
         if issubclass(kind, Settings):
-            parts.append(
-                "It also has [the settings of "
-                "training](../settings.md#settings-of-methods-that-train)."
-            )
+            link = "../settings.md#settings-of-methods-that-train"
+            parts.append(f"It also has [the settings of training]({link}).")
     return "\n\n".join(parts) + "\n"
 
 
 def training() -> str:
     """Return the settings of every method that trains."""
-    fields = table(("setting", "default", "allowed"), _fields_of(Settings))
+    fields = table(SETTING_COLUMNS, _fields_of(Settings))
     return "\n\n".join((_docstring(TrainingSettings), _docstring(Settings), fields))
 
 
 def overview(section: str) -> str:
     """Return a table of a section, without the columns that are empty."""
     written = _pages()
-    header = ["name", "what it does", "needs", "source"]
-    rows = [
-        [
-            f"[{name}]({written.get((section, name), '')}#{name})",
-            escape(entry.about),
-            ", ".join(entry.needs_with({})),
-            _paper(entry),
-        ]
-        for name, entry in registry.SECTIONS[section].items()
-    ]
-    used = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    return table((header[i] for i in used), ([row[i] for i in used] for row in rows))
+    header, rows = ["name", "what it does", "needs", "source"], []
+    for name, entry in registry.SECTIONS[section].items():
+        link = f"[{name}]({written.get((section, name), '')}#{name})"
+        needs = ", ".join(entry.needs_with({}))
+        rows.append([link, escape(entry.about), needs, _paper(entry)])
+    columns = zip(header, *rows, strict=True)
+    used = [column for column in columns if any(column[1:])]
+    titles, *cells = zip(*used, strict=True)
+    return table(titles, cells)
 
 
 def unwritten(section: str) -> str:
     """Return the facts of each name that no page has, under headings; "" if there is none."""
-    written = _pages()
-    missing = {
-        n: entry for n, entry in registry.SECTIONS[section].items() if (section, n) not in written
-    }
-    parts = [
-        f"### {n}\n\n{escape(entry.about)}.\n\n{facts(section, n)}" for n, entry in missing.items()
-    ]
+    written, parts = _pages(), []
+    for name, entry in registry.SECTIONS[section].items():
+        if (section, name) not in written:
+            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{facts(section, name)}")
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
 
 
 def _pages() -> dict[tuple[str, str], str]:
-    """Return the page that has the facts of each (section, name), relative to the folder of the
-    section's overview."""
-    pages = {path: path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
-    return {
-        tuple(found): path.name for path, text in pages.items() for found in FACTS.findall(text)
-    }
+    """Return the page of each (section, name), relative to the folder of the section's overview."""
+    pages = {}
+    for path in sorted(DOCS.rglob("*.md")):
+        for found in FACTS.findall(path.read_text(encoding="utf-8")):
+            pages[tuple(found)] = path.name
+    return pages
 
 
 def _docstring(kind: type) -> str:
@@ -175,22 +150,17 @@ def _docstring(kind: type) -> str:
 
 
 def _fields_of(kind: type) -> Iterator[tuple[str, str, str]]:
-    """Yield (name as typed, default, allowed values) of each field that the class adds to
-    `Settings`."""
+    """Yield the typed name, default and allowed values of each field that is not in `Settings`."""
     trains = issubclass(kind, Settings) and kind is not Settings
     inherited = {f.name: f.default for f in dataclasses.fields(Settings)} if trains else {}
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
         if field.name in inherited and inherited[field.name] == field.default:
             continue
-        default = (
-            "" if field.default in (dataclasses.MISSING, None, "") else f"`{typed(field.default)}`"
-        )
-        yield (
-            f"`{field.name.rstrip('_')}`",
-            default,
-            _allowed(TypeAdapter(hints[field.name]).json_schema()),
-        )
+        empty = field.default in (dataclasses.MISSING, None, "")
+        default = "" if empty else f"`{typed(field.default)}`"
+        allowed = _allowed(TypeAdapter(hints[field.name]).json_schema())
+        yield f"`{field.name.rstrip('_')}`", default, allowed
 
 
 def _allowed(schema: dict[str, Any]) -> str:
@@ -201,7 +171,7 @@ def _allowed(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{v}`" for v in schema.get("enum", [schema.get("const")]))
     if "description" in schema:
         return escape(schema["description"])
-    bounds = [f"{word} {schema[key]:g}" for key, word in BOUNDS if key in schema]
+    bounds = [f"{word} {schema[key]:g}" for key, word in BOUNDS.items() if key in schema]
     return " ".join([TYPES[schema["type"]], *bounds])
 
 
@@ -216,8 +186,7 @@ def _paper(entry: CatalogEntry) -> str:
 
 
 def _typed_name(name: str, entry: CatalogEntry) -> str:
-    """Return the name with what must be typed behind it: its folder, its settings, or a method
-    before it."""
+    """Return the name with what must be typed behind it: a file, or the method before it."""
     if entry.file and entry.file.required:
         return f"{name}:{entry.file.field}={'DIR' if Does.IMPORTS in entry.does else 'FILE'}"
     return f"{name}:from=wanda" if Does.REFINES in entry.does and not entry.after else name
@@ -226,9 +195,8 @@ def _typed_name(name: str, entry: CatalogEntry) -> str:
 def commands() -> str:
     """Return the reference of the command line, without its title and its lists of commands."""
     program = typer.main.get_command(main.app)
-    text = registry.fill_in(
-        get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
-    )
+    whole = get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
+    text = registry.fill_in(whole)
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
@@ -236,8 +204,7 @@ def commands() -> str:
 
 def _escape_help(text: str) -> str:
     """Return help text with headings one level lower. A `<` or a `$` outside code is plain text."""
-    parts = re.split(r"(`[^`]*`)", re.sub(r"^#", "##", text, flags=re.MULTILINE))
-    return "".join(p if p.startswith("`") else re.sub(r"([<$])", r"\\\1", p) for p in parts)
+    return escape_outside_code(re.sub(r"^#", "##", text, flags=re.MULTILINE), r"([<$])")
 
 
 def settings() -> str:
@@ -246,11 +213,8 @@ def settings() -> str:
 
 
 def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    notes = _attribute_docstrings(model)
-    defaults = {
-        name: field.get_default(call_default_factory=True)
-        for name, field in model.model_fields.items()
-    }
+    notes, fields = _attribute_docstrings(model), model.model_fields
+    defaults = {name: one.get_default(call_default_factory=True) for name, one in fields.items()}
     for name, default in sorted(defaults.items(), key=lambda item: isinstance(item[1], BaseModel)):
         if isinstance(default, BaseModel):
             yield from _settings(type(default), f"{name}.")
@@ -265,12 +229,9 @@ def _attribute_docstrings(kind: type) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     notes = {}
     for field, after in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(field, ast.AnnAssign)
-            and isinstance(after, ast.Expr)
-            and isinstance(after.value, ast.Constant)
-        ):
-            notes[ast.unparse(field.target)] = str(after.value.value)
+        text = after.value if isinstance(after, ast.Expr) else None
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Constant):
+            notes[ast.unparse(field.target)] = str(text.value)
     return notes
 
 
@@ -279,54 +240,41 @@ def tracks() -> str:
     rows = []
     for name, task in all_tasks().items():
         track, _, short = name.partition("/")
-        rows.append(
-            (track, f"`{short}`", escape(task.title), str(task.shots), escape(task.licence))
-        )
+        cells = (escape(task.title), str(task.shots), escape(task.licence))
+        rows.append((track, f"`{short}`", *cells))
     return table(("track", "task", "data", "shots", "licence of the texts"), rows)
 
 
 def families() -> str:
-    """Return a table of every family: each part of the suite works on it, or is refused in a
-    sentence."""
-    rows: dict[str, dict[str, Any]] = json.loads(
-        (ROOT / "results/families.json").read_text(encoding="utf-8")
-    )
-    columns = list(next(iter(rows.values()))["cells"])
-    return table(
-        ("family", *columns),
-        ((f"`{name}`", *map(escape, row["cells"].values())) for name, row in rows.items()),
-    )
+    """Return what works on each family of models, and what is refused in which sentence."""
+    text = (ROOT / "results/families.json").read_text(encoding="utf-8")
+    cells = {name: row["cells"] for name, row in json.loads(text).items()}
+    rows = [(f"`{name}`", *map(escape, own.values())) for name, own in cells.items()]
+    return table(("family", *next(iter(cells.values()))), rows)
 
 
 def public() -> str:
     """Return a section for each public name, in the order of pyproject.toml."""
-    names = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
-        "cast-bench"
-    ]["public"]
-    return "\n".join(_public(name) for name in names)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return "\n".join(map(_public, project["tool"]["cast-bench"]["public"]))
 
 
 def _public(name: str) -> str:
     module, _, attribute = name.rpartition(".")
     target = getattr(import_module(module), attribute)
-    parts = [
-        f"### {name}",
-        f"```python\n{attribute}{_signature(target)}\n```",
-        *_paragraphs(target),
-    ]
+    code = f"```python\n{attribute}{_signature(target)}\n```"
+    parts = [f"### {name}", code, *_paragraphs(target)]
     if inspect.isclass(target) and not issubclass(target, BaseModel):
-        notes = [
-            f"- `{field}`: {escape(note)}" for field, note in _attribute_docstrings(target).items()
-        ]
-        parts += ["\n".join(notes)] if notes else []
+        notes = _attribute_docstrings(target).items()
+        lines = [f"- `{field}`: {escape(note)}" for field, note in notes]
+        parts += ["\n".join(lines)] if lines else []
     if inspect.isclass(target):
         for member, value in vars(target).items():
-            function = (
-                value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-            )
+            is_property = isinstance(value, property)
+            function = value.fget if is_property else getattr(value, "__func__", value)
             if inspect.isfunction(function) and function.__doc__ and not member.startswith("_"):
-                shown = member if isinstance(value, property) else f"{member}{_signature(function)}"
-                parts += [f"`{attribute}.{shown}`", *_paragraphs(function)]
+                signature = "" if is_property else _signature(function)
+                parts += [f"`{attribute}.{member}{signature}`", *_paragraphs(function)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -338,16 +286,15 @@ def _signature(target: Any) -> str:
         return "(**settings)"
     text = re.sub(r"ForwardRef\('([^']*)'\)", r"\1", str(inspect.signature(target)))
     text = re.sub(r"""(: |-> )(['"])(.*?)\2""", r"\1\3", text).replace("mappingproxy({})", "{}")
-    return (
-        re.sub(r" = <[^>]*>", " = ...", text)
-        .replace("PosixPath(", "Path(")
-        .removesuffix(" -> None")
-    )
+    text = re.sub(r" = <[^>]*>", " = ...", text).replace("PosixPath(", "Path(")
+    return text.removesuffix(" -> None")
 
 
 def _paragraphs(target: Any) -> Iterator[str]:
-    """Yield a docstring as Markdown: an indented example becomes a code block, "Args:" and
-    "Raises:" become lists."""
+    """Yield a docstring as Markdown, with a code block for an indented example, and lists.
+
+    "Args:" and "Raises:" become lists.
+    """
     text = inspect.cleandoc(target.__doc__ or "")
     if inspect.isclass(target) and text.startswith(f"{target.__name__}("):
         return  # generated by dataclass
@@ -355,21 +302,15 @@ def _paragraphs(target: Any) -> Iterator[str]:
         head, _, rest = paragraph.partition("\n")
         if head in ("Args:", "Raises:"):
             lines = re.split(r"\n(?! )", textwrap.dedent(rest))
-            yield f"{head}\n\n" + "\n".join(
-                f"- `{n}`: {escape(t)}" for n, _, t in (line.partition(": ") for line in lines)
-            )
-            continue
-        if paragraph.startswith("- "):
-            yield "\n".join(
-                f"- {escape(item)}" for item in re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:]
-            )
-            continue
-        for part in re.split(r"\n\n+(?=    )", paragraph, maxsplit=1):
-            yield (
-                f"```text\n{textwrap.dedent(part).strip()}\n```"
-                if part.startswith("    ")
-                else escape(part)
-            )
+            pairs = [line.partition(": ") for line in lines]
+            yield f"{head}\n\n" + "\n".join(f"- `{n}`: {escape(text)}" for n, _, text in pairs)
+        elif paragraph.startswith("- "):
+            items = re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:]
+            yield "\n".join(f"- {escape(item)}" for item in items)
+        else:
+            for part in re.split(r"\n\n+(?=    )", paragraph, maxsplit=1):
+                code = f"```text\n{textwrap.dedent(part).strip()}\n```"
+                yield code if part.startswith("    ") else escape(part)
 
 
 def notebook(name: str) -> str:
@@ -384,19 +325,6 @@ def notebook(name: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-BLOCKS = {
-    make.__name__: make
-    for make in (
-        overview,
-        facts,
-        unwritten,
-        training,
-        commands,
-        settings,
-        tracks,
-        families,
-        public,
-        notebook,
-    )
-}
+MAKERS = (overview, facts, unwritten, training, commands, settings, tracks, families)
+BLOCKS = {make.__name__: make for make in (*MAKERS, public, notebook)}
 """Functions that make the text, by the word in the comment."""

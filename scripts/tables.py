@@ -137,8 +137,8 @@ def leaders(*folders: str) -> str:
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:
         named = [i for i, header in enumerate(whole.headers) if header.startswith(name)]
-        filled = [any(line[i] != table.ABSENT for line in whole.lines[:MAX_LEADERS]) for i in named]
-        if named and filled[0]:
+        cells = {line[i] for i in named[:1] for line in whole.lines[:MAX_LEADERS]}
+        if cells - {table.ABSENT}:
             shown.append(named[0])
     lines = [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
     first = replace(whole, headers=[whole.headers[i] for i in shown], lines=lines, notes=())
@@ -369,7 +369,8 @@ def transforms(folder: str) -> str:
                 by_transform = rows.setdefault(name, {})
                 by_transform.setdefault(transform, {})[record.identity.seed] = record
         alone = {name: row[NONE] for name, row in rows.items() if NONE in row}
-        names = [name for name in TRANSFORMS if any(name in row for row in rows.values())]
+        used = {transform for row in rows.values() for transform in row}
+        names = [name for name in TRANSFORMS if name in used]
         lines = []
         for name, before in sorted(alone.items(), key=lambda row: mean(row[1])):
             cells = [name, f"{mean(before):.2f}{minutes(before)}"]

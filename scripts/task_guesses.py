@@ -29,17 +29,13 @@ def main() -> None:
     for folder in sorted(path.parent for path in (ROOT / "results").glob("*/records")):
         side = result_arguments.read(folder)
         for record in side.records:
-            of_task = (
-                record.identity.measure == "zeroshot"
-                and record.status == "ok"
-                and "chance" not in record.notes
-            )
-            if not of_task:
+            answers = record.identity.measure == "zeroshot" and record.status == "ok"
+            if not answers or "chance" in record.notes:
                 continue
             name, limit = record.identity.protocol.name, record.identity.protocol.limit
             data = record.key_inputs["measure"]["content"]
-            of_data = known.setdefault(name, {}).setdefault(data, {})
-            if str(limit or "all") in of_data:
+            asked = str(limit or "all")
+            if asked in known.get(name, {}).get(data, {}):
                 continue
             task = read_task(name, tasks.TASK_FILES.get(name, ""))
             guess, hashes = lmeval.guesses(task, tasks.data_folder(task, mirror), limit)
@@ -48,14 +44,10 @@ def main() -> None:
             own = {str(item).partition("#")[0] for item in side.items(record).ids}
             if own != set(hashes):
                 sys.exit(f"{name} of {folder.name}: other questions than in {mirror}")
-            of_data[str(limit or "all")] = {
-                "chance": round(guess[0], 6),
-                "majority": round(guess[1], 6),
-            }
-    known = {
-        name: {data: of for data, of in by_data.items() if of} for name, by_data in known.items()
-    }
-    text = json.dumps({name: of for name, of in known.items() if of}, indent=1, sort_keys=True)
+            chance, majority = (round(share, 6) for share in guess)
+            of_data = known.setdefault(name, {}).setdefault(data, {})
+            of_data[asked] = {"chance": chance, "majority": majority}
+    text = json.dumps(known, indent=1, sort_keys=True)
     guessing.KNOWN.write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,11 +1,11 @@
-"""Train `tiny`, the bundled LLaMA of 0.9 million parameters, on wiki-mini: python
-scripts/train_tiny.py
+"""Train `tiny`, the bundled LLaMA of 0.9 million parameters, on wiki-mini.
+
+python scripts/train_tiny.py
+python scripts/train_tiny.py --hidden 64 --lr 3e-3 --out tiny-64  for a scaling law
 
 Two short trainings choose the learning rate by the validation loss. The test split is read once, at
 the end, and decides nothing. The seed fixes every bit for one build of torch and one number of
 threads.
-
-Smaller models, for a scaling law: python scripts/train_tiny.py --hidden 64 --lr 3e-3 --out tiny-64
 """
 
 from __future__ import annotations
@@ -62,22 +62,16 @@ class TinyRecipe:
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     """Train a byte-level BPE with one token for each digit."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(False)])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[EOS],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
@@ -89,26 +83,24 @@ def stream(tokenizer: Tokenizer, texts: list[str]) -> Tensor:
 
 def build(recipe: TinyRecipe) -> LlamaForCausalLM:
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=recipe.vocab_size,
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.intermediate_size,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
-            max_position_embeddings=recipe.window,
-            tie_word_embeddings=True,
-            bos_token_id=0,
-            eos_token_id=0,
-            dtype="float32",
-        )
+    config = LlamaConfig(
+        vocab_size=recipe.vocab_size,
+        hidden_size=recipe.hidden_size,
+        intermediate_size=recipe.intermediate_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.window,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+        dtype="float32",
     )
+    return LlamaForCausalLM(config)
 
 
 def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
-    """Return the learning rate of a step, from 0: a linear warmup, then a cosine down to
-    lr_floor."""
+    """Return the learning rate of a step, from 0: a linear warmup, then a cosine to lr_floor."""
     if step < recipe.warmup:
         return peak * (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
@@ -116,29 +108,25 @@ def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
 
 
 def batches(ids: Tensor, recipe: TinyRecipe) -> Iterator[Tensor]:
-    """Yield random windows of the stream, one token longer than the context: int64 [batch, window +
-    1]."""
+    """Yield random windows, a token longer than the context: int64 [batch, window + 1]."""
     dice = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.steps):
         start = torch.randint(len(ids) - recipe.window, (recipe.batch, 1), generator=dice)
         yield ids[start + torch.arange(recipe.window + 1)]
 
 
-def train(
-    recipe: TinyRecipe, peak: float, ids: Tensor
-) -> tuple[LlamaForCausalLM, list[tuple[int, float]]]:
-    """Return the model, and (step, mean training loss since the last entry) every 50 steps."""
+Curve = list[tuple[int, float]]
+"""A step, and the mean training loss since the last entry."""
+
+
+def train(recipe: TinyRecipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, Curve]:
+    """Return the model, and its curve every 50 steps."""
     model = build(recipe).train()
-    matrices = [p for p in model.parameters() if p.ndim == 2]
-    rest = [p for p in model.parameters() if p.ndim != 2]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ],
-        betas=recipe.betas,
-    )
-    curve: list[tuple[int, float]] = []
+    decayed = {"params": [p for p in model.parameters() if p.ndim == 2]}
+    rest = {"params": [p for p in model.parameters() if p.ndim != 2], "weight_decay": 0.0}
+    groups = [decayed | {"weight_decay": recipe.weight_decay}, rest]
+    optimizer = torch.optim.AdamW(groups, betas=recipe.betas)
+    curve: Curve = []
     recent: list[float] = []
     start = time.perf_counter()
     for step, batch in enumerate(batches(ids, recipe)):
@@ -162,28 +150,21 @@ def train(
 def report(done: int, recipe: TinyRecipe, peak: float, loss: float, wall_s: float) -> None:
     rate = done * recipe.batch * recipe.window / wall_s
     end = datetime.now() + timedelta(seconds=wall_s * (recipe.steps - done) / done)
-    print(
-        f"lr {peak:g}  step {done}/{recipe.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s  done at "
-        f"{end:%H:%M:%S}",
-        flush=True,
-    )
+    print(f"lr {peak:g}  step {done}/{recipe.steps}  loss {loss:.3f}", end="  ")
+    print(f"{rate:,.0f} tokens/s  done at {end:%H:%M:%S}", flush=True)
 
 
 @torch.no_grad()
 def evaluate(model: LlamaForCausalLM, ids: Tensor, window: int) -> dict[str, float]:
-    """Return the mean loss over non-overlapping windows, without their first tokens and without a
-    short last window."""
+    """Return the mean loss over whole windows that do not overlap, without their first tokens."""
     rows = ids[: len(ids) // window * window].view(-1, window)
     total = 0.0  # nats
     for part in torch.split(rows, 64):
         logits = model(part, use_cache=False).logits[:, :-1]
         total += cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
-    loss = total / (rows.shape[0] * (window - 1))
-    return {
-        "loss": round(loss, 5),
-        "perplexity": round(math.exp(loss), 4),
-        "windows": rows.shape[0],
-    }
+    loss = total / (len(rows) * (window - 1))
+    perplexity = round(math.exp(loss), 4)
+    return {"loss": round(loss, 5), "perplexity": perplexity, "windows": len(rows)}
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
@@ -193,33 +174,23 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     (out / "generation_config.json").unlink(missing_ok=True)
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"))
-    (out / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": EOS,
-                "eos_token": EOS,
-                "clean_up_tokenization_spaces": False,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS}
+    config["clean_up_tokenization_spaces"] = False
+    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--steps", type=int, default=TinyRecipe.steps)
-    parser.add_argument(
-        "--hidden", type=int, default=TinyRecipe.hidden_size, help="width, in heads of 32"
-    )
+    width = TinyRecipe.hidden_size
+    parser.add_argument("--hidden", type=int, default=width, help="width, in heads of 32")
     parser.add_argument("--lr", type=float, help="instead of trials")
     args = parser.parse_args()
     recipe = TinyRecipe(
         steps=args.steps,
         hidden_size=args.hidden,
-        intermediate_size=args.hidden * TinyRecipe.intermediate_size // TinyRecipe.hidden_size,
+        intermediate_size=args.hidden * TinyRecipe.intermediate_size // width,
         heads=args.hidden // 32,
         lr=args.lr,
     )
@@ -270,10 +241,7 @@ def main() -> None:
     weights = (args.out / "model.safetensors").read_bytes()
     diary["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     (args.out / "TRAINING.json").write_text(json.dumps(diary, indent=2) + "\n")
-    print(
-        f"validation {diary['validation']}  test {diary['test']}  {diary['wall_s']:.0f} s",
-        flush=True,
-    )
+    print(f"validation {diary['validation']}  test {diary['test']}  {diary['wall_s']:.0f} s")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Tables and marks for trained rows: how their settings were found, and whether their learning
-rates end alike.
+"""Tables of trained rows: how their settings were found, and whether their schedules are equal.
 
 The settings of a row are in its record. A search found them if its folder has a trial of the method
 with the same settings. The number of trials is counted there.
@@ -33,8 +32,7 @@ Group = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class TrainedRow:
-    """A training: its label, what was trained, and the settings that are not the method's
-    defaults."""
+    """A training: its label, what was trained, and the settings that are not defaults."""
 
     label: str
     group: Group
@@ -46,7 +44,8 @@ class TrainedRow:
 
     def without_preset(self) -> dict[str, Any]:
         """Return the settings except those that its presets name."""
-        named = {key for preset in self.group[2] for key in METHODS[self.group[1]].presets[preset]}
+        presets = METHODS[self.group[1]].presets
+        named = {key for preset in self.group[2] for key in presets[preset]}
         return {key: value for key, value in self.settings.items() if key not in named}
 
 
@@ -77,32 +76,25 @@ def read(records: Iterable[Record], folder: str = "") -> list[TrainedRow]:
 
 
 def floors(rows: Iterable[TrainedRow]) -> str:
-    """Return a sentence if rows of one model end their cosine at different shares of the peak. Else
-    "".
-
-    A difference between such rows is not that of their methods alone.
-    """
+    """Return a sentence if rows of one model end their cosine at different shares of the peak."""
     by_model: dict[str, dict[float, list[str]]] = {}
     for row in rows:
         by_model.setdefault(row.group[0], {}).setdefault(row.floor, []).append(f"`{row.label}`")
     sentences = []
     for model, by_floor in by_model.items():
         if len(by_floor) > 1:
-            each = "; ".join(
-                f"{floor:g} for {', '.join(sorted(labels))}"
-                for floor, labels in sorted(by_floor.items())
-            )
+            groups = sorted(by_floor.items())
+            each = [f"{floor:g} for {', '.join(sorted(labels))}" for floor, labels in groups]
             sentences.append(
                 f"**Not one schedule** ({model}): the cosine of the learning rate ends at these "
-                f"shares of its peak: {each}. Differences between these groups are not those of "
-                "the methods alone.\n"
+                f"shares of its peak: {'; '.join(each)}. Differences between these groups are not "
+                "those of the methods alone.\n"
             )
     return "\n".join(sentences)
 
 
 def settings_table(rows: Iterable[TrainedRow], ratio: Callable[[str, str], str]) -> str:
-    """Return a table of the trained rows: settings that are not defaults, how they were found,
-    ratios to the controls.
+    """Return a table of the trained rows with their settings, and how they were found.
 
     ratio: returns the ratio of a method's perplexity to that of a control, as text.
     """
@@ -111,40 +103,32 @@ def settings_table(rows: Iterable[TrainedRow], ratio: Callable[[str, str], str])
         "|---|---|---|---:|---:|",
     ]
     for row in sorted(rows, key=lambda one: one.label):
-        settings = " ".join(
-            f"`{key.rstrip('_')}={_number(value)}`" for key, value in sorted(row.settings.items())
-        )
-        ratios = " | ".join(ratio(row.label, control) for control in CONTROLS)
-        lines.append(
-            f"| {escape_markdown(row.label)} | {settings or 'defaults'} | {_found_by(row)} | "
-            f"{ratios} |"
-        )
+        typed = [f"`{k.rstrip('_')}={_number(v)}`" for k, v in sorted(row.settings.items())]
+        ratios = [ratio(row.label, control) for control in CONTROLS]
+        settings = " ".join(typed) or "defaults"
+        cells = [escape_markdown(row.label), settings, _found_by(row), *ratios]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def _found_by(row: TrainedRow) -> str:
+    """Return the search that has a trial of a row's settings, or says that none has."""
     model, method, presets, before = row.group
+    plain = row.without_preset()
     for trials in map(_trials, ("search", "grid")):
-        for group, settings in (
-            (row.group, row.settings),
-            ((model, method, (), before), row.without_preset()),
-            *(
-                (group, row.without_preset())
-                for _, group in trials
-                if group[:3] == (model, method, ())
-            ),
-        ):
-            folders = [
-                f
-                for f, g in trials
-                if g == group and any(_same(t.settings, settings) for t in trials[f, g])
-            ]
+        others = [group for _, group in trials if group[:3] == (model, method, ())]
+        for group in (row.group, (model, method, (), before), *others):
+            settings = row.settings if group == row.group else plain
+            folders = {}
+            for (folder, tried), found in trials.items():
+                if tried == group and any(_same(trial.settings, settings) for trial in found):
+                    folders[folder] = len(found)
             if folders:
-                folder = max(folders, key=lambda f: len(trials[f, group]))
+                folder = max(folders, key=folders.__getitem__)
                 return _describe(row, group, settings, trials[folder, group], folder)
-    if not set(row.without_preset()) - {FLOOR}:
-        return "defaults of the method, no search" if not presets else "the preset, no search"
-    return "set by hand, no search"
+    if set(plain) - {FLOOR}:
+        return "set by hand, no search"
+    return "the preset, no search" if presets else "defaults of the method, no search"
 
 
 def _describe(
@@ -154,20 +138,16 @@ def _describe(
     trials: list[TrainedRow],
     folder: str,
 ) -> str:
-    best = min(trials, key=lambda t: t.perplexity)
-    place = (
-        ("best of" if _same(best.settings, settings) else "one of")
-        if len(trials) > 1
-        else "the only"
-    )
+    place = "the only trial"
+    if len(trials) > 1:
+        best = min(trials, key=lambda t: t.perplexity)
+        rank = "best of" if _same(best.settings, settings) else "one of"
+        place = f"{rank} {len(trials)} trials"
     tokens = sorted({t.tokens for t in trials})
-    budget = (
-        f"{tokens[-1]:,} tokens" if len(tokens) == 1 else f"{tokens[0]:,} to {tokens[-1]:,} tokens"
-    )
+    budget = " to ".join(f"{count:,}" for count in dict.fromkeys((tokens[0], tokens[-1])))
     other = " + ".join((*group[3], ":".join((group[1], *group[2]))))
     of = "" if group == row.group else f" of {escape_markdown(other)}"
-    number = f" {len(trials)} trials" if len(trials) > 1 else " trial"
-    return f"{place}{number}{of}, {budget} each (`results/{folder}`)"
+    return f"{place}{of}, {budget} tokens each (`results/{folder}`)"
 
 
 @cache

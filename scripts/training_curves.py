@@ -24,8 +24,7 @@ FOLDERS = "results/tiny-long,results/tiny-recon"
 CONTROLS = {"dense-ft": "dense-ft", "retrain": "sparsegpt + recon + retrain"}
 """Rows that the others are divided by, by their names in the headers."""
 FIELDS = re.compile(r":(?!from=)[^: ]+=[^: ]+")
-"""Typed fields in a label. A method is one curve even if its learning rate differs between
-budgets."""
+"""Typed fields in a label. A method is one curve, whatever its learning rates are."""
 
 
 class Point(NamedTuple):
@@ -110,7 +109,7 @@ def picture() -> str:
         known = [(p.tokens, p.ratios["dense-ft"]) for p in points if p.ratios.get("dense-ft")]
         # Beside each other.
         at = [tokens * 1.06**i for tokens, _ in known]
-        low, high = ([getattr(r, end) for _, r in known] for end in ("low", "high"))
+        low, high = [r.low for _, r in known], [r.high for _, r in known]
         ratios.vlines(at, low, high, color=color, alpha=0.5)
         values = [r.value for _, r in known]
         ratios.plot(at, values, "o-", color=color, markersize=4, label=method)
