@@ -157,19 +157,21 @@ class Cuda:
         others = self._others(kind, x, w, count, notes)
         for name, works in (dense | sparse).items():
             check_product(name, works[0]()[: len(x)], expected)
-        slow, fast, beside = (_passes(side) for side in (dense, sparse, others))
+        dense_passes, sparse_passes, other_passes = (
+            _passes(side) for side in (dense, sparse, others)
+        )
         # Without a graph the host's work is timed, too. Much of it is cuSPARSELt's, which plans
         # each product.
-        eager = _named_eager(slow | fast)
+        eager = _named_eager(dense_passes | sparse_passes)
         # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
         out, width = weight.shape
         costs = product_costs(out, width, tokens, kind, OUTPUT_BYTES.get(kind, ACTIVATION_BYTES))
         return SpeedComparison(
             kind,
-            _captured(slow),
-            _captured(fast),
+            _captured(dense_passes),
+            _captured(sparse_passes),
             costs,
-            others=_captured(beside) | eager,
+            others=_captured(other_passes) | eager,
             calls=count,
             notes=notes,
         )
