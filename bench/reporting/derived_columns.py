@@ -34,37 +34,37 @@ def control_ratio(row: RowNumbers) -> TableCell | None:
 
 
 def _ratio(ratio: Bound | None) -> TableCell | None:
-    return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
+    if not ratio:
+        return None
+    return TableCell(words.ratio(*ratio.parts), ratio.value)
 
 
 def worst_track(row: RowNumbers) -> TableCell | None:
     loss = row.facts.track_loss
-    return (
-        TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
-        if loss
-        else None
-    )
+    if not loss:
+        return None
+    return TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
 
 
 def flips(row: RowNumbers) -> TableCell | None:
     found = row.facts.flips
-    return TableCell(profile.describe_flips(found), found.changed.value) if found else None
+    if not found:
+        return None
+    return TableCell(profile.describe_flips(found), found.changed.value)
 
 
 def tokens_to_make(row: RowNumbers) -> TableCell | None:
     tokens = row.facts.tokens
-    return (
-        None
-        if tokens is None
-        else TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
-    )
+    if tokens is None:
+        return None
+    return TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
 
 
 def time_to_make(row: RowNumbers) -> TableCell | None:
     seconds = row.facts.seconds
-    return (
-        None if seconds is None else TableCell(_least(row.facts) + words.duration(seconds), seconds)
-    )
+    if seconds is None:
+        return None
+    return TableCell(_least(row.facts) + words.duration(seconds), seconds)
 
 
 def _least(facts: Facts) -> str:
@@ -72,7 +72,9 @@ def _least(facts: Facts) -> str:
 
 
 def made_on(row: RowNumbers) -> TableCell | None:
-    return TableCell(row.facts.device) if row.facts.device else None
+    if not row.facts.device:
+        return None
+    return TableCell(row.facts.device)
 
 
 PERPLEXITY_RATIO = DerivedColumn(

@@ -79,11 +79,10 @@ def mask_moves(notes: Mapping[str, Any]) -> tuple[float, float] | None:
         last = curve[-1]
         # Older records have the flips of the last update before each point of the curve instead of
         # all so far.
-        flips = (
-            float(last["flipped"])
-            if "flipped" in last
-            else sum(float(point["flips"]) for point in curve)
-        )
+        if "flipped" in last:
+            flips = float(last["flipped"])
+        else:
+            flips = sum(float(point["flips"]) for point in curve)
         early = EARLY * float(last["step"])
         return flips, next(float(point["S"]) for point in curve if float(point["step"]) >= early)
     return None

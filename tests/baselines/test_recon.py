@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from baselines.dsnot import DSnoT
-from baselines.recon import Recon, squared_error, weigh
+from baselines.recon import Recon, scale, squared_error, weigh
 from bench.catalog import choice, registry
 from helpers.trainings import pruned
 from methods.contract.errors import UserError
@@ -77,6 +77,12 @@ def test_a_scaled_model_is_trained_alike():
 
     assert trained[1][0] == pytest.approx(trained[0][0], rel=1e-4)
     torch.testing.assert_close(trained[1][1], trained[0][1], rtol=1e-4, atol=1e-5)
+
+
+def test_scale_is_that_of_the_kept_weights():
+    parameters = {"up.weight": torch.tensor([[7.0, 0], [0, -1]]), "up.bias": torch.zeros(2)}
+    parameters |= {"norm.weight": torch.zeros(2), "term.a": torch.full((2, 2), 0.5)}
+    assert [scale(name, parameters) for name in parameters] == [5, 5, 1, 0.5]
 
 
 def test_weights_of_tokens():

@@ -58,13 +58,15 @@ def test_a_run_with_what_the_package_adds(tmp_path, monkeypatch, output):
     assert "| bits per weight | bits saved |" in table and "| largest outlier |" in table
 
 
-def test_an_executor(tmp_path, capfd):
+def test_an_executor(tmp_path, monkeypatch):
+    polite = []
+    monkeypatch.setattr("os.setpriority", lambda *of: polite.append(of))
     spec = runs.small(
         tmp_path / "r", methods=("dense",), quantizers=("none",), measures=("size",),
         executor="polite",
     )  # fmt: skip
     summary = api.execute(spec)
-    assert {record.status for record in summary.records} == {"ok"}
+    assert {record.status for record in summary.records} == {"ok"} and polite
 
 
 def test_an_export_a_reader_and_a_command(tmp_path, output):

@@ -79,7 +79,8 @@ def read(folder: Path) -> dict[str, Evaluation]:
     for name in registry.names("harnesses"):
         for results in sorted(_find(name, folder), key=lambda f: f.name):
             for evaluation in _read_file(name, results):
-                models |= {evaluation.about["model"]} if evaluation.about.get("model") else set()
+                if evaluation.about.get("model"):
+                    models.add(evaluation.about["model"])
                 known = found.setdefault(evaluation.task, evaluation)
                 if evaluation.made >= known.made:
                     found[evaluation.task] = evaluation
@@ -175,35 +176,29 @@ def _record_of(
         notes={"made_elsewhere": harness, "settings": settings, **about},
         provenance={"recorded": about.get("recorded"), "versions": {harness: about.get("version")}},
     )
-    others = [name for name in columns if name != first]
-    items = (
-        Item(
-            "/".join(q),
-            q.document,
-            float(columns[first][i]),
-            1.0,
-            {name: float(columns[name][i]) for name in others},
-        )
-        for i, q in enumerate(questions)
-    )
-    return record, tuple(items) if first else ()
+    items = []
+    for i, question in enumerate(questions):
+        scores = {name: float(values[i]) for name, values in columns.items()}
+        if scores:
+            value = scores.pop(first)
+            items.append(Item("/".join(question), question.document, value, 1.0, scores))
+    return record, tuple(items)
 
 
 def _describe_rest(was: Evaluation, now: Evaluation, paired: int) -> str:
     """Return which questions and settings differ, or "" if all questions pair and the settings are
     the same."""
-    alone = [set(side.scores) - set(other.scores) for side, other in ((was, now), (now, was))]
-    documents = [{q.document for q in some} for some in alone]
-    both = documents[0] & documents[1]
+    before = {question.document for question in was.scores.keys() - now.scores.keys()}
+    after = {question.document for question in now.scores.keys() - was.scores.keys()}
     parts = []
-    if any(alone):
+    if before or after:
         parts.append(f"{paired:,} questions pair")
-        parts += [f"{len(both):,} have another prompt or answer"] if both else []
-        parts += [
-            f"{len(d - both):,} only {side}"
-            for d, side in zip(documents, ("before", "after"), strict=True)
-            if d - both
-        ]
+    if before & after:
+        parts.append(f"{len(before & after):,} have another prompt or answer")
+    if before - after:
+        parts.append(f"{len(before - after):,} only before")
+    if after - before:
+        parts.append(f"{len(after - before):,} only after")
     for key in was.settings:
         if was.settings[key] != now.settings.get(key):
             parts.append(f"{key} {was.settings[key]} before and {now.settings.get(key)} after")
@@ -233,9 +228,14 @@ def _result_set(path: Path, sides: list[_Side]) -> ResultSet:
 
 def _columns(evaluation: Evaluation, questions: list[Question]) -> dict[str, Array]:
     """Return the scores of the questions by metric, of the metrics that all of them have."""
-    names = evaluation.scores[questions[0]] if questions else ()
-    kept = [name for name in names if all(name in evaluation.scores[q] for q in questions)]
-    return {name: np.array([evaluation.scores[q][name] for q in questions]) for name in kept}
+    scores = [evaluation.scores[question] for question in questions]
+    out: dict[str, Array] = {}
+    if not scores:
+        return out
+    for name in scores[0]:
+        if all(name in of_question for of_question in scores):
+            out[name] = np.array([of_question[name] for of_question in scores])
+    return out
 
 
 def _record(

@@ -111,7 +111,8 @@ def read_whole(file: Path, most: int) -> bytes:
     `most` bytes."""
     if not file.is_file():
         raise ValueError("not a regular file")
-    if (size := file.stat().st_size) > most:
+    size = file.stat().st_size
+    if size > most:
         raise ValueError(f"{size:,} bytes, more than {most:,}")
     return file.read_bytes()
 
@@ -125,7 +126,9 @@ def check_size(value: Any) -> None:
     rest, size = [value], 0
     while rest:
         one = rest.pop()
-        size += 1 + (len(one) if isinstance(one, str | bytes) else 0)
+        size += 1
+        if isinstance(one, str | bytes):
+            size += len(one)
         if isinstance(one, dict):
             rest += [*one, *one.values()]
         elif isinstance(one, list | tuple | set):  # `!!omap` and `!!set` of YAML give the last two

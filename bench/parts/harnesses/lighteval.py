@@ -88,7 +88,8 @@ def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
 
     content = read_whole(file, MAX_FILE)
     table = parquet.ParquetFile(pyarrow.BufferReader(content))
-    if wrong := find_lie(content, table.metadata):
+    wrong = find_lie(content, table.metadata)
+    if wrong:
         raise ValueError(wrong)
     largest = max(
         (_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0

@@ -49,7 +49,9 @@ class LmEval(Harness):
 def _evaluation(task: str, about: Mapping[str, Any]) -> Evaluation:
     def of(key: str) -> Any:
         value = about.get(key)
-        return value.get(task) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            return None
+        return value.get(task)
 
     config = about.get("config") if isinstance(about.get("config"), dict) else {}
     settings = {

@@ -4,7 +4,7 @@ import copy
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from unittest.mock import Mock, call
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -185,9 +185,9 @@ def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
 
 
 def test_a_card_reads_pinned_memory_by_itself(monkeypatch):
-    tensor, calls = torch.ones(2), Mock()
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.pin() or self)
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to, **how: calls.to(*to, **how) or self)
-    batch_upload.upload(tensor, torch.device("cuda"))
-    assert calls.mock_calls == [call.pin(), call.to(torch.device("cuda"), non_blocking=True)]
-    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and len(calls.mock_calls) == 2
+    tensor, pin, to = torch.ones(2), Mock(), Mock()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(pin.return_value, "to", to)
+    assert batch_upload.upload(tensor, torch.device("cuda")) is to.return_value
+    to.assert_called_once_with(torch.device("cuda"), non_blocking=True)
+    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and pin.call_count == 1
