@@ -22,8 +22,10 @@ def measure_digest(entry: CatalogEntry) -> str:
 
 def _modules(entry: CatalogEntry) -> list[str]:
     """Return the modules that decide what a method gives."""
-    if Does.IMPORTS not in entry.does:
-        return [entry.module]
-    # It finds in the catalog what reads a model.
-    found = {each.module for each in (*READERS.values(), *CODECS.values())}
-    return [entry.module, *sorted(found)]
+    return [entry.module, *(reading_modules() if Does.IMPORTS in entry.does else [])]
+
+
+def reading_modules() -> list[str]:
+    """Return the modules of readers and codecs, which are found in the catalog when a model is
+    opened."""
+    return sorted({each.module for each in (*READERS.values(), *CODECS.values())})

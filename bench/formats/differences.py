@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from bench.catalog.code import reading_modules
 from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
 from bench.formats.opening import guarded, open_checkpoint
 from bench.inputs.model_facts import ModelFacts
@@ -61,9 +62,8 @@ def inspect(
 
     The result is kept in the cache. content: digest of the model's files.
     """
-    key = digests.of(
-        [content, original.digest, list(include), list(exclude), digest_source(__name__)]
-    )
+    code = digest_source(__name__, *reading_modules())
+    key = digests.of([content, original.digest, list(include), list(exclude), code])
     known = cache_dir() / "folders" / f"{key[:32]}.json"
     if known.is_file():
         return Inspection.model_validate_json(known.read_text())

@@ -73,7 +73,7 @@ def test_verify_reads_it_and_says_a_fault_in_one_sentence(
     install(tmp_path, monkeypatch, HALVED.replace("FACTOR *", "1 / 0 *"))
     said = (
         "plug-in 'halved:Halved' cannot be used (ZeroDivisionError: division by zero, halved.py "
-        "line 13)"
+        "line 12)"
     )
     assert said in refused("verify", halved)
     assert said in refused("plan", "--methods", f"folder:path={halved}")
