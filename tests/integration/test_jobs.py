@@ -13,6 +13,7 @@ from bench.execution import artifact_task, sweep
 from bench.execution.bars import RichDisplay
 from bench.execution.events import WAITING
 from bench.execution.executor import LOST
+from bench.execution.forecast import Forecasts, RunForecast
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
@@ -116,7 +117,8 @@ def test_a_version_of_what_is_being_made_lets_another_artifact_go_first(tmp_path
             order.append("end")
 
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Slow())
-    monkeypatch.setattr(sweep, "estimate_seconds", estimates)
+    monkeypatch.setattr(Forecasts, "of_run", lambda *_: Estimates())
+    monkeypatch.setattr(sweep, "find_forecasts", Forecasts)
     changes = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8")}
     changes["measures"] = ("size",)
     api.execute(runs.small(tmp_path / "two", jobs=2, **changes))
@@ -194,8 +196,8 @@ def test_time_spent_waiting_or_stopped_is_no_stall():
     assert len(killed) == 1
 
 
-def estimates(missing, model):
+class Estimates(RunForecast):
     """Wanda's take longest."""
-    seconds = {"wanda": 9.0, "magnitude": 5.0}
-    artifacts = [measurements[0].artifact for measurements in missing]
-    return {artifact.key: seconds.get(artifact.method, 1.0) for artifact in artifacts}
+
+    def seconds(self, measurements):
+        return {"wanda": 9.0, "magnitude": 5.0}.get(measurements[0].artifact.method, 1.0)
