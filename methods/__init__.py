@@ -75,7 +75,7 @@ _MODULES = {
     "workshop.pruning.hessian": ("HessianWalk",),
     "workshop.pruning.walk": ("Visit", "Walk"),
     "workshop.quantizing.grid_codec": ("GridCodec",),
-    "workshop.quantizing.formats": ("Format", "RoundInGroups", "RoundToNearest"),
+    "workshop.quantizing.weight_formats": ("Format", "RoundInGroups", "RoundToNearest"),
     "workshop.quantizing.grids": ("Integer",),
     "workshop.training.distill": ("Settings",),
     "workshop.training.loss": ("Loss",),
