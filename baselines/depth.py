@@ -167,9 +167,10 @@ class Depth:
             raise UserError(f"by={self.by} needs the whole model in memory: use by=influence")
         else:
             greedy = sum(range(left + 1, blocks + 1))
-            losses = SetLosses(
-                model, job, greedy + (self.evaluations if self.by == "search" else 0)
-            )
+            evaluations = greedy
+            if self.by == "search":
+                evaluations += self.evaluations
+            losses = SetLosses(model, job, evaluations)
             if self.by == "perplexity":
                 removed = drop_greedily(losses, blocks, count)
                 notes = {

@@ -82,9 +82,10 @@ class ElsaAdam(torch.optim.AdamW):
             splits = self._project(dual_strength / strength if strength else 0.0)
             dual_strength = strength
         for p in self._sparse():
-            split, dual = (
-                splits[p] if p in splits else (self.state[p]["split"], self.state[p]["dual"])
-            )
+            if p in splits:
+                split, dual = splits[p]
+            else:
+                split, dual = self.state[p]["split"], self.state[p]["dual"]
             if p.grad is not None:
                 local(p.grad).add_(local(p) - local(split), alpha=strength).add_(
                     local(dual), alpha=dual_strength

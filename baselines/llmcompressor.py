@@ -147,11 +147,11 @@ def _prune(model: nn.Module, job: Job, path: str, settings: dict[str, Any]) -> O
     if job.pattern.dense:
         raise Skipped("nothing to prune: the pattern is dense")
     pattern = job.pattern
+    # n:m counts the zeros there.
+    structure = f"{pattern.m - pattern.n}:{pattern.m}" if pattern.m else "0:0"
     recipe = settings | {
         "sparsity": pattern.share,
-        "mask_structure": f"{pattern.m - pattern.n}:{pattern.m}"
-        if pattern.m
-        else "0:0",  # n:m counts the zeros there
+        "mask_structure": structure,
         "targets": _targets(model, job),
     }
     warnings = oneshot(model, job, import_modifier(path)(**recipe))

@@ -225,7 +225,8 @@ class LowRank:
             error = goal - visit.weight.float()
             if rank:
                 term = low_rank(error, root, rank)
-                term = rounded(term, BITS[self.factors]) if self.factors else term
+                if self.factors:
+                    term = rounded(term, BITS[self.factors])
                 term = term.to(goal.device, job.compute.stored)
                 # Now, so that later blocks see its outputs.
                 attach(model.get_submodule(visit.name), term)

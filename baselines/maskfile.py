@@ -48,9 +48,8 @@ def open_masks(path: Path) -> zipfile.ZipFile:
         raise UserError(f"cannot read mask file {str(path)!r}: {fault.strerror}") from None
     except zipfile.BadZipFile as fault:
         raise _invalid(path, f"not an npz file ({fault})") from None
-    if other := next(
-        (name for name in archive.namelist() if not name.endswith(f"{SUFFIX}.npy")), None
-    ):
+    other = next((name for name in archive.namelist() if not name.endswith(f"{SUFFIX}.npy")), None)
+    if other:
         raise _invalid(path, f"{other!r} is not a mask")
     return archive
 
@@ -64,7 +63,8 @@ class MaskFile:
         self._zip = open_masks(path)
         members = [i.filename for i in self._zip.infolist()]
         expected = {f"{t}{SUFFIX}.npy" for t in shapes}
-        if missing := sorted(expected - set(members)):
+        missing = sorted(expected - set(members))
+        if missing:
             raise _invalid(path, f"mask {missing[0].removesuffix('.npy')} is missing")
         if len(members) > len(expected):
             more = next((n for n in members if n not in expected), members[0])
@@ -91,7 +91,8 @@ class MaskFile:
         shape, packed = self._shapes[target], self._packed(target)
         try:
             with self._zip.open(f"{target}{SUFFIX}.npy") as stream:
-                if (version := np.lib.format.read_magic(stream)) != (1, 0):
+                version = np.lib.format.read_magic(stream)
+                if version != (1, 0):
                     raise ValueError(f"unexpected version {version} of the npy format")
                 length, _, dtype = np.lib.format.read_array_header_1_0(stream)
                 if dtype != np.uint8 or length != (packed,):
@@ -127,7 +128,8 @@ def apply(method: str, path: Path, sha256: str, model: nn.Module, job: Job) -> O
     for visit in walk:
         stored = masks.read(visit.name)
         keep = stored.T if transposed else stored
-        if violations := job.pattern.violations(keep):
+        violations = job.pattern.violations(keep)
+        if violations:
             raise UserError(
                 f"invalid mask file {str(path)!r}: {job.pattern.broken_in(violations)} of "
                 f"{visit.name}"

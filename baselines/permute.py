@@ -66,11 +66,9 @@ class Permute:
         if job.pattern.dense:
             return Outcome(model, notes={"kept": "no pattern, so no order is better than another"})
         flow = wiring.flow
-        stream = (
-            {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets)
-            if self.residual
-            else set()
-        )
+        stream: set[str] = set()
+        if self.residual:
+            stream = {r for _, _, linears in wiring.readers() for r in linears} & set(job.targets)
         units = {f"{b}.{flow.units[-1]}": b for b in wiring.blocks if self.units and flow.units}
         values = {f"{b}.{flow.values[1]}": b for b in wiring.blocks if self.heads and flow.values}
         stride, seen = (
@@ -139,11 +137,9 @@ def _means(
     found: Mapping[str, Mapping[str, list[list[float]]]],
 ) -> dict[str, dict[str, list[float]]]:
     """Return the mean of the figures of each part."""
-    return {
-        name: {
-            part: [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)]
-            for part, each in parts.items()
-        }
-        for name, parts in found.items()
-        if parts
-    }
+    means: dict[str, dict[str, list[float]]] = {}
+    for name, parts in found.items():
+        for part, each in parts.items():
+            figures = [round(sum(x) / len(x), 6) for x in zip(*each, strict=True)]
+            means.setdefault(name, {})[part] = figures
+    return means

@@ -70,7 +70,9 @@ def _stationary(z: Tensor, strength: float, n: int) -> Tensor:
     k = z.shape[-1]
     step = 1 / (1 + strength * (k - 1) * elementary_symmetric(z[:, : k - 2], n - 1))[:, None]
     w = torch.zeros_like(z)
-    others = [[j for j in range(k) if j != i] for i in range(k)]
+    others = []
+    for i in range(k):
+        others.append([j for j in range(k) if j != i])
     for _ in range(MAX_ITERATIONS):
         slope = torch.stack([elementary_symmetric(w[:, rest], n) for rest in others], dim=-1)
         new = (w - step * (w - z + strength * slope)).clamp_(min=0)

@@ -6,7 +6,7 @@ open is ours. A refinement: `recon:from=wanda`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -78,6 +78,10 @@ def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: flo
     ]
     total = float(sum((w * s).sum() for w, s in zip(weights, sizes, strict=True)))
     return Goals(outputs, [w / (total or 1.0) for w in weights], scales, len(together) - counted)
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
 
 
 def squared_error(output: Tensor, goal: Tensor, weight: Tensor, scales: Tensor) -> Tensor:
@@ -165,10 +169,7 @@ class Recon:
             after.append(error)
             left_out.append(goals.left_out)
             changed |= {f"{pair.name}.{name}" for name in start}
-        figures = {
-            k: [float(f"{v:.6g}") for v in values]
-            for k, values in (("before", before), ("after", after))
-        }
+        figures = {"before": _rounded(before), "after": _rounded(after)}
         return walk.outcome(
             frozenset(n for n in changed if CHILD not in n) - {f"{t}.weight" for t in job.targets},
             block_error=figures,
@@ -224,7 +225,9 @@ def scale(name: str, parameters: Mapping[str, Tensor]) -> float:
     its weight."""
     values = parameters.get(name.removesuffix("bias") + "weight", parameters[name]).detach()
     kept = values[values != 0]
-    return float(kept.square().mean().sqrt()) if kept.numel() else 1.0
+    if kept.numel():
+        return float(kept.square().mean().sqrt())
+    return 1.0
 
 
 def apply_masks(pair: Pair, masks: Mapping[str, Tensor]) -> None:

@@ -95,11 +95,10 @@ class Rotate:
             if self.pca:
                 matrix = principal(wiring, job)
             else:
-                matrix = (
-                    fix_mean(random_rotation(width - 1, generator))
-                    if mean
-                    else random_rotation(width, generator)
-                )
+                if mean:
+                    matrix = fix_mean(random_rotation(width - 1, generator))
+                else:
+                    matrix = random_rotation(width, generator)
             wiring.residual(Rotation(matrix), fold=True)
         if self.values and wiring.flow.values:
             heads, groups = wiring.heads
@@ -147,11 +146,9 @@ class Rotate:
             for name in readers
         }
         reads = dict.fromkeys(gains, RESIDUAL) if self.residual else {}
-        writes = (
-            {f"{b}.{w}": RESIDUAL for b in wiring.blocks for w in flow.writers}
-            if self.residual
-            else {}
-        )
+        writes = {}
+        if self.residual:
+            writes = {f"{b}.{w}": RESIDUAL for b in wiring.blocks for w in flow.writers}
         if self.values and flow.values:
             writes |= {f"{b}.{flow.values[0]}": VALUES for b in wiring.blocks}
             reads |= {f"{b}.{flow.values[1]}": VALUES for b in wiring.blocks}

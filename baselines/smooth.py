@@ -148,7 +148,9 @@ class Awq:
 def _positive(x: Tensor) -> Tensor:
     """Return x with a smallest value above zero."""
     top = float(x.max())
-    return x.clamp(min=SMALLEST * top) if top > 0 else torch.ones_like(x)
+    if top > 0:
+        return x.clamp(min=SMALLEST * top)
+    return torch.ones_like(x)
 
 
 def _centered(scale: Tensor) -> Tensor:

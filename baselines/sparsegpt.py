@@ -99,8 +99,6 @@ class SparseGPT:
             keep = prune_(visit.weight, factor, job.pattern, self.block)
             if self.mask_only:
                 masks[visit.name] = keep.cpu()
-        return (
-            apply_masks_(model, job, masks).outcome(**walk.notes())
-            if self.mask_only
-            else walk.outcome()
-        )
+        if self.mask_only:
+            return apply_masks_(model, job, masks).outcome(**walk.notes())
+        return walk.outcome()

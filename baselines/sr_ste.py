@@ -103,7 +103,9 @@ class SrSte(Settings):
 
     def refresh_steps(self, total: int) -> int:
         """Return the number of steps between two updates of the masks."""
-        return min(10, max(1, total // 1000)) if self.refresh == "auto" else self.refresh
+        if self.refresh == "auto":
+            return min(10, max(1, total // 1000))
+        return self.refresh
 
     def decay_at(self, step: int, total: int) -> float:
         """Return the strength of the decay at a step, from 0."""

@@ -29,8 +29,7 @@ from harness import (
 )
 from torch import Tensor
 
-from bench.export import llama_cpp
-from bench.inputs import gguf_header, loading
+from bench.inputs import gguf_header, llamacpp, loading
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import temporary_folder
@@ -72,7 +71,7 @@ def logits_of(folder: Path, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Return a function from tokens [seqlen] to logits [seqlen, vocabulary], by transformers or
     llama.cpp."""
     if files := list(folder.glob("*.gguf")):
-        return lambda tokens: llama_cpp.logits(files[0], tokens, 1)
+        return lambda tokens: llamacpp.logits(files[0], tokens, 1)
     model = loading.load(folder, Compute(dtype=dtype))
     return lambda tokens: model(input_ids=tokens[None]).logits[0].float()  # type: ignore[no-any-return]
 

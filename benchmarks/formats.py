@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from baselines.smooth import Awq
 from bench.inputs import loading
-from bench.quantizers import k_quants
+from bench.parts.gguf import k_quants
 from bench.system.cache import temporary_folder
 from methods.contract.method import Compute, Job
 from methods.contract.pattern import Pattern
@@ -104,7 +104,8 @@ def compare_k_quants(folder: Path, room: Path) -> Figures:
     """Write files by llama.cpp's program, and count the matrices of equal bytes by our calls."""
     from gguf import GGUFReader
 
-    from bench.export import gguf_file, llama_cpp
+    from bench.inputs import llamacpp
+    from bench.parts.gguf import gguf_file
 
     whole, out = room / "f16.gguf", room / "out.gguf"
     gguf_file.write(folder, whole, "f16")
@@ -118,7 +119,7 @@ def compare_k_quants(folder: Path, room: Path) -> Figures:
     figures: Figures = {}
     for name, kind in K_QUANTS.items():
         for given in (importance, None):
-            llama_cpp.quantize(whole, out, kind, 1, given, pure=True)
+            llamacpp.quantize(whole, out, kind, 1, given, pure=True)
             found = {t.name: t for t in GGUFReader(out).tensors if t.name in source}
             same, types = 0, set()
             for matrix, tensor in found.items():

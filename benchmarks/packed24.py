@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from harness import Figures, apart, figure_of, finish, ratio, start
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.parts.packed24 import linear24
 from bench.parts.packed24.packing import pack, unpack

@@ -81,7 +81,8 @@ def foreach(w: Tensors, g: Tensors, mu: Tensors, v: Tensors, keep: Tensors, s: S
         torch._foreach_mul_(pull, [mask.view(torch.uint8) ^ 1 for mask in keep])
         moved: Tensors = torch._foreach_add(mu, pull, alpha=s.alpha)
     else:
-        moved = mu if keep else g  # outside Theta plain Adam: the second moment of the gradient
+        # Outside Theta plain Adam: the second moment of the gradient.
+        moved = mu if keep else g
     torch._foreach_mul_(v, s.beta2)
     torch._foreach_addcmul_(v, moved, moved, 1 - s.beta2)
     denominator = torch._foreach_sqrt(v)
@@ -239,11 +240,9 @@ class AdamS(torch.optim.Optimizer):
     def _has_compiler(self) -> bool:
         """Return whether there is a compiler: Triton for a CUDA device, else the system's."""
         on_card = any(p.device.type == "cuda" for p in self._all())
-        return (
-            importlib.util.find_spec("triton") is not None
-            if on_card
-            else shutil.which("c++") is not None
-        )
+        if on_card:
+            return importlib.util.find_spec("triton") is not None
+        return shutil.which("c++") is not None
 
     def _theta(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -278,7 +277,8 @@ class AdamS(torch.optim.Optimizer):
         scalars = s._replace(alpha=0.0) if self.decoupled else s
         run = KERNELS[self.kernel]
         lists = [w, g, mu, v, keep]
-        for w_, g_, mu_, v_, keep_ in _chunks(lists) if run is foreach else [lists]:
+        chunks = _chunks(lists) if run is foreach else [lists]
+        for w_, g_, mu_, v_, keep_ in chunks:
             run(w_, g_, mu_, v_, keep_, scalars)
         # An L1 pull with the same schedule, not divided by a denominator, that stops at zero.
         if self.decoupled:
@@ -291,7 +291,9 @@ class AdamS(torch.optim.Optimizer):
         """Choose the mask again, unless `choose` is false, and update the metrics."""
         sums, weights = [], 0.0
         for group in self.param_groups:
-            for p in group["params"] if group["sparse"] else ():
+            if not group["sparse"]:
+                continue
+            for p in group["params"]:
                 w, mask = local(p), local(self.state[p]["keep"])
                 if choose:
                     sums.append(
@@ -326,8 +328,10 @@ class AdamS(torch.optim.Optimizer):
         sizes: list[tuple[Tensor, float]] = []
         count = 0.0
         for group in self.param_groups:
+            if not group["sparse"]:
+                continue
             beta1 = group["betas"][0]
-            for p in group["params"] if group["sparse"] else ():
+            for p in group["params"]:
                 if p.grad is not None:
                     mu = torch.lerp(local(self.state[p]["mu"]), local(p.grad), 1 - beta1)
                     sizes.append((mu.abs().sum(dtype=torch.float64), 1 - beta1 ** (t + 1)))
@@ -340,7 +344,8 @@ class AdamS(torch.optim.Optimizer):
                 / max(1.0, count)
             )
             # the notes need a number, also of a training with fewer steps
-            strength = float(strength) if t + 1 >= min(self.refresh, self.total) else strength
+            if t + 1 >= min(self.refresh, self.total):
+                strength = float(strength)
         else:
             size, count = all_reduce_sum(sum(float(size) / share for size, share in sizes), count)
             strength = self.lambda_scale * size / max(1.0, count)

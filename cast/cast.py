@@ -66,11 +66,9 @@ class Cast(Settings):
         if self.scales:
             scaling.add(model, job.targets, self.scales)
         # Hooks on inputs would be compiled with their block, and again for each of its calls.
-        settings = (
-            replace(self, compile="off")
-            if self.mask == "wanda" and self.compile == "auto"
-            else self
-        )
+        settings = self
+        if self.mask == "wanda" and self.compile == "auto":
+            settings = replace(self, compile="off")
         trainer = Trainer(self.name, model, job, settings)
         groups = trainer.groups(job.targets)
         kind = WandaAdamS if self.mask == "wanda" else AdamS
@@ -90,12 +88,14 @@ class Cast(Settings):
             (trainer.model.get_submodule(name), p)
             for name, p in zip(job.targets, groups[0]["params"], strict=True)
         ]
-        with optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext():
+        watching = optimizer.watch(linears) if isinstance(optimizer, WandaAdamS) else nullcontext()
+        with watching:
             trainer.run(optimizer)
         cost = trainer.prune_at_the_end(optimizer.apply_mask)
         pull = {} if self.decoupled else {"lambda_": optimizer.param_groups[0]["lambda_"]}
+        fold = scaling.fold if self.scales else None
         return Outcome(
-            trainer.finalize(scaling.fold if self.scales else None),
+            trainer.finalize(fold),
             changed=changed,
             notes=trainer.notes(
                 **pull, S=float(f"{optimizer.metrics['S']:.6g}"), **cost, kernel=optimizer.kernel

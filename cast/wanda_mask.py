@@ -33,7 +33,9 @@ class WandaAdamS(AdamS):
         super().__init__(params, **options)
         self._seen: defaultdict[Tensor, list[Tensor]] = defaultdict(list)
         for group in self.param_groups:
-            for p in group["params"] if group["sparse"] else ():
+            if not group["sparse"]:
+                continue
+            for p in group["params"]:
                 self.state[p]["square"] = torch.zeros(
                     p.shape[1], dtype=torch.float32, device=p.device
                 )

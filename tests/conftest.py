@@ -8,6 +8,7 @@ import os
 import hypothesis
 import pytest
 
+from bench.catalog.parts import found_parts
 from bench.system.devices import EAGER, matching_onednn_limit
 
 gc.set_threshold(50_000, 20, 20)  # most of what a test process holds are modules, which stay
@@ -43,3 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
     hands_out = config.getoption("dist", "no") != "no" and not config.option.collectonly
     if hasattr(config, "workerinput") or not hands_out:
         config.pluginmanager.import_plugin("helpers.fixtures")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that is marked with a part that is not there."""
+    for mark in item.iter_markers("parts"):
+        if missing := set(mark.args) - found_parts().keys():
+            pytest.skip(f"without the part {', '.join(sorted(missing))}")

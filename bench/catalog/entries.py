@@ -34,7 +34,6 @@ COMMANDS = _section(
         "prune": "bench.cli.run:prune",
         "finetune": "bench.cli.run:finetune",
         "verify": "bench.cli.models:verify",
-        "export": "bench.cli.models:export",
         "doctor": "bench.cli.setup:doctor",
         "compare": "bench.cli.compare:compare",
         "gate": "bench.cli.compare:gate",
@@ -42,8 +41,6 @@ COMMANDS = _section(
         "check": "bench.cli.check:check",
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
-        "import": "bench.cli.compare:import_results",
-        "submit": "bench.cli.submit:submit",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
         "baseline": "bench.cli.compare:baseline_app",
@@ -114,16 +111,7 @@ QUANTIZERS = _section(
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
         "kv8": "bench.quantizers.cache:Kv8",
         "kv4": "bench.quantizers.cache:Kv4",
-        "q2_k": "bench.quantizers.k_quants:Q2K",
-        "q3_k": "bench.quantizers.k_quants:Q3K",
-        "q4_k": "bench.quantizers.k_quants:Q4K",
-        "q5_k": "bench.quantizers.k_quants:Q5K",
-        "q6_k": "bench.quantizers.k_quants:Q6K",
         "hqq": "bench.quantizers.libraries:Hqq",
-        "llmcompressor-gptq": "bench.quantizers.libraries:LlmCompressorGptq",
-        "llmcompressor-nvfp4": "bench.quantizers.libraries:LlmCompressorNvFp4",
-        "llmcompressor-mxfp4": "bench.quantizers.libraries:LlmCompressorMxFp4",
-        "auto-round": "bench.quantizers.libraries:AutoRound",
         "torchao-int4": "bench.quantizers.libraries:TorchaoInt4",
     },
 )
@@ -147,26 +135,11 @@ CODECS = _section(
     {
         "float": "methods.contract.codec:FloatCodec",
         "grid": "methods.workshop.quantizing.grid_codec:GridCodec",
-        "ggml": "bench.quantizers.k_quants:GgmlCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
-        "compressed-tensors": "bench.formats.compressed_tensors:CompressedTensorsCodec",
     },
 )
 
-EXPORTS = _section(
-    "exports",
-    {
-        "hf": "bench.export.formats:Dense",
-        "stored": "bench.export.formats:Stored",
-        "compressed-tensors": "bench.export.formats:CompressedTensors",
-        "gptq": "bench.export.formats:Gptq",
-        "awq": "bench.export.formats:Awq",
-        "gguf": "bench.export.formats:Gguf",
-        "onnx": "bench.export.formats:Onnx",
-        "eee": "bench.export.formats:EveryEvalEver",
-        "lm-eval": "bench.export.formats:LmEval",
-    },
-)
+EXPORTS = _section("exports", {})
 
 TRACKERS = _section("trackers", {})
 """Experiment trackers. A name is also that of the package that it needs, and of the extra that
@@ -176,18 +149,39 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 """Where the artifacts of a run are made."""
 
 SERVICES = _section("services", {}, of_classes=False)
-"""Objects that the core asks for by name, and works without: forecasts, trackers and slurm."""
+"""Objects that the core asks for by name, and works without: forecasts, trackers, slurm and
+foreign_results."""
 
 READERS = _section(
     "readers",
     {
-        "gguf": "bench.formats.opening:Gguf",
         "adapter": "bench.formats.opening:Adapter",
         "stored": "bench.formats.opening:Stored",
     },
 )
 """Formats of models made elsewhere, in the order in which they are asked. The rest is
 safetensors."""
+
+ALIASES = _section("aliases", {}, of_classes=False)
+"""Names for models besides those of bench.inputs.models."""
+
+COLUMNS = _section(
+    "columns",
+    {
+        "perplexity_ratio": "bench.reporting.derived_columns:PERPLEXITY_RATIO",
+        "perplexity_ratio_to_dense-ft": "bench.reporting.derived_columns:CONTROL_RATIO",
+        "worst_track": "bench.reporting.derived_columns:WORST_TRACK",
+        "flips": "bench.reporting.derived_columns:FLIPS",
+        "tokens_to_make": "bench.reporting.derived_columns:TOKENS_TO_MAKE",
+        "time_to_make": "bench.reporting.derived_columns:TIME_TO_MAKE",
+        "made_on": "bench.reporting.derived_columns:MADE_ON",
+    },
+    of_classes=False,
+)
+"""Columns that are computed from other numbers of a row, in the order in which a table has them."""
+
+HARNESSES = _section("harnesses", {})
+"""Harnesses whose answers can be compared and imported, in the order in which they are read."""
 
 ENGINES = _section("engines", {})
 """Engines of `bench speed --engine`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
@@ -22,11 +22,14 @@ from typing import Any, TypeVar
 
 from bench.catalog.declarations import Catalog, CatalogEntry, describe
 from bench.catalog.entries import (
+    ALIASES,
     CODECS,
+    COLUMNS,
     COMMANDS,
     ENGINES,
     EXECUTORS,
     EXPORTS,
+    HARNESSES,
     MEASURES,
     METHODS,
     QUANTIZERS,
@@ -52,12 +55,17 @@ SECTIONS: dict[str, Catalog] = {
     "executors": EXECUTORS,
     "services": SERVICES,
     "commands": COMMANDS,
+    "aliases": ALIASES,
+    "columns": COLUMNS,
+    "harnesses": HARNESSES,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
-NOUNS = {"exports": "format"}
+NOUNS = {"aliases": "alias", "exports": "format", "harnesses": "harness"}
 """Noun for a name of a section in errors, if it is not the singular of the section."""
 
 
+_RESERVED: dict[str, Collection[str]] = {}
+"""Built-in names of a section that are not in the catalog."""
 _NAMED: dict[str, dict[str, str]] = {kind: {} for kind in SECTIONS}
 """FILE:CLASS by name, for classes in files that the user named. FILE is an absolute path, and the
 name of the module."""
@@ -69,12 +77,22 @@ _OF_FILES: dict[str, CatalogEntry] = {}
 """Entry of each class of `_NAMED` by FILE:CLASS."""
 
 
+def reserve(kind: str, names: Collection[str]) -> None:
+    """Keep names of a section that are built in, and are not in the catalog, from plug-ins."""
+    _RESERVED[kind] = names
+    _plugins.cache_clear()
+
+
+def _is_built_in(kind: str, name: str) -> bool:
+    return name in SECTIONS[kind] or name in _RESERVED.get(kind, ())
+
+
 @cache
 def _plugins(kind: str) -> dict[str, EntryPoint]:
     """Return the entry point of each plug-in by its name. None can replace a built-in name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=f"cast_bench.{kind}"):
-        if point.name not in SECTIONS[kind]:
+        if not _is_built_in(kind, point.name):
             found.setdefault(point.name, point)
     return found
 
@@ -83,7 +101,7 @@ def ignored(kind: str) -> list[tuple[str, str]]:
     """Return the name of each entry point that is not used, and why."""
     used, out = _plugins(kind), []
     for point in entry_points(group=f"cast_bench.{kind}"):
-        if point.name in SECTIONS[kind]:
+        if _is_built_in(kind, point.name):
             out.append(
                 (point.name, "the name is built in: rename it in the package's entry points")
             )

@@ -15,7 +15,6 @@ from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods.contract.errors import UserError
-from methods.contract.pattern import Pattern
 
 if TYPE_CHECKING:
     from bench.compare.result_set import ResultSet
@@ -153,19 +152,21 @@ def gate(
 
 def _pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, ResultSet] | None:
     """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one.
-    whole: see elsewhere.pair."""
-    from bench.compare import elsewhere
+    whole: see foreign.ForeignResults.pair."""
+    from bench.compare import foreign
 
-    known = [text for text in (a, b) if elsewhere.is_elsewhere(Path(text))]
-    if not known:
+    readers = {text: foreign.find_reader(Path(text)) for text in (a, b)}
+    known = [text for text, reader in readers.items() if reader]
+    reader = readers[a] or readers[b]
+    if reader is None:
         return None
-    if len(known) == 1:
+    if len(known) < len(readers):
         other = b if known[0] == a else a
         raise UserError(
             f"{known[0]!r} has results of another harness and {other!r} has none: name two such "
             "folders"
         )
-    before, after, notes = elsewhere.pair(Path(a), Path(b), whole=whole)
+    before, after, notes = reader.pair(Path(a), Path(b), whole=whole)
     for line in notes:
         note(line)
     return before, after
@@ -194,37 +195,6 @@ def history(
     print_rows(metric_history.rows(series), json)
     if out:
         print_line(figures.draw_history(series, out), err=json)
-
-
-def import_results(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of lm-eval (--log_samples), lighteval (--save-details), EvalScope or "
-            "Every Eval Ever."
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="Name of the original [default: the name that the harness wrote].")
-    ] = "",
-    method: Annotated[str, typer.Option(help="Name of the row.")] = "dense",
-    pattern: Annotated[str, typer.Option(help="Pattern of the row, for example 2:4.")] = "dense",
-    results: Results = None,
-) -> None:
-    """Make records of what another harness measured.
-
-    Their columns name the harness, so they never mix with numbers of bench run.
-    """
-    from bench.compare import elsewhere
-    from bench.results.store import RESULTS
-
-    Pattern.parse(pattern)
-    tasks = elsewhere.import_folder(
-        folder, results or RESULTS, model=model, method=method, pattern=pattern
-    )
-    print_line(
-        f"{amount(len(tasks), 'task')} of {folder} in {results or RESULTS}: {', '.join(tasks)}"
-    )
 
 
 @baseline_app.command("set")

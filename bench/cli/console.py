@@ -51,10 +51,9 @@ def print_records(
     the same size. signers: who signed each record, for one more column.
     """
     from bench.cli.tables import print_table
-    from bench.reporting import equal_bits
+    from bench.reporting import derived_cells, equal_bits
     from bench.reporting.table import all_notes, text_tables, to_markdown
-    from bench.results.rows import IDENTITY, frame_to_csv, to_frame, to_json
-    from bench.results.signatures import SIGNED_BY
+    from bench.results.rows import frame_to_csv, to_frame, to_json
 
     if format_ == "json":
         print_json(to_json(records, signers))
@@ -62,7 +61,10 @@ def print_records(
     if format_ == "csv":
         print_lines(frame_to_csv(to_frame(records, signers)))
         return
-    tables = equal_bits.text_tables(records) if equal_bytes else text_tables(records, signers)
+    if equal_bytes:
+        tables = equal_bits.text_tables(records)
+    else:
+        tables = text_tables(records, signers, derived_cells.extra_columns(records))
     if equal_bytes and not tables:
         raise UserError(
             "no sparse row has a dense row of similar size: add dense quantized rows, for example "
@@ -76,7 +78,7 @@ def print_records(
     for i, table in enumerate(tables):
         if i:
             print_line()
-        right = [header not in (*IDENTITY, SIGNED_BY) for header in table.headers]
+        right = [not table.is_worded(header) for header in table.headers]
         print_table(
             table.headers, table.lines, right=right, title=table.title, notes=all_notes(table)
         )

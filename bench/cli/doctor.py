@@ -81,7 +81,8 @@ def _device() -> dict[str, Any]:
     device = devices.resolve_device("auto")
     about = provenance.machine()
     if device == "cpu":
-        return _row("device", "cpu", f"{about['cpu']}, {devices.cores()} cores; no CUDA device")
+        cards = devices.driver_fault() or "no CUDA device"
+        return _row("device", "cpu", f"{about['cpu']}, {devices.cores()} cores; {cards}")
     import torch
 
     return _row("device", "ok", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")

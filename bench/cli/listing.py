@@ -26,16 +26,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     if what in ("methods", "measures", "quantizers"):
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
     if what == "models":
-        return [
-            {
-                "model": n,
-                "source": a.source,
-                "ref": a.short_ref,
-                "evaluated_on": f"{a.data}@{a.seqlen}",
-                "about": a.about,
-            }
-            for n, a in models.ALIASES.items()
-        ]
+        return [_model(name) for name in models.names()]
     if what == "data":
         return [
             {"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()
@@ -86,6 +77,22 @@ def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, A
     if long:
         row["fields"] = " ".join(_fields(entry))
     return row
+
+
+def _model(name: str) -> dict[str, Any]:
+    try:
+        alias = models.find_alias(name)
+        assert alias is not None
+    except UserError as fault:
+        empty = dict.fromkeys(("source", "ref", "evaluated_on"), "")
+        return {"model": name, **empty, "about": f"broken: {fault}"}
+    return {
+        "model": name,
+        "source": alias.source,
+        "ref": alias.short_ref,
+        "evaluated_on": f"{alias.data}@{alias.seqlen}",
+        "about": alias.about,
+    }
 
 
 def _fields(entry: CatalogEntry) -> list[str]:

@@ -59,7 +59,9 @@ class _Commands(Mapping[str, Any]):
         with registry.guarded(entry):
             found = registry.load(entry)
             if isinstance(found, typer.Typer):
-                return get_group(found)
+                group = get_group(found)
+                group.name = name
+                return group
             alone = typer.Typer(add_completion=False, rich_markup_mode=None)
             alone.command(name, cls=_Command)(found)
             return get_command(alone)

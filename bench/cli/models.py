@@ -1,4 +1,4 @@
-"""`bench pull`, `verify` and `export`: models and data."""
+"""`bench pull` and `verify`: models and data."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli.console import fail, note, note_ignored, print_line, print_rows
-from bench.cli.flags import Json, NewFolder, Results, folder_option, split_list
-from bench.export.onnx_file import OnnxFile
-from bench.system.suggest import describe_unknown, shorten
+from bench.catalog import registry
+from bench.cli.console import fail, note, print_line, print_rows
+from bench.cli.flags import Json, folder_option, split_list
+from bench.system.suggest import describe_unknown
 from bench.system.text import amount
-from bench.verify import CheckFailed, WeightCounts, WeightSource, verify_folder
+from bench.verify import WeightCounts, WeightSource, verify_folder
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 from methods.model.targets import find_targets, require_matches
@@ -171,7 +171,8 @@ def verify(
     """
     globs = split_list("include", include), split_list("exclude", exclude) if exclude else []
     if model.endswith(".onnx"):
-        file = OnnxFile(Path(model))
+        onnx: Any = registry.load(registry.lookup("exports", "onnx"))
+        file = onnx.open_file(Path(model))
         require_matches(chain(*globs), [linear.name for linear in file.targets()], model)
         counts = file.count(Pattern.parse(pattern), *globs)
     else:
@@ -192,108 +193,6 @@ def verify(
             )
         fail(f"check failed: {counts.pattern.broken_in(counts.violations)} of {model}{why}", 1)
     note(f"{counts.pattern} holds in {len(counts.layers)} linears of {model}")
-
-
-def export(
-    out: NewFolder,
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="For a model: a record (the first digits of its key) or a model folder."
-        ),
-    ] = None,
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="Format of the files. {exports}",
-        ),
-    ] = "hf",
-    values: Annotated[
-        str | None,
-        typer.Option(
-            help="For packed24: round values to int8 or int4. For gguf: f16, q8_0, q4_0, or a "
-            "K-quant such as q4_k_m [default: as the record's quantizer]."
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="For onnx: float32, float16 or bfloat16 [default: that of the weights]."),
-    ] = None,
-    exclude: Annotated[
-        str | None,
-        typer.Option(help="For packed24: linears to leave dense: globs, comma-separated."),
-    ] = None,
-    merge: Annotated[
-        bool,
-        typer.Option(
-            "--merge", help="Add low-rank terms to the weights, which ends their pattern."
-        ),
-    ] = False,
-    imatrix: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT",
-            help="For K-quants of gguf: corpus or file whose inputs weigh the errors.",
-        ),
-    ] = None,
-    windows: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATTERN",
-            help="For packed24: store weights of this pattern, such as 6:8, as windows of 2:4.",
-        ),
-    ] = None,
-    organization: Annotated[
-        str | None, typer.Option(help="For eee: name of the evaluator [default: unknown].")
-    ] = None,
-    results: Results = None,
-) -> None:
-    """Write a pruned model, or results, in another format.
-
-    A model is a record or a folder. --format hf also turns a packed24 folder into a dense one. A
-    format of results writes the newest records of --results.
-    """
-    from bench.export.contract import Options, ResultsFormat
-    from bench.export.model import export_model, find_format
-    from bench.export.results import export_results
-    from bench.results.store import RESULTS
-
-    note_ignored("exports", {format_})
-    globs = tuple(split_list("exclude", exclude)) if exclude else ()
-    options = Options(
-        values=values,
-        dtype=dtype,
-        exclude=globs,
-        windows=windows,
-        imatrix=imatrix,
-        organization=organization,
-    )
-    found = find_format(format_, options)
-    if isinstance(found, ResultsFormat):
-        if artifact:
-            raise UserError(f"--format {format_} exports all of --results: leave {artifact!r} out")
-        if merge:
-            raise UserError(
-                f"--merge is for the format of a model, and {format_} is one of results: leave it "
-                "out"
-            )
-        print_line(export_results(results or RESULTS, format_, found, out, options))
-        return
-    if artifact is None:
-        raise UserError(
-            f"--format {format_} exports a model: name a record (bench ls runs) or a model folder"
-        )
-    if results and Path(artifact).is_dir():
-        raise UserError(
-            f"--results {shorten(results)} has no effect on a model folder: leave it out"
-        )
-    try:
-        print_line(
-            export_model(artifact, format_, out, results=results, merge=merge, **vars(options))
-        )
-    except CheckFailed as failure:
-        fail(f"check failed: {failure}", 1)
 
 
 def _open_folder(name: str) -> WeightSource:

@@ -308,7 +308,7 @@ def report(
     without --out and --check, tables are printed instead. --results also takes folders of lm-eval,
     lighteval, EvalScope and Every Eval Ever.
     """
-    from bench.compare import elsewhere
+    from bench.compare import foreign
 
     files = bool(out or check or title or papers or smaller)
     if files and (format_ or equal_bytes):
@@ -319,7 +319,7 @@ def report(
     if equal_bytes and signed_by:
         raise UserError("--equal-bytes prints no signers: leave --signed-by out")
     with ExitStack() as stack:
-        opened = [stack.enter_context(elsewhere.as_results(folder)) for folder in results or ()]
+        opened = [stack.enter_context(foreign.as_results(folder)) for folder in results or ()]
         if not files and (format_ or equal_bytes or results):
             _print_folders(opened, format_ or "table", equal_bytes, signed_by)
         else:

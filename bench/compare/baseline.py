@@ -206,7 +206,8 @@ def reading_rows(results: ResultSet) -> list[dict[str, Any]]:
     for record in results.records:
         labels = record.identity.labels()
         columns = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
-        name: dict[str, Any] = {k: "" if labels[k] is None else str(labels[k]) for k in columns}
+        texts = {column: labels[column] for column in columns}
+        name: dict[str, Any] = {k: "" if v is None else str(v) for k, v in texts.items()}
         for metric, value in [(r.metric, r.value) for r in record.readings] or [
             (record.status, None)
         ]:

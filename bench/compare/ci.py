@@ -62,12 +62,12 @@ def to_github(comparison: Comparison) -> str:
 def describe(row: Row) -> str:
     """Return a row as a sentence."""
     columns = cells(row)
-    moved = (
-        f"{columns['before']} to {columns['after']}, {columns['change']}" if row.estimate else ""
-    )
+    moved = ""
+    if row.estimate:
+        moved = f"{columns['before']} to {columns['after']}, {columns['change']}"
     if not row.estimate and row.before is not None:
         moved = f"{columns['before']} to {columns['after']}"
-    p = f"p {columns['p']}" if columns["p"] else ""
+    p = columns["p"] and f"p {columns['p']}"
     return f"{columns['row']}, {columns['metric']}: " + "; ".join(
         filter(None, (row.verdict, moved, p, columns["about"]))
     )

@@ -42,7 +42,9 @@ class CompareSettings(BaseModel, extra="forbid", frozen=True):
 
     def margin(self, metric: Metric) -> float | None:
         """Return the largest loss that passes, or None if the metric is not judged."""
-        names = (metric.name, "latency") if metric.is_time else (metric.name,)
+        names = [metric.name]
+        if metric.is_time:
+            names.append("latency")
         return next((self.margins[name] for name in names if name in self.margins), metric.margin)
 
     def tolerance(self, metric: Metric) -> float:

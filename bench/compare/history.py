@@ -102,11 +102,10 @@ def _series(name: str, metric: str, records: Sequence[Record]) -> Series:
     reading = next(r for r in records[0].readings if r.metric == metric)
     points = [_point(*key, group, metric) for key, group in commits.items()]
     values = np.array([p.value for p in points])
-    logs = (
-        np.log(values)
-        if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio
-        else values
-    )
+    if (values > 0).all() and metrics.find(metric, reading.unit).is_ratio:
+        logs = np.log(values)
+    else:
+        logs = values
     steps = set(changepoints.find_steps(logs))
     changes = [
         (),
@@ -155,11 +154,16 @@ def rows(series: Sequence[Series]) -> list[dict[str, Any]]:
     out = []
     for one in series:
         for before, p in zip((None, *one.points), one.points, strict=False):
-            moved = f"{100 * (p.value / before.value - 1):+.2f}%" if before and before.value else ""
+            moved = ""
+            if before and before.value:
+                moved = f"{100 * (p.value / before.value - 1):+.2f}%"
+            commit = p.commit[:12]
+            if p.dirty:
+                commit += "*"
             out.append(
                 {
                     "row": one.name,
-                    "commit": p.commit[:12] + ("*" if p.dirty else ""),
+                    "commit": commit,
                     "recorded": p.recorded,
                     one.metric: float(f"{p.value:.6g}"),
                     "seeds": p.seeds,

@@ -12,8 +12,8 @@ from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.derive import Items, pseudo_values, scores_of
-from bench.results.identity import IdentityKey
-from bench.results.record import NoItems, Record
+from bench.results.identity import IdentityKey, Protocol
+from bench.results.record import NoItems, ReadingRow, Record
 from bench.stats import bootstrap, mcnemar
 from bench.stats.bootstrap import Array, Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
@@ -32,7 +32,7 @@ MAX_REACH = 1e6
 a range. A wider one says nothing."""
 
 MAX_RESAMPLED = 10_000
-"""Most items of a metric with the rule "own", which is computed once without each of them."""
+"""Most items of a metric with the aggregation "own", which is computed once without each item."""
 
 NO_SCORES = "it has no score for each item"
 
@@ -67,18 +67,14 @@ def estimate_pair(
         if pair.definition.sampled:
             raise
         raise NotComparable(NO_SCORES) from None
-    if any(len({len(sides[i].ids) for sides in both}) > 1 for i in (0, 1)):
+    of_before, of_after = zip(*both, strict=True)
+    counts_before = {len(items.ids) for items in of_before}
+    counts_after = {len(items.ids) for items in of_after}
+    if len(counts_before) > 1 or len(counts_after) > 1:
         what = "numbers of blocks of timings" if pair.definition.is_time else "items"
         raise NotComparable(f"seeds were measured on different {what}")
-    was, now = (
-        np.stack(
-            [
-                _column(sides[i], record, pair.metric)
-                for sides, record in zip(both, records, strict=True)
-            ]
-        )
-        for i, records in enumerate((pair.before, pair.after))
-    )
+    was = _stack_scores(of_before, pair.before, pair.metric)
+    now = _stack_scores(of_after, pair.after, pair.metric)
     if np.array_equal(was, now) and not _could_differ(pair, both, before, after):
         return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
     if pair.definition.is_time:
@@ -97,7 +93,9 @@ def estimate_pair(
         sums, weights, unit = _sums_by_cluster(now - was, items)
         found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
     found = _without_endless(found, pair)
-    return _without_endless(add_seed_noise(found, noise, level, margin), pair) if noise else found
+    if noise:
+        found = _without_endless(add_seed_noise(found, noise, level, margin), pair)
+    return found
 
 
 def _could_differ(
@@ -122,21 +120,23 @@ def _same_model(a: Record, b: Record, before: ResultSet, after: ResultSet) -> bo
     """
     if a.key == b.key or (a.artifact and a.artifact == b.artifact):
         return True
-    was, now = (
-        {
-            (r.identity.measure, r.identity.protocol): r
-            for r in results.records
-            if r.items
-            and r.artifact == one.artifact
-            and r.identity.subject in ("text", "task")
-            and _row(r) == _row(one)
-        }
-        for results, one in ((before, a), (after, b))
-    )
+    was, now = _scored(a, before), _scored(b, after)
     return any(
         _are_of_one_model(before.items(was[k]), after.items(now[k]))
         for k in was.keys() & now.keys()
     )
+
+
+def _scored(one: Record, results: ResultSet) -> dict[tuple[str, Protocol], Record]:
+    """Return the records with scores of a record's weights, by measure and protocol."""
+    return {
+        (r.identity.measure, r.identity.protocol): r
+        for r in results.records
+        if r.items
+        and r.artifact == one.artifact
+        and r.identity.subject in ("text", "task")
+        and _row(r) == _row(one)
+    }
 
 
 def _row(record: Record) -> IdentityKey:
@@ -155,9 +155,12 @@ def _without_endless(estimate: Estimate, pair: MetricPair) -> Estimate:
     """Return the estimate, with infinite ends if its interval is wider than all changes that the
     metric can have."""
     metric = pair.definition
-    reach = MAX_REACH if metric.low is None or metric.high is None else metric.high - metric.low
-    half = (estimate.high - estimate.low) / 2
-    if half <= (math.log(MAX_REACH) if pair.is_ratio else reach):
+    reach = MAX_REACH
+    if pair.is_ratio:
+        reach = math.log(MAX_REACH)
+    elif metric.low is not None and metric.high is not None:
+        reach = metric.high - metric.low
+    if (estimate.high - estimate.low) / 2 <= reach:
         return estimate
     return replace(estimate, low=-math.inf, high=math.inf)
 
@@ -171,19 +174,22 @@ def counted_change(pair: MetricPair) -> float:
     if not pair.definition.capped_by_pattern:
         return mean_change(pair)
     was, now = mean_values(pair)
-    required = (Pattern.parse(side[0].identity.pattern).share for side in (pair.before, pair.after))
-    before, after = (min(value, goal) for value, goal in zip((was, now), required, strict=True))
-    return after - before
+    required_before = Pattern.parse(pair.before[0].identity.pattern).share
+    required_after = Pattern.parse(pair.after[0].identity.pattern).share
+    return min(now, required_after) - min(was, required_before)
 
 
 def mean_values(pair: MetricPair) -> tuple[float, float]:
     """Return the means over seeds before and after. They are geometric if the change is a ratio."""
-    was, now = (
-        [float(r.value) for r in readings if r.value is not None] for readings in pair.readings
-    )
-    if pair.is_ratio:
-        return tuple(math.exp(math.fsum(map(math.log, x)) / len(x)) for x in (was, now))  # type: ignore[return-value]
-    return math.fsum(was) / len(was), math.fsum(now) / len(now)
+    was, now = pair.readings
+    return _mean(was, pair.is_ratio), _mean(now, pair.is_ratio)
+
+
+def _mean(readings: Sequence[ReadingRow], geometric: bool) -> float:
+    values = [float(reading.value) for reading in readings if reading.value is not None]
+    if geometric:
+        return math.exp(math.fsum(map(math.log, values)) / len(values))
+    return math.fsum(values) / len(values)
 
 
 def mean_change(pair: MetricPair) -> float:
@@ -204,6 +210,12 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     if not timing and not a.weights.sum() > 0:
         raise NotComparable("the weights of the items are not above 0")
     return a, b
+
+
+def _stack_scores(sides: Sequence[Items], records: Sequence[Record], metric: str) -> Array:
+    """Return scores [seeds, items]."""
+    columns = [_column(items, record, metric) for items, record in zip(sides, records, strict=True)]
+    return np.stack(columns)
 
 
 def _column(items: Items, record: Record, metric: str) -> Array:
@@ -255,7 +267,8 @@ def _sums_by_cluster(
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
     unit = "articles"
     if len(names) < least:
-        order = np.argsort([int(i) if str(i).isdigit() else 0 for i in items.ids], kind="stable")
+        numbers = [int(i) if str(i).isdigit() else 0 for i in items.ids]
+        order = np.argsort(numbers, kind="stable")
         count = min(WINDOW_BLOCKS, len(order))
         index = np.empty(len(order), dtype=np.intp)
         index[order] = np.arange(len(order)) * count // len(order)

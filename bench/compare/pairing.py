@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
-from bench.results.identity import IdentityKey, Protocol
+from bench.results.identity import IdentityKey
 from bench.results.record import ReadingRow, Record
 from methods.contract.errors import UserError
 from methods.contract.measure_info import Metric
@@ -37,11 +38,10 @@ class MetricPair:
     @cached_property
     def readings(self) -> tuple[list[ReadingRow], list[ReadingRow]]:
         """Return the metric's readings, before and after, one for each seed."""
-        was, now = (
-            [r for record in records for r in record.readings if r.metric == self.metric]
-            for records in (self.before, self.after)
-        )
-        return was, now
+        return self._readings_of(self.before), self._readings_of(self.after)
+
+    def _readings_of(self, records: Iterable[Record]) -> list[ReadingRow]:
+        return [r for record in records for r in record.readings if r.metric == self.metric]
 
     @property
     def better(self) -> str:
@@ -88,11 +88,13 @@ class MetricPair:
     def obstacle(self) -> str:
         """Return the reason why the two cannot be compared, or "" if they can."""
         for a, b in zip(self.before, self.after, strict=True):
-            if reason := a.reason or b.reason:
+            reason = a.reason or b.reason
+            if reason:
                 return reason
             if a.token_digest != b.token_digest:
                 return "measured on different tokens"
-            if what := another_source(a, b):
+            what = another_source(a, b)
+            if what:
                 return what
             if self.definition.is_time and _hardware(a) != _hardware(b):
                 return f"different hardware: {_hardware(a)}, now {_hardware(b)}"
@@ -130,15 +132,19 @@ def another_source(a: Record, b: Record) -> str:
     if a.identity.model == b.identity.model and _differ(was.get("model"), now.get("model")):
         return f"the weights of {a.identity.model} are others"
     same_task = a.identity.measure in NUMBERED and a.identity.protocol == b.identity.protocol
-    contents = ((inputs.get("measure") or {}).get("content") for inputs in (was, now))
-    return "the task's questions are others" if same_task and _differ(*contents) else ""
+    before, after = was.get("measure") or {}, now.get("measure") or {}
+    if same_task and _differ(before.get("content"), after.get("content")):
+        return "the task's questions are others"
+    return ""
 
 
-def _differ(*values: Any) -> bool:
-    """Return whether values are different digests."""
-    return (
-        all(isinstance(v, str) and len(v) == DIGEST_LENGTH for v in values) and len(set(values)) > 1
-    )
+def _differ(a: Any, b: Any) -> bool:
+    """Return whether two values are different digests."""
+    return _is_digest(a) and _is_digest(b) and a != b
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and len(value) == DIGEST_LENGTH
 
 
 def _hardware(record: Record) -> str:
@@ -153,7 +159,8 @@ def group_by_identity(
     out: dict[IdentityKey, Seeds] = {}
     for record in records:
         seeds = out.setdefault(record.identity.key("seed", *ignore), {})
-        if other := seeds.get(record.identity.seed):
+        other = seeds.get(record.identity.seed)
+        if other:
             raise UserError(_describe_clash(other, record))
         seeds[record.identity.seed] = record
     return out
@@ -196,23 +203,24 @@ def pair_results(
             unpaired.append(_explain_absence(names[key], was, by_text.get(_text_key(key, was))))
     only_new = [key for key in new if key not in old]
     for key in only_new:
-        if bad := [r for r in new[key].values() if r.status in FAILED]:
-            unpaired.append(
-                Unpaired(
-                    names[key],
-                    bad[0].identity.measure,
-                    "NEW_FAILURE",
-                    _failure_reason(bad),
-                    tuple(bad),
-                )
-            )
+        bad = [r for r in new[key].values() if r.status in FAILED]
+        if bad:
+            unpaired.append(_new_failure(names[key], bad[0].identity.measure, bad))
     return pairs, unpaired, len(only_new)
+
+
+def _new_failure(name: str, measure: str, bad: list[Record]) -> Unpaired:
+    return Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad))
 
 
 def _pattern_change(was: Seeds, now: Seeds) -> str:
     """Return the two patterns of a pair, to follow its name, or "" if they are the same."""
-    before, after = (next(iter(seeds.values())).identity.pattern for seeds in (was, now))
+    before, after = _first(was).identity.pattern, _first(now).identity.pattern
     return f" ({before} → {after})" if before != after else ""
+
+
+def _first(seeds: Seeds) -> Record:
+    return next(iter(seeds.values()))
 
 
 def pair_seeds(
@@ -222,12 +230,9 @@ def pair_seeds(
     pair_results."""
     good = {s: r for s, r in was.items() if r.status == "ok"}
     unpaired = []
-    measure = next(iter(was.values())).identity.measure
-    fixed = [
-        s
-        for s, r in was.items()
-        if r.status != "ok" and any(x.status == "ok" for x in _matches(now, s))
-    ]
+    measure = _first(was).identity.measure
+    without = [s for s, r in was.items() if r.status != "ok"]
+    fixed = [s for s in without if _has_number(_matches(now, s))]
     if fixed:
         unpaired.append(
             Unpaired(name, measure, "FIXED", f"{was[fixed[0]].status} before{list_seeds(fixed)}")
@@ -235,21 +240,16 @@ def pair_seeds(
     elif not good:
         failed = [r for r in now.values() if r.status in FAILED]
         if failed and not any(r.status in FAILED for r in was.values()):
-            unpaired.append(
-                Unpaired(name, measure, "NEW_FAILURE", _failure_reason(failed), tuple(failed))
-            )
+            unpaired.append(_new_failure(name, measure, failed))
         else:
-            unpaired.append(
-                Unpaired(
-                    name, measure, "NO_BASELINE", f"{next(iter(was.values())).status} before, too"
-                )
-            )
+            reason = f"{_first(was).status} before, too"
+            unpaired.append(Unpaired(name, measure, "NO_BASELINE", reason))
     if not good:
         return [], unpaired
     matches = {s: _matches(now, s) for s in sorted(good, key=order)}
     if common_seeds and any(matches.values()):
         matches = {s: records for s, records in matches.items() if records}
-    paired = [r for records in matches.values() for r in records]
+    paired = list(chain.from_iterable(matches.values()))
     still = [
         s for s, r in was.items() if r.status in FAILED and s in now and now[s].status in FAILED
     ]
@@ -257,20 +257,19 @@ def pair_seeds(
         unpaired.append(
             Unpaired(name, measure, "NO_BASELINE", f"failed before, too{list_seeds(still)}")
         )
-    new = [] if common_seeds else [r for s, r in now.items() if s not in still]
-    others = [r for r in new if not any(r is one for one in paired)]
-    if bad := [r for r in (*paired, *others) if r.status in FAILED]:
-        return [], [
-            *unpaired,
-            Unpaired(name, measure, "NEW_FAILURE", _failure_reason(bad), tuple(bad)),
-        ]
-    if missing := [
-        s for s, records in matches.items() if not any(r.status == "ok" for r in records)
-    ]:
-        skipped = [r for s in missing for r in matches[s]]
-        reason = (
-            f"skipped: {skipped[0].reason}" if skipped else f"not measured{list_seeds(missing)}"
-        )
+    bad = [r for r in paired if r.status in FAILED]
+    if not common_seeds:
+        seen = {id(r) for r in paired}
+        others = [r for s, r in now.items() if s not in still and id(r) not in seen]
+        bad += [r for r in others if r.status in FAILED]
+    if bad:
+        return [], [*unpaired, _new_failure(name, measure, bad)]
+    missing = [s for s, records in matches.items() if not _has_number(records)]
+    if missing:
+        skipped = list(chain.from_iterable(matches[s] for s in missing))
+        reason = f"not measured{list_seeds(missing)}"
+        if skipped:
+            reason = f"skipped: {skipped[0].reason}"
         return [], [*unpaired, Unpaired(name, measure, "MISSING", reason)]
     both = [(good[s], r) for s, records in matches.items() for r in records]
     first, other = both[0]
@@ -287,6 +286,10 @@ def pair_seeds(
         if r.metric in reported and r.better
     ]
     return pairs, unpaired
+
+
+def _has_number(records: Iterable[Record]) -> bool:
+    return any(record.status == "ok" for record in records)
 
 
 def _matches(records: Mapping[int | None, Record], seed: int | None) -> list[Record]:
@@ -306,25 +309,21 @@ def order(seed: int | None) -> int:
 
 def _text_key(key: IdentityKey, seeds: Seeds) -> tuple[IdentityKey, str]:
     """Return a key that identities of one text or task share, whatever the protocol."""
-    return tuple((column, text) for column, text in key if column != "protocol"), _protocol(
-        seeds
-    ).name
+    rest = tuple((column, text) for column, text in key if column != "protocol")
+    return rest, _first(seeds).identity.protocol.name
 
 
 def _explain_absence(name: str, was: Seeds, other: Seeds | None) -> Unpaired:
     """Explain a missing identity: not measured, or only as `other`, with another protocol on the
     same text or task."""
-    measure = next(iter(was.values())).identity.measure
+    measure = _first(was).identity.measure
     if other:
-        reason = f"different protocol: {_protocol(was).label}, now {_protocol(other).label}"
+        before, after = _first(was).identity.protocol, _first(other).identity.protocol
+        reason = f"different protocol: {before.label}, now {after.label}"
         return Unpaired(name, measure, "NOT_COMPARABLE", reason)
     if all(r.status != "ok" for r in was.values()):
         return Unpaired(name, measure, "NO_BASELINE", "no result before, and not measured now")
     return Unpaired(name, measure, "MISSING", "not measured")
-
-
-def _protocol(seeds: Seeds) -> Protocol:
-    return next(iter(seeds.values())).identity.protocol
 
 
 def _failure_reason(bad: list[Record]) -> str:
@@ -353,11 +352,11 @@ def short_names(
         by_name.setdefault(" ".join(parts), []).append(key)
     out = {}
     for name, keys in by_name.items():
-        differing = (
-            [k for k in rest if len({dict(key).get(k) for key in keys}) > 1]
-            if len(keys) > 1
-            else []
-        )
-        for key in keys:
-            out[key] = " ".join([name, *(str(dict(key).get(k)) for k in differing)])
+        labels = [dict(key) for key in keys]
+        differing = []
+        for column in rest:
+            if len({own.get(column) for own in labels}) > 1:
+                differing.append(column)
+        for key, own in zip(keys, labels, strict=True):
+            out[key] = " ".join([name, *(str(own.get(column)) for column in differing)])
     return out

@@ -47,7 +47,8 @@ def rerun(
             note(f"measured again: {record.short_key}, {new.status}")
         except UserError as fault:
             note(f"cannot measure again: {record.short_key} ({fault})")
-    records = tuple(by_key[r.key][0] if r.key in by_key else r for r in after.records)
+    new_records = {key: record for key, (record, _) in by_key.items()}
+    records = tuple(new_records.get(record.key, record) for record in after.records)
     sources = {id(record): results for record, results in by_key.values()}
 
     def items(record: Record) -> Items:
@@ -101,10 +102,10 @@ def remeasure(
 
 def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str, str]:
     if new.status != record.status:
-        return (
-            "not measured" if new.status == "skipped" else "differs"
-        ), f"now {new.status}: {new.reason}"
-    was, now = ({r.metric: r for r in one.readings} for one in (record, new))
+        verdict = "not measured" if new.status == "skipped" else "differs"
+        return verdict, f"now {new.status}: {new.reason}"
+    was = {reading.metric: reading for reading in record.readings}
+    now = {reading.metric: reading for reading in new.readings}
     if was.keys() != now.keys():
         return "differs", f"it has {', '.join(was)}, now {', '.join(now)}"
     if record.token_digest != new.token_digest:
@@ -114,7 +115,7 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
         and machine_of(record) == machine_of(new)
         and record.versions == new.versions
     )
-    changes = []
+    changes, worst = [], []
     for name, old in was.items():
         definition, other = metrics.find(name, old.unit), now[name]
         exact = same and not definition.is_time
@@ -122,34 +123,42 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
             continue
         assert old.value is not None
         assert other.value is not None
+        limit = tolerance_of(definition) if tolerance is None else tolerance
+        if exact:
+            limit = 0.0
         distance = _distance(old.value, other.value, definition)
-        limit = 0.0 if exact else tolerance if tolerance is not None else tolerance_of(definition)
         part = "" if distance else "standard error or n of "
         text = f"{part}{name} {old.value:.6g}, now {other.value:.6g}, tolerance {limit:.3g}"
-        changes.append((exact or distance > limit, text))
-    worst = [text for is_over, text in changes if is_over]
-    why = "" if same else f" ({_difference(record, new)})"
+        changes.append(text)
+        if exact or distance > limit:
+            worst.append(text)
+    verdict = "within tolerance" if changes else "equal"
     if worst:
-        return "differs", "; ".join(worst) + why
-    return ("within tolerance" if changes else "equal"), (
-        "; ".join(text for _, text in changes) + why
-    ).lstrip()
+        verdict = "differs"
+    why = "; ".join(worst or changes)
+    if not same:
+        why = f"{why} ({_difference(record, new)})".lstrip()
+    return verdict, why
 
 
 def tolerance_of(metric: Metric) -> float:
     """Return the largest difference of a metric between machines: its margin in a gate, or else
     1%."""
-    return max(metric.margin if metric.margin is not None else 0.01, metric.tolerance)
+    margin = 0.01 if metric.margin is None else metric.margin
+    return max(margin, metric.tolerance)
 
 
 def _distance(was: float, now: float, metric: Metric) -> float:
     """Return the difference: relative to the first, or absolute for a proportion."""
-    absolute = metric.quantity == "proportion" or was == 0
-    return abs(now - was) if absolute else abs(now / was - 1)
+    if metric.quantity == "proportion" or was == 0:
+        return abs(now - was)
+    return abs(now / was - 1)
 
 
 def _difference(record: Record, new: Record) -> str:
     """Say what two records of one identity do not share."""
     if record.key != new.key:
         return "code or data differ"
-    return "machines differ" if machine_of(record) != machine_of(new) else "libraries differ"
+    if machine_of(record) != machine_of(new):
+        return "machines differ"
+    return "libraries differ"

@@ -28,37 +28,49 @@ def format_number(value: float | None, unit: str = "") -> str:
         return "–"
     if unit == "B":
         return f"{value / 1e6:,.2f} MB"
-    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    if abs(value) < 1000:
+        return f"{value:,.4g}"
+    return f"{value:,.1f}"
 
 
 def format_change(row: Row) -> str:
     """Return a ratio or a difference, with its interval."""
     if row.effect is None:
-        return "same" if row.verdict == "OK" and row.before == row.after is not None else "–"
+        is_equal = row.after is not None and row.before == row.after
+        if is_equal and row.verdict == "OK":
+            return "same"
+        return "–"
     value, low, high = row.effect
     if row.estimate and row.estimate.value == row.estimate.low == row.estimate.high == 0:
         return "same"
-    text = ("×" if row.ratio else "") + _format_end(value, row.ratio)
+    text = _format_end(value, row.ratio)
+    if row.ratio:
+        text = f"×{text}"
     if low is None or high is None:
         return f"{text}, no interval"
-    return (
-        text
-        if low == high
-        else f"{text} [{_format_end(low, row.ratio)}, {_format_end(high, row.ratio)}]"
-    )
+    if low == high:
+        return text
+    return f"{text} [{_format_end(low, row.ratio)}, {_format_end(high, row.ratio)}]"
 
 
 def _format_end(value: float, ratio: bool) -> str:
-    return f"{value:+.4f}" if not ratio else f"{value:.4g}" if value < 0.1 else f"{value:.4f}"
+    if not ratio:
+        return f"{value:+.4f}"
+    return f"{value:.4g}" if value < 0.1 else f"{value:.4f}"
 
 
 def cells(row: Row) -> dict[str, str]:
     """Return a row's columns as text, not yet escaped for Markdown."""
     e = row.estimate
-    flips = f"{e.lost} lost, {e.gained} gained" if e and e.lost is not None else ""
-    notes = [row.reason, flips]
+    notes = [row.reason]
+    if e and e.lost is not None:
+        notes.append(f"{e.lost} lost, {e.gained} gained")
     if e and e.unit not in ("count", "items"):
-        notes.append((f"{e.seeds} seeds, " if e.seeds > 1 else "") + f"{e.n:,} {e.unit}")
+        items = f"{e.n:,} {e.unit}"
+        notes.append(f"{e.seeds} seeds, {items}" if e.seeds > 1 else items)
+    p = ""
+    if row.adjusted is not None and e and e.n > 1 and e.stderr:
+        p = f"{row.adjusted:.2g}"
     if row.verdict == "INCONCLUSIVE" and row.effect and row.effect[1] is None:
         notes.append("too few for an interval: measure more")
     elif row.required_n:
@@ -72,9 +84,7 @@ def cells(row: Row) -> dict[str, str]:
         "before": format_number(row.before, row.unit),
         "after": format_number(row.after, row.unit),
         "change": format_change(row),
-        "p": f"{row.adjusted:.2g}"
-        if row.adjusted is not None and e and e.n > 1 and e.stderr
-        else "",
+        "p": p,
         "verdict": row.verdict,
         "about": "; ".join(filter(None, notes)),
     }
@@ -82,36 +92,36 @@ def cells(row: Row) -> dict[str, str]:
 
 def describe_counts(comparison: Comparison) -> str:
     """Return how many rows have each verdict."""
-    counts = ", ".join(f"{n} {v}" for v, n in comparison.count().items()) or "nothing to compare"
-    more = f"; {comparison.new} new" if comparison.new else ""
-    skipped = f"; no margin for {', '.join(comparison.unjudged)}" if comparison.unjudged else ""
-    return counts + more + skipped
+    counts = ", ".join(f"{n} {v}" for v, n in comparison.count().items())
+    parts = [counts or "nothing to compare"]
+    if comparison.new:
+        parts.append(f"{comparison.new} new")
+    if comparison.unjudged:
+        parts.append(f"no margin for {', '.join(comparison.unjudged)}")
+    return "; ".join(parts)
 
 
 def describe_outcome(comparison: Comparison) -> str:
     """Return the outcome of a gate, as a sentence."""
-    return f"{'failed' if comparison.failed else 'passed'}: {describe_counts(comparison)}"
+    outcome = "failed" if comparison.failed else "passed"
+    return f"{outcome}: {describe_counts(comparison)}"
 
 
 def to_markdown(comparison: Comparison, headline: str) -> str:
     """Return the body of a comment: failures first, and rows without problems folded."""
-    sampled = amount(comparison.family, "sampled number")
-    family = (
-        f"{sampled}, {100 * (1 - comparison.level):.4g}% intervals, α = "
-        f"{comparison.settings.alpha:g}"
-    )
     visible = [r for r in comparison.rows if r.verdict not in FOLDED_VERDICTS]
     folded = [r for r in comparison.rows if r.verdict in FOLDED_VERDICTS]
-    out = f"### {escape_comment(headline)}\n" + (
-        f"\n{escape_comment(family)}\n" if comparison.family else ""
-    )
+    out = f"### {escape_comment(headline)}\n"
+    if comparison.family:
+        sampled = amount(comparison.family, "sampled number")
+        coverage = f"{100 * (1 - comparison.level):.4g}% intervals"
+        family = f"{sampled}, {coverage}, α = {comparison.settings.alpha:g}"
+        out += f"\n{escape_comment(family)}\n"
     if visible:
         out += "\n" + _table(visible)
     if folded and len(out) < MAX_COMMENT_LENGTH:
-        out += (
-            f"\n<details><summary>{len(folded)} "
-            f"more</summary>\n\n{_table(folded, MAX_COMMENT_LENGTH - len(out))}\n</details>\n"
-        )
+        rest = _table(folded, MAX_COMMENT_LENGTH - len(out))
+        out += f"\n<details><summary>{len(folded)} more</summary>\n\n{rest}\n</details>\n"
     return out
 
 
@@ -119,11 +129,11 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
     head = cells(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + "|".join("---" for _ in head) + "|"]
     for i, row in enumerate(rows):
-        escaped = {
-            k: code(v) if k in ("row", "metric") else escape_comment(v)
-            for k, v in cells(row).items()
-        }
-        lines.append("| " + " | ".join(escaped.values()) + " |")
+        escaped = []
+        for column, text in cells(row).items():
+            is_name = column in ("row", "metric")
+            escaped.append(code(text) if is_name else escape_comment(text))
+        lines.append("| " + " | ".join(escaped) + " |")
         max_length -= len(lines[-1]) + 1
         if max_length < 500 and i + 1 < len(rows):
             return "\n".join(lines) + f"\n\nNot shown: {amount(len(rows) - i - 1, 'more row')}.\n"
@@ -132,18 +142,15 @@ def _table(rows: Sequence[Row], max_length: int = MAX_COMMENT_LENGTH) -> str:
 
 def to_json(comparison: Comparison) -> str:
     """Return the comparison as JSON, with an object for each row. NaN and infinities are null."""
-    rows = [_to_object(r) for r in comparison.rows]
     out = {
         "passed": not comparison.failed,
         "counts": comparison.count(),
         "family": comparison.family,
         "level": comparison.level,
-    }
-    out |= {
         "alpha": comparison.settings.alpha,
         "new": comparison.new,
         "unjudged": comparison.unjudged,
-        "rows": rows,
+        "rows": [_to_object(row) for row in comparison.rows],
     }
     return json.dumps(out, indent=1, allow_nan=False)
 
@@ -155,31 +162,28 @@ def _to_object(row: Row) -> dict[str, Any]:
         "metric": row.metric,
         "verdict": row.verdict,
         "mark": row.mark,
-    }
-    out |= {
         "reason": row.reason,
         "before": row.before,
         "after": row.after,
         "unit": row.unit,
         "better": row.better,
-    }
-    out |= {
         "effect": "ratio" if row.ratio else "difference",
         "value": effect[0],
         "low": effect[1],
         "high": effect[2],
-    }
-    out |= {
         "p": e and e.p,
         "p_adjusted": row.adjusted,
         "n": e and e.n,
         "n_unit": e and e.unit,
         "seeds": e and e.seeds,
-    }
-    out |= {"lost": e and e.lost, "gained": e and e.gained, "margin": row.margin}
-    out |= {
+        "lost": e and e.lost,
+        "gained": e and e.gained,
+        "margin": row.margin,
         "n_needed": row.required_n and row.required_n[0],
         "n_needed_unit": row.required_n and row.required_n[1],
+        "records": [r.stem for r in row.records],
     }
-    out["records"] = [r.stem for r in row.records]
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
+    for name, value in out.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            out[name] = None
+    return out

@@ -30,11 +30,12 @@ def resolve_both(a: str, b: str, results: Path) -> tuple[ResultSet, ResultSet, t
     the folder `results`: a commit, a method's label, or the beginning of a record's key for all
     measurements of its artifact.
     """
-    (before, some), (after, others) = (_resolve(text, results) for text in (a, b))
+    before, some = _resolve(a, results)
+    after, others = _resolve(b, results)
     if not some and not others:
         return before, after, ()
     ignore = _columns_to_ignore(before.records, after.records)
-    was, now = (_artifacts(side.records, ignore) for side in (before, after))
+    was, now = _artifacts(before.records, ignore), _artifacts(after.records, ignore)
     if not was & now:
         raise UserError(
             f"no row of {a!r} pairs with one of {b!r}: {_describe_difference(was, now)}: name two "
@@ -61,17 +62,16 @@ def _artifacts(records: Iterable[Record], ignore: tuple[str, ...]) -> set[Identi
 
 def _describe_difference(was: Iterable[IdentityKey], now: Iterable[IdentityKey]) -> str:
     """Describe the columns without a common value, or else those with other values."""
-    values = {}
+    disjoint, differing = [], []
     for column in COLUMNS:
-        values[column] = tuple(
-            {str(dict(key).get(column, "none")) for key in keys} for keys in (was, now)
-        )
-    differing = [column for column, (before, after) in values.items() if before != after]
-    disjoint = [column for column in differing if values[column][0].isdisjoint(values[column][1])]
-    lists = {c: [", ".join(sorted(some)) for some in values[c]] for c in disjoint or differing}
-    return "; ".join(
-        f"{column} {before} against {after}" for column, (before, after) in lists.items()
-    )
+        before = {str(dict(key).get(column, "none")) for key in was}
+        after = {str(dict(key).get(column, "none")) for key in now}
+        text = f"{column} {', '.join(sorted(before))} against {', '.join(sorted(after))}"
+        if before.isdisjoint(after):
+            disjoint.append(text)
+        elif before != after:
+            differing.append(text)
+    return "; ".join(disjoint or differing)
 
 
 def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
@@ -80,8 +80,8 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
     is_name = text == path.name and not (path / "records").is_dir()
     if (path.is_dir() and not is_name) or (path.is_file() and path.suffix == ".zip"):
         return read(path), ()
-    if baseline.NAME.fullmatch(text) and (file := baseline.path_of(text)).is_file():
-        return read(file), ()
+    if baseline.NAME.fullmatch(text) and baseline.path_of(text).is_file():
+        return read(baseline.path_of(text)), ()
     if not any((results / "records").glob("*.json")):
         state = "has no records" if results.is_dir() else "does not exist"
         raise UserError(
@@ -89,16 +89,18 @@ def _resolve(text: str, results: Path) -> tuple[ResultSet, tuple[str, ...]]:
             "with --results"
         )
     every = read(results, every=True)
-    if of_method := [
-        r for r in every.records if text in (r.identity.method, *r.identity.stages[-1:])
-    ]:
+    of_method = [r for r in every.records if text in (r.identity.method, *r.identity.stages[-1:])]
+    if of_method:
         return every.only(text, latest(of_method)), METHOD_COLUMNS
     if re.fullmatch(r"[0-9a-f]{4,64}", text):
-        if of_commit := [r for r in every.records if str(r.code.get("id") or "").startswith(text)]:
-            if len(commits := {r.code["id"] for r in of_commit}) > 1:
-                raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
+        of_commit = [r for r in every.records if str(r.code.get("id") or "").startswith(text)]
+        commits = {r.code["id"] for r in of_commit}
+        if len(commits) > 1:
+            raise UserError(f"{len(commits)} commits begin with {text!r}: give more digits")
+        if of_commit:
             return every.only(text, latest(of_commit)), ()
-        if with_key := [r for r in every.records if r.key.startswith(text)]:
+        with_key = [r for r in every.records if r.key.startswith(text)]
+        if with_key:
             return every.only(text, _artifact_records(text, with_key, every)), METHOD_COLUMNS
     known = sorted({str(r.identity.method) for r in every.records})
     raise UserError(
@@ -145,4 +147,6 @@ def read(path: Path, what: str = "results", *, every: bool = False, model: str =
             f"{what} {str(path)!r} has no records: run bench run --results "
             f"{shlex.quote(str(path))} first"
         )
-    return ResultSet(str(path), tuple(records if every else latest(records)), store.items)
+    if not every:
+        records = latest(records)
+    return ResultSet(str(path), tuple(records), store.items)

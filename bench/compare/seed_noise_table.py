@@ -7,7 +7,6 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from operator import itemgetter
 from typing import NamedTuple
 
 from bench.compare.pairing import MetricPair
@@ -16,7 +15,6 @@ from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import Record
 from bench.stats.bootstrap import satterthwaite
 from bench.stats.seed_noise import SeedNoise, pool
-from bench.system.grouping import group_by
 from bench.system.text import amount
 from methods.contract.measure_info import Metric
 
@@ -96,7 +94,9 @@ class SeedNoiseTable:
         if identity.quantizer == "none":
             return TRANSFORMED
         bits = self._bits.get(_row(record))
-        return "dense" if bits is None else f"dense {bits:.0f}-bit"
+        if bits is None:
+            return "dense"
+        return f"dense {bits:.0f}-bit"
 
     def of(
         self, model: str, kind: str, metric: Metric, protocol: Protocol | None = None
@@ -122,7 +122,10 @@ class SeedNoiseTable:
             (rounded, "dense", MIN_FREEDOM),
             (every, "other", MIN_FREEDOM),
         ):
-            if some and (noise := pool(some)).freedom >= least:
+            if not some:
+                continue
+            noise = pool(some)
+            if noise.freedom >= least:
                 source = f"from {amount(len(some), f'{of} row')} with seeds"
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
         noise = SeedNoise(metric.seed_noise**2)
@@ -134,14 +137,12 @@ class SeedNoiseTable:
     def _destroyed(self) -> set[IdentityKey]:
         """Return the rows with more than DESTROYED_FROM times the least perplexity of their model
         and protocol."""
-        found = [
-            (r, (r.identity.model, r.identity.protocol), value)
-            for r, value in self._numbers("perplexity")
-        ]
-        least = {
-            key: min(value for _, _, value in group)
-            for key, group in group_by(found, itemgetter(1)).items()
-        }
+        found = []
+        least: dict[tuple[str, Protocol], float] = {}
+        for record, value in self._numbers("perplexity"):
+            key = (record.identity.model, record.identity.protocol)
+            found.append((record, key, value))
+            least[key] = min(value, least.get(key, math.inf))
         return {_row(record) for record, key, value in found if value > DESTROYED_FROM * least[key]}
 
     @cached_property
@@ -197,6 +198,8 @@ def _row(record: Record) -> IdentityKey:
 
 
 def _amount(noise: SeedNoise, metric: Metric) -> str:
-    if metric.is_ratio or metric.quantity == "proportion":
-        return f"{100 * noise.deviation:.2g}" + ("%" if metric.is_ratio else " pp")
+    if metric.is_ratio:
+        return f"{100 * noise.deviation:.2g}%"
+    if metric.quantity == "proportion":
+        return f"{100 * noise.deviation:.2g} pp"
     return f"{noise.deviation:.2g} {metric.unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -73,7 +74,9 @@ class Row:
     def effect(self) -> tuple[float, float | None, float | None] | None:
         """Return the ratio or difference, and the ends of its interval, which are None if it says
         nothing."""
-        return self.estimate.effect(self.ratio) if self.estimate else None
+        if not self.estimate:
+            return None
+        return self.estimate.effect(self.ratio)
 
     @property
     def mark(self) -> str:
@@ -108,7 +111,9 @@ class Comparison:
     def failed(self) -> tuple[Row, ...]:
         """Return the rows that fail a gate: a number that cannot be compared fails unless the
         settings except it."""
-        bad = (*FAILING_VERDICTS, "INCONCLUSIVE") if self.settings.strict else FAILING_VERDICTS
+        bad = set(FAILING_VERDICTS)
+        if self.settings.strict:
+            bad.add("INCONCLUSIVE")
         return tuple(
             r
             for r in self.rows
@@ -116,14 +121,15 @@ class Comparison:
         )
 
     def _excepts(self, row: Row) -> bool:
-        is_time = row.metric == "speed" or metrics.find(row.metric, row.unit or None).is_time
-        return bool(
-            {row.metric, *(["latency"] if is_time else [])} & set(self.settings.not_comparable)
-        )
+        names = {row.metric}
+        if row.metric == "speed" or metrics.find(row.metric, row.unit or None).is_time:
+            names.add("latency")
+        return not names.isdisjoint(self.settings.not_comparable)
 
     def count(self) -> dict[str, int]:
         """Return how many rows have each verdict, the worst first."""
-        return {v: n for v in VERDICTS if (n := sum(r.verdict == v for r in self.rows))}
+        counts = Counter(row.verdict for row in self.rows)
+        return {verdict: counts[verdict] for verdict in VERDICTS if verdict in counts}
 
 
 @gc_paused()
@@ -143,8 +149,8 @@ def compare(
     Args:
         ignore: columns of an identity in which the two may differ.
         exploratory: compare for people, not for a gate. Intervals hold each on its own instead of
-        Bonferroni's, and seeds
-            of only one side are left out. Metrics without a margin are compared, too.
+            Bonferroni's, and seeds of only one side are left out. Metrics without a margin are
+            compared, too.
         every_metric: compare metrics that no table shows, too.
     """
     before, after = before.with_cache(), after.with_cache()
@@ -164,7 +170,8 @@ def compare(
     ]
     to_estimate: list[MetricPair] = []
     for pair in judged:
-        if reason := pair.obstacle():
+        reason = pair.obstacle()
+        if reason:
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
         elif pair.same_key and not pair.definition.is_time and not pair.counted:
             for side, records in ((before, pair.before), (after, pair.after)):
@@ -216,16 +223,15 @@ def _decide_all(
     """
     sampled = [i for i, (pair, _, _) in enumerate(estimates) if not pair.counted]
     judged = [_judged_estimate(pair, estimate, settings) for pair, estimate, _ in estimates]
-    changed = dict(
-        zip(sampled, multiple_tests.holm([estimates[i][1].p for i in sampled]), strict=True)
-    )
-    beyond = dict(
-        zip(sampled, multiple_tests.holm([judged[i].p_margin for i in sampled]), strict=True)
-    )
+    p_changed = multiple_tests.holm([estimates[i][1].p for i in sampled])
+    p_beyond = multiple_tests.holm([judged[i].p_margin for i in sampled])
+    changed = dict(zip(sampled, p_changed, strict=True))
+    beyond = dict(zip(sampled, p_beyond, strict=True))
+    corrected_level = multiple_tests.bonferroni(settings.alpha, len(sampled))
     for i, (pair, estimate, source) in enumerate(estimates):
         adjusted = AdjustedP(changed.get(i, estimate.p), beyond.get(i, estimate.p_margin))
-        at = (multiple_tests.bonferroni(settings.alpha, len(sampled)), level)
-        corrected, own = (students_t(x, judged[i].freedom) for x in at)
+        corrected = students_t(corrected_level, judged[i].freedom)
+        own = students_t(level, judged[i].freedom)
         yield decide(pair, estimate, adjusted, settings, source, corrected / own)
 
 
@@ -237,7 +243,9 @@ def _judged_estimate(pair: MetricPair, estimate: Estimate, settings: CompareSett
     draw, so the noise between seeds counts.
     """
     within = _worse(pair) * estimate.value <= _margin(pair, settings)
-    return estimate.alone if within and estimate.alone and estimate.seeds == 1 else estimate
+    if within and estimate.alone and estimate.seeds == 1:
+        return estimate.alone
+    return estimate
 
 
 def decide(
@@ -269,27 +277,32 @@ def decide(
     )
     if pair.counted:
         loss = worse * counted_change(pair)
-        return replace(
-            row, verdict="REGRESSION" if loss > margin else "IMPROVED" if -loss > margin else "OK"
-        )
+        if loss > margin:
+            return replace(row, verdict="REGRESSION")
+        if -loss > margin:
+            return replace(row, verdict="IMPROVED")
+        return row
     if max(abs(estimate.low), abs(estimate.high)) <= settings.tolerance(pair.definition):
         return row
     if loss < 0 and multiple_tests.differs(adjusted.change, settings.alpha):
         return replace(row, verdict="IMPROVED", adjusted=adjusted.change)
     if multiple_tests.differs(adjusted.margin, settings.alpha):
-        return replace(row, verdict="REGRESSION") if loss > margin else row
+        if loss > margin:
+            return replace(row, verdict="REGRESSION")
+        return row
     ends = (worse * judged.low, worse * judged.high)
     half = max(ends) - loss if loss <= margin else loss - min(ends)
-    return replace(
-        row, verdict="INCONCLUSIVE", required_n=judged.required_n(loss, half * wider, margin)
-    )
+    required_n = judged.required_n(loss, half * wider, margin)
+    return replace(row, verdict="INCONCLUSIVE", required_n=required_n)
 
 
 def _seed_hint(pair: MetricPair, source: str) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
     if 0 < len(seeds) < 3 and not pair.counted:
-        noise = f"; noise between seeds added: {source}" if source else ""
-        return f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise{noise}"
+        hint = f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise"
+        if source:
+            return f"{hint}; noise between seeds added: {source}"
+        return hint
     return ""
 
 

@@ -115,9 +115,9 @@ def _require_recipe(record: Record, planned: Measurement) -> None:
     for was, stage in zip(record.key_inputs.get("stages", ()), now, strict=False):
         old = {RENAMED.get(name, name): value for name, value in was.get("config", {}).items()}
         new = stage["config"]
-        if name := min(
-            (n for n in old.keys() | new.keys() if old.get(n) != new.get(n)), default=""
-        ):
+        changed = [name for name in old.keys() | new.keys() if old.get(name) != new.get(name)]
+        if changed:
+            name = min(changed)
             raise UserError(
                 f"{was['name']} of record {record.short_key} has {name} "
                 f"{old.get(name, 'not set')}, and now {new.get(name, 'not set')}: name its recipe "

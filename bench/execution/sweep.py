@@ -87,7 +87,8 @@ class Sweep:
                     self._start(self._queue.popleft())
                     self._bring_forward()
                 self._end_stalled()
-                if (arrived := next_event(self._events)) is None:
+                arrived = next_event(self._events)
+                if arrived is None:
                     continue
                 task, event = arrived
                 if isinstance(event, BaseException):
@@ -97,9 +98,9 @@ class Sweep:
                 else:
                     self._take(task, event)
         except (KeyboardInterrupt, SystemExit):
-            if seconds := max(
-                (checkpoint_seconds(task.artifact) for task in self._at_work), default=0.0
-            ):
+            to_save = [checkpoint_seconds(task.artifact) for task in self._at_work]
+            seconds = max(to_save, default=0.0)
+            if seconds:
                 self._listener.note(
                     f"stopping after a checkpoint of the training, in {seconds:.0f} seconds at most"
                 )
@@ -232,10 +233,10 @@ class Sweep:
                 self._tell_end(task, cause, None)
                 return
             event = {"event": "measurement", "key": measurement.key, "status": status}
-            self._take(
-                task,
-                event | ({"reason": describe_end(code)} if status == "failed" else {"known": True}),
-            )
+            if status == "failed":
+                self._take(task, event | {"reason": describe_end(code)})
+            else:
+                self._take(task, event | {"known": True})
         if not code:
             task.log.unlink(missing_ok=True)
         records = [record for m in task.measurements if (record := self._store.get(m.key))]
@@ -251,10 +252,11 @@ class Sweep:
         for task in self._at_work:
             task.worker.ask_to_end()
         for task in sorted(self._at_work, key=lambda task: task.artifact.training is not None):
-            patience = checkpoint_seconds(task.artifact) or STOP_S
-            task.worker.stop(
-                max(0.0, begun + patience - time.monotonic()) if task.has_begun else 0.0
-            )
+            patience = 0.0
+            if task.has_begun:
+                deadline = begun + (checkpoint_seconds(task.artifact) or STOP_S)
+                patience = max(0.0, deadline - time.monotonic())
+            task.worker.stop(patience)
 
     def _close(self, task: ArtifactTask) -> None:
         self._at_work.remove(task)
@@ -264,8 +266,8 @@ class Sweep:
         finally:
             # A process that a method left behind is now our child, and may be under the lock of a
             # spared worker.
-            own = (*self._executor.own, *self._listener.own)
-            end_adopted(spare=(*own, *(other.worker.pid for other in self._at_work)))
+            workers = [other.worker.pid for other in self._at_work]
+            end_adopted(spare=(*self._executor.own, *self._listener.own, *workers))
 
 
 def _record_death(store: Store, measurement: Measurement, code: int | None, log: Path) -> str:

@@ -1,5 +1,4 @@
-"""Open a model made elsewhere in whatever format it has. A format of another package is an entry
-point in cast_bench.readers."""
+"""Open a model made elsewhere in whatever format it has."""
 
 from __future__ import annotations
 
@@ -16,38 +15,14 @@ from bench.formats.checkpoint import (
     STORED,
     Checkpoint,
 )
-from bench.formats.gguf import GgufCheckpoint
-from bench.formats.quantized import QuantizedCheckpoint
+from bench.formats.contract import Reader
+from bench.formats.quantized import QuantizedCheckpoint, find_codec
 from bench.system import digests
 from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
 from methods.model import low_rank_adapter
 from methods.model.folder import Folder, read_config
 from methods.model.safe_files import check_files, find_file
-
-
-class Reader:
-    """A format of model folders or files. The first reader that owns a path opens it, ours before
-    those of other packages."""
-
-    def owns(self, path: Path) -> bool:
-        """Return whether a file or folder has this format, without reading weights."""
-        raise NotImplementedError
-
-    def open(self, path: Path, original: Folder | None) -> Checkpoint:
-        """Return the plain model that the files describe. original: the model that it was made
-        from, if known."""
-        raise NotImplementedError
-
-
-class Gguf(Reader):
-    """A GGUF file."""
-
-    def owns(self, path: Path) -> bool:
-        return path.suffix == ".gguf" and path.is_file()
-
-    def open(self, path: Path, original: Folder | None) -> Checkpoint:
-        return GgufCheckpoint(path)
 
 
 class Adapter(Reader):
@@ -91,13 +66,18 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
     if name := find_reader(path):
         with guarded(path):
             return registry.build("readers", name, Reader).open(path, original)
+    if path.is_file():
+        raise UserError(
+            f"no installed reader opens {path}: name a model folder, or a file of the formats "
+            f"{', '.join(registry.names('readers'))}"
+        )
     if not path.is_dir():
         raise UserError(f"model folder {str(path)!r} does not exist: check the path")
     if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
         raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
     folder = Folder(path)
     if any(folder.config.get(key) for key in QUANTIZATION_KEYS):
-        return QuantizedCheckpoint(folder)
+        return QuantizedCheckpoint(folder, find_codec(folder))
     return Checkpoint(folder)
 
 

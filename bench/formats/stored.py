@@ -230,9 +230,9 @@ def find_codec(name: str) -> type[Codec]:
     """Return the class of a codec by its name. Raise UserError if it is unknown."""
     if name not in registry.names("codecs"):
         raise UserError(
-            f"no installed package has codec {name!r}: install the package of the quantizer, with "
-            "the codec's class in the entry-point group cast_bench.codecs (a codec in a file "
-            "after --quant, too)"
+            f"no installed package has codec {name!r}: install the package of its quantizer. If "
+            f"its class is in FILE.py, make a package of that file, with the entry point {name} = "
+            "FILE:CLASS in group cast_bench.codecs (docs/adding.md)"
         )
     kind: type[Codec] = registry.load(registry.lookup("codecs", name))
     return kind

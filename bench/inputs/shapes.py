@@ -59,7 +59,7 @@ def planned_model(name: str) -> ModelFacts | None:
         config = read_config(folder)
     else:
         return None
-    alias = models.ALIASES.get(name) or models.Alias("local", name)
+    alias = models.find_alias(name) or models.Alias("local", name)
     family, checked = family_of(config), ModelConfig(config, str(folder))
     named = config.get("dtype", config.get("torch_dtype"))
     return ModelFacts(

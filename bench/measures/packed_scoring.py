@@ -172,8 +172,9 @@ def _hidden_states(
         depths[row, :size] = torch.tensor(tree.depths)
         ends[row, :size] = torch.tensor(tree.ends)
     tokens, depths, ends = tokens.to(device), depths.to(device), ends.to(device)
-    depths += prefix.length if prefix else 0
-    mask = _masks(model, depths, ends, prefix.length if prefix else 0)
+    before = prefix.length if prefix else 0
+    depths += before
+    mask = _masks(model, depths, ends, before)
     kept = kv_cache.as_argument(model.base_model, cache) if cache is not None else {}
     states: Tensor = model.base_model(
         input_ids=tokens,
@@ -227,7 +228,8 @@ def _read_logits(
     logs = torch.empty(len(nodes))
     greedy = torch.empty(len(nodes), dtype=torch.bool)
     for rows, (logits,) in logit_parts([head], [states[used.to(states.device)]]):
-        chosen = order[ends[rows.start - 1] if rows.start else 0 : ends[rows.stop - 1]]
+        first = ends[rows.start - 1] if rows.start else 0
+        chosen = order[first : ends[rows.stop - 1]]
         at, wanted = (row[chosen] - rows.start).to(logits.device), targets[chosen].to(logits.device)
         # float32 like lm-eval, with the same rounding of 1e-5 a token.
         logs[chosen] = logits.log_softmax(-1)[at, wanted].cpu()

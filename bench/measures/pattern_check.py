@@ -66,4 +66,5 @@ class PatternHolds:
         values = tuple(
             Reading(metric, count, n=len(counts.layers)) for metric, count in found.items()
         )
-        return Readings(values, notes={"changed": sorted(counts.changed)} if counts.changed else {})
+        notes = {"changed": sorted(counts.changed)} if counts.changed else {}
+        return Readings(values, notes=notes)

@@ -66,7 +66,7 @@ class WindowLosses:
         )
         mean, stderr = mean_and_stderr([x / targets for x in self.losses])
         ppl = math.inf if mean >= 700 else math.exp(mean)
-        reading = Reading(
-            "perplexity", ppl, stderr=None if stderr is None else ppl * stderr, n=len(items)
-        )
+        if stderr is not None:
+            stderr = ppl * stderr
+        reading = Reading("perplexity", ppl, stderr=stderr, n=len(items))
         return Readings((reading,), items)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 
@@ -95,13 +96,16 @@ def group_prefixes(sequences: Sequence[Sequence[int]], least: int) -> list[Prefi
             groups[-1] = (shared, [*members, sequence])
         else:
             groups.append((len(sequence) - 1, [sequence]))
-    found = [
-        PrefixGroup(n, [k for m in members for k in numbers[m]])
-        for n, members in groups
-        if len(members) > 1
-    ]
-    alone = [k for _, members in groups if len(members) == 1 for k in numbers[members[0]]]
-    return [*found, PrefixGroup(0, alone)] if alone else found
+    found, alone = [], []
+    for length, members in groups:
+        of_group = list(chain.from_iterable(numbers[sequence] for sequence in members))
+        if len(members) > 1:
+            found.append(PrefixGroup(length, of_group))
+        else:
+            alone += of_group
+    if alone:
+        found.append(PrefixGroup(0, alone))
+    return found
 
 
 def _work(nodes: int, reach: int) -> int:

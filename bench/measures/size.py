@@ -169,15 +169,15 @@ class Size:
                 Reading("relative_flops", flops),
             )
         config = read_config(context.folder)
-        if cache := config.get(CACHE_KEY):
+        cache = config.get(CACHE_KEY)
+        if cache:
             values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"])),)
         items = tuple(
             Item(name, name, x.zeros / x.weights, float(x.weights))
             for name, x in counts.layers.items()
         )
-        return Readings(
-            values, items, notes={"claimed": storage.claimed} if storage and storage.claimed else {}
-        )
+        notes = {"claimed": storage.claimed} if storage and storage.claimed else {}
+        return Readings(values, items, notes=notes)
 
     @staticmethod
     def derive(metric: str, record: Record, items: Items) -> float | None:
@@ -197,7 +197,9 @@ class Size:
         targets = math.fsum(items.weights)
         beside = 8 * known.get("adapter_bytes", 0.0) / max(1.0, targets)
         if any(stage["name"] == MADE_ELSEWHERE for stage in record.key_inputs.get("stages", ())):
-            return known["bytes"] if metric == "bytes_packed" and not packs else None
+            if metric == "bytes_packed" and not packs:
+                return known["bytes"]
+            return None
         if metric == "bits_per_weight" and record.identity.quantizer == "none":
             # A model that breaks its pattern counts as dense.
             choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
@@ -205,12 +207,11 @@ class Size:
                 (bits + beside for bits in choices),
                 key=lambda bits: abs(bits - known["bits_per_weight"]),
             )
-        if metric == "bytes_packed" and (bits := known.get("bits_per_weight")) is not None:
-            terms = (
-                round((known["relative_flops"] - 1 + pattern.share) * targets)
-                if "relative_flops" in known
-                else 0
-            )
+        bits = known.get("bits_per_weight")
+        if metric == "bytes_packed" and bits is not None:
+            terms = 0
+            if "relative_flops" in known:
+                terms = round((known["relative_flops"] - 1 + pattern.share) * targets)
             # By factors that are rounded.
             saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved

@@ -182,7 +182,8 @@ def _dense_pass(
     if dense_states and dense_states.accept(dense.head, tokens):
         for _ in dense_states.keep(dense.states):
             pass
-        if (kept := dense_states.open()) is None:
+        kept = dense_states.open()
+        if kept is None:
             raise OSError(f"{dense_states.folder} cannot be read back: check the disk")
         return forward.ForwardPass(kept, dense.head)
     return forward.ForwardPass([states.cpu() for states in dense.states], dense.head)

@@ -109,8 +109,10 @@ class Windowed(ABC):
                 corpus, seqlen, windows, facts.tokenizer, data_dir, wanted.split, first=first
             )
         config = {"corpus": corpus, "seqlen": seqlen, "windows": windows, "batch": wanted.batch}
-        config |= {"split": wanted.split} if wanted.split != "evaluation" else {}
-        config |= {"bos": context.bos} if context.bos else {}
+        if wanted.split != "evaluation":
+            config |= {"split": wanted.split}
+        if context.bos:
+            config |= {"bos": context.bos}
         yield Planned(config, content, {"dense_states_gb": wanted.dense_states_gb})
 
     @property
@@ -121,7 +123,9 @@ class Windowed(ABC):
     @property
     def estimated_tokens(self) -> int:
         everything = corpora.lookup(self.corpus).tokens
-        return min(everything, self.windows * self.seqlen) if self.windows else everything
+        if self.windows:
+            return min(everything, self.windows * self.seqlen)
+        return everything
 
     @property
     def per_forward(self) -> int:
@@ -194,7 +198,8 @@ def read_together(
         for participant in participants:
             participant.fault = participant.fault or (None if participant.readings else fault)
     for participant in participants:
-        if readings := participant.readings:
+        readings = participant.readings
+        if readings:
             with participant.own_code():
                 participant.readings = replace(
                     readings, tokens=windows.tokens.numel(), token_digest=digest

@@ -159,14 +159,13 @@ class Zeroshot:
         it, or it is for 0 examples."""
         wanted = run.settings_of(ZeroshotSettings)
         # lm-eval leaves out empty parts, too.
-        arguments = filter(None, wanted.gen_kwargs.split(","))
-        if not all(
-            equals and name.strip()
-            for name, equals, _ in (part.partition("=") for part in arguments)
-        ):
-            raise UserError(
-                f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, comma-separated"
-            )
+        for argument in filter(None, wanted.gen_kwargs.split(",")):
+            name, equals, _ = argument.partition("=")
+            if not equals or not name.strip():
+                raise UserError(
+                    f"invalid zeroshot.gen_kwargs={wanted.gen_kwargs}: give NAME=VALUE, "
+                    "comma-separated"
+                )
         found = tasks.expand(run.tasks, wanted.include_path)
         if wanted.gen_kwargs and not any(
             read_task(name, file).generates for name, file in found.items()
@@ -181,9 +180,8 @@ class Zeroshot:
                     f"task {name} is for 0 examples, so zeroshot.num_fewshot={wanted.num_fewshot} "
                     "cannot be used: leave it out"
                 )
-        if "answers" not in run.measures and (
-            named := [name for name in run.tasks if tracks.is_track(name)]
-        ):
+        named = [name for name in run.tasks if tracks.is_track(name)]
+        if named and "answers" not in run.measures:
             raise UserError(
                 f"{named[0]} is read by the measure answers: add it to --measures, or leave "
                 f"{named[0]} out"
@@ -194,11 +192,8 @@ class Zeroshot:
         wanted, data_dir = context.run.settings_of(ZeroshotSettings), context.run.data_dir
         tokens = wanted.tokens or (1024 if context.devices[0] == "cpu" else 8192)
         limit = count_of(wanted.limit, context.facts.quick.questions)
-        prompt = {
-            name: value
-            for name in PROMPT
-            if (value := getattr(wanted, name)) not in (None, False, "")
-        }
+        prompt = {name: getattr(wanted, name) for name in PROMPT}
+        prompt = {name: value for name, value in prompt.items() if value not in (None, False, "")}
         if wanted.apply_chat_template and context.facts.tokenizer.lacks_template:
             raise UserError(
                 f"{context.facts.name} has no chat template: leave zeroshot.apply_chat_template out"
@@ -213,9 +208,10 @@ class Zeroshot:
                 "harness": version("lm_eval"),
             }
             config |= {"tokens": tokens, "batch": wanted.batch, "limit": limit} | prompt
-            content = (
-                tasks.ensure(task, data_dir) if context.fetch else tasks.data_digest(task, data_dir)
-            )
+            if context.fetch:
+                content = tasks.ensure(task, data_dir)
+            else:
+                content = tasks.data_digest(task, data_dir)
             shots = task.shots if wanted.num_fewshot is None else wanted.num_fewshot
             generates = task.generates and most_generated(wanted.gen_kwargs, task.generates)
             tokens_read = tasks.count_tokens(task, data_dir, limit, shots or 0, generates)
@@ -289,7 +285,9 @@ def _items(samples: tuple[Sample, ...], builtin: bool) -> tuple[Item, ...]:
     counts: Counter[str] = Counter()
     items = []
     for sample in samples:
-        name = sample.hash + (f"#{counts[sample.hash]}" if counts[sample.hash] else "")
+        name = sample.hash
+        if counts[sample.hash]:
+            name += f"#{counts[sample.hash]}"
         counts[sample.hash] += 1
         cluster = str(sample.document["article"]) if builtin else name
         others = {m: sample.scores[m] for m in names if m != first}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from bench.compare.result_set import ResultSet
 from bench.reporting import from_records, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
-from bench.reporting.derived_columns import COLUMNS, CONTROL, leading_columns
+from bench.reporting.derived_columns import CONTROL, all_columns, leading_columns
 from bench.reporting.facts import Facts, RowNumbers
 from bench.reporting.folding import fold
 from bench.reporting.hardware import pattern_label
@@ -47,18 +48,17 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     for model, records in models.items():
         records, left_out = without_outdated(records)
         tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
-        about = {
-            r.stem: from_records.describe_record(r, folders[id(r)], credits[folders[id(r)]])
-            for r in records
-        }
-        named = ", ".join(sorted({str(one["credit"]) for one in about.values()} - {""}))
-        parts = (
-            from_records.describe_records(records),
-            named and f"with results of {named}",
-            left_out,
-        )
-        description = " · ".join(filter(None, parts))
-        sections.append(ReportSection(model, description, tuple(tables), records=about))
+        about, named = {}, set()
+        for record in records:
+            folder = folders[id(record)]
+            about[record.stem] = from_records.describe_record(record, folder, credits[folder])
+            named.add(credits[folder])
+        parts = [from_records.describe_records(records)]
+        if named - {""}:
+            parts.append(f"with results of {', '.join(sorted(named - {''}))}")
+        if left_out:
+            parts.append(left_out)
+        sections.append(ReportSection(model, " · ".join(parts), tuple(tables), records=about))
     return sorted(sections, key=lambda s: (-_size(models[s.title]), s.title))
 
 
@@ -69,7 +69,8 @@ def without_outdated(records: Sequence[Record]) -> tuple[list[Record], str]:
     if not old:
         return list(records), ""
     first, sentence = old[0]
-    kept = [record for record in records if not any(record is one for one, _ in old)]
+    left_out = {id(record) for record, _ in old}
+    kept = [record for record in records if id(record) not in left_out]
     return (
         kept,
         f"{amount(len(old), 'older record')} left out (in record {first.short_key} {sentence})",
@@ -104,22 +105,21 @@ def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProto
     def artifact(record: Record) -> tuple[Any, ...]:
         return line_of(record)[:-1]  # the device is the last label
 
-    speeds = {
-        r.key: r for records in groups.values() for r in records if r.identity.subject == "timing"
-    }
-    out, placed = {}, set()
+    every = chain.from_iterable(groups.values())
+    speeds = {r.key: r for r in every if r.identity.subject == "timing"}
+    out: dict[BoardProtocol, list[Record]] = {}
+    placed: set[str] = set()
     for protocol, records in groups.items():
         if protocol.text:
             artifacts, keys = {artifact(r) for r in records}, {r.key for r in records}
             extra = [r for key, r in speeds.items() if key not in keys and artifact(r) in artifacts]
             out[protocol] = [*records, *extra]
             placed |= {r.key for r in out[protocol]}
-    rest = {
-        p: records
-        for p, records in groups.items()
-        if not p.text and any(r.key not in placed for r in records)
-    }
-    return out | rest
+    for protocol, records in groups.items():
+        keys = {r.key for r in records}
+        if not protocol.text and keys - placed:
+            out[protocol] = records
+    return out
 
 
 class Board:
@@ -134,19 +134,16 @@ class Board:
         costs: CostIndex,
         device: str = "",
     ) -> None:
-        self.model, self.protocol, self.results, self.costs, self.device = (
-            model,
-            protocol,
-            results,
-            costs,
-            device,
-        )
+        self.model, self.protocol, self.device = model, protocol, device
+        self.results, self.costs = results, costs
         self.records = {r.stem: r for r in records}
         self.rows = [
             _named_speed(row, self.records, protocol.device) for row in labelled_rows(records)
         ]
         self.pivot = pivot(self.rows, all_metrics=True)
-        self.leading = leading_columns({record.identity.measure for record in records})
+        self.derived = all_columns()
+        measures = {record.identity.measure for record in records}
+        self.leading = leading_columns(measures, self.derived)
 
     def fits(self, protocol: str, device: str) -> bool:
         """Return whether the label contains every part, and whether quality or a speed was measured
@@ -154,13 +151,14 @@ class Board:
 
         protocol: parts of a label, separated by commas.
         """
-        own = [part.strip() for part in self.protocol.label.split(",")]
-        wanted = [part.strip() for part in protocol.split(",") if part.strip()]
+        own = {part.strip() for part in self.protocol.label.split(",")}
+        own |= {part.split("@")[0] for part in own}
+        wanted = {part.strip() for part in protocol.split(",")} - {""}
         speeds = (c[1] or "" for c in self.pivot.columns if c[0] == "speedup")
         on_device = device in ("", self.protocol.device) or any(
             device.lower() in name.lower() for name in speeds
         )
-        return on_device and all(any(part in (o, o.split("@")[0]) for o in own) for part in wanted)
+        return on_device and wanted <= own
 
     def is_quality(self, column: TableColumn) -> bool:
         """Return whether rows are picked by this column."""
@@ -172,11 +170,10 @@ class Board:
         columns = self._columns()
         lines, parents = fold(self.pivot.lines, self.pivot.columns)
         names = ["method", "pattern", "quantizer"]
-        names += [
-            c
-            for c in ("calibration", "training")
-            if len({_text_name(line, c) for line in lines} - {""}) > 1
-        ]
+        for name in ("calibration", "training"):
+            texts = {_text_name(line, name) for line in lines}
+            if len(texts - {""}) > 1:
+                names.append(name)
         keys = [(c.metric, c.protocol, measure) for c, measure in columns]
         rows = []
         for line, parent in zip(lines, parents, strict=True):
@@ -204,37 +201,30 @@ class Board:
             if c[2] != profile.MEASURE or c[0] == metrics.MEAN_BITS or c[1:] in failed
         ]
         measured = [(from_records.make_column(key, self.rows), key[2]) for key in keys]
-        derived = [column.on(self.protocol.text) for column in COLUMNS]
+        derived = [column.on(self.protocol.text) for column in self.derived]
         both = [*measured, *((column, "") for column in derived)]
-        order = [
-            self.leading.index(c.metric) if c.metric in self.leading else len(self.leading)
-            for c, _ in both
-        ]
-        return [both[i] for i in sorted(range(len(both)), key=lambda i: (order[i], i))]
+        place = {metric: at for at, metric in enumerate(self.leading)}
+        return sorted(both, key=lambda one: place.get(one[0].metric, len(place)))
 
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
         """Fill the cells of derived columns and of the worst task, and add facts to each row."""
         comparison = DenseComparison(out, self.records, self.results, self.device)
-        dense = [] if comparison.dense is None else self._records_of(lines[comparison.dense])
-        rows = []
         numbers = [_numbers(out, k) for k in range(len(out.rows))]
-        numbers_of_dense = {} if comparison.dense is None else numbers[comparison.dense]
+        dense: list[Record] = []
+        numbers_of_dense: dict[str, float] = {}
+        if comparison.dense is not None:
+            dense = self._records_of(lines[comparison.dense])
+            numbers_of_dense = numbers[comparison.dense]
         identities = [line.group[0]["identity"] for line in lines]
-        controls: dict[object, int] = {}
-        for k, i in enumerate(identities):  # with the usual settings, or else the best
-            is_control = (
-                len(i.stages) == 1
-                and i.stages[0].split(":")[0] == CONTROL
-                and i.quantizer == "none"
-            )
-            if is_control and (i.training not in controls or i.stages[0] == CONTROL):
-                controls[i.training] = k
+        controls = _find_controls(identities)
+        rows = []
         for k, (row, line) in enumerate(zip(out.rows, lines, strict=True)):
             cost = self.costs.of_row(dict.fromkeys(r["identity"] for r in line.group))
             facts = replace(
                 self._facts(out, k, numbers[k], comparison, cost), flips=comparison.flips(k)
             )
-            if (control := controls.get(identities[k].training)) is not None:
+            control = controls.get(identities[k].training)
+            if control is not None:
                 facts = replace(facts, control_loss=comparison.loss(k, control))
             if k != comparison.dense:
                 losses = profile.compare(dense, self._records_of(line), self.results)
@@ -258,11 +248,8 @@ class Board:
         return replace(out, rows=tuple(rows))
 
     def _records_of(self, line: PivotLine) -> list[Record]:
-        return [
-            self.records[name]
-            for name in dict.fromkeys(row["record"] for row in line.group)
-            if name in self.records
-        ]
+        names = dict.fromkeys(row["record"] for row in line.group)
+        return [self.records[name] for name in names if name in self.records]
 
     def _facts(
         self,
@@ -276,9 +263,12 @@ class Board:
         drop, task = comparison.worst_drop(k)
         about = [self.records[name] for cell in row.cells if cell for name in cell.records]
         built = [r for r in about if BUILT in r.cost] or about
-        make, export = reproduce.prune_and_export(built[0]) if built else ("", "")
+        make, export = "", ""
         if is_file(row.filters):
-            make, export = f"bench pull {row.filters['model']}", ""
+            make = f"bench pull {row.filters['model']}"
+        elif built:
+            make, export = reproduce.prune_and_export(built[0])
+        costs = {} if cost is None else asdict(cost)
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
             broken=bool(numbers.get("violated_groups")),
@@ -289,7 +279,7 @@ class Board:
             speedup=comparison.speedup(k),
             make=make,
             export=export,
-            **(asdict(cost) if cost else {}),
+            **costs,
         )
 
     def _with_seeds(
@@ -299,7 +289,9 @@ class Board:
         rows = list(out.rows)
         for k, line in enumerate(lines):
             seeds = sorted({r["seed"] for r in line.group if r["seed"] is not None})
-            for seed in seeds if len(seeds) > 1 else ():
+            if len(seeds) < 2:
+                continue
+            for seed in seeds:
                 one = PivotLine(line.labels, [r for r in line.group if r["seed"] == seed])
                 row = from_records.make_row(one, keys, self.records)
                 labels = (f"{row.filters['method']}, seed {seed}", *out.rows[k].labels[1:])
@@ -308,26 +300,41 @@ class Board:
         return replace(out, rows=tuple(rows), ranks=ranks)
 
     def _show_leading(self, out: Table) -> Table:
-        has_mean = any(c.metric == "mean_acc" for c in out.columns)
+        leading = set(self.leading)
+        if any(c.metric == "mean_acc" for c in out.columns):
+            leading -= {"acc"}
+        if any(r.facts and r.facts.tracks for r in out.rows):
+            leading -= {"worst_drop"}
         best = {
             c.metric: leading_column(out, c.metric) for c in out.columns if c.definition.one_column
         }
         columns = []
         for c, column in enumerate(out.columns):
-            shown = column.metric in self.leading and best.get(column.metric, c) == c
-            shown = shown and not (column.metric == "acc" and has_mean)
-            shown = shown and not (
-                column.metric == "worst_drop" and any(r.facts and r.facts.tracks for r in out.rows)
-            )
             if column.metric == "violated_groups":
                 shown = any(r.facts and r.facts.broken for r in out.rows)
             elif column.derived:
                 shown = any(r.cells[c] for r in out.rows)
+            else:
+                shown = column.metric in leading and best.get(column.metric, c) == c
             columns.append(replace(column, shown=shown))
         # Speeds alone, with no dense model beside them.
         if not any(column.shown for column in columns):
             columns = [c if c.derived else replace(c, shown=None) for c in columns]
         return replace(out, columns=tuple(columns))
+
+
+def _find_controls(identities: Sequence[Identity]) -> dict[object, int]:
+    """Return the row of the control by training: the one with the usual settings, or else the
+    best."""
+    controls: dict[object, int] = {}
+    for k, identity in enumerate(identities):
+        if len(identity.stages) != 1 or identity.quantizer != "none":
+            continue
+        [stage] = identity.stages
+        is_control = stage.split(":")[0] == CONTROL
+        if is_control and (identity.training not in controls or stage == CONTROL):
+            controls[identity.training] = k
+    return controls
 
 
 def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str) -> dict[str, Any]:
@@ -337,40 +344,41 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
     """
     if row["identity"].subject != "timing":
         return row
-    processor = records[row["record"]].processor
-    where = row["device"] + (f", {processor}" if processor else "")
-    protocol = row["protocol"] if row["value"] is None else f"{row['protocol']} on {where}"
+    protocol = row["protocol"]
+    if row["value"] is not None:
+        where = filter(None, (row["device"], records[row["record"]].processor))
+        protocol = f"{protocol} on {', '.join(where)}"
     return row | {"protocol": protocol, "device": device}
 
 
 def _text_name(line: PivotLine, column: str) -> str:
     """Return what tells a row's text from those of other rows, beside the budget."""
     identity: Identity = line.group[0]["identity"]
-    if column == "training":
-        text = identity.training
-        if text is None:
-            return ""
-        parts = (
-            text.data,
-            f"batch {text.batch}" if text.batch else "",
-            f"recipe {text.recipe}" if text.recipe else "",
-        )
-        return ", ".join(filter(None, parts))
-    calibration = identity.calibration
-    return (
-        calibration.data + (", all experts" if calibration.all_experts else "")
-        if calibration
-        else ""
-    )
+    training, calibration = identity.training, identity.calibration
+    parts = []
+    if column == "training" and training:
+        parts = [training.data]
+        if training.batch:
+            parts.append(f"batch {training.batch}")
+        if training.recipe:
+            parts.append(f"recipe {training.recipe}")
+    elif column == "calibration" and calibration:
+        parts = [calibration.data]
+        if calibration.all_experts:
+            parts.append("all experts")
+    return ", ".join(parts)
 
 
-def _labels(row: TableRow, line: PivotLine, names: Iterable[str]) -> tuple[str, ...]:
+def _labels(row: TableRow, line: PivotLine, names: Sequence[str]) -> tuple[str, ...]:
     own = {
         "method": line.labels[0],
         "pattern": pattern_label(row.filters["pattern"]),
         "quantizer": row.filters["quantizer"] or "none",
     }
-    return tuple(own[n] if n in own else _text_name(line, n) for n in names)
+    for name in names:
+        if name not in own:
+            own[name] = _text_name(line, name)
+    return tuple(own[name] for name in names)
 
 
 def _marked(row: TableRow) -> TableRow:

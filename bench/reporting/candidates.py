@@ -64,7 +64,9 @@ class Limit:
 
 
 def _share(value: float, limit: float) -> float:
-    return value / limit - 1 if limit else (float("inf") if value > 0 else 0.0)
+    if limit:
+        return value / limit - 1
+    return math.inf if value > 0 else 0.0
 
 
 def _exact(value: float | None) -> Bound | None:
@@ -155,22 +157,26 @@ SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
 def parse_limits(**texts: str | None) -> Limits:
     """Read limits from a user's texts, by the names of the fields. Raise UserError if a text has
     another form."""
-    given = {limit: text for limit in LIMITS if (text := texts.get(limit.name)) is not None}
-    return Limits(**{limit.name: _parse(limit, text) for limit, text in given.items()})  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for limit in LIMITS:
+        text = texts.get(limit.name)
+        if text is not None:
+            given[limit.name] = _parse(limit, text)
+    return Limits(**given)
 
 
 def _parse(limit: Limit, text: str) -> float | int:
     form, words, scale = FORMS[limit.name]
     match = re.fullmatch(form, text.strip())
-    if (
-        match is None
-        or len(match[1]) > MAX_DIGITS
-        or (limit.name == "min_speedup" and float(match[1]) == 0)
-    ):
+    is_valid = match is not None and len(match[1]) <= MAX_DIGITS
+    is_zero = match is not None and float(match[1]) == 0
+    if match is None or not is_valid or (is_zero and limit.name == "min_speedup"):
         flag = limit.name.replace("_", "-")
         raise UserError(f"invalid --{flag} {text!r}: must be {words}, for example {limit.example}")
     value = float(match[1]) * scale
-    return round(value * SUFFIXES[match[2]]) if limit.name == "budget_tokens" else value
+    if limit.name == "budget_tokens":
+        return round(value * SUFFIXES[match[2]])
+    return value
 
 
 class Check(NamedTuple):
@@ -228,8 +234,10 @@ class Answer:
 def keep(facts: Facts, tracks: Sequence[str]) -> Facts:
     """Return facts whose loss is the largest of these tracks. A row without one of them has
     none."""
-    losses = {name: facts.tracks[name] for name in tracks if name in facts.tracks}
-    return replace(facts, loss=profile.worst(losses)[0] if losses.keys() == set(tracks) else None)
+    if not facts.tracks.keys() >= set(tracks):
+        return replace(facts, loss=None)
+    loss, _ = profile.worst({name: facts.tracks[name] for name in tracks})
+    return replace(facts, loss=loss)
 
 
 def pick(
@@ -239,25 +247,13 @@ def pick(
     budget count on their own.
 
     tracks: the loss is that of the one of these that loses most, not that of perplexity. It also
-    orders the rows of a board
-        without a quality column.
+    orders the rows of a board without a quality column.
     pattern: rows of this pattern alone; quantizer: rows whose quantizer begins so ("int4" is
     int4-rtn and int4-gptq). Raise UserError without such rows or tracks.
     """
     column = _find_quality(table) if tracks else quality_column(table)
-    measured = profile.names_of(table)
-    if unknown := [name for name in tracks if name not in measured]:
-        if not measured:
-            raise UserError(
-                f"no track of {table.title} was measured ({table.protocol}): run bench run "
-                f"--tasks {unknown[0]}"
-            )
-        raise UserError(describe_unknown(f"track of {table.title}", unknown[0], measured))
     if tracks:
-        kept = tuple(
-            replace(row, facts=keep(row.facts, tracks) if row.facts else None) for row in table.rows
-        )
-        table = replace(table, rows=kept)
+        table = _with_loss_of(table, tracks)
     rows = [(k, row) for k, row in enumerate(table.rows) if row.facts and row.facts.compressed]
     for key, wanted in (("pattern", pattern), ("quantizer", quantizer)):
         known = dict.fromkeys(row.filters[key] for _, row in rows)
@@ -271,18 +267,18 @@ def pick(
         if row.facts and not row.facts.broken and quality is not None:
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
             candidates.append(Candidate(k, row, row.facts, quality, checks))
-    meets = sorted(
-        (c for c in candidates if not c.failed and not c.unmeasured),
-        key=lambda c: (c.quality, c.index),
-    )
+    meets = [c for c in candidates if not c.failed and not c.unmeasured]
+    meets.sort(key=lambda c: (c.quality, c.index))
     differ = {} if column is None else pairwise.differ_from_best(table, column)
     first = tied_rows(meets, differ)
+    others = [c for c in meets if c not in first]
+    if len(first) > 1:
+        first = [replace(c, tied=True) for c in first]
     failing = [c for c in candidates if c.failed and not c.unmeasured]
     return Answer(
         table,
         limits,
-        tuple(replace(c, tied=len(first) > 1) for c in first)
-        + tuple(c for c in meets if c not in first),
+        (*first, *others),
         min(failing, key=lambda c: (_excess(c), c.quality, c.index), default=None),
         tuple(c for c in candidates if c.unmeasured and not c.failed),
         tuple(row for _, row in rows if row.facts and row.facts.broken),
@@ -291,21 +287,41 @@ def pick(
     )
 
 
+def _with_loss_of(table: Table, tracks: Sequence[str]) -> Table:
+    """Return the table with the largest loss of these tracks in the facts of its rows. Raise
+    UserError if no row has one of them."""
+    measured = profile.names_of(table)
+    unknown = [name for name in tracks if name not in measured]
+    if unknown and not measured:
+        raise UserError(
+            f"no track of {table.title} was measured ({table.protocol}): run bench run "
+            f"--tasks {unknown[0]}"
+        )
+    if unknown:
+        raise UserError(describe_unknown(f"track of {table.title}", unknown[0], measured))
+    rows = list(table.rows)
+    for k, row in enumerate(rows):
+        if row.facts:
+            rows[k] = replace(row, facts=keep(row.facts, tracks))
+    return replace(table, rows=tuple(rows))
+
+
 def tied_rows(meets: Sequence[Candidate], differ: Mapping[pairwise.Rows, bool]) -> list[Candidate]:
     """Return the first row and those that do not differ from it, the one of the fewest bits
     first."""
-    tied = [
-        c
-        for c in meets
-        if c is meets[0] or differ.get(pairwise.ordered(meets[0].index, c.index)) is False
-    ]
+    tied = list(meets[:1])
+    for c in meets[1:]:
+        if differ.get(pairwise.ordered(meets[0].index, c.index)) is False:
+            tied.append(c)
     return sorted(
         tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index)
     )
 
 
 def _matches(value: str, wanted: str, key: str) -> bool:
-    return not wanted or (value.startswith(wanted) if key == "quantizer" else value == wanted)
+    if key == "quantizer":
+        return value.startswith(wanted)
+    return wanted in ("", value)
 
 
 def page_choices(table: Table) -> dict[str, Any] | None:
@@ -325,47 +341,42 @@ def page_choices(table: Table) -> dict[str, Any] | None:
     if not rows:
         return None
     place = {c.index: at for at, c in enumerate(rows)}
-    quantizers = dict.fromkeys(c.row.filters["quantizer"] for c in rows)
-    families = dict.fromkeys(re.split("[-:]", name)[0] for name in quantizers)
-    options = sorted(
-        {f for f in families if any(q != f and q.startswith(f) for q in quantizers)}
-        | set(quantizers)
-    )
+    patterns = {c.row.filters["pattern"] for c in rows}
+    # A quantizer's name, and the part that names of several begin with: "int4" of "int4-gptq".
+    quantizers = {c.row.filters["quantizer"] for c in rows}
+    options = sorted(quantizers | {re.split("[-:]", name)[0] for name in quantizers})
 
     def labels(row: TableRow) -> dict[str, Any]:
-        fitting = [
-            name for name in options if _matches(row.filters["quantizer"], name, "quantizer")
-        ]
+        fitting = [name for name in options if row.filters["quantizer"].startswith(name)]
         return {"name": row.name, "pattern": row.filters["pattern"], "quantizers": fitting}
 
     out = []
     for at, c in enumerate(rows):
-        checks = [
-            [_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops]
-            for limit in LIMITS
-        ]
-        stops = [None if of[0].bound is None else sum(not one.met for one in of) for of in checks]
-        unsure = [[k for k, one in enumerate(of) if one.unsure] for of in checks]
-        tied = [place[one.index] for one in tied_rows(rows[at:], differ)]
+        stops: list[int | None] = []
+        unsure = []
+        for limit in LIMITS:
+            checks = [_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops]
+            is_measured = checks[0].bound is not None
+            stops.append(sum(not one.met for one in checks) if is_measured else None)
+            unsure.append([k for k, one in enumerate(checks) if one.unsure])
         later = enumerate(rows[at + 1 :], at + 1)
-        uncompared = [k for k, one in later if pairwise.ordered(c.index, one.index) not in differ]
-        texts = {"device": c.facts.device, "make": c.facts.make, "export": c.facts.export}
-        cells = list(describe_facts(c.facts).values())
         found = {
+            "device": c.facts.device,
+            "make": c.facts.make,
+            "export": c.facts.export,
             "stops": stops,
             "unsure": unsure,
-            "tied": tied,
-            "uncompared": uncompared,
-            "cells": cells,
+            "tied": [place[one.index] for one in tied_rows(rows[at:], differ)],
+            "uncompared": [
+                k for k, one in later if pairwise.ordered(c.index, one.index) not in differ
+            ],
+            "cells": list(describe_facts(c.facts).values()),
         }
-        out.append(labels(c.row) | texts | found)
+        out.append(labels(c.row) | found)
     return {
         "rows": out,
         "headers": list(describe_facts(Facts(compressed=True))),
-        "patterns": [
-            [p, shlex.join(["--pattern", p])]
-            for p in sorted({c.row.filters["pattern"] for c in rows})
-        ],
+        "patterns": [[name, shlex.join(["--pattern", name])] for name in sorted(patterns)],
         "quantizers": [[name, shlex.join(["--quant", name])] for name in options],
         "broken": [labels(row) for row in answer.broken],
         "command": shlex.join(
@@ -376,55 +387,65 @@ def page_choices(table: Table) -> dict[str, Any] | None:
 
 def describe_facts(facts: Facts) -> dict[str, str]:
     """Return a row's numbers as text, by the heads of their columns."""
-    row, loss, drop = RowNumbers(facts), facts.loss, facts.drop
-    points = quantity(hundredths, "", *drop.parts) if drop else ABSENT  # the header has the unit
-    return {
-        "bits": ABSENT if facts.bits is None else f"{facts.bits:.4g}",
-        "loss (95% interval)": percent(*loss.parts) if loss else ABSENT,
-        "worst task, pp": f"{points} {facts.worst_task}".strip(),
-        "speedup": f"{facts.speedup.value:.2f}×" if facts.speedup else ABSENT,
-        "tokens": tokens.text if (tokens := tokens_to_make(row)) else ABSENT,
-        "time": time.text if (time := time_to_make(row)) else ABSENT,
-    }
+    row = RowNumbers(facts)
+    texts = dict.fromkeys(
+        ("bits", "loss (95% interval)", "worst task, pp", "speedup", "tokens", "time"), ABSENT
+    )
+    if facts.bits is not None:
+        texts["bits"] = f"{facts.bits:.4g}"
+    if facts.loss:
+        texts["loss (95% interval)"] = percent(*facts.loss.parts)
+    if facts.drop:
+        # The header has the unit.
+        points = quantity(hundredths, "", *facts.drop.parts)
+        texts["worst task, pp"] = f"{points} {facts.worst_task}".strip()
+    if facts.speedup:
+        texts["speedup"] = f"{facts.speedup.value:.2f}×"
+    tokens, time = tokens_to_make(row), time_to_make(row)
+    if tokens:
+        texts["tokens"] = tokens.text
+    if time:
+        texts["time"] = time.text
+    return texts
 
 
 def quality_column(table: Table) -> int:
     """Return the column that rows are judged by, or raise UserError if there is none."""
-    if (column := _find_quality(table)) is not None:
+    column = _find_quality(table)
+    if column is not None:
         return column
     names = ",".join(profile.names_of(table))
+    tracks = f", or say how much tracks may lose: --keep {names} --max-loss 5%" if names else ""
     raise UserError(
         f"no quality was measured for {table.title} ({table.protocol}): run bench run with "
-        "perplexity first"
-        + (f", or say how much tracks may lose: --keep {names} --max-loss 5%" if names else "")
+        f"perplexity first{tracks}"
     )
 
 
 def _find_quality(table: Table) -> int | None:
     metric = pareto.quality_metric(table)
-    return next(
-        (
-            c
-            for c, column in enumerate(table.columns)
-            if column.metric == metric and not column.hidden
-        ),
-        None,
-    )
+    for c, column in enumerate(table.columns):
+        if column.metric == metric and not column.hidden:
+            return c
+    return None
 
 
 def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
     """Return what a row is ordered by, lower is better: a column, or the loss if that is None.
     None: not measured."""
     if column is None:
-        return row.facts.loss.value if row.facts and row.facts.loss else math.inf
+        if row.facts and row.facts.loss:
+            return row.facts.loss.value
+        return math.inf
     cell = row.cells[column]
-    return None if cell is None or cell.value is None else table.columns[column].sign * cell.value
+    if cell is None or cell.value is None:
+        return None
+    return table.columns[column].sign * cell.value
 
 
 def _given(limits: Limits) -> list[tuple[Limit, float]]:
-    return [
-        (limit, value) for limit in LIMITS if (value := getattr(limits, limit.name)) is not None
-    ]
+    given = [(limit, getattr(limits, limit.name)) for limit in LIMITS]
+    return [(limit, value) for limit, value in given if value is not None]
 
 
 def _check(limit: Limit, facts: Facts, wanted: float) -> Check:
@@ -442,4 +463,6 @@ def _excess(candidate: Candidate) -> float:
 def describe_limits(limits: Limits) -> str:
     """Say the limits in words, as the object of a sentence."""
     parts = [limit.sentence.format(limit.given(value)) for limit, value in _given(limits)]
-    return ("these limits: " + ", ".join(parts)) if parts else "all limits, because none is set"
+    if not parts:
+        return "all limits, because none is set"
+    return "these limits: " + ", ".join(parts)

@@ -40,7 +40,7 @@ class CostIndex:
     def of_row(self, identities: Iterable[Identity]) -> RowCost | None:
         """Return the mean over a row's seeds; None if no record has it. identities: one for each
         seed."""
-        costs = [cost for identity in identities if (cost := self._of_seed(identity))]
+        costs = [cost for cost in map(self._of_seed, identities) if cost]
         if not costs:
             return None
         seconds = sum(c.seconds for c in costs) / len(costs)
@@ -68,7 +68,8 @@ class CostIndex:
                 None,
             )
             missing = missing or record is None
-            records += [record] if record else []
+            if record:
+                records.append(record)
         tokens = sum(
             int(r.cost.get(k) or 0)
             for r in records
@@ -110,4 +111,6 @@ def _device(record: Record) -> str:
         name = name.replace(word, "")
     threads = record.key_inputs.get("threads")
     on_card = record.machine.get("device")
-    return name if on_card or not threads else f"{name}, {amount(threads, 'thread')}"
+    if on_card or not threads:
+        return name
+    return f"{name}, {amount(threads, 'thread')}"

@@ -4,6 +4,7 @@ its interval."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 import numpy as np
 
@@ -25,17 +26,17 @@ def leading_column(table: Table, metric: str, device: str = "") -> int | None:
 
     device: for speeds, part of the column's name.
     """
+
+    def preference(i: int) -> tuple[bool, int, int]:
+        count = sum(bool(table.rows[k].cells[i]) for k in table.whole_rows)
+        return (table.columns[i].protocol.startswith(PREFERRED_SET), count, -i)
+
     columns = [
         i
         for i, c in enumerate(table.columns)
         if c.metric == metric and device.lower() in c.protocol.lower()
     ]
-    counts = {i: sum(bool(table.rows[k].cells[i]) for k in table.whole_rows) for i in columns}
-    return max(
-        columns,
-        key=lambda i: (table.columns[i].protocol.startswith(PREFERRED_SET), counts[i], -i),
-        default=None,
-    )
+    return max(columns, key=preference, default=None)
 
 
 class DenseComparison:
@@ -58,7 +59,8 @@ class DenseComparison:
     def loss(self, row: int, reference: int | None = None) -> Bound | None:
         """Return the increase of perplexity, as a fraction of the reference's: another row, by
         default the dense model."""
-        reference = self.dense if reference is None else reference
+        if reference is None:
+            reference = self.dense
         column = self.table.column("perplexity")
         before, own = self.table.value(reference, column), self.table.value(row, column)
         if column is None or before is None or own is None or row == reference:
@@ -112,13 +114,14 @@ class DenseComparison:
             if not before or not after:
                 return None
             dense = next(iter(before.values()))
-            read = [self.results.items(record) for record in (dense, *after.values())]
-            if any(another_source(dense, record) for record in after.values()) or any(
-                not np.array_equal(read[0].ids, one.ids) for one in read
-            ):
+            if any(another_source(dense, record) for record in after.values()):
                 return None
-            was, *now = (one.columns.get("acc", one.columns["value"]) for one in read)
-            answers.append((was != np.stack(now), was, np.stack(now)))
+            read = [self.results.items(record) for record in (dense, *after.values())]
+            if any(not np.array_equal(read[0].ids, one.ids) for one in read):
+                return None
+            was, *seeds = (one.columns.get("acc", one.columns["value"]) for one in read)
+            now = np.stack(seeds)
+            answers.append((was != now, was, now))
         return pairwise.count_flips(answers)
 
     def _accuracy_columns(self) -> list[int]:
@@ -147,16 +150,15 @@ class DenseComparison:
 
     def _task_column(self, task: str, limit: str) -> int | None:
         for i, c in enumerate(self.table.columns):
-            names = (
-                name for row in self.table.rows if (cell := row.cells[i]) for name in cell.records
-            )
+            if c.metric != "acc":
+                continue
+            cells = filter(None, (row.cells[i] for row in self.table.rows))
+            names = chain.from_iterable(cell.records for cell in cells)
             record = next((self.records[name] for name in names if name in self.records), None)
-            protocol = record and record.identity.protocol
-            if (
-                c.metric == "acc"
-                and protocol
-                and (protocol.name, str(protocol.limit or "")) == (task, limit)
-            ):
+            if record is None:
+                continue
+            protocol = record.identity.protocol
+            if (protocol.name, str(protocol.limit or "")) == (task, limit):
                 return i
         return None
 

@@ -1,12 +1,19 @@
-"""Columns of a leaderboard that are computed from other numbers of a row. Each is a function and an
-entry in COLUMNS."""
+"""Columns of a table that are computed from other numbers of a row.
+
+Each is a function, and a line in COLUMNS of bench.catalog.entries or an entry point in
+cast_bench.columns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
-from bench.catalog import registry
+from bench.catalog import metric_owners, registry
+from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import MEASURES
 from bench.reporting import profile, words
 from bench.reporting.facts import Bound, Facts, RowNumbers
@@ -27,37 +34,37 @@ def control_ratio(row: RowNumbers) -> TableCell | None:
 
 
 def _ratio(ratio: Bound | None) -> TableCell | None:
-    return TableCell(words.ratio(*ratio.parts), ratio.value) if ratio else None
+    if not ratio:
+        return None
+    return TableCell(words.ratio(*ratio.parts), ratio.value)
 
 
 def worst_track(row: RowNumbers) -> TableCell | None:
     loss = row.facts.track_loss
-    return (
-        TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
-        if loss
-        else None
-    )
+    if not loss:
+        return None
+    return TableCell(f"{words.percent(*loss.parts)} {row.facts.worst_track}", loss.value)
 
 
 def flips(row: RowNumbers) -> TableCell | None:
     found = row.facts.flips
-    return TableCell(profile.describe_flips(found), found.changed.value) if found else None
+    if not found:
+        return None
+    return TableCell(profile.describe_flips(found), found.changed.value)
 
 
 def tokens_to_make(row: RowNumbers) -> TableCell | None:
     tokens = row.facts.tokens
-    return (
-        None
-        if tokens is None
-        else TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
-    )
+    if tokens is None:
+        return None
+    return TableCell(_least(row.facts) + words.short_count(tokens), float(tokens))
 
 
 def time_to_make(row: RowNumbers) -> TableCell | None:
     seconds = row.facts.seconds
-    return (
-        None if seconds is None else TableCell(_least(row.facts) + words.duration(seconds), seconds)
-    )
+    if seconds is None:
+        return None
+    return TableCell(_least(row.facts) + words.duration(seconds), seconds)
 
 
 def _least(facts: Facts) -> str:
@@ -65,28 +72,78 @@ def _least(facts: Facts) -> str:
 
 
 def made_on(row: RowNumbers) -> TableCell | None:
-    return TableCell(row.facts.device) if row.facts.device else None
+    if not row.facts.device:
+        return None
+    return TableCell(row.facts.device)
 
 
 PERPLEXITY_RATIO = DerivedColumn(
     "perplexity_ratio", perplexity_ratio, after="perplexity", names_text=True
 )
-
-COLUMNS = (
-    PERPLEXITY_RATIO,
-    DerivedColumn(
-        f"perplexity_ratio_to_{CONTROL}", control_ratio, after="perplexity", names_text=True
-    ),
-    DerivedColumn("worst_track", worst_track, after="answers"),
-    DerivedColumn("flips", flips, after="zeroshot"),
-    DerivedColumn("tokens_to_make", tokens_to_make),
-    DerivedColumn("time_to_make", time_to_make, unit="s"),
-    DerivedColumn("made_on", made_on, better="", words=True),
+CONTROL_RATIO = DerivedColumn(
+    f"perplexity_ratio_to_{CONTROL}", control_ratio, after="perplexity", names_text=True
 )
-"""All derived columns. A leaderboard shows each that has a cell."""
+WORST_TRACK = DerivedColumn("worst_track", worst_track, after="answers")
+FLIPS = DerivedColumn("flips", flips, after="zeroshot")
+TOKENS_TO_MAKE = DerivedColumn("tokens_to_make", tokens_to_make)
+TIME_TO_MAKE = DerivedColumn("time_to_make", time_to_make, unit="s")
+MADE_ON = DerivedColumn("made_on", made_on, better="", words=True)
 
 
-def leading_columns(measures: Iterable[str]) -> list[str]:
+def all_columns() -> list[DerivedColumn]:
+    """Return the columns of the catalog. A table shows each that has a cell.
+
+    Raise UserError if the column of a package cannot be used.
+    """
+    return [_load(name, entry) for name, entry in registry.entries("columns").items()]
+
+
+def _load(name: str, entry: CatalogEntry) -> DerivedColumn:
+    if entry.broken:
+        raise UserError(entry.broken)
+    column = registry.load(entry)
+    if not entry.is_plugin:
+        found: DerivedColumn = column
+        return found
+    with registry.guarded(entry):
+        column = _checked(name, column)
+    return replace(column, cell=partial(_checked_cell, entry, column.cell))
+
+
+def _checked(name: str, column: object) -> DerivedColumn:
+    """Return a column of a package. Raise TypeError or ValueError for what is no column, or has
+    another name than its entry point."""
+    from pydantic import TypeAdapter  # a table of our columns alone needs no check
+
+    if not isinstance(column, DerivedColumn):
+        raise TypeError(f"it is no bench.reporting.view.DerivedColumn, but {column!r:.80}")
+    column = TypeAdapter(DerivedColumn).validate_python(vars(column))
+    if column.name != name:
+        raise TypeError(f"the column is called {column.name!r}: give the entry point that name")
+    if metric_owners.find(name):
+        raise TypeError(f"{name} is the name of a metric: rename the column")
+    return column
+
+
+def _checked_cell(
+    entry: CatalogEntry, cell: Callable[[RowNumbers], TableCell | None], row: RowNumbers
+) -> TableCell | None:
+    """Return the cell of a package's column with its text and value alone."""
+    with registry.guarded(entry):
+        found = cell(row)
+        if found is None:
+            return None
+        if not isinstance(found, TableCell) or not isinstance(found.text, str):
+            raise TypeError(f"a cell is no bench.reporting.view.TableCell with text: {found!r:.80}")
+        if found.value is None:
+            return TableCell(found.text)
+        value = float(found.value)
+        if not math.isfinite(value):
+            raise ValueError(f"a cell has the value {value}: give a finite number, or None")
+        return TableCell(found.text, value)
+
+
+def leading_columns(measures: Iterable[str], columns: Sequence[DerivedColumn]) -> list[str]:
     """Return the metrics and derived columns that a leaderboard shows at first, in order."""
     entries = dict(MEASURES)
     for name in sorted({*measures} - {*MEASURES}):
@@ -95,9 +152,5 @@ def leading_columns(measures: Iterable[str]) -> list[str]:
     out: list[str] = []
     for measure, entry in entries.items():
         out += [metric.name for metric in entry.metrics if metric.on_board]
-        out += _following(measure)
-    return [*out, *_following("")]
-
-
-def _following(measure: str) -> Iterator[str]:
-    return (column.name for column in COLUMNS if column.after == measure)
+        out += [column.name for column in columns if column.after == measure]
+    return [*out, *(column.name for column in columns if column.name not in out)]

@@ -136,23 +136,32 @@ def name_ticks(axis: Axis) -> None:
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
         decades = math.log10(high / low)
-        axis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,))
-        )
+        digits: tuple[int, ...] = (1,)
+        if decades < 1.5:
+            digits = (1, 2, 5)
+        elif decades < 3:
+            digits = (1, 3)
+        axis.set_major_locator(LogLocator(subs=digits))
         axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}")
-    )
+
+    def plain(x: float, _: int) -> str:
+        return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
+
+    axis.set_major_formatter(FuncFormatter(plain))
 
 
 def scale(axes: Axes, which: str, values: Sequence[float], name: str) -> None:
     """Make an axis logarithmic if its values are far apart, and name it. The name of y is above the
     panel."""
-    log = min(values) > 0 and max(values) / min(values) >= LOG_FROM
-    if log:
+    if min(values) > 0 and max(values) / min(values) >= LOG_FROM:
         axes.set(**{f"{which}scale": "log"})
-    name_ticks(axes.xaxis if which == "x" else axes.yaxis)
-    axes.set(**{"xlabel" if which == "x" else "title": name + (" (log)" if log else "")})
+        name += " (log)"
+    if which == "x":
+        name_ticks(axes.xaxis)
+        axes.set(xlabel=name)
+    else:
+        name_ticks(axes.yaxis)
+        axes.set(title=name)
 
 
 def require_format(file: Path) -> None:
@@ -227,7 +236,8 @@ def _make_printable(figure: Figure) -> None:
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
-        if (shown := "\n".join(map(printable, text.get_text().split("\n")))) != text.get_text():
+        shown = "\n".join(map(printable, text.get_text().split("\n")))
+        if shown != text.get_text():
             text.set_text(shown)
 
 
@@ -241,7 +251,8 @@ def _name_clips(root: ElementTree.Element) -> None:
         clip.set("id", after)
         names[f"url(#{before})"] = f"url(#{after})"
     for element in root.iter():
-        if used := element.get("clip-path"):
+        used = element.get("clip-path")
+        if used:
             element.set("clip-path", names[used])
 
 
@@ -268,7 +279,8 @@ def _attributes(element: ElementTree.Element) -> Iterator[tuple[str, str]]:
                 key, _, text = (x.strip() for x in part.partition(":"))
                 if key == "font" and (size := re.search(r"([\d.]+)px", text)):
                     yield "font-size", _round(size[1])
-                    if weight := re.search(r"\b(bold|[6-9]00)\b", text):
+                    weight = re.search(r"\b(bold|[6-9]00)\b", text)
+                    if weight:
                         yield "font-weight", weight[1]
                 elif key and key != "font-family":
                     yield key, _round(text)

@@ -35,13 +35,17 @@ def text_tables(records: Sequence[Record]) -> list[TextTable]:
 
 def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
     lines = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY))
-    sized = [(bits, group) for group in lines.values() if (bits := _bits(group)) is not None]
+    dense: list[Sized] = []
+    sparse: list[Sized] = []
+    for group in lines.values():
+        bits = _bits(group)
+        if bits is not None:
+            kind = dense if group[0]["pattern"] == "dense" else sparse
+            kind.append((bits, group))
+    dense.sort(key=lambda x: x[0])
+    sparse.sort(key=lambda x: x[0], reverse=True)
     windowed = (r for r in rows if metrics.find(r["metric"]).windowed)
     columns = list(dict.fromkeys((r["metric"], r["protocol"], r["measure"]) for r in windowed))
-    dense = sorted((x for x in sized if x[1][0]["pattern"] == "dense"), key=lambda x: x[0])
-    sparse = sorted(
-        (x for x in sized if x[1][0]["pattern"] != "dense"), key=lambda x: x[0], reverse=True
-    )
     groups: dict[tuple[int, ...], list[Sized]] = {}
     for bits, group in sparse:
         near = tuple(
@@ -49,16 +53,13 @@ def _text_table(model: str, rows: list[dict[str, Any]]) -> TextTable:
         )
         if near:
             groups.setdefault(near, []).append((bits, group))
-    out = [
-        [
-            str(number),
-            *(str(group[0][c] or "") for c in LABELS),
-            f"{bits:.3g}",
-            *cells(group, columns),
-        ]
-        for number, (near, members) in enumerate(groups.items(), 1)
-        for bits, group in [*sorted(members, key=lambda x: x[0]), *(dense[i] for i in near)]
-    ]
+    out = []
+    for number, (near, members) in enumerate(groups.items(), 1):
+        members.sort(key=lambda x: x[0])
+        members += [dense[i] for i in near]
+        for bits, group in members:
+            labels = [str(group[0][c] or "") for c in LABELS]
+            out.append([str(number), *labels, f"{bits:.3g}", *cells(group, columns)])
     headers = ["group", *LABELS, "bits per weight", *(column_header(*c[:2]) for c in columns)]
     return TextTable(f"{caption(model)}, at about equal bits per weight", headers, out)
 

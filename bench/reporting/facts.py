@@ -28,10 +28,9 @@ class Bound:
     @property
     def ends(self) -> tuple[float, float]:
         """Return the ends of the interval. Without an interval, the value twice."""
-        return (
-            self.value if self.low is None else self.low,
-            self.value if self.high is None else self.high,
-        )
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        return low, high
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.reporting.drawing import (
     LIGHT,
@@ -46,14 +48,14 @@ def draw_training(record: Record, file: Path) -> Path:
             f"record {record.short_key} has no training: name the `pattern` record of a method "
             "that trains (bench ls runs)"
         )
-    panels = [
-        (title, kept)
-        for title, columns in PANELS
-        if (kept := [c for c in columns if c[0] in curve[0]])
-    ]
+    panels = []
+    for title, columns in PANELS:
+        kept = [c for c in columns if c[0] in curve[0]]
+        if kept:
+            panels.append((title, kept))
     figure, axes = new_figure(300 * len(panels), 230, columns=len(panels))
-    for (title, columns), axis in zip(panels, axes[0], strict=True):
-        _panel(axis, title, columns, curve)
+    for (title, kept), axis in zip(panels, axes[0], strict=True):
+        _panel(axis, title, kept, curve)
     figure.suptitle(_title(record), x=0.01, ha="left")
     return save_figure(figure, file, _title(record))
 
@@ -79,14 +81,8 @@ def draw_scaling(law: Law, file: Path, method: str, control: str, holdout: GridR
             grid, [p.low for p in predicted], [p.high for p in predicted], color=color, alpha=0.12
         )
         for p in points:
-            axis.plot(
-                p.training,
-                p.loss,
-                "o",
-                color=color,
-                fillstyle="none" if p is holdout else "full",
-                markersize=6,
-            )
+            fill = "none" if p is holdout else "full"
+            axis.plot(p.training, p.loss, "o", color=color, fillstyle=fill, markersize=6)
     axis.set(
         xscale="log",
         yscale="log",
@@ -148,8 +144,10 @@ def draw_search(trials: Mapping[str, Sequence[float]], file: Path) -> Path:
     """
     figure, ((axis,),) = new_figure(430, 290)
     for color, (method, values) in zip(choose_colors(len(trials)), trials.items(), strict=True):
-        at, lines = range(1, len(values) + 1), (values, list(accumulate(values, min)))
-        points, lowest = ([v if math.isfinite(v) else math.nan for v in line] for line in lines)
+        at = range(1, len(values) + 1)
+        points = np.array(values, dtype=float)
+        points[np.isinf(points)] = math.nan
+        lowest = np.fmin.accumulate(points)
         axis.plot(at, points, "o", color=color, markersize=3, alpha=0.4)
         axis.step(at, lowest, where="post", color=color, label=method)
     axis.set(
@@ -166,8 +164,10 @@ def _panel(
     steps = [row["step"] for row in curve]
     for key, label in columns:
         values = [row[key] for row in curve]
-        peak = max(values) if key == "lr" else 1.0
-        axis.plot(steps, [v / peak for v in values] if peak else values, label=label)
+        if key == "lr" and any(values):
+            peak = max(values)
+            values = [value / peak for value in values]
+        axis.plot(steps, values, label=label)
     axis.set(title=title, xlabel="step")
     if len(columns) > 1:
         axis.legend()

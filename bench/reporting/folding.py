@@ -47,13 +47,16 @@ def _place(
     """
     no_tasks = bool(tasks) and not any(summarize(line.group, c) for c in tasks)
     identity: Identity = line.group[0]["identity"]
-    summary = next((s for c in quality if (s := summarize(line.group, c))), None)
+    summaries = (summarize(line.group, column) for column in quality)
+    summary = next(filter(None, summaries), None)
     name = (identity.method, identity.pattern, identity.quantizer)
     compressed = identity.stages != ("dense",) or identity.quantizer != "none"
     if summary is None or summary.value is None:
         return (compressed, no_tasks, True, 0.0, name)
-    sign = -1 if any(r["better"] == "higher" for r in summary.rows) else 1
-    return (compressed, no_tasks, False, sign * summary.value, name)
+    value = summary.value
+    if any(r["better"] == "higher" for r in summary.rows):
+        value = -value
+    return (compressed, no_tasks, False, value, name)
 
 
 def _without_budget(identity: Identity) -> tuple[Any, ...]:
@@ -67,7 +70,11 @@ def _without_budget(identity: Identity) -> tuple[Any, ...]:
 
 def _budget(line: PivotLine, quality: Sequence[ColumnKey]) -> tuple[bool, int, int]:
     identity: Identity = line.group[0]["identity"]
-    measured = any((s := summarize(line.group, c)) and s.value is not None for c in quality)
-    calibration, training = identity.calibration, identity.training
-    calibrated = (calibration.sequences or 0) * (calibration.seqlen or 0) if calibration else 0
-    return (measured, (training.tokens or 0) if training else 0, calibrated)
+    summaries = [summarize(line.group, column) for column in quality]
+    measured = any(summary and summary.value is not None for summary in summaries)
+    trained = calibrated = 0
+    if identity.training:
+        trained = identity.training.tokens or 0
+    if identity.calibration:
+        calibrated = (identity.calibration.sequences or 0) * (identity.calibration.seqlen or 0)
+    return (measured, trained, calibrated)

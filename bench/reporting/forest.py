@@ -96,36 +96,35 @@ def add_forest(
     )
     axes.set_ylim(len(shown) - 0.5, -0.7)
     axes.grid(visible=False, axis="y")
-    ends = [
-        end
-        for _, bound in shown
-        for end in (*bound.ends, *([] if reference is None else [reference]))
-    ]
-    best = f",\nfirst {MAX_FOREST_ROWS} of {len(rows)} rows" if len(rows) > MAX_FOREST_ROWS else ""
-    scale(axes, "x", ends, name + best)
+    ends = [end for _, bound in shown for end in bound.ends]
+    if reference is not None:
+        ends.append(reference)
+    if len(rows) > MAX_FOREST_ROWS:
+        name += f",\nfirst {MAX_FOREST_ROWS} of {len(rows)} rows"
+    scale(axes, "x", ends, name)
 
 
 def draw_column(table: Table, metric: str, file: Path) -> Path:
     """Draw the rows of a table by one metric, with their spread. metric: "" for the ratio to the
     dense model."""
-    title = f"{table.title}, {table.protocol}" if table.protocol else table.title
-    if not metric and (rows := forest_rows(table)):
+    title = ", ".join(filter(None, (table.title, table.protocol)))
+    rows = [] if metric else forest_rows(table)
+    if rows:
         return drawing.save_figure(draw_forest(rows), file, f"{title}: {FOREST_TITLE}")
     found = [c for c, column in enumerate(table.columns) if metric in (column.metric, column.name)]
-    found = found or ([table.ranked_by] if not metric and table.ranked_by is not None else [])
+    if not found and not metric and table.ranked_by is not None:
+        found = [table.ranked_by]
     if not found:
         known = dict.fromkeys(
             column.metric for c, column in enumerate(table.columns) if _values(table, c)
         )
         if not metric:
-            names = (
-                f"name another column with --metric ({', '.join(known)})"
-                if known
-                else "measure more rows"
-            )
+            remedy = "measure more rows"
+            if known:
+                remedy = f"name another column with --metric ({', '.join(known)})"
             raise UserError(
                 f"{title} has neither a ranked column nor {MIN_FOREST_ROWS} rows with a ratio to "
-                f"the dense model: {names}"
+                f"the dense model: {remedy}"
             )
         raise UserError(describe_unknown(f"metric of {title}", metric, known))
     column, bounds = table.columns[found[0]], _values(table, found[0])

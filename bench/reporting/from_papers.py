@@ -4,6 +4,7 @@ measured ones."""
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
@@ -101,33 +102,36 @@ def read_rows(path: Path) -> list[PaperRow]:
 def _table(model: str, protocol: str, rows: list[PaperRow]) -> Table:
     sets = list(dict.fromkeys(r.zero_shot_tasks for r in rows if r.zero_shot_mean is not None))
     dense = next((r.perplexity for r in rows if r.method == "dense"), None)
-    columns = (
-        TableColumn("perplexity", protocol, "lower", "1"),
-        *([PERPLEXITY_RATIO.on(protocol, shown=True)] if dense else []),
-        *(TableColumn("mean_acc", s, "higher", "%") for s in sets),
-    )
+    columns = [TableColumn("perplexity", protocol, "lower", "1")]
+    if dense:
+        columns.append(PERPLEXITY_RATIO.on(protocol, shown=True))
+    columns += [TableColumn("mean_acc", tasks, "higher", "%") for tasks in sets]
     ranked = sorted(rows, key=lambda r: (r.method != "dense", r.perplexity))
-    lines = tuple(_row(r, columns, dense) for r in ranked)
-    return Table(
-        model, ("method", "pattern", "quantizer", "source"), columns, lines, protocol=protocol
-    )
+    names = ("method", "pattern", "quantizer", "source")
+    lines = [_row(row, columns, dense) for row in ranked]
+    return Table(model, names, tuple(columns), tuple(lines), protocol=protocol)
 
 
-def _row(row: PaperRow, columns: tuple[TableColumn, ...], dense: Decimal | None) -> TableRow:
+def _row(row: PaperRow, columns: Sequence[TableColumn], dense: Decimal | None) -> TableRow:
     cells: list[TableCell | None] = []
     for column in columns:
+        cell: TableCell | None = None
         if column.metric == "perplexity":
-            cells.append(TableCell(f"{row.perplexity:,}", float(row.perplexity)))
+            cell = TableCell(f"{row.perplexity:,}", float(row.perplexity))
         elif column.metric == "mean_acc":
-            mean = row.zero_shot_mean if column.protocol == row.zero_shot_tasks else None
-            cells.append(None if mean is None else TableCell(f"{mean:,}", float(mean)))
-        else:
+            if column.protocol == row.zero_shot_tasks and row.zero_shot_mean is not None:
+                cell = TableCell(f"{row.zero_shot_mean:,}", float(row.zero_shot_mean))
+        elif row.method != "dense":
             assert dense is not None
             ratio = float(row.perplexity / dense)
-            cells.append(None if row.method == "dense" else TableCell(words.ratio(ratio), ratio))
-    source = row.source + (f" ({row.note})" if row.note else "")
-    source += f"; {MARK} {row.caveat}" if row.caveat else ""
-    method = row.method + (f" {MARK}" if row.caveat else "")
+            cell = TableCell(words.ratio(ratio), ratio)
+        cells.append(cell)
+    source, method = row.source, row.method
+    if row.note:
+        source += f" ({row.note})"
+    if row.caveat:
+        source += f"; {MARK} {row.caveat}"
+        method += f" {MARK}"
     filters = {
         "model": row.model,
         "method": row.method,

@@ -89,36 +89,42 @@ def _cell(
     by_seed = sorted(summary.rows, key=lambda r: -1 if r["seed"] is None else r["seed"])
     names = tuple(dict.fromkeys(name for r in by_seed for name in r.get("records", (r["record"],))))
     average = any("records" in r for r in summary.rows)
-    if not average and names[0] not in commands:
-        commands[names[0]] = reproduce.command([records[name] for name in names])
+    command = ""
+    if not average:
+        if names[0] not in commands:
+            commands[names[0]] = reproduce.command([records[name] for name in names])
+        command = commands[names[0]]
+    reason = next((r["reason"] for r in summary.rows if r.get("claimed")), "")
     bad = next((r for r in summary.rows if r["value"] is None), None)
-    claim = next((r["reason"] for r in summary.rows if r.get("claimed")), "")
+    if bad:
+        reason = f"{bad['status']}: {bad['reason']}"
     return TableCell(
         summary.text,
         summary.value,
         summary.spread,
-        reason=f"{bad['status']}: {bad['reason']}" if bad else claim,
+        reason=reason,
         records=names,
         average=average,
-        command="" if average else commands[names[0]],
+        command=command,
     )
 
 
 def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, Any]:
     """Return what the page shows of a record. folder: folder of the record; credit: who contributed
     it."""
-    dirty = ", with uncommitted changes" if record.commit.get("dirty") else ""
+    commit = record.commit_id or "not recorded"
+    if record.commit.get("dirty"):
+        commit += ", with uncommitted changes"
+    machine = [record.machine.get("device"), record.machine.get("cpu")]
     return {
         "status": record.status,
         "reason": record.reason,
         "seed": record.identity.seed,
         "folder": folder,
         "credit": credit,
-        "commit": (record.commit_id or "not recorded") + dirty,
+        "commit": commit,
         "recorded": record.recorded,
-        "machine": " ".join(
-            str(name) for k in ("device", "cpu") if (name := record.machine.get(k))
-        ),
+        "machine": " ".join(str(name) for name in machine if name),
         "versions": ", ".join(f"{k} {v}" for k, v in record.versions.items()),
         "seconds": record.cost.get("wall_s"),
     }
@@ -130,12 +136,16 @@ def describe_records(records: Sequence[Record]) -> str:
     commits = sorted({(r.commit_id or "unknown")[:7] for r in records})
     machines = sorted({str(r.machine.get("cpu") or "unknown") for r in records})
     days = sorted({r.recorded[:10] for r in records} - {""})
-    parts = [
-        amount(len(records), "record"),
-        f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}",
-    ]
-    parts += [" and ".join(machines)] if len(machines) < 3 else [f"{len(machines)} machines"]
-    parts += [days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"] if days else []
+    word = "commits" if len(commits) > 1 else "commit"
+    parts = [amount(len(records), "record"), f"{word} {', '.join(commits)}"]
+    if len(machines) < 3:
+        parts.append(" and ".join(machines))
+    else:
+        parts.append(f"{len(machines)} machines")
+    if len(days) > 1:
+        parts.append(f"{days[0]} to {days[-1]}")
+    else:
+        parts += days
     if bad:
         parts.append(f"{len(bad):,} without a number")
     return " · ".join(parts)

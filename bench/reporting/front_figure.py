@@ -68,15 +68,8 @@ def _draw_front(axes: Axes, front: Front) -> None:
                 linewidth=1.2,
                 gid=tip,
             )
-        axes.plot(
-            p.x / mega,
-            p.y,
-            "o",
-            color=color,
-            markersize=7,
-            markerfacecolor=color if p.dense else PAPER,
-            gid=tip,
-        )
+        face = color if p.dense else PAPER
+        axes.plot(p.x / mega, p.y, "o", color=color, markersize=7, markerfacecolor=face, gid=tip)
     ends = [end for p in front.points for end in (p.y - p.spread, p.y + p.spread)]
     scale(axes, "x", [p.x / mega for p in front.points], f"{front.x.label}{unit}")
     scale(axes, "y", ends, front.y.name)
@@ -92,7 +85,10 @@ def _add_labels(axes: Axes, points: Sequence[FrontPoint], mega: float) -> None:
     boxes: list[Any] = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
     named = points if len(points) < MAX_LABELS else [p for p in points if p.on_front]
     for p in sorted(named, key=lambda p: (not p.on_front, -p.y, p.x)):
-        for letters in (MAX_LETTERS, MAX_LETTERS // 2) if p.on_front else (MAX_LETTERS,):
+        lengths = [MAX_LETTERS]
+        if p.on_front:
+            lengths.append(MAX_LETTERS // 2)
+        for letters in lengths:
             if any(_place(axes, p, mega, letters, place, panel, boxes) for place in PLACES):
                 break
 

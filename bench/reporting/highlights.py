@@ -3,6 +3,7 @@ it compares with dense."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,9 +56,10 @@ class Highlight:
         names = ", ".join(self.tied[:MAX_TIED_NAMES])
         if len(self.tied) > MAX_TIED_NAMES:
             names += f" and {len(self.tied) - MAX_TIED_NAMES} more"
-        return "; ".join(
-            filter(None, (names, f"{self.uncompared:,} not compared" if self.uncompared else ""))
-        )
+        parts = [names] if names else []
+        if self.uncompared:
+            parts.append(f"{self.uncompared:,} not compared")
+        return "; ".join(parts)
 
 
 def find_highlights(sections: Sequence[ReportSection]) -> list[Highlight]:
@@ -72,16 +74,8 @@ def to_text_table(highlights: Sequence[Highlight]) -> TextTable:
     for h in highlights:
         quality = f"{h.column.name} {h.value}"
         change = " ".join(filter(None, (h.change, h.reference)))
-        lines.append(
-            [
-                f"{h.model} ({h.run})" if h.run else h.model,
-                h.best,
-                h.tied_label,
-                quality,
-                change,
-                h.size,
-            ]
-        )
+        model = f"{h.model} ({h.run})" if h.run else h.model
+        lines.append([model, h.best, h.tied_label, quality, change, h.size])
     return TextTable("Summary", list(HEADERS), lines)
 
 
@@ -98,18 +92,18 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     dense = min(whole, key=lambda k: sign * (table.value(k, column) or 0.0), default=None)
     differ = pairwise.differ_from_best(table, column)
     plain = next((k for k in whole if table.rows[k].filters["method"] == "dense"), None)
-    if (
-        dense is not None
-        and plain is not None
-        and differ.get(pairwise.ordered(plain, dense)) is False
-    ):
-        dense = plain  # a transform, for example, changes nothing but the last digits
     model = dense if plain is None else plain
-    limit = (facts[model].bits if model is not None else None) or float("inf")
+    is_tied = False
+    if dense is not None and plain is not None:
+        is_tied = differ.get(pairwise.ordered(plain, dense)) is False
+    if is_tied:  # a transform, for example, changes nothing but the last digits
+        dense = plain
+    limit = math.inf
+    if model is not None:
+        limit = facts[model].bits or math.inf
+    compressed = [table.rows[k] for k in facts if facts[k].compressed]
     groups = []
-    for pattern in dict.fromkeys(
-        table.rows[k].filters["pattern"] for k in facts if facts[k].compressed
-    ):
+    for pattern in dict.fromkeys(row.filters["pattern"] for row in compressed):
         found = candidates.pick(table, candidates.Limits(), pattern).meets
         smaller = [c for c in found if c.facts.bits is None or c.facts.bits < limit]
         if smaller:
@@ -117,6 +111,10 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     for rows in sorted(groups, key=lambda rows: rows[0].quality):
         best, *tied = candidates.tied_rows(rows, differ)
         cell = best.row.cells[column]
+        change = reference = ""
+        if dense is not None:
+            change = _describe_change(table, dense, best.index, column)
+            reference = _name(table.rows[dense])
         yield Highlight(
             section,
             table.protocol,
@@ -126,38 +124,42 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
             tuple(_name(c.row) for c in tied),
             sum(pairwise.ordered(rows[0].index, c.index) not in differ for c in rows[1:]),
             cell.text if cell else "",
-            "" if dense is None else _describe_change(table, dense, best.index, column),
-            "" if dense is None else _name(table.rows[dense]),
+            change,
+            reference,
             _describe_size(table, best.index, model),
         )
 
 
 def _name(row: TableRow) -> str:
     """Return a row's name, with its budget if the table shows the same row with a larger one."""
-    tokens = row.facts.tokens if row.facts and row.part_of is not None else None
-    return row.name if tokens is None else f"{row.name}, {words.short_count(tokens)} tokens"
+    if row.part_of is None or row.facts is None or row.facts.tokens is None:
+        return row.name
+    return f"{row.name}, {words.short_count(row.facts.tokens)} tokens"
 
 
 def _describe_size(table: Table, row: int, dense: int | None) -> str:
     sizes = [table.value(k, table.column(metrics.SIZE)) for k in (row, dense)]
-    return (
-        ""
-        if sizes[0] is None
-        else " of ".join(format_number(x, None, "B") for x in sizes if x is not None)
-    )
+    if sizes[0] is None:
+        return ""
+    return " of ".join(format_number(x, None, "B") for x in sizes if x is not None)
 
 
 def _describe_change(table: Table, dense: int, row: int, column: int) -> str:
     """Return the ratio or difference from dense to a row, with its paired interval if it has
     one."""
     is_ratio = table.columns[column].definition.is_ratio
-    describe = words.ratio if is_ratio else words.difference
     interval = table.intervals.get((*pairwise.ordered(dense, row), column))
-    # So wide that its low end was rounded to 0.
+    # The low end of a very wide interval is rounded to 0.
     if interval is None or (is_ratio and interval.low == 0):
-        a, b = (table.value(k, column) or 0.0 for k in (dense, row))
-        return describe(b / a if is_ratio else b - a)
-    ends = [interval.value, interval.low, interval.high]
+        before, after = table.value(dense, column) or 0.0, table.value(row, column) or 0.0
+        if is_ratio:
+            return words.ratio(after / before)
+        return words.difference(after - before)
+    value, low, high = interval.value, interval.low, interval.high
+    if is_ratio:
+        if dense > row:
+            value, low, high = 1 / value, 1 / high, 1 / low
+        return words.ratio(value, low, high)
     if dense > row:
-        ends = [1 / x if is_ratio else -x for x in (interval.value, interval.high, interval.low)]
-    return describe(*ends)
+        value, low, high = -value, -high, -low
+    return words.difference(value, low, high)

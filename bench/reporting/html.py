@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -21,7 +21,7 @@ from bench.reporting.html_data import page_data
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT, caption
 from bench.reporting.table_figures import TableFigure
-from bench.reporting.view import ReportSection, Table
+from bench.reporting.view import ReportSection, Table, TableRow
 from bench.system.grouping import group_by
 from bench.system.text import amount, printable
 
@@ -55,7 +55,9 @@ def _shown(value: Any) -> Any:
         return {_shown(k): _shown(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_shown(v) for v in value]
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return printable(value)
+    return value
 
 
 def _breakable(name: str) -> Markup:
@@ -98,22 +100,24 @@ def render_page(
     css = palette() + (ASSETS / "page.css").read_text(encoding="utf-8")
     js = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.js", "pick.js"))
     numbers = count()
-    contexts: list[dict[str, Any]] = [
-        {"title": s.title, "description": s.description, "published": s.published}
-        | {
-            "tables": [
-                _table(t, k, figures.get(k, ())) for t, k in zip(s.tables, numbers, strict=False)
-            ]
-        }
-        for s in sections
-    ]
     data = page_data(sections, MAX_VISIBLE_ROWS, page.picks)
-    boards = [
-        (t["index"], s["title"], t["protocol"])
-        for s in contexts
-        for t in s["tables"]
-        if data["tables"][t["index"]]["choices"]
-    ]
+    contexts: list[dict[str, Any]] = []
+    boards = []
+    for section in sections:
+        tables = []
+        for one in section.tables:
+            k = next(numbers)
+            tables.append(_table(one, k, figures.get(k, ())))
+            if data["tables"][k]["choices"]:
+                boards.append((k, section.title, one.protocol))
+        contexts.append(
+            {
+                "title": section.title,
+                "description": section.description,
+                "published": section.published,
+                "tables": tables,
+            }
+        )
     template = environment().get_template("page.html")
     return template.render(
         css=css,
@@ -129,7 +133,7 @@ def render_page(
         max_visible_rows=MAX_VISIBLE_ROWS,
         rule=RULE,
         folding=folding.RULE,
-        has_parts=any(t["has_parts"] for s in contexts for t in s["tables"]),
+        has_parts=any(row.part_of is not None for row in _all_rows(sections)),
         data=_shown(data),
         **_choices(sections),
     )
@@ -138,10 +142,8 @@ def render_page(
 def palette() -> str:
     """Return CSS for the colors of the page and its figures, by the reader's color scheme or the
     page's button."""
-    light, dark = (
-        ";".join(f"--{k}:{v}" for k, v in colors.items())
-        for colors in (drawing.LIGHT, drawing.DARK)
-    )
+    light = ";".join(f"--{name}:{color}" for name, color in drawing.LIGHT.items())
+    dark = ";".join(f"--{name}:{color}" for name, color in drawing.DARK.items())
     figures = "\n".join(
         f'.figure [{part}="{color}"] {{ {part}: var(--{name}); }}'
         for name, color in drawing.LIGHT.items()
@@ -162,37 +164,61 @@ def _hash(text: str) -> str:
 
 def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
     """Return what a reader can filter by and show, and the counts of the page's head."""
-    rows = [r for s in sections for t in s.tables for r in t.rows]
+    rows = _all_rows(sections)
+    filters = {}
+    for key in FILTERS:
+        filters[key] = sorted({row.filters[key] for row in rows} - {""})
     columns = group_by(
         (c for s in sections for t in s.tables for c in t.columns), lambda column: column.metric
     )
+    of_metrics = []
+    for name, some in columns.items():
+        hidden = {column.hidden for column in some}
+        of_metrics.append(
+            {
+                "name": name,
+                "label": some[0].label,
+                "every": hidden == {False},
+                "mixed": len(hidden) > 1,
+            }
+        )
+    return {"filters": filters, "metrics": of_metrics, "count": _describe_counts(sections)}
+
+
+def _all_rows(sections: Iterable[ReportSection]) -> list[TableRow]:
+    return [row for section in sections for table in section.tables for row in table.rows]
+
+
+def _describe_counts(sections: Sequence[ReportSection]) -> str:
+    """Say how many records and rows a page has."""
     own = [s for s in sections if not s.published]
-    published = sum(len(t.whole_rows) for s in sections if s.published for t in s.tables)
+    published = _count_rows(s for s in sections if s.published)
     counts = []
     if own:
         records = amount(sum(len(s.records) for s in own), "record")
         kind = "model" if any(t.protocol for s in own for t in s.tables) else "folder"
-        own_rows = amount(sum(len(t.whole_rows) for s in own for t in s.tables), "row")
-        counts.append(f"{records} of {amount(len(own), kind)} in {own_rows}")
+        rows = amount(_count_rows(own), "row")
+        counts.append(f"{records} of {amount(len(own), kind)} in {rows}")
     if published:
         counts.append(f"{amount(published, 'row')} published by others")
-    return {
-        "filters": {key: sorted({r.filters[key] for r in rows} - {""}) for key in FILTERS},
-        "metrics": [
-            {
-                "name": name,
-                "label": some[0].label,
-                "every": not any(c.hidden for c in some),
-                "mixed": len({c.hidden for c in some}) > 1,
-            }
-            for name, some in columns.items()
-        ],
-        "count": ", and ".join(counts),
-    }
+    return ", and ".join(counts)
+
+
+def _count_rows(sections: Iterable[ReportSection]) -> int:
+    return sum(row.part_of is None for row in _all_rows(sections))
 
 
 def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str, Any]:
+    rank_of, ranks = "", []
     by = table.ranked_by
+    if by is not None:
+        rank_of, ranks = table.columns[by].name, [rank or ABSENT for rank in table.ranks[by]]
+    widths = [0] * len(table.columns)
+    for row in table.rows:
+        for c, cell in enumerate(row.cells):
+            if cell:
+                _, sign, error = cell.text.partition(" ± ")
+                widths[c] = max(widths[c], len(sign + error))
     return {
         "index": index,
         "title": table.title,
@@ -200,15 +226,9 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
         "label_names": table.label_names,
         "columns": table.columns,
         "rows": table.rows,
-        "rank_of": "" if by is None else table.columns[by].name,
-        "default_ranks": [] if by is None else [rank or ABSENT for rank in table.ranks[by]],
-        # Characters from the ± on.
-        "error_widths": [
-            max(
-                (len("".join(cell.text.partition(" ± ")[1:])) for cell in column if cell), default=0
-            )
-            for column in zip(*(r.cells for r in table.rows), strict=True)
-        ],
+        "rank_of": rank_of,
+        "default_ranks": ranks,
+        "error_widths": widths,
         "protocol": table.protocol,
         "has_parts": len(table.whole_rows) < len(table.rows),
         "figures": [{"svg": Markup(f.svg), "caption": f.caption} for f in figures],

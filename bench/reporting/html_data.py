@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.reporting import candidates
 from bench.reporting.facts import Interval
-from bench.reporting.view import ReportSection, Table, TableCell, TableColumn
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
 
 DIGITS = 12
 """Significant digits of a number in the page."""
@@ -42,7 +42,9 @@ def _rounded(data: Any) -> Any:
         return float(f"{data:.{DIGITS}g}")
     if isinstance(data, Mapping):
         return {key: _rounded(value) for key, value in data.items()}
-    return [_rounded(value) for value in data] if isinstance(data, list | tuple) else data
+    if isinstance(data, list | tuple):
+        return [_rounded(value) for value in data]
+    return data
 
 
 def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) -> dict[str, Any]:
@@ -54,41 +56,42 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
         "section": section.title,
         "protocol": table.protocol,
         "choices": candidates.page_choices(table) if picks else None,
-        "columns": [
-            {
-                "name": c.name,
-                "metric": c.metric,
-                "better": c.better,
-                "ratio": c.definition.is_ratio,
-                "hidden": c.hidden,
-            }
-            | ({"unit": unit} if (unit := _cell_unit(c)) else {})
-            for c in table.columns
-        ],
-        "rows": [
-            {
-                "name": r.name,
-                "source": r.source,
-                **r.filters,
-                "cells": [_cell(c, strings) for c in r.cells],
-            }
-            | ({} if r.part_of is None else {"part": r.part_of})
-            for r in table.rows
-        ],
+        "columns": [_column(column) for column in table.columns],
+        "rows": [_row(row, strings) for row in table.rows],
         "ranks": table.ranks if table.ranked_by is not None else None,
         "pairs": pairs,
     }
 
 
-def _cell_unit(column: TableColumn) -> str:
-    """Return the unit of a column's values; "" if its cells show none."""
-    return column.unit if column.derived or column.unit == "B" else ""
+def _column(column: TableColumn) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "name": column.name,
+        "metric": column.metric,
+        "better": column.better,
+        "ratio": column.definition.is_ratio,
+        "hidden": column.hidden,
+    }
+    shows_unit = column.derived or column.unit == "B"
+    if shows_unit and column.unit:
+        out["unit"] = column.unit
+    return out
+
+
+def _row(row: TableRow, strings: Strings) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": row.name, "source": row.source, **row.filters}
+    out["cells"] = [_cell(cell, strings) for cell in row.cells]
+    if row.part_of is not None:
+        out["part"] = row.part_of
+    return out
 
 
 def _interval(i: Interval, strings: Strings) -> list[Any]:
-    ends = [] if i.low == i.value == i.high and not i.seed_noise else [i.low, i.high]
-    noise = [strings[i.seed_noise]] if i.seed_noise else []
-    return [i.value, i.n, strings[i.unit], i.seeds, *ends, *noise]
+    out = [i.value, i.n, strings[i.unit], i.seeds]
+    if i.seed_noise:
+        return [*out, i.low, i.high, strings[i.seed_noise]]
+    if i.low == i.value == i.high:
+        return out
+    return [*out, i.low, i.high]
 
 
 def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:
@@ -106,4 +109,8 @@ def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:
 
 def _record(record: Mapping[str, Any], strings: Strings) -> dict[str, Any]:
     repeated = ("commit", "machine", "versions", "folder", "credit")
-    return {k: strings[v] if k in repeated else v for k, v in record.items() if v not in (None, "")}
+    out = {name: value for name, value in record.items() if value not in (None, "")}
+    for name in repeated:
+        if name in out:
+            out[name] = strings[out[name]]
+    return out

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from bench.catalog import registry
-from bench.inputs.models import ALIASES, QuantizedFile
+from bench.inputs.models import QuantizedFile, quantized_file
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import to_rows
@@ -79,11 +79,10 @@ def mask_moves(notes: Mapping[str, Any]) -> tuple[float, float] | None:
         last = curve[-1]
         # Older records have the flips of the last update before each point of the curve instead of
         # all so far.
-        flips = (
-            float(last["flipped"])
-            if "flipped" in last
-            else sum(float(point["flips"]) for point in curve)
-        )
+        if "flipped" in last:
+            flips = float(last["flipped"])
+        else:
+            flips = sum(float(point["flips"]) for point in curve)
         early = EARLY * float(last["step"])
         return flips, next(float(point["S"]) for point in curve if float(point["step"]) >= early)
     return None
@@ -100,11 +99,6 @@ def facts_of(rows: Sequence[Row]) -> list[str]:
     return parts
 
 
-def file_of(model: str) -> QuantizedFile | None:
-    """Return the quantized file of an alias."""
-    return ALIASES[model].file if model in ALIASES else None
-
-
 def quantizer_of_file(file: QuantizedFile) -> str:
     """Return the name of the row of a file, in the column of quantizers."""
     return f"{file.format} file"
@@ -112,12 +106,12 @@ def quantizer_of_file(file: QuantizedFile) -> str:
 
 def is_file(labels: Mapping[str, str]) -> bool:
     """Return whether a row's labels are those of a quantized file."""
-    file = file_of(labels["model"])
+    file = quantized_file(labels["model"])
     return file is not None and labels["quantizer"] == quantizer_of_file(file)
 
 
 def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
-    identity, file = record.identity, file_of(record.identity.model)
+    identity, file = record.identity, quantized_file(record.identity.model)
     if (
         not file
         or (identity.stages, identity.quantizer) != (("dense",), "none")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from bench.compare import result_arguments
 from bench.compare.result_set import ResultSet
 from bench.reporting import (
     board,
+    derived_cells,
     drawing,
     folding,
     from_papers,
@@ -65,11 +67,8 @@ def leaves_local_out() -> bool:
 def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
     """Read the results folders that are no searches, to show one model. Raise UserError if all are
     searches."""
-    results = [
-        one
-        for path in folders
-        if not searches.is_search(one := result_arguments.read(path, model=model))
-    ]
+    results = [result_arguments.read(path, model=model) for path in folders]
+    results = [one for one in results if not searches.is_search(one)]
     if not results:
         raise UserError(
             f"only searches in {', '.join(map(str, folders))}: name another results folder with "
@@ -91,8 +90,9 @@ def make_sections(
         out = smaller_models.add_smaller(
             out, smaller, {r.stem: r for one in results for r in one.records}
         )
-    if papers and (section := from_papers.make_section(papers)):
-        out.append(section)
+    of_papers = from_papers.make_section(papers) if papers else None
+    if of_papers:
+        out.append(of_papers)
     return out
 
 
@@ -124,36 +124,29 @@ def build(
         signers = {}
         for one in result_sets:
             signers |= signatures.names(one.records, signatures.verify(Path(one.name), signed_by))
-        sections = [
-            section if section.published else _with_signers(section, signers)
-            for section in sections
-        ]
+        for i, section in enumerate(sections):
+            if not section.published:
+                sections[i] = _with_signers(section, signers)
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
     page = replace(html.LEADERBOARD, title=title)
     if of_search:
         page = replace(page, other=SEARCHES, other_name="Searches and scaling grids")
     found = make_search_sections(of_search)
+    for_latex = []
+    for section in sections:
+        texts = []
+        for board_table in section.tables:
+            texts += [*board_table.to_text_tables(), *profile.text_tables(board_table)]
+        for_latex.append((section.title, section.description, texts))
     files = {
         f"{NAME}.html": html.render_page(sections, figures, page),
         f"{NAME}.md": _markdown(sections, figure_files, of_search, title),
         f"{NAME}.csv": _csv(result_sets, signers, [*sections, *found]),
-        f"{NAME}.tex": latex.render_document(
-            [
-                (
-                    s.title,
-                    s.description,
-                    [x for t in s.tables for x in (*t.to_text_tables(), *profile.text_tables(t))],
-                )
-                for s in sections
-            ]
-        ),
+        f"{NAME}.tex": latex.render_document(for_latex),
     }
-    files |= {
-        name: drawing.to_file(f.svg)
-        for of_section in figure_files.values()
-        for name, f in of_section.items()
-    }
+    for of_section in figure_files.values():
+        files |= {name: drawing.to_file(figure.svg) for name, figure in of_section.items()}
     if of_search:
         about = html.PageKind(
             "cast-bench searches",
@@ -167,22 +160,18 @@ def build(
 def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportSection:
     """Add who signed to each record and row, and how many records are signed to the section.
     signers: by record."""
-    records = {
-        key: {**about, "status": f"{about['status']}, {SIGNED_BY} {who}"}
-        if (who := signers.get(key))
-        else about
-        for key, about in section.records.items()
-    }
+    records = dict(section.records)
+    signed = {key: signers[key] for key in records if signers.get(key)}
+    for key, who in signed.items():
+        records[key] = {**records[key], "status": f"{records[key]['status']}, {SIGNED_BY} {who}"}
     tables = []
     for one in section.tables:
-        stems = [(key for cell in row.cells if cell for key in cell.records) for row in one.rows]
-        rows = tuple(
-            replace(row, labels=(*row.labels, signatures.of_row(keys, signers)))
-            for row, keys in zip(one.rows, stems, strict=True)
-        )
-        tables.append(replace(one, label_names=(*one.label_names, SIGNED_BY), rows=rows))
-    signed = sum(bool(signers.get(key)) for key in records)
-    about = f"{section.description} · {signed:,} signed"
+        rows = []
+        for row in one.rows:
+            keys = chain.from_iterable(cell.records for cell in row.cells if cell)
+            rows.append(replace(row, labels=(*row.labels, signatures.of_row(keys, signers))))
+        tables.append(replace(one, label_names=(*one.label_names, SIGNED_BY), rows=tuple(rows)))
+    about = f"{section.description} · {len(signed):,} signed"
     return replace(section, records=records, tables=tuple(tables), description=about)
 
 
@@ -206,17 +195,13 @@ def write(files: dict[str, bytes], folder: Path) -> list[Path]:
 def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
     """Return the files that are missing from the folder, have other bytes, or should not be
     there."""
-    own = {p.name for p in _own_files(folder)}
-    existing = {
-        name: (folder / name).read_bytes()
-        for name in files.keys() | own
-        if (folder / name).is_file()
-    }
-    return [
-        folder / name
-        for name in sorted(files.keys() | own)
-        if files.get(name) != existing.get(name)
-    ]
+    stale = []
+    for name in sorted(files.keys() | {path.name for path in _own_files(folder)}):
+        path = folder / name
+        existing = path.read_bytes() if path.is_file() else None
+        if files.get(name) != existing:
+            stale.append(path)
+    return stale
 
 
 def _own_files(folder: Path) -> list[Path]:
@@ -233,11 +218,11 @@ def _csv(
     signers: Mapping[str, str] | None,
     sections: Sequence[ReportSection],
 ) -> str:
-    """Write a line for each reading. The last column says whether the tables of the sections have
-    its record.
+    """Write a line for each reading, and one for each cell of a derived column.
 
-    They do not have a record if a newer one with the same identity is in another folder. Numbers
-    from papers are left out.
+    `in_tables` says whether the tables of the sections have the record of a reading. They do not if
+    a newer one with the same identity is in another folder. `text` is the text of a derived cell.
+    Numbers from papers are left out.
     """
     import pandas as pd
 
@@ -245,12 +230,13 @@ def _csv(
     frames = []
     for one in results:
         frame = to_frame(one.records, signers).assign(folder=one.name)
-        frames.append(
-            frame.assign(
-                in_tables=["yes" if (one.name, r) in taken else "no" for r in frame["record"]]
-            )
-        )
-    return frame_to_csv(pd.concat(frames, ignore_index=True))
+        in_tables = ["yes" if (one.name, key) in taken else "no" for key in frame["record"]]
+        frames.append(frame.assign(in_tables=in_tables))
+    frame = pd.concat(frames, ignore_index=True).assign(text="")
+    tables = [table for section in sections for table in section.tables]
+    records = {record.stem: record for one in results for record in one.records}
+    derived = pd.DataFrame(derived_cells.to_csv_rows(tables, records), columns=frame.columns)
+    return frame_to_csv(pd.concat([frame, derived.astype(frame.dtypes)], ignore_index=True))
 
 
 def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:
@@ -267,7 +253,9 @@ def _figure_files(
     slugs = [name or "results" for name in names]
     out, first = {}, 0
     for i, section in enumerate(sections):
-        slug = slugs[i] if slugs.count(slugs[i]) == 1 else f"{slugs[i]}-{i}"
+        slug = slugs[i]
+        if slugs.count(slug) > 1:
+            slug = f"{slug}-{i}"
         if not section.published:
             out[i] = {
                 f"{NAME}-{slug}-{k}.svg": figure for k, figure in enumerate(figures.get(first, ()))
@@ -289,7 +277,8 @@ def _markdown(
         "a range. " + folding.RULE,
         RULE,
     ]
-    if best := highlights.find_highlights(sections):
+    best = highlights.find_highlights(sections)
+    if best:
         summary = table.to_markdown(highlights.to_text_table(best), escape_all_markdown)
         out += ["## Summary", highlights.CAPTION, summary.rstrip()]
     for i, section in enumerate(sections):

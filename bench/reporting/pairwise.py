@@ -4,9 +4,9 @@ not differ tie."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,23 +56,23 @@ def add_intervals(
     for c, column in enumerate(table.columns):
         if not paired(column):
             continue
-        by_row = {
-            k: seeds for k in range(len(table.rows)) if (seeds := seeds_of(table, k, c, records))
-        }
-        values = {
-            k: column.sign * value
-            for k in range(len(table.rows))
-            if (value := table.value(k, c)) is not None
-        }
-        compared = sorted(sorted(by_row, key=lambda k: values[k])[:MAX_PAIRED_ROWS])
+        by_row: dict[int, Seeds] = {}
+        values: dict[int, float] = {}
+        for k in range(len(table.rows)):
+            value, seeds = table.value(k, c), seeds_of(table, k, c, records)
+            if value is not None:
+                values[k] = column.sign * value
+            if seeds:
+                by_row[k] = seeds
+        best_first = sorted(by_row, key=lambda k: values[k])
+        compared = sorted(best_first[:MAX_PAIRED_ROWS])
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
-        of_column = {
-            (a, b): interval
-            for a, b in combinations(compared, 2)
-            if (interval := compare(by_row[a], by_row[b], column.metric, results, noises))
-        }
-        intervals |= {(a, b, c): interval for (a, b), interval in of_column.items()}
+        of_column: dict[Rows, Interval] = {}
+        for a, b in combinations(compared, 2):
+            interval = compare(by_row[a], by_row[b], column.metric, results, noises)
+            if interval:
+                of_column[a, b] = intervals[a, b, c] = interval
         if of_column and column.better and len(by_row) == len(values):
             ranks[c] = _ranks(table, values, compared, of_column)
     return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
@@ -83,16 +83,15 @@ def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record])
 
     The records of a file's row are the dense model's, so they have none of the file's sizes.
     """
-    cell, counted = table.rows[row].cells[column], table.columns[column].definition.counted
-    if (
-        cell is None
-        or cell.value is None
-        or cell.average
-        or (counted and is_file(table.rows[row].filters))
-    ):
+    cell = table.rows[row].cells[column]
+    if cell is None or cell.value is None or cell.average:
+        return {}
+    if table.columns[column].definition.counted and is_file(table.rows[row].filters):
         return {}
     of_cell = [records[key] for key in cell.records]
-    return {r.identity.seed: r for r in of_cell} if all(r.items for r in of_cell) else {}
+    if not all(record.items for record in of_cell):
+        return {}
+    return {record.identity.seed: record for record in of_cell}
 
 
 def compare(
@@ -121,7 +120,9 @@ def compare(
     value, low, high = e.effect(pair.is_ratio)
     if low is None or high is None:
         return None
-    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source if e.alone else "")
+    if not e.alone:
+        source = ""
+    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source)
 
 
 def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
@@ -129,12 +130,13 @@ def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
     was compared.
 
     p is then under ALPHA over the number of other rows. So in at most a share ALPHA of tables the
-    row that is truly the best
-    differs from the one that looks best: Hsu's comparisons with the best (Annals of Statistics 12,
-    1984, 1136), at Bonferroni's level. Ranks need all pairs, and tell fewer rows apart.
+    row that is truly the best differs from the one that looks best: Hsu's comparisons with the best
+    (Annals of Statistics 12, 1984, 1136), at Bonferroni's level. Ranks need all pairs, and tell
+    fewer rows apart.
     """
     p = {(a, b): i.p for (a, b, c), i in table.intervals.items() if c == column}
-    level = multiple_tests.bonferroni(ALPHA, len({row for pair in p for row in pair}) - 1)
+    compared = set(chain.from_iterable(p))
+    level = multiple_tests.bonferroni(ALPHA, len(compared) - 1)
     return {pair: multiple_tests.differs(one, level) for pair, one in p.items()}
 
 
@@ -153,18 +155,15 @@ def _ranks(
     differ = {
         rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)
     }
-    order = [
-        str(k)
-        for k in sorted(table.whole_rows, key=lambda k: values.get(k, math.inf))
-        if k in values
-    ]
+    ranked = sorted((k for k in table.whole_rows if k in values), key=lambda k: values[k])
     groups = multiple_tests.tie_groups(
-        order, lambda a, b: differ.get(ordered(int(a), int(b)), False)
+        [str(k) for k in ranked], lambda a, b: differ.get(ordered(int(a), int(b)), False)
     )
-    ranks = {
-        int(name): str(best) if best == worst else f"{best}–{worst}" for name, best, worst in groups
-    }
-    return tuple(ranks.get(k, "") if k in compared else "" for k in range(len(table.rows)))
+    ranks = [""] * len(table.rows)
+    for name, best, worst in groups:
+        if int(name) in compared:
+            ranks[int(name)] = str(best) if best == worst else f"{best}–{worst}"
+    return tuple(ranks)
 
 
 def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Flips | None:
@@ -177,15 +176,18 @@ def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Fl
     asked = sum(len(was) for _, was, _ in answers)
     if not asked:
         return None
-    sums = (
-        [float(x.mean(0).sum()) for x in (other, was > now, was < now)]
-        for other, was, now in answers
-    )
-    changed, lost, gained = map(math.fsum, zip(*sums, strict=True))
+    changed = _sum_of_questions(other for other, _, _ in answers)
+    lost = _sum_of_questions(was > now for _, was, now in answers)
+    gained = _sum_of_questions(was < now for _, was, now in answers)
     share = Bound(changed / asked, *wilson_interval(changed, asked, ALPHA))
     return Flips(share, lost / asked, gained / asked)
 
 
+def _sum_of_questions(flags: Iterable[NDArray[np.bool_]]) -> float:
+    """Return the number of questions with a flag, each as its mean over seeds."""
+    return math.fsum(float(of_task.mean(0).sum()) for of_task in flags)
+
+
 def ordered(a: int, b: int) -> Rows:
     """Return two rows as a key of intervals and significance."""
-    return (a, b) if a < b else (b, a)
+    return (min(a, b), max(a, b))

@@ -58,14 +58,17 @@ def fronts(table: Table) -> Iterator[Front]:
     quality = quality_metric(table)
     is_smaller = any(_is_smaller(row.filters.get("pattern", "")) for row in table.rows)
     sizes = (metrics.SIZE, BITS) if is_smaller else (BITS, metrics.SIZE)
-    size = next((m for m in sizes if any(c.metric == m for c in table.columns)), None)
+    size = next((metric for metric in sizes if table.column(metric) is not None), None)
     speeds = [c for c in table.columns if c.shown is not False and c.definition.is_time]
     costs = [i for i, c in enumerate(table.columns) if c.metric == size or c in speeds]
     packed = [i for i, c in enumerate(table.columns) if c.metric == metrics.SIZE]
     for y, column in enumerate(table.columns):
-        by_quality = column.metric == quality and column.shown is not False
-        by_bits = column.metric == metrics.MEAN_BITS and column.shown
-        for x in costs if by_quality else packed if by_bits else ():
+        against: list[int] = []
+        if column.metric == quality and column.shown is not False:
+            against = costs
+        elif column.metric == metrics.MEAN_BITS and column.shown:
+            against = packed
+        for x in against:
             front = _front(table, x, y)
             if len(front.points) >= MIN_POINTS:
                 yield front

@@ -61,15 +61,21 @@ def compare(
     """
     before, after = _by_track(dense), _by_track(own)
     out = {}
-    for track in (name for name in tracks.names() if name in before and name in after):
-        was, now = before[track], after[track]
-        if was.keys() != now.keys() or len({task.partition("@")[0] for task in was}) < len(was):
+    for track in tracks.names():
+        was, now = before.get(track), after.get(track)
+        if was is None or now is None or was.keys() != now.keys():
             continue
-        seeds = sorted(set.intersection(*map(set, now.values())), key=str)  # those with all tasks
-        ready = [
-            (next(iter(was[task].values())), [now[task][seed] for seed in seeds]) for task in was
-        ]
-        if seeds and (loss := _compare_track(ready, results)):
+        if len({task.partition("@")[0] for task in was}) < len(was):
+            continue
+        with_all_tasks = set.intersection(*map(set, now.values()))
+        seeds = sorted(with_all_tasks, key=str)
+        if not seeds:
+            continue
+        pairs = []
+        for task, by_seed in was.items():
+            pairs.append((next(iter(by_seed.values())), [now[task][seed] for seed in seeds]))
+        loss = _compare_track(pairs, results)
+        if loss:
             out[track] = loss
     return out
 
@@ -91,10 +97,10 @@ def _compare_track(
     seed."""
     groups, answers = [], []
     for dense, own in pairs:
+        if any(another_source(dense, one) for one in own):
+            return None
         was, now = results.items(dense), [results.items(record) for record in own]
-        if any(another_source(dense, one) for one in own) or any(
-            not np.array_equal(was.ids, one.ids) for one in now
-        ):
+        if any(not np.array_equal(was.ids, one.ids) for one in now):
             return None
         after = np.stack([one.columns["value"] for one in now])
         groups.append(
@@ -105,12 +111,11 @@ def _compare_track(
                 _source(dense.identity.protocol.name),
             )
         )
-        if "choice" in was.columns and all("choice" in one.columns for one in now):
-            right, ranked = (
-                (was.columns[name], np.stack([one.columns[name] for one in now]))
-                for name in (f"acc_{dense.notes.get('ranking', 'raw')}", "choice")
-            )
-            answers.append((ranked[0] != ranked[1], *right))
+        if all("choice" in one.columns for one in (was, *now)):
+            accuracy = f"acc_{dense.notes.get('ranking', 'raw')}"
+            choices = np.stack([one.columns["choice"] for one in now])
+            right = np.stack([one.columns[accuracy] for one in now])
+            answers.append((was.columns["choice"] != choices, was.columns[accuracy], right))
     change = estimate_ratio_change(groups)
     if change is None:
         return None
@@ -154,10 +159,10 @@ def order(losses: Mapping[str, TrackLoss]) -> str:
         frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)
     }
     ranks = multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
-    return ", ".join(
-        f"{name} {best}" if best == worst else f"{name} {best}–{worst}"
-        for name, best, worst in ranks
-    )
+    texts = []
+    for name, best, worst in ranks:
+        texts.append(f"{name} {best}" if best == worst else f"{name} {best}–{worst}")
+    return ", ".join(texts)
 
 
 def names_of(table: Table) -> list[str]:
@@ -168,37 +173,36 @@ def names_of(table: Table) -> list[str]:
 
 def rows_of(table: Table) -> list[int]:
     """Return the rows with a profile, those of the fewest bits per weight first."""
-    kept = [k for k in table.whole_rows if (facts := table.rows[k].facts) and facts.tracks]
+    with_facts = [k for k in table.whole_rows if table.rows[k].facts]
+    kept = [k for k in with_facts if table.facts(k).tracks]
     return sorted(kept, key=lambda k: (table.facts(k).bits or 0.0, k))
 
 
 def text_tables(table: Table) -> list[TextTable]:
     """Return the profile as text: losses, order and flips. Empty without a profile."""
-    if not (rows := rows_of(table)):
+    rows = rows_of(table)
+    if not rows:
         return []
     names = names_of(table)
     title = f"{table.title}, {table.protocol}"
-    losses, orders, flips = [], [], []
+    losses, orders, flips, has_flips = [], [], [], False
     for k in rows:
         facts = table.facts(k)
         first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
-        found = [facts.tracks.get(name) for name in names]
+        loss_cells, flip_cells = dict.fromkeys(names, ABSENT), dict.fromkeys(names, ABSENT)
+        for name, loss in facts.tracks.items():
+            loss_cells[name] = words.percent(*loss.loss.parts) + asterisk(loss)
+            if loss.flips:
+                flip_cells[name] = describe_flips(loss.flips)
+                has_flips = True
         ratio = words.ratio(*facts.ratio.parts) if facts.ratio else ABSENT
-        losses.append(
-            [
-                *first,
-                ratio,
-                *(words.percent(*x.loss.parts) + asterisk(x) if x else ABSENT for x in found),
-            ]
-        )
+        losses.append([*first, ratio, *loss_cells.values()])
         orders.append([*first, order(facts.tracks)])
-        flips.append(
-            [*first, *(describe_flips(x.flips) if x and x.flips else ABSENT for x in found)]
-        )
+        flips.append([*first, *flip_cells.values()])
     heads = ["row", "bits per weight"]
     out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))
-    if any(cell != ABSENT for line in flips for cell in line[2:]):
+    if has_flips:
         out.append(TextTable(f"Flips: {title}", [*heads, *names], flips))
     return out
 

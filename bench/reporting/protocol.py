@@ -65,23 +65,16 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
     for base, of_base in bases.items():
         lines = group_by(of_base, line_of)
         for text in sorted({_text(r) or "" for r in of_base}):
-            members = {
-                line: kept
-                for line, of_line in lines.items()
-                if (kept := _measured_on(text, of_line))
-            }
-            if text == "":
-                members = {
-                    line: r for line, r in members.items() if not any(map(_text, lines[line]))
-                }
-            names = sorted({name for r in members.values() if (name := _calibration(r[0]))})
-            for name in names if len(names) > 1 else [""]:
-                kept = [
-                    x
-                    for r in members.values()
-                    if not name or _calibration(r[0]) in ("", name)
-                    for x in r
-                ]
+            members = [_measured_on(text, of_line) for of_line in lines.values()]
+            members = [of_line for of_line in members if of_line]
+            names = {_calibration(of_line[0]) for of_line in members} - {""}
+            if len(names) < 2:
+                names = {""}
+            for name in sorted(names):
+                kept = []
+                for of_line in members:
+                    if not name or _calibration(of_line[0]) in ("", name):
+                        kept += of_line
                 if kept:
                     out[BoardProtocol(text, *base, name)] = kept
     return dict(sorted(out.items(), key=lambda item: _order(*item)))
@@ -89,27 +82,34 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
 
 def _text(record: Record) -> str | None:
     """Return the text that a record was measured on, or None."""
-    return record.identity.protocol.label if record.identity.subject == "text" else None
+    if record.identity.subject != "text":
+        return None
+    return record.identity.protocol.label
 
 
 def _measured_on(text: str, records: list[Record]) -> list[Record]:
     """Return a row's records of a text, with those of no text. Empty if the row was not measured on
-    the text."""
-    if text and not any(_text(r) == text for r in records):
+    the text, or, for the text "", if it was measured on one."""
+    texts = set(map(_text, records))
+    if text and text not in texts:
+        return []
+    if not text and any(texts):
         return []
     return [r for r in records if _text(r) in (None, text)]
 
 
 def _calibration(record: Record) -> str:
-    return record.identity.calibration.data if record.identity.calibration else ""
+    if not record.identity.calibration:
+        return ""
+    return record.identity.calibration.data
 
 
 def _order(protocol: BoardProtocol, records: list[Record]) -> tuple[Any, ...]:
-    measured = [
-        r
-        for r in records
-        if any(x.metric == "perplexity" and x.value is not None for x in r.readings)
-    ]
+    measured = []
+    for record in records:
+        found = (x.value for x in record.readings if x.metric == "perplexity")
+        if any(value is not None for value in found):
+            measured.append(record)
     newest = max((r.recorded for r in measured), default="")
     rows = set(map(line_of, measured))
     full = rows & {line_of(r) for r in records if r.identity.subject == "task" and r.status == "ok"}

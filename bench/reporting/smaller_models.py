@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from statistics import fmean
 
 from bench.reporting.table import format_number
@@ -39,9 +40,8 @@ def add_smaller(
     place = titles.index(name)
     out = list(sections)
     for k in range(place):
-        out[k] = replace(
-            out[k], tables=tuple(_with_rows(t, sections[place], records) for t in out[k].tables)
-        )
+        tables = [_with_rows(table, sections[place], records) for table in out[k].tables]
+        out[k] = replace(out[k], tables=tuple(tables))
     if out == list(sections):
         raise UserError(
             f"no larger model can be compared with {name}, because none shares a measure in bits "
@@ -58,34 +58,34 @@ def _with_rows(table: Table, smaller: ReportSection, records: Mapping[str, Recor
     for other in smaller.tables:
         theirs, size = _tracks(other, records), other.column(metrics.SIZE)
         shared = [track for track in own if track in theirs]
-        dense = [
-            k
-            for k in other.whole_rows
-            if _is_dense(other.rows[k]) and other.value(k, size) is not None
-        ]
-        if means := {
-            k: mean for k in dense if (mean := _mean(other, k, [theirs[t] for t in shared]))
-        }:
+        their_columns = [theirs[track] for track in shared]
+        means = {}
+        for k in other.whole_rows:
+            mean = _mean(other, k, their_columns)
+            if mean and _is_dense(other.rows[k]) and other.value(k, size) is not None:
+                means[k] = mean
+        if means:
             break
     else:
         return table
+    own_columns = [own[track] for track in shared]
     places = {(c.metric, c.protocol): i for i, c in enumerate(other.columns)}
-    compared = {own[t]: theirs[t] for t in shared} | {
-        i: places[c.metric, c.protocol]
-        for i, c in enumerate(table.columns)
-        if c.metric == metrics.SIZE
-    }
+    compared = dict(zip(own_columns, their_columns, strict=True))
+    for i, c in enumerate(table.columns):
+        if c.metric == metrics.SIZE:
+            compared[i] = places[c.metric, c.protocol]
     rows = [
-        replace(row, cells=(*row.cells, _mean(table, k, [own[t] for t in shared])))
+        replace(row, cells=(*row.cells, _mean(table, k, own_columns)))
         for k, row in enumerate(table.rows)
     ]
     for k, mean in means.items():
         row = other.rows[k]
-        cells = (
-            row.cells[compared[i]] if i in compared else None for i in range(len(table.columns))
-        )
+        cells: list[TableCell | None] = [None] * len(table.columns)
+        for i, of_other in compared.items():
+            cells[i] = row.cells[of_other]
         rows.append(_renamed(row, smaller.title, table, (*cells, mean)))
-    names = sorted({task.partition("/")[0] for track in shared for task, *_ in track})
+    tasks = chain.from_iterable(shared)
+    names = sorted({task.partition("/")[0] for task, *_ in tasks})
     about = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} tracks"
     column = TableColumn(metrics.MEAN_BITS, about, "lower", UNIT, shown=True)
     ranks = {c: (*r, *[""] * len(means)) for c, r in table.ranks.items()}
@@ -115,8 +115,11 @@ def _tracks(table: Table, records: Mapping[str, Record]) -> dict[Questions, int]
     BOS may differ."""
     out: dict[Questions, int] = {}
     for i, column in enumerate(table.columns):
-        cells = (row.cells[i] for row in table.rows if column.metric == metrics.MEAN_BITS)
-        if cell := next((cell for cell in cells if cell and cell.value is not None), None):
+        if column.metric != metrics.MEAN_BITS:
+            continue
+        cells = (row.cells[i] for row in table.rows)
+        cell = next((cell for cell in cells if cell and cell.value is not None), None)
+        if cell:
             tasks = (records[stem].identity.protocol for stem in cell.records)
             out[frozenset((task.name, task.version, task.limit) for task in tasks)] = i
     return out
@@ -124,11 +127,13 @@ def _tracks(table: Table, records: Mapping[str, Record]) -> dict[Questions, int]
 
 def _mean(table: Table, row: int, columns: Sequence[int]) -> TableCell | None:
     """Return the mean of some cells, or None if there are none or one has no value."""
-    cells = [cell for c in columns if (cell := table.rows[row].cells[c]) and cell.value is not None]
-    if not cells or len(cells) < len(columns):
+    own = table.rows[row].cells
+    cells = [cell for cell in map(own.__getitem__, columns) if cell]
+    values = [cell.value for cell in cells if cell.value is not None]
+    if not values or len(values) < len(columns):
         return None
-    mean = fmean(cell.value for cell in cells if cell.value is not None)
-    records = tuple(dict.fromkeys(record for cell in cells for record in cell.records))
+    mean = fmean(values)
+    records = tuple(dict.fromkeys(chain.from_iterable(cell.records for cell in cells)))
     return TableCell(format_number(mean, None, UNIT), mean, records=records, average=True)
 
 

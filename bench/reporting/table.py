@@ -6,7 +6,8 @@ import math
 import statistics
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from bench.inputs import models
@@ -68,15 +69,30 @@ class TextTable:
         return header in TEXT_COLUMNS or header in self.worded
 
 
+@dataclass(frozen=True)
+class ExtraColumn:
+    """A column that is computed from others."""
+
+    head: str
+    after: str
+    """Measure whose columns it follows. Empty: it is at the end."""
+    words: bool
+    """True if its cells are words, not numbers."""
+    texts: dict[tuple[Any, ...], str] = field(default_factory=dict)
+    """Text of each row that has one, by its labels in IDENTITY."""
+
+
 def all_notes(table: TextTable) -> tuple[str, ...]:
     """Return the notes of a table, and what ± means if a row has several seeds: its rows then
     differ in that."""
-    several = any("seeds)" in cell for line in table.lines for cell in line)
-    return (*table.notes, *([SPREAD] if several else []))
+    several = any("seeds)" in cell for cell in chain.from_iterable(table.lines))
+    return (*table.notes, SPREAD) if several else table.notes
 
 
 def text_tables(
-    records: Sequence[Record], signers: Mapping[str, str] | None = None
+    records: Sequence[Record],
+    signers: Mapping[str, str] | None = None,
+    extra: Sequence[ExtraColumn] = (),
 ) -> list[TextTable]:
     """Make a table for each model, and one for its rows without tasks. A column is one metric under
     one protocol.
@@ -86,15 +102,15 @@ def text_tables(
     shown in the label if another method has them, and in the cell if other cells of the row have
     them.
 
-    signers: who signed each record, for one more column.
+    signers: who signed each record, for one more column. extra: further columns, of which a table
+    has those in which a row has text.
     """
     by_model = group_by(labelled_rows(records), lambda row: str(row["model"]))
-    parts = [
-        (caption(model) + kind, part)
-        for model, rows in by_model.items()
-        for kind, part in _by_tasks(rows)
-    ]
-    return [_text_table(title, rows, signers) for title, rows in parts]
+    out = []
+    for model, rows in by_model.items():
+        for kind, part in _by_tasks(rows):
+            out.append(_text_table(caption(model) + kind, part, signers, extra))
+    return out
 
 
 def caption(model: str) -> str:
@@ -105,23 +121,59 @@ def caption(model: str) -> str:
 def _by_tasks(rows: list[Row]) -> list[tuple[str, list[Row]]]:
     """Return the rows of lines with and without tasks apart, each with words for the title. One
     part if all are alike."""
-    tested = {tuple(r[c] for c in IDENTITY) for r in rows if r["measure"] == "zeroshot"}
-    parts = group_by(rows, lambda row: tuple(row[c] for c in IDENTITY) in tested)
-    return [("", parts[True]), (NO_TASKS, parts[False])] if len(parts) > 1 else [("", rows)]
+
+    def line_of(row: Row) -> tuple[Any, ...]:
+        return tuple(row[column] for column in IDENTITY)
+
+    tested = {line_of(row) for row in rows if row["measure"] == "zeroshot"}
+    parts = group_by(rows, lambda row: line_of(row) in tested)
+    if len(parts) == 1:
+        return [("", rows)]
+    return [("", parts[True]), (NO_TASKS, parts[False])]
 
 
-def _text_table(title: str, rows: list[Row], signers: Mapping[str, str] | None) -> TextTable:
+def _text_table(
+    title: str,
+    rows: list[Row],
+    signers: Mapping[str, str] | None,
+    extra: Sequence[ExtraColumn],
+) -> TextTable:
     table = pivot(rows)
-    lines = [[*line.labels, *cells(line.group, table.columns)] for line in table.lines]
+    label_names, headers = list(table.label_names), []
     if signers is not None:
-        table = replace(table, label_names=(*table.label_names, signatures.SIGNED_BY))
-        for line, of in zip(lines, table.lines, strict=True):
-            stems = (stem for row in of.group if (stem := row.get("record")))
-            line.insert(len(of.labels), signatures.of_row(stems, signers))
-    headers = [
-        column_header(*c[:2], task_averages.describe_column(*c[:2], rows)) for c in table.columns
-    ]
-    return TextTable(title, [*table.label_names, *headers], lines, table.notes)
+        label_names.append(signatures.SIGNED_BY)
+    for metric, protocol, _ in table.columns:
+        about = task_averages.describe_column(metric, protocol, rows)
+        headers.append(column_header(metric, protocol, about))
+    of_lines = [cells(line.group, table.columns) for line in table.lines]
+    shown = _insert(extra, table, headers, of_lines)
+    lines = []
+    for line, own in zip(table.lines, of_lines, strict=True):
+        labels = list(line.labels)
+        if signers is not None:
+            stems = [row["record"] for row in line.group if row.get("record")]
+            labels.append(signatures.of_row(stems, signers))
+        lines.append(labels + own)
+    worded = frozenset(column.head for column in shown if column.words)
+    return TextTable(title, [*label_names, *headers], lines, table.notes, worded)
+
+
+def _insert(
+    extra: Sequence[ExtraColumn], table: PivotTable, headers: list[str], lines: list[list[str]]
+) -> list[ExtraColumn]:
+    """Insert the columns in which a line has text into headers and lines, and return them."""
+    measures = [measure for _, _, measure in table.columns]
+    labels = [tuple(line.group[0][c] for c in IDENTITY) for line in table.lines]
+    shown = [column for column in extra if not column.texts.keys().isdisjoint(labels)]
+    for column in shown:
+        place = len(measures)
+        if column.after in measures:
+            place -= measures[::-1].index(column.after)
+        measures.insert(place, column.after)
+        headers.insert(place, column.head)
+        for line, key in zip(lines, labels, strict=True):
+            line.insert(place, column.texts.get(key, ABSENT))
+    return shown
 
 
 @dataclass(frozen=True)
@@ -144,10 +196,9 @@ class PivotTable:
 
 def pivot(rows: list[Row], all_metrics: bool = False) -> PivotTable:
     """Pivot one model's rows. all_metrics: with the metrics that tables do not show."""
-    always = (
-        *ALWAYS_SHOWN,
-        *(["quantizer"] if any(row["quantizer"] != "none" for row in rows) else []),
-    )
+    always = {*ALWAYS_SHOWN}
+    if any(row["quantizer"] != "none" for row in rows):
+        always.add("quantizer")
     label_names = [c for c in IDENTITY[1:] if c in always or _varies(rows, c)]
     averages = task_averages.average_rows(rows)
     rows = [r for r in rows if all_metrics or metrics.find(r["metric"]).in_tables] + averages
@@ -168,7 +219,9 @@ def _varies(rows: list[Row], column: str) -> bool:
     """Return whether rows differ in a column. A row without calibration or training does not
     count."""
     values = {r[column] for r in rows if r[column] is not None}
-    return len(values - {""} if column in ("calibration", "training") else values) > 1
+    if column in ("calibration", "training"):
+        values -= {""}
+    return len(values) > 1
 
 
 def _columns(rows: list[Row]) -> list[ColumnKey]:
@@ -193,9 +246,11 @@ def _labels(
 ) -> list[str]:
     """Return a line's labels. expected: seeds that any method has, by the rest of its identity."""
     first = dict(group[0])
-    if seeds := _seeds(group):
+    seeds = _seeds(group)
+    if seeds:
         first["method"] += _seed_count(len(seeds), len(expected[_all_but_method(group[0])]))
-    if facts := facts_of(group):
+    facts = facts_of(group)
+    if facts:
         first["method"] += f" ({'; '.join(facts)})"
     first["pattern"] = pattern_label(first["pattern"])
     return ["" if first[c] is None else str(first[c]) for c in label_names]
@@ -227,22 +282,20 @@ def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
 
     Equal numbers are in the order of their names.
     """
-    columns = [c for c in columns if (m := metrics.find(c[0])).in_tables and m.sorts_rows]
-    absent = tuple(not _readings(group, c) for c in columns)
-    first = _readings(group, columns[absent.index(False)]) if False in absent else []
+    line = group[0]
+    by_column = []
+    for column in columns:
+        metric = metrics.find(column[0])
+        if metric.in_tables and metric.sorts_rows:
+            by_column.append(_readings(group, column))
+    absent = tuple(not readings for readings in by_column)
+    first = next(filter(None, by_column), [])
     good = [r["value"] for r in first if r["value"] is not None]
-    sign = -1 if any(r["better"] == "higher" for r in first) else 1
-    name = (
-        group[0]["quantizer"] != "none",
-        *(group[0][c] for c in ("method", "pattern", "quantizer")),
-    )
-    return (
-        absent,
-        group[0]["method"] != "dense",
-        not good,
-        sign * sum(good) / len(good) if good else 0.0,
-        name,
-    )
+    mean = sum(good) / len(good) if good else 0.0
+    if any(r["better"] == "higher" for r in first):
+        mean = -mean
+    name = (line["quantizer"] != "none", line["method"], line["pattern"], line["quantizer"])
+    return (absent, line["method"] != "dense", not good, mean, name)
 
 
 def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
@@ -266,10 +319,12 @@ def cells(group: list[Row], columns: Iterable[ColumnKey]) -> list[str]:
     out: list[str] = []
     for column in columns:
         summary = summarize(group, column)
-        text = summary.text if summary else ABSENT
-        out.append(
-            text.partition(":")[0] if summary and summary.value is None and text in out else text
-        )
+        text = ABSENT
+        if summary:
+            text = summary.text
+            if summary.value is None and text in out:
+                text = text.partition(":")[0]
+        out.append(text)
     return out
 
 
@@ -292,22 +347,25 @@ def summarize(group: list[Row], column: ColumnKey) -> CellSummary | None:
     seeds = len(_seeds(group)) or 1
     bad = [r for r in rows if r["value"] is None]
     if bad:
-        return CellSummary(
-            _status(bad[0]) + (f" ({len(bad)} of {seeds} seeds)" if seeds > 1 else ""), rows
-        )
+        text = _status(bad[0])
+        if seeds > 1:
+            text += f" ({len(bad)} of {seeds} seeds)"
+        return CellSummary(text, rows)
     values = [r["value"] for r in rows]
-    note = _seed_count(len(values), seeds) if len(values) < seeds else ""
-    tasks = {r.get("worst_task") for r in rows}
-    if len(tasks) == 1 and (task := tasks.pop()):
-        note = f" ({task})" + note
     mean, spread = values[0], rows[0]["stderr"]
     if len(values) > 1:
         mean, spread = statistics.mean(values), statistics.stdev(values)
         # Equal seeds differ by the rounding of their processors.
-        spread = spread if spread > ROUNDING * abs(mean) else None
-    text = format_number(mean, spread, rows[0]["unit"]) + note
+        if not spread > ROUNDING * abs(mean):
+            spread = None
+    text = format_number(mean, spread, rows[0]["unit"])
+    task, *other_tasks = {r.get("worst_task") for r in rows}
+    if task and not other_tasks:
+        text += f" ({task})"
+    if len(values) < seeds:
+        text += _seed_count(len(values), seeds)
+    # Without a value, a claimed number is in no rank, front or choice.
     if any(r.get("claimed") for r in rows):
-        # Without a value it is in no rank, front or choice.
         return CellSummary(f"{text} claimed", rows)
     return CellSummary(text, rows, mean, spread)
 
@@ -324,7 +382,9 @@ def _status(row: Row) -> str:
 def format_number(value: float, stderr: float | None, unit: str) -> str:
     """Format a number with the digits that its standard error supports, bytes in MB or kB."""
     if unit == "B":
-        return f"{value / 1e6:,.1f} MB" if value >= 1e5 else f"{value / 1e3:,.1f} kB"
+        if value >= 1e5:
+            return f"{value / 1e6:,.1f} MB"
+        return f"{value / 1e3:,.1f} kB"
     if stderr:
         digits = max(0, 1 - math.floor(math.log10(stderr)))
         return f"{value:,.{digits}f} ± {stderr:,.{digits}f}"
@@ -340,5 +400,6 @@ def to_markdown(table: TextTable, escape: Callable[[str], str] = escape_markdown
         return "| " + " | ".join(map(escape, cells)) + " |"
 
     rule = "|" + "|".join("---" if table.is_worded(h) else "---:" for h in table.headers) + "|"
-    lines = [row(table.headers), rule, *(row(line) for line in table.lines)]
-    return "\n".join([*lines, *(f"\n{escape(note)}" for note in table.notes)]) + "\n"
+    lines = [row(table.headers), rule, *map(row, table.lines)]
+    lines += [f"\n{escape(note)}" for note in table.notes]
+    return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from bench.reporting import drawing, pareto, profile, words
@@ -55,18 +56,18 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
         )
         for front in pareto.fronts(table)
     ]
-    if rows := forest_rows(table):
+    rows = forest_rows(table)
+    if rows:
         text = "; ".join(f"{row} {words.ratio(*x.parts)}" for row, x in rows)
         out.append(_make(f"{title}: {FOREST_TITLE}", FOREST_CAPTION, draw_forest(rows), text))
-    if ratios := pattern_ratios(table):
-        each = (
-            (method, pattern, x) for method, own in ratios.items() for pattern, x in own.items()
-        )
-        text = "; ".join(
-            f"{method} {pattern} {words.ratio(*x.parts)}" for method, pattern, x in each
-        )
+    ratios = pattern_ratios(table)
+    if ratios:
+        texts = []
+        for method, own in ratios.items():
+            texts += [f"{method} {pattern} {words.ratio(*x.parts)}" for pattern, x in own.items()]
+        figure = draw_patterns(ratios)
         out.append(
-            _make(f"{title}: what a pattern costs", PATTERN_CAPTION, draw_patterns(ratios), text)
+            _make(f"{title}: what a pattern costs", PATTERN_CAPTION, figure, "; ".join(texts))
         )
     if profile.rows_of(table):
         out.append(draw_tracks(table, title))
@@ -98,16 +99,18 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
     from matplotlib.patches import Rectangle
 
     figure, ((axes,),) = drawing.new_figure(205 + 86 * len(names), 64 + 34 * len(rows))
-    losses = [[table.facts(k).tracks.get(name) for name in names] for k in rows]
-    most = max((abs(x.loss.value) for line in losses for x in line if x), default=0.0) or 1.0
-    for y, (k, line) in enumerate(zip(rows, losses, strict=True)):
-        for x, (name, one) in enumerate(zip(names, line, strict=True)):
+    losses = chain.from_iterable(table.facts(k).tracks.values() for k in rows)
+    most = max((abs(one.loss.value) for one in losses), default=0.0) or 1.0
+    for y, k in enumerate(rows):
+        for x, name in enumerate(names):
+            one = table.facts(k).tracks.get(name)
             if one is None:
                 axes.text(x, y, ABSENT, ha="center", va="center", color=SOFT)
                 continue
             value, low, high = one.loss.parts
-            sure = low is None or high is None or not low <= 0 <= high
-            alpha = 0.06 + 0.5 * (abs(value) / most) ** 0.5 if sure else 0.0
+            alpha, color = 0.06 + 0.5 * (abs(value) / most) ** 0.5, INK
+            if low is not None and high is not None and low <= 0 <= high:
+                alpha, color = 0.0, SOFT
             axes.add_patch(
                 Rectangle(
                     (x - 0.48, y - 0.46), 0.96, 0.92, facecolor=BLUE, alpha=alpha, linewidth=0
@@ -120,7 +123,7 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
                 words.percent(value),
                 ha="center",
                 va="center",
-                color=INK if sure else SOFT,
+                color=color,
                 gid=tip,
             )
             if low is not None and high is not None:
@@ -153,12 +156,8 @@ def pattern_ratios(table: Table) -> dict[str, dict[str, Bound]]:
     for method, pattern, bound in _unquantized(table):
         ratios.setdefault(method, {}).setdefault(pattern, bound)
     several = [m for m, by_pattern in ratios.items() if len(by_pattern) >= MIN_PATTERNS]
-    return {
-        m: ratios[m]
-        for m in sorted(several, key=lambda m: (m not in FIRST_METHODS, -len(ratios[m]), m))[
-            :MAX_METHODS
-        ]
-    }
+    several.sort(key=lambda m: (m not in FIRST_METHODS, -len(ratios[m]), m))
+    return {m: ratios[m] for m in several[:MAX_METHODS]}
 
 
 def _unquantized(table: Table) -> Iterator[tuple[str, str, Bound]]:

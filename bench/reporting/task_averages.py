@@ -39,9 +39,8 @@ def average_rows(rows: list[Row]) -> list[Row]:
 
     rows: as bench.results.rows makes them. The drop is from the dense model of the same dtype and
     device on the same questions. A set with a task in two versions has no mean. A task on which the
-    dense model is no better than a guess does not
-    count, because a change there says nothing: what is left is in the protocol of the row, and a
-    set of which nothing is left has no mean.
+    dense model is no better than a guess does not count, because a change there says nothing: what
+    is left is in the protocol of the row, and a set of which nothing is left has no mean.
     """
     dense = _dense_rows(rows)
     out = _average_tracks(rows)
@@ -59,27 +58,30 @@ def _average_tracks(rows: list[Row]) -> list[Row]:
     in_bits = (row for row in rows if row["metric"] == "bits_per_byte" and row["value"] is not None)
     lines = group_by(in_bits, lambda row: (*_line(row), _protocol(row).name.partition("/")[0]))
     averaged: list[tuple[str, str, Row]] = []
+    sets: dict[str, set[str]] = {}
     for (*_, track), of_track in lines.items():
         if len({_protocol(row).name for row in of_track}) < len(of_track):
             continue  # a task with two limits would count twice
         questions = sum(row["n"] for row in of_track)
         label = f"{track}: {amount(len(of_track), 'task')}, {questions:,} questions"
         tasks = ", ".join(sorted(_protocol(row).label for row in of_track))
-        averaged.append(
-            (label, tasks, of_track[0] | {"metric": metrics.MEAN_BITS} | _mean(of_track))
-        )
-    sets = group_by(averaged, lambda one: one[0])
-    several = {label for label, some in sets.items() if len({tasks for _, tasks, _ in some}) > 1}
-    return [
-        row | {"protocol": f"{label}: {tasks}" if label in several else label}
-        for label, tasks, row in averaged
-    ]
+        mean = of_track[0] | {"metric": metrics.MEAN_BITS} | _mean(of_track)
+        averaged.append((label, tasks, mean))
+        sets.setdefault(label, set()).add(tasks)
+    out = []
+    for label, tasks, mean in averaged:
+        if len(sets[label]) > 1:
+            label = f"{label}: {tasks}"
+        out.append(mean | {"protocol": label})
+    return out
 
 
 def _mean(rows: Sequence[Row]) -> Row:
     """Return the fields of a mean over tasks, each with equal weight."""
     errors = [row["stderr"] for row in rows]
-    stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
+    stderr = None
+    if None not in errors:
+        stderr = math.sqrt(math.fsum(e * e for e in errors)) / len(errors)
     mean = math.fsum(row["value"] for row in rows) / len(rows)
     return {
         "value": mean,
@@ -97,12 +99,10 @@ def _average_set(
     if not kept:
         return []
     first = next(iter(kept.values()))
-    rest = f": {', '.join(kept)}" if len(kept) < len(rows) else ""
-    base = (
-        first
-        | {"metric": "mean_acc", "protocol": name + _limit(first) + rest}
-        | _mean([*kept.values()])
-    )
+    protocol = name + _limit(first)
+    if len(kept) < len(rows):
+        protocol += f": {', '.join(kept)}"
+    base = first | {"metric": "mean_acc", "protocol": protocol} | _mean([*kept.values()])
     out = [base]
     befores = {t: dense[_dense_key(r)] for t, r in kept.items() if _dense_key(r) in dense}
     if not _is_dense(base) and len(befores) == len(kept):
@@ -120,7 +120,8 @@ def tasks_of(protocol: str) -> tuple[tuple[str, ...], str]:
     (("rte", "boolq"), "500")."""
     whole, _, rest = protocol.partition(": ")
     name, _, limit = whole.partition("x")
-    return tuple(rest.split(", ")) if rest else TASK_SETS.get(name, ()), limit
+    tasks = tuple(rest.split(", ")) if rest else TASK_SETS.get(name, ())
+    return tasks, limit
 
 
 def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
@@ -129,17 +130,15 @@ def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
     rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
     found = [r for r in _accuracies(rows) if r.get("guess")]
     if metric == "acc" and found:
-        return ", ".join(
-            filter(None, (_describe_guess(found[:1]), LEFT_OUT if _is_left_out(found) else ""))
-        )
+        guess = _describe_guess(found[:1])
+        if _is_left_out(found):
+            return f"{guess}, {LEFT_OUT}"
+        return guess
     if metric == "mean_acc":
         tasks, limit = tasks_of(protocol)
         by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}
-        return (
-            _describe_guess([by_task[t] for t in tasks])
-            if tasks and all(t in by_task for t in tasks)
-            else ""
-        )
+        if tasks and by_task.keys() >= set(tasks):
+            return _describe_guess([by_task[t] for t in tasks])
     return ""
 
 
@@ -152,8 +151,9 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
     for row in _accuracies(rows):
         name = _protocol(row).name
         doable = _is_doable(row, dense)
-        if has_means and doable is not True and any(name in tasks for tasks in TASK_SETS.values()):
-            found.setdefault(NOTE if doable is False else UNJUDGED, set()).add(name)
+        if has_means and doable is not True and _is_in_a_set(name):
+            note = NOTE if doable is False else UNJUDGED
+            found.setdefault(note, set()).add(name)
         if row.get("guess") is None:
             found.setdefault(UNKNOWN, set()).add(name)
     return tuple(
@@ -165,25 +165,28 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
 
 def _describe_guess(rows: Iterable[Row]) -> str:
     """rows: of the tasks over which guesses are averaged."""
-    found = [r["guess"] for r in rows]
-    chance, majority = (math.fsum(g[i] for g in found) / len(found) for i in (0, 1))
+    chances, majorities = zip(*(row["guess"] for row in rows), strict=True)
+    chance, majority = math.fsum(chances) / len(chances), math.fsum(majorities) / len(majorities)
     return f"chance {chance:.3f}, majority {majority:.3f}"
 
 
 def _is_left_out(rows: Sequence[Row]) -> bool:
-    in_a_set = any(_protocol(rows[0]).name in tasks for tasks in TASK_SETS.values())
     dense = _dense_rows(rows)
-    return in_a_set and any(_is_doable(r, dense) is False for r in rows)
+    is_undoable = any(_is_doable(row, dense) is False for row in rows)
+    return is_undoable and _is_in_a_set(_protocol(rows[0]).name)
+
+
+def _is_in_a_set(task: str) -> bool:
+    return any(task in tasks for tasks in TASK_SETS.values())
 
 
 def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
     """Return whether the dense model is better than a guess on a row's questions. None if that is
     not known."""
     before = dense.get(_dense_key(row))
-    guess = before.get("guess") if before else None
-    if before is None or guess is None or not before["n"]:
+    if before is None or before.get("guess") is None or not before["n"]:
         return None
-    return bool(guess.is_beaten_by(before["value"], before["n"]))
+    return bool(before["guess"].is_beaten_by(before["value"], before["n"]))
 
 
 def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from bench.reporting.facts import Facts, Interval, RowNumbers
 from bench.reporting.table import ABSENT, NO_TASKS, TextTable, caption
@@ -26,8 +26,8 @@ class DerivedColumn:
     """Returns the cell of a row: its text, and the value that rows are sorted by."""
     after: str = ""
     """Measure whose metrics it follows. Empty: it is at the end."""
-    better: str = "lower"
-    """ "lower", "higher", or "" if neither is better."""
+    better: Literal["lower", "higher", ""] = "lower"
+    """Better direction of the values, or "" if neither is better."""
     unit: str = ""
     """Unit of the values, if the page needs it to format a difference."""
     names_text: bool = False
@@ -64,15 +64,19 @@ class TableColumn:
     about: str = ""
     """Text in brackets after the name, on what the numbers stand beside."""
     derived: DerivedColumn | None = None
-    """Entry of `derived_columns.COLUMNS`. None for a metric."""
+    """Column of the catalog. None for a metric."""
 
     @property
     def name(self) -> str:
-        return f"{self.label} {self.protocol}" if self.names_protocol else self.label
+        if self.names_protocol:
+            return f"{self.label} {self.protocol}"
+        return self.label
 
     @property
     def head(self) -> str:
-        return f"{self.name} ({self.about})" if self.about else self.name
+        if self.about:
+            return f"{self.name} ({self.about})"
+        return self.name
 
     @property
     def sign(self) -> int:
@@ -86,12 +90,16 @@ class TableColumn:
 
     @property
     def definition(self) -> Metric:
-        return Metric(self.metric) if self.derived else metrics.find(self.metric, self.unit)
+        if self.derived:
+            return Metric(self.metric)
+        return metrics.find(self.metric, self.unit)
 
     @property
     def hidden(self) -> bool:
         """Return whether a table leaves the column out until a reader asks for it."""
-        return not self.definition.in_tables if self.shown is None else not self.shown
+        if self.shown is None:
+            return not self.definition.in_tables
+        return not self.shown
 
 
 @dataclass(frozen=True)
@@ -174,16 +182,15 @@ class Table:
         A table that has quality columns is never ranked by another one, for example by bits per
         weight, because readers would take the rank for one of quality.
         """
-        quality = [
-            c for c, one in enumerate(self.columns) if one.definition.quality and not one.hidden
-        ]
+        quality = {
+            c: one.definition.quality
+            for c, one in enumerate(self.columns)
+            if one.definition.quality and not one.hidden
+        }
+        if not quality:
+            return min(self.ranks, default=None)
         ranked = [c for c in quality if c in self.ranks]
-        others = [] if quality else self.ranks
-        return min(
-            ranked,
-            key=lambda c: self.columns[c].definition.quality,
-            default=min(others, default=None),
-        )
+        return min(ranked, key=lambda c: quality[c], default=None)
 
     @property
     def whole_rows(self) -> list[int]:
@@ -199,16 +206,16 @@ class Table:
                 sources.setdefault(self.columns[c].label, {}).update(
                     dict.fromkeys(interval.seed_noise.split("; "))
                 )
-        noises = "; ".join(f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
-        unranked = (
-            f"{self.unranked:,} rows are too many to compare in pairs: the best of a column are. "
-            "The others have no ranks, and no intervals but those to the dense model."
-        )
-        return (
-            *self.remarks,
-            *([unranked] if self.unranked else []),
-            *([f"{SEED_NOISE_NOTE} {noises}."] if noises else []),
-        )
+        notes = list(self.remarks)
+        if self.unranked:
+            notes.append(
+                f"{self.unranked:,} rows are too many to compare in pairs: the best of a column "
+                "are. The others have no ranks, and no intervals but those to the dense model."
+            )
+        if sources:
+            noises = (f"{label}: {', '.join(sorted(of))}" for label, of in sources.items())
+            notes.append(f"{SEED_NOISE_NOTE} {'; '.join(noises)}.")
+        return tuple(notes)
 
     def column(self, metric: str) -> int | None:
         """Return the first column of a metric."""
@@ -218,10 +225,13 @@ class Table:
         """Return the table with these columns before the others."""
         order = [*columns, *(c for c in range(len(self.columns)) if c not in columns)]
         place = {c: at for at, c in enumerate(order)}
+        rows = []
+        for row in self.rows:
+            rows.append(replace(row, cells=tuple(row.cells[c] for c in order)))
         return replace(
             self,
             columns=tuple(self.columns[c] for c in order),
-            rows=tuple(replace(row, cells=tuple(row.cells[c] for c in order)) for row in self.rows),
+            rows=tuple(rows),
             ranks={place[c]: ranks for c, ranks in self.ranks.items()},
             intervals={
                 (a, b, place[c]): interval for (a, b, c), interval in self.intervals.items()
@@ -235,7 +245,9 @@ class Table:
         return facts
 
     def value(self, row: int | None, column: int | None) -> float | None:
-        cell = None if row is None or column is None else self.rows[row].cells[column]
+        if row is None or column is None:
+            return None
+        cell = self.rows[row].cells[column]
         return cell.value if cell else None
 
     def to_text_tables(self) -> list[TextTable]:
@@ -249,9 +261,10 @@ class Table:
         )
         with_tasks = [k for k in self.whole_rows if mean is None or self.rows[k].cells[mean]]
         others = [k for k in self.whole_rows if k not in with_tasks]
-        parts = [self.to_text_table(rows) for rows in (with_tasks, others) if rows]
-        named = [parts[0], *(replace(part, title=f"{part.title}{NO_TASKS}") for part in parts[1:])]
-        return [*(replace(part, notes=()) for part in named[:-1]), named[-1]]
+        if not with_tasks or not others:
+            return [self.to_text_table(self.whole_rows)]
+        first, second = self.to_text_table(with_tasks), self.to_text_table(others)
+        return [replace(first, notes=()), replace(second, title=f"{second.title}{NO_TASKS}")]
 
     def to_text_table(self, rows: Sequence[int] | None = None) -> TextTable:
         """Return the table as text, with the ranks of `ranked_by`, and without parts of rows.
@@ -260,18 +273,23 @@ class Table:
         """
         by = self.ranked_by
         visible = [i for i, c in enumerate(self.columns) if not c.hidden]
-        if rows is not None:
-            visible = [i for i in visible if any(self.rows[k].cells[i] for k in rows)]
-        headers = [
-            *self.label_names,
-            *([] if by is None else ["rank"]),
-            *(self.columns[i].head for i in visible),
-        ]
+        if rows is None:
+            rows = self.whole_rows
+        else:
+            used = {i for k in rows for i, cell in enumerate(self.rows[k].cells) if cell}
+            visible = [i for i in visible if i in used]
+        headers = list(self.label_names)
+        if by is not None:
+            headers.append("rank")
+        headers += [self.columns[i].head for i in visible]
         lines = []
-        for k, row in ((k, self.rows[k]) for k in (self.whole_rows if rows is None else rows)):
-            cells = (row.cells[i] for i in visible)
-            rank = [] if by is None else [self.ranks[by][k]]
-            lines.append([*row.labels, *rank, *(ABSENT if c is None else c.text for c in cells)])
+        for k in rows:
+            line = list(self.rows[k].labels)
+            if by is not None:
+                line.append(self.ranks[by][k])
+            cells = [self.rows[k].cells[i] for i in visible]
+            line += [cell.text if cell else ABSENT for cell in cells]
+            lines.append(line)
         title = " · ".join(filter(None, (caption(self.title), self.protocol)))
         worded = frozenset(c.head for c in self.columns if c.derived and c.derived.words)
         return TextTable(title, headers, lines, self.notes, worded)

@@ -44,11 +44,10 @@ def quantity(
     high: float | None = None,
 ) -> str:
     """Format a value with its interval if it has one, and the unit once: 2.2 pp (−1.2 to 7.3)."""
-    return (
-        number(value)
-        + unit
-        + ("" if low is None or high is None else f" ({number(low)} to {number(high)})")
-    )
+    text = number(value) + unit
+    if low is None or high is None:
+        return text
+    return f"{text} ({number(low)} to {number(high)})"
 
 
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
@@ -99,7 +98,9 @@ def duration(seconds: float) -> str:
     )
     size, unit = next((size, unit) for least, size, unit in units if seconds >= least)
     value = seconds / size
-    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
+    if value < 10:
+        return f"{value:.2g} {unit}"
+    return f"{value:,.0f} {unit}"
 
 
 def cut(text: str, length: int) -> str:

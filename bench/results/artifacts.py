@@ -35,10 +35,9 @@ def find_pruned(name: str, results: Path | None) -> tuple[Path, Record | None]:
         make, _ = prune_and_export(record)
         again = f"make a folder with {make}, and name that" if make else "measure its row again"
         unchanged = (folder / "artifact.json").exists()
-        why = (
-            "its last stage changed nothing, so the cache has no copy"
-            if unchanged
-            else "it is no longer in the cache"
-        )
+        if unchanged:
+            why = "its last stage changed nothing, so the cache has no copy"
+        else:
+            why = "it is no longer in the cache"
         raise UserError(f"record {record.short_key} has no model: {why}: {again}")
     return folder, record

@@ -72,7 +72,9 @@ def contradictions(record: Record) -> Iterator[str]:
 def _of_identity(identity: Identity) -> dict[str, Any]:
     """Return the parts of an identity that key inputs repeat."""
     calibration, training = identity.calibration, identity.training
-    labels = [*identity.stages, *([] if identity.quantizer == "none" else [identity.quantizer])]
+    labels = list(identity.stages)
+    if identity.quantizer != "none":
+        labels.append(identity.quantizer)
     return {
         "seed": identity.seed,
         "dtype": identity.dtype,
@@ -111,14 +113,15 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
             out["pattern"] = stages[-1]["pattern"]
     for name, stated in (("calibration", identity.calibration), ("training", identity.training)):
         if name in inputs:
-            out[name] = inputs[name] and _of_text(
-                inputs[name], stated.model_dump() if stated else {}
-            )
+            fields = stated.model_dump() if stated else {}
+            out[name] = inputs[name] and _of_text(inputs[name], fields)
     if "measure" in inputs:
         out["measure"] = inputs["measure"]["name"]
         config = {**(inputs["measure"].get("config") or {})}
         if "corpus" in config:
-            name = config["corpus"] + (f"-{config['split']}" if "split" in config else "")
+            name = config["corpus"]
+            if "split" in config:
+                name += f"-{config['split']}"
             out["protocol"] = (
                 name,
                 None,
@@ -197,7 +200,8 @@ def _of_status(record: Record) -> Iterator[str]:
     if record.status != "ok" and not record.reason:
         yield f"it is {record.status}, but it has no reason"
     names = [reading.metric for reading in record.readings]
-    if doubled := next((name for name in names if names.count(name) > 1), None):
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled:
         yield f"it has two readings of {doubled}"
     sampled = [name for name, owned in metric_owners.built_in().items() if owned.metric.sampled]
     owed = [r.metric for r in record.readings if r.value is not None and r.metric in sampled]

@@ -83,11 +83,9 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
     kind = registry.load(owned.entry)
     with registry.guarded(owned.entry):
         found = kind.derive(metric, record, items)
-        return (
-            found
-            if found is None or isinstance(found, Derived)
-            else Derived(float(found), n=len(items.ids))
-        )
+        if found is None or isinstance(found, Derived):
+            return found
+        return Derived(float(found), n=len(items.ids))
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
@@ -127,9 +125,9 @@ def scores_of(metric: str, record: Record, items: Items) -> Array | None:
     owners = [
         reading for reading in others if metrics.find(reading.metric).aggregation in REDUCERS
     ] or others[:1]
-    return (
-        items.columns.get("value") if [reading.metric for reading in owners] == [metric] else None
-    )
+    if [reading.metric for reading in owners] != [metric]:
+        return None
+    return items.columns.get("value")
 
 
 def differences(reading: ReadingRow, derived: Derived) -> Iterator[str]:

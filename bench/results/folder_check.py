@@ -102,11 +102,10 @@ def disagreements(
                     )
         digest, inputs = record.key_inputs.get("model"), record.key_inputs
         # The key inputs of a record made elsewhere have the name of its model, and no digest.
-        first = (
-            record
-            if "made_elsewhere" in record.notes
-            else weights.setdefault(record.identity.model, record)
-        )
+        if "made_elsewhere" in record.notes:
+            first = record
+        else:
+            first = weights.setdefault(record.identity.model, record)
         if first.key_inputs.get("model") != digest:
             name = record.identity.model
             yield (
@@ -132,14 +131,10 @@ def disagreements(
         if record.artifact:
             artifacts.setdefault(record.artifact, {})[record.identity.measure] = record
     for by_measure in artifacts.values():
-        if (
-            (pattern := by_measure.get("pattern"))
-            and (size := by_measure.get("size"))
-            and size.key in items_of
-        ):
-            yield from (
-                (size, sentence) for sentence in _of_artifact(pattern, size, items_of[size.key])
-            )
+        pattern, size = by_measure.get("pattern"), by_measure.get("size")
+        if pattern and size and size.key in items_of:
+            for sentence in _of_artifact(pattern, size, items_of[size.key]):
+                yield size, sentence
 
 
 def _text_of(record: Record) -> tuple[Any, ...]:
@@ -149,7 +144,8 @@ def _text_of(record: Record) -> tuple[Any, ...]:
 def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     """Yield a sentence where the `pattern` and `size` records of an artifact cannot both be
     true."""
-    counts, sizes = ({r.metric: r for r in record.readings} for record in (counted, size))
+    counts = {reading.metric: reading for reading in counted.readings}
+    sizes = {reading.metric: reading for reading in size.readings}
     violated, bits = counts.get("violated_groups"), sizes.get("bits_per_weight")
     pattern = Pattern.parse(size.identity.pattern)
     if violated is None:
@@ -167,9 +163,12 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     try:
         weights = math.fsum(items.weights)
         value_bits, other_bits, is_packed = noted_bits(counted.notes, weights)
-        whole = pattern.dense or not pattern.m or is_packed
-        kept, mask = (1.0, 0) if whole else (pattern.n / pattern.m, 1)
-        adapter = (sizes["adapter_bytes"].value or 0.0) if "adapter_bytes" in sizes else 0.0
+        kept, mask = 1.0, 0
+        if pattern.m and not pattern.dense and not is_packed:
+            kept, mask = pattern.n / pattern.m, 1
+        adapter = 0.0
+        if "adapter_bytes" in sizes:
+            adapter = sizes["adapter_bytes"].value or 0.0
         expected = value_bits * kept + mask + other_bits + 8 * adapter / weights
         for sentence in differences(bits, Derived(expected)):
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")

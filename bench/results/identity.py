@@ -32,17 +32,19 @@ IdentityKey = tuple[tuple[str, Any], ...]
 def chain_label(stages: Sequence[str]) -> str:
     """Return stages as one name: `permute + wanda`. `from` names the stages before, so it is left
     out of all but the first."""
-    later = (
-        ":".join(part for part in stage.split(":") if not part.startswith("from="))
-        for stage in stages[1:]
-    )
-    return " + ".join([*stages[:1], *later])
+    labels = list(stages[:1])
+    for stage in stages[1:]:
+        parts = [part for part in stage.split(":") if not part.startswith("from=")]
+        labels.append(":".join(parts))
+    return " + ".join(labels)
 
 
 def _with_bos(label: str, bos: str) -> str:
     # Without BOS at the start of each sequence, a text has the name that it has in papers and in
     # older records.
-    return f"{label} with BOS" if bos in ("auto", "always") else label
+    if bos in ("auto", "always"):
+        return f"{label} with BOS"
+    return label
 
 
 class Protocol(BaseModel, frozen=True, extra="forbid"):
@@ -63,14 +65,19 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def label(self) -> str:
-        detail = self.version if self.version is not None else self.seqlen
-        label = (
-            self.name
-            + (f"@{detail}" if detail is not None else "")
-            + (f"x{self.limit}" if self.limit else "")
-        )
-        label += f" ({self.prompt})" if self.prompt else ""
-        return _with_bos(label, self.bos) + (f" in {self.engine}" if self.engine else "")
+        label = self.name
+        if self.version is not None:
+            label += f"@{self.version}"
+        elif self.seqlen is not None:
+            label += f"@{self.seqlen}"
+        if self.limit:
+            label += f"x{self.limit}"
+        if self.prompt:
+            label += f" ({self.prompt})"
+        label = _with_bos(label, self.bos)
+        if self.engine:
+            label += f" in {self.engine}"
+        return label
 
 
 class CalibrationText(BaseModel, frozen=True, extra="forbid"):
@@ -86,9 +93,13 @@ class CalibrationText(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def label(self) -> str:
-        tokens = self.data if self.seqlen is None else f"{self.data}@{self.seqlen}x{self.sequences}"
-        tokens = _with_bos(tokens, self.bos)
-        return f"{tokens}, all experts" if self.all_experts else tokens
+        label = self.data
+        if self.seqlen is not None:
+            label += f"@{self.seqlen}x{self.sequences}"
+        label = _with_bos(label, self.bos)
+        if self.all_experts:
+            label += ", all experts"
+        return label
 
 
 class TrainingText(BaseModel, frozen=True, extra="forbid"):
@@ -105,11 +116,15 @@ class TrainingText(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def label(self) -> str:
-        steps = "" if self.seqlen is None else f"@{self.seqlen}x{self.batch}"
-        label = _with_bos(self.data + steps, self.bos) + (
-            "" if self.tokens is None else f", {self.tokens:,} tokens"
-        )
-        return label + (f", recipe {self.recipe}" if self.recipe else "")
+        label = self.data
+        if self.seqlen is not None:
+            label += f"@{self.seqlen}x{self.batch}"
+        label = _with_bos(label, self.bos)
+        if self.tokens is not None:
+            label += f", {self.tokens:,} tokens"
+        if self.recipe:
+            label += f", recipe {self.recipe}"
+        return label
 
 
 class Identity(BaseModel, frozen=True, extra="forbid"):
@@ -139,9 +154,10 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def targets(self) -> str:
-        return ",".join(self.include) + (
-            f" without {','.join(self.exclude)}" if self.exclude else ""
-        )
+        included = ",".join(self.include)
+        if not self.exclude:
+            return included
+        return f"{included} without {','.join(self.exclude)}"
 
     @property
     def subject(self) -> Literal["timing", "text", "task", "weights"]:
@@ -154,7 +170,9 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
             return "timing"
         if self.protocol.seqlen is not None:
             return "text"
-        return "weights" if self.protocol.version is None else "task"
+        if self.protocol.version is None:
+            return "weights"
+        return "task"
 
     @property
     def computed_in(self) -> str:
@@ -164,7 +182,9 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
     @property
     def number_format(self) -> str:
         """Number format of the weights, and that of the arithmetic if it is another."""
-        return f"{self.dtype}, computed in {self.arithmetic}" if self.arithmetic else self.dtype
+        if self.arithmetic:
+            return f"{self.dtype}, computed in {self.arithmetic}"
+        return self.dtype
 
     def labels(self) -> dict[str, str | int | None]:
         """Return COLUMNS as text. The seed is a number."""
@@ -197,7 +217,13 @@ def describe_prompt(
     shots: int | None, chat: bool | None, system: str | None, arguments: str | None
 ) -> str:
     """Return the settings of PROMPT in words, "" if none is set."""
-    parts = [f"{shots}-shot"] if shots is not None else []
-    parts += ["chat template"] if chat else []
-    parts += [f"system {digests.of(system)[:6]}"] if system else []
-    return ", ".join([*parts, *([arguments] if arguments else [])])
+    parts = []
+    if shots is not None:
+        parts.append(f"{shots}-shot")
+    if chat:
+        parts.append("chat template")
+    if system:
+        parts.append(f"system {digests.of(system)[:6]}")
+    if arguments:
+        parts.append(arguments)
+    return ", ".join(parts)

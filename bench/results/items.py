@@ -24,11 +24,15 @@ def pack(items: Sequence[Item]) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    fixed = zip(*(item[:4] for item in items), strict=True)
-    columns: dict[str, Any] = dict(
-        zip(("item_id", "cluster_id", "value", "weight"), fixed, strict=True)
-    )
-    columns |= {name: [item.beside[name] for item in items] for name in items[0].beside}
+    ids, clusters, values, weights, _ = zip(*items, strict=True)
+    columns: dict[str, Any] = {
+        "item_id": ids,
+        "cluster_id": clusters,
+        "value": values,
+        "weight": weights,
+    }
+    for name in items[0].beside:
+        columns[name] = [item.beside[name] for item in items]
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
     content: bytes = sink.getvalue().to_pybytes()
@@ -40,8 +44,10 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
     items."""
     if len({frozenset(item.beside) for item in items}) > 1:
         raise UserError("its items differ in their columns")
-    content = pack(items) if items else b""
-    file = ItemsFile(file="", rows=len(items), sha256="", size=len(content)) if items else None
+    content, file = b"", None
+    if items:
+        content = pack(items)
+        file = ItemsFile(file="", rows=len(items), sha256="", size=len(content))
     whole = parse(record.model_copy(update={"items": file}).to_json().encode(), "the record")
     require_consistent(whole)
     if items:
@@ -101,25 +107,32 @@ def _find_excess(footer: Any, rows: int) -> str:
         if found != rows:
             return f"has {found:,} items, but its record says {rows:,}"
     size, most = sum(group.total_byte_size for group in groups), max_items_bytes(rows)
-    return f"unpacks to {size:,} bytes, more than {most:,}" if size > most else ""
+    if size <= most:
+        return ""
+    return f"unpacks to {size:,} bytes, more than {most:,}"
 
 
 def _find_odd_column(schema: Any, rows: int) -> str:
     """Return what is wrong with the columns of a table of items, or ""."""
     from pyarrow import types
 
-    if missing := {*ID_COLUMNS, "value"} - set(schema.names):
+    missing = {*ID_COLUMNS, "value"} - set(schema.names)
+    if missing:
         return f"has no column {min(missing)!r}"
-    if doubled := [name for name in schema.names if schema.names.count(name) > 1]:
+    doubled = [name for name in schema.names if schema.names.count(name) > 1]
+    if doubled:
         return f"has two columns {doubled[0]!r}"
-    for field in schema if rows else ():
-        kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-        is_text = types.is_string(kind) or types.is_large_string(kind)
-        if not (
-            is_text
-            if field.name in TEXT_COLUMNS
-            else types.is_floating(kind) or types.is_integer(kind)
-        ):
+    if not rows:
+        return ""
+    for field in schema:
+        kind = field.type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if field.name in TEXT_COLUMNS:
+            is_right = types.is_string(kind) or types.is_large_string(kind)
+        else:
+            is_right = types.is_floating(kind) or types.is_integer(kind)
+        if not is_right:
             return f"has {field.type} in column {field.name!r}"
     return ""
 

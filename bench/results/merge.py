@@ -34,7 +34,8 @@ def merge_folders(sources: Sequence[Path], into: Path) -> MergeSummary:
     folders = [ReadOnlyStore(source, how="as in bench merge DIR") for source in sources]
     for source in sources:
         require_results(source)
-    if same := next((source for source in sources if source.resolve() == into.resolve()), None):
+    same = next((source for source in sources if source.resolve() == into.resolve()), None)
+    if same:
         raise UserError(
             f"{str(same)!r} is the folder that is merged into: name others, or another one with "
             "--results"

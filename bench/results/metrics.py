@@ -31,9 +31,9 @@ def find(name: str, unit: str | None = None) -> Metric:
     metric = owned.metric if owned else Metric(name)
     if unit is not None and unit != metric.unit:
         metric = replace(metric, unit=unit)
-    return (
-        replace(metric, margin=TIME_MARGIN) if metric.is_time and metric.margin is None else metric
-    )
+    if metric.is_time and metric.margin is None:
+        return replace(metric, margin=TIME_MARGIN)
+    return metric
 
 
 def by_quality(names: Iterable[str]) -> list[str]:
@@ -45,4 +45,6 @@ def by_quality(names: Iterable[str]) -> list[str]:
 def column_order(name: str) -> int:
     """Return the place of a metric's columns in a table. Hidden metrics come last."""
     metric = find(name)
-    return metric.order if metric.in_tables else Metric(name).order
+    if metric.in_tables:
+        return metric.order
+    return Metric(name).order

@@ -22,11 +22,10 @@ def find_lie(content: bytes, footer: Any) -> str:
     pyarrow."""
     for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
         for chunk in (group.column(i) for i in range(group.num_columns)):
-            start = (
-                chunk.dictionary_page_offset
-                if chunk.has_dictionary_page
-                else chunk.data_page_offset
-            )
+            if chunk.has_dictionary_page:
+                start = chunk.dictionary_page_offset
+            else:
+                start = chunk.data_page_offset
             end = start + chunk.total_compressed_size
             if not 0 <= start <= end <= len(content):
                 return f"has pages of {chunk.path_in_schema!r} outside the file"
@@ -85,7 +84,8 @@ class _Reader:
             raise ValueError("too deep")
         numbers, field = [0] * 4, 0
         while (head := self._byte()) != STOP:
-            field = field + (head >> 4) if head >> 4 else self._signed()
+            step = head >> 4
+            field = field + step if step else self._signed()
             kind = head & 15
             if kind in (I16, I32, I64):
                 value = self._signed()

@@ -298,7 +298,8 @@ def parse(content: bytes, name: str) -> Record:
         ) from None
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
-    if today := RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model")))):
+    today = RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model"))))
+    if today:
         record.identity = record.identity.model_copy(update={"model": today})
     return record
 

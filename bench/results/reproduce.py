@@ -37,7 +37,8 @@ def command(records: Sequence[Record]) -> str:
     except UserError:
         return ""
     seeds = sorted({r.identity.seed for r in records if r.identity.seed is not None})
-    values |= {"seeds": tuple(seeds)} if seeds else {}
+    if seeds:
+        values |= {"seeds": tuple(seeds)}
     parts = ["bench", "run"]
     for name, flag in FLAGS.items():
         if values.get(name):
@@ -74,7 +75,8 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     is_packed = registry.is_installed("exports", "packed24")
     if is_packed and identity.pattern == "2:4" and identity.include == ("*",):
         export = ["bench", "export", folder, "--format", "packed24"]
-        export += ["--exclude", ",".join(identity.exclude)] if identity.exclude else []
+        if identity.exclude:
+            export += ["--exclude", ",".join(identity.exclude)]
     export += ["--out", f"{folder}-{export[4]}"]
     return shlex.join([*parts, "--out", folder]), shlex.join(export)
 
@@ -98,7 +100,9 @@ def _set(name: str, value: Any) -> list[str]:
 
 
 def _text(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def settings(record: Record) -> dict[str, Any]:
@@ -127,11 +131,13 @@ def settings(record: Record) -> dict[str, Any]:
             values["arithmetic"] = identity.arithmetic
         if identity.seed is not None:
             values["seeds"] = (identity.seed,)
-        if calibration := inputs.get("calibration"):
+        calibration = inputs.get("calibration")
+        if calibration:
             values["calibration"] = {k: calibration[k] for k in ("data", "sequences", "seqlen")}
             values["calibration"] |= {"all_experts": calibration.get("all_experts", False)}
             values["calibration"] |= {"processes": calibration.get("processes", 1)}
-        if training := inputs.get("training"):
+        training = inputs.get("training")
+        if training:
             kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}
             values["training"] = kept | {"processes": inputs.get("processes", 1)}
             if identity.training and identity.training.recipe:
@@ -175,10 +181,10 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _window_settings(config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "perplexity": {"windows": "all"}
-        | {("data" if k == "corpus" else k): v for k, v in config.items()}
-    }
+    measured = {"windows": "all", **config}
+    if "corpus" in measured:
+        measured["data"] = measured.pop("corpus")
+    return {"perplexity": measured}
 
 
 def _plugin_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:

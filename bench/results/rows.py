@@ -73,7 +73,8 @@ def outdated(records: Sequence[Record]) -> list[tuple[Record, str]]:
             (identity.model, weights, f"the model {identity.model}"),
             (of_text, record.token_digest, f"the content of {identity.protocol.label}"),
         ):
-            if digest and (newer := known.setdefault(name, (digest, record)))[0] != digest:
+            newer = known.setdefault(name, (digest, record)) if digest else (digest, record)
+            if newer[0] != digest:
                 found.append(
                     (record, f"{what} was another than in the newer record {newer[1].short_key}")
                 )
@@ -109,13 +110,10 @@ def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
         }
         guess = guessing.of_record(record) if record.identity.subject == "task" else None
         common |= {"record": record.stem, "identity": record.identity, "guess": guess}
-        readings = [r.model_dump() for r in recount.read(record)] or [
-            {"metric": record.identity.measure}
-        ]
-        out += [
-            {c: {**common, **reading}.get(c) for c in (*COLUMNS, "identity", "guess")}
-            for reading in readings
-        ]
+        readings = [reading.model_dump() for reading in recount.read(record)]
+        for reading in readings or [{"metric": record.identity.measure}]:
+            row = {**common, **reading}
+            out.append({column: row.get(column) for column in (*COLUMNS, "identity", "guess")})
     return out
 
 
@@ -126,7 +124,9 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
     frame = pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype(
         {"seed": "Int64", "n": "Int64"}
     )
-    return frame if signers is None else frame.assign(signed_by=frame["record"].map(signers))
+    if signers is None:
+        return frame
+    return frame.assign(signed_by=frame["record"].map(signers))
 
 
 def frame_to_csv(table: pd.DataFrame) -> str:
@@ -139,7 +139,10 @@ def frame_to_csv(table: pd.DataFrame) -> str:
 
 
 def to_json(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> str:
-    rows = [{c: row[c] for c in COLUMNS} for row in to_rows(records)]
-    if signers is not None:
-        rows = [row | {"signed_by": signers.get(row["record"], "")} for row in rows]
+    rows = []
+    for row in to_rows(records):
+        shown = {column: row[column] for column in COLUMNS}
+        if signers is not None:
+            shown["signed_by"] = signers.get(row["record"], "")
+        rows.append(shown)
     return json.dumps(rows, indent=1, allow_nan=False)

@@ -136,7 +136,8 @@ def _read(path: Path) -> bytes:
     """Read a regular file. Raise ValueError if it is none, or too large."""
     if not path.is_file() or path.is_symlink():
         raise ValueError(f"{path.name} is no file")
-    if (size := path.stat().st_size) > MAX_BYTES:
+    size = path.stat().st_size
+    if size > MAX_BYTES:
         raise ValueError(f"{path.name} has {size:,} bytes, more than {MAX_BYTES:,}")
     return path.read_bytes()
 
@@ -197,7 +198,9 @@ def _keygen(
 
 def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-    return lines[-1][:120] if lines else f"code {done.returncode}"
+    if lines:
+        return lines[-1][:120]
+    return f"code {done.returncode}"
 
 
 SIGNED_BY = "signed by"
@@ -215,7 +218,10 @@ def of_row(stems: Iterable[str], names: Mapping[str, str]) -> str:
     who = ", ".join(sorted({name for text in found for name in text.split(", ")} - {""}))
     if not who:
         return "unsigned"
-    return who if all(found) else f"{who} ({sum(map(bool, found))} of {len(found)} records)"
+    signed = sum(map(bool, found))
+    if signed == len(found):
+        return who
+    return f"{who} ({signed} of {len(found)} records)"
 
 
 def counts(records: Sequence[Record], signers: Signers) -> Iterator[tuple[str, int]]:

@@ -53,15 +53,13 @@ class ReadOnlyStore:
         self.root = root
         self.damaged: list[str] = []
         """A sentence for each record that could not be read."""
-        if not root.is_dir():
-            fault = (
-                "is a file, not a folder: name another"
-                if root.is_file()
-                else "is not there: name one"
-            )
+        if root.is_file():
             raise UserError(
-                f"results folder {str(root)!r} {fault} {how}"
-                + (", or run bench run first" if not root.is_file() else "")
+                f"results folder {str(root)!r} is a file, not a folder: name another {how}"
+            )
+        if not root.is_dir():
+            raise UserError(
+                f"results folder {str(root)!r} is not there: name one {how}, or run bench run first"
             )
 
     def path(self, key: str) -> Path:
@@ -88,11 +86,14 @@ class ReadOnlyStore:
     def finished(self, key: str) -> Record | None:
         """Return the record of a key, as `get` does, if a later run does not measure it again."""
         record = self.get(key)
-        return record if record and record.status in DONE else None
+        if record and record.status in DONE:
+            return record
+        return None
 
     def __iter__(self) -> Iterator[Record]:
         for path in self._paths():
-            if (record := self._read(path)) is not None:
+            record = self._read(path)
+            if record is not None:
                 yield record
 
     def verified(self, model: str = "") -> Iterator[Record]:
@@ -121,7 +122,8 @@ class ReadOnlyStore:
             raise UserError(
                 f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}"
             )
-        if (record := self._read(paths[0])) is None:
+        record = self._read(paths[0])
+        if record is None:
             raise UserError(self.damaged[-1])
         if record.items is not None:
             self.items(record)
@@ -151,7 +153,8 @@ class ReadOnlyStore:
         are damaged."""
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("is no record (it is no file)")
-        if (size := path.stat().st_size) > MAX_BYTES:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
             raise ValueError(f"is no record ({size:,} bytes, more than {MAX_BYTES:,})")
         content = path.read_bytes()
         try:
@@ -277,7 +280,10 @@ class Store(ReadOnlyStore):
 
     def _put(self, record: Record, text: bytes, items: bytes) -> None:
         wait_for_folder(self.root)
-        for path in (self.path(record.key), *([self.items_path(record)] if items else [])):
+        paths = [self.path(record.key)]
+        if items:
+            paths.append(self.items_path(record))
+        for path in paths:
             if path.is_symlink():  # it would lead our file elsewhere
                 path.unlink()
         if items:

@@ -28,7 +28,8 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     if record.key not in keys:
         raise ValueError(f"record {record.short_key} was not requested")
     require_consistent(record)
-    if known := store.finished(record.key):
+    known = store.finished(record.key)
+    if known:
         return known
     items = b""
     if record.items:

@@ -66,11 +66,9 @@ class Estimate:
         value = math.exp(self.value) if is_ratio else self.value
         if self.high >= (MAX_EXPONENT if is_ratio else math.inf):
             return value, None, None
-        return (
-            (value, math.exp(self.low), math.exp(self.high))
-            if is_ratio
-            else (value, self.low, self.high)
-        )
+        if is_ratio:
+            return (value, math.exp(self.low), math.exp(self.high))
+        return (value, self.low, self.high)
 
     def required_n(self, loss: float, half: float, margin: float) -> tuple[int, str] | None:
         """Return the n that would decide if the estimate stayed the same: its interval would
@@ -144,7 +142,9 @@ def satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
     """Return the degrees of freedom of a sum of variances, each given with its own (Biometrics
     Bulletin 2, 1946)."""
     rest = sum(variance**2 / freedom for variance, freedom in parts)
-    return sum(variance for variance, _ in parts) ** 2 / rest if rest else math.inf
+    if rest:
+        return sum(variance for variance, _ in parts) ** 2 / rest
+    return math.inf
 
 
 def degrees_of_freedom(between: VarianceParts, weights: Array, seeds: int) -> float:
@@ -258,7 +258,9 @@ def _quantile(sample: Array, at: float, freedom: float) -> float:
     students = float(stdtrit(freedom, at))
     if min(at, 1 - at) * len(sample) >= DRAWS_OVER_LEVEL / 2 - 1e-6:
         bootstrapped = _sorted_quantile(sample, at)
-        return max(students, bootstrapped) if at > 0.5 else min(students, bootstrapped)
+        if at > 0.5:
+            return max(students, bootstrapped)
+        return min(students, bootstrapped)
     return students * _stretch(sample, at > 0.5, freedom)
 
 
@@ -299,7 +301,8 @@ def estimate_means(
         margin: change that `p_margin` tests.
     """
     seeds, count = differences.shape
-    weights = np.ones(count) if weights is None else weights
+    if weights is None:
+        weights = np.ones(count)
     value = float(differences.mean(0).sum() / weights.sum())
     between = variance_parts(differences, weights)
     if between.total == 0:

@@ -14,7 +14,9 @@ def mcnemar_p(lost: int, gained: int) -> float:
     from scipy.special import bdtr
 
     discordant = lost + gained
-    return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5))) if discordant else 1.0
+    if discordant:
+        return min(1.0, 2 * float(bdtr(min(lost, gained), discordant, 0.5)))
+    return 1.0
 
 
 def tango_score(lost: int, gained: int, n: int, delta: float) -> float:
@@ -44,16 +46,14 @@ def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float,
     def score(delta: float) -> float:
         return tango_score(lost, gained, n, delta)
 
-    low = (
-        brentq(lambda d: score(d) - z, -edge, value, xtol=1e-12)
-        if value > -edge and score(-edge) > z
-        else -1.0
-    )
-    high = (
-        brentq(lambda d: score(d) + z, value, edge, xtol=1e-12)
-        if value < edge and score(edge) < -z
-        else 1.0
-    )
+    if value > -edge and score(-edge) > z:
+        low = brentq(lambda d: score(d) - z, -edge, value, xtol=1e-12)
+    else:
+        low = -1.0
+    if value < edge and score(edge) < -z:
+        high = brentq(lambda d: score(d) + z, value, edge, xtol=1e-12)
+    else:
+        high = 1.0
     return float(low), float(high)
 
 

@@ -65,10 +65,10 @@ def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
         for name, part in zip(names.tolist(), sums.tolist(), strict=True):
             of_source[name] = of_source.get(name, 0.0) + part
     of_seeds = np.mean(ratios, axis=0)  # [seeds]
-    variances = [
-        (sum(part**2 for part in of_source.values()) / len(groups) ** 2, len(of_source) - 1)
-        for of_source in parts.values()
-    ]
+    variances: list[tuple[float, float]] = []
+    for of_source in parts.values():
+        squares = sum(part**2 for part in of_source.values())
+        variances.append((squares / len(groups) ** 2, len(of_source) - 1))
     if len(of_seeds) > 1:
         variances.append((float(of_seeds.var(ddof=1)) / len(of_seeds), len(of_seeds) - 1))
     stderr = math.sqrt(sum(variance for variance, _ in variances))

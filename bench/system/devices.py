@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from pathlib import Path
 
 import psutil
@@ -74,6 +75,11 @@ def resolve_device(name: str) -> str:
         import torch
 
         count = torch.cuda.device_count()
+        fault = driver_fault()
+        if fault and name == "auto":
+            return "cpu"
+        if fault:
+            raise UserError(f"device {name!r} cannot be used: {fault}")
     index = int(name[5:] or 0)
     if index < count:
         return name if name != "auto" else "cuda"
@@ -82,6 +88,22 @@ def resolve_device(name: str) -> str:
     raise UserError(
         f"device {name!r} does not exist ({count} CUDA devices found): use --device cpu, or run "
         "bench doctor"
+    )
+
+
+def driver_fault() -> str:
+    """Return why torch cannot use the cards that the driver counts, and what to do; "" if it can.
+
+    torch is not imported: `resolve_device` did so if the machine has a driver.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.device_count() or torch.cuda.is_available():
+        return ""
+    return (
+        f"the NVIDIA driver is too old for this torch, which is built for CUDA "
+        f"{torch.version.cuda}: update the driver, or install torch for the CUDA version that "
+        "nvidia-smi shows, for example with pip install torch --index-url "
+        "https://download.pytorch.org/whl/cu126"
     )
 
 
@@ -143,7 +165,8 @@ def select_card(device: str) -> None:
     if device.startswith("cuda"):
         import torch
 
-        torch.cuda.set_device(device)
+        # torch refuses "cuda" without a number here.
+        torch.cuda.set_device(torch.device(device).index or 0)
 
 
 def fingerprint(device: str) -> str:

@@ -83,9 +83,9 @@ class Axis:
         for key in self.keys(family):
             other = family.defaults.get(key)
             # Some architectures have the value under another key, which is the family's default.
-            named = (
-                other if key not in config and isinstance(other, str) and other in config else key
-            )
+            named = key
+            if key not in config and isinstance(other, str) and other in config:
+                named = other
             yield named, family.size(key, config) // of * left
         for key in self.fixed:
             yield key, family.size(key, config)

@@ -108,12 +108,14 @@ class Storage:
         A pattern n:m stores n of every m numbers, and a mask of one bit for each weight.
         """
         is_sparse = pattern.m > pattern.n
+        values, others = weights * size, 0
+        if is_sparse:
+            values, others = values * pattern.n // pattern.m, weights // 8
         return replace(
             self,
             weights=self.weights + weights,
-            values=self.values
-            + (weights * size * pattern.n // pattern.m if is_sparse else weights * size),
-            others=self.others + (weights // 8 if is_sparse else 0),
+            values=self.values + values,
+            others=self.others + others,
         )
 
     def notes(self) -> dict[str, Any]:

@@ -176,7 +176,8 @@ class Chain:
             pattern = f"{link.name} {next(iter(link.shares.values()))}"
         elif link.info.adds:
             amount = link.settings[link.info.adds.amount]
-            pattern, beside = "", f" + {amount}" if isinstance(amount, str) else f" + r{amount}"
+            rank = amount if isinstance(amount, str) else f"r{amount}"
+            pattern, beside = "", f" + {rank}"
         elif not does & Does.LEAVES_DENSE and not (self.remover and Does.KEEPS_MASK in does):
             pattern = ""
         return Chain((*self.links, link), pattern, beside)
@@ -279,6 +280,7 @@ class MethodInfo:
     def __new__(cls, **values: Any) -> MethodInfo:
         """Raise TypeError for an unknown field, with all that are known."""
         known = [each.name for each in fields(cls)]
-        if unknown := next((name for name in values if name not in known), ""):
+        unknown = next((name for name in values if name not in known), "")
+        if unknown:
             raise TypeError(f"info has no field {unknown!r}: its fields are {', '.join(known)}")
         return object.__new__(cls)

@@ -131,7 +131,9 @@ class Prior:
     def require(self, pattern: Pattern, name: str) -> None:
         """Raise UserError if a target is not pruned to the pattern. name: of the method that starts
         from this stage."""
-        for target, mask in () if pattern.dense else self.masks.items():
+        if pattern.dense:
+            return
+        for target, mask in self.masks.items():
             if pattern.violations(mask):
                 raise UserError(
                     f"{name} needs a model that is pruned to {pattern}, and {target} is not: put "

@@ -52,11 +52,13 @@ class Pattern:
             return replace(pattern, beside=beside)
         if text == "dense":
             return cls()
-        if match := re.fullmatch(
+        match = re.fullmatch(
             r"([a-z][a-z0-9_-]{0,63}) ([0-9]{1,6}(?:\.[0-9]{1,4})?%|[0-9]{1,6})", text
-        ):
+        )
+        if match:
             return cls(removed=(match[1], match[2]))
-        if match := re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text):
+        match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
+        if match:
             n, m = int(match[1]), int(match[2])
             if 0 < n <= m:
                 return cls(n, m) if n < m else cls()
@@ -64,9 +66,8 @@ class Pattern:
                 f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 "
                 "to m; for example 2:4"
             )
-        if (match := re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,4})?)%", text)) and 0 < float(
-            match[1]
-        ) < 100:
+        match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,4})?)%", text)
+        if match and 0 < float(match[1]) < 100:
             return cls(0, 0, float(match[1]) / 100)
         raise UserError(
             f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity of up to "
@@ -80,7 +81,9 @@ class Pattern:
             return "dense"
         if self.beside:
             return f"{self.base} + {self.beside}"
-        return f"{self.n}:{self.m}" if self.m else f"{100 * self.sparsity:g}%"
+        if self.m:
+            return f"{self.n}:{self.m}"
+        return f"{100 * self.sparsity:g}%"
 
     @property
     def base(self) -> Pattern:
@@ -98,7 +101,9 @@ class Pattern:
     @property
     def share(self) -> float:
         """Fraction of the weights that are zero."""
-        return 1 - self.n / self.m if self.m else self.sparsity
+        if self.m:
+            return 1 - self.n / self.m
+        return self.sparsity
 
     def require_groups(self, label: str) -> None:
         """Raise UserError if the pattern is unstructured. label: name of the method that needs
@@ -152,7 +157,7 @@ class Pattern:
 
     def broken_in(self, count: int) -> str:
         """Return words for a number of violations: "2:4 does not hold in 1 group"."""
-        return (
-            f"{self} does not hold in {count:,} "
-            f"{'group' if self.m else 'weight'}{'' if count == 1 else 's'}"
-        )
+        noun = "group" if self.m else "weight"
+        if count != 1:
+            noun += "s"
+        return f"{self} does not hold in {count:,} {noun}"

@@ -66,7 +66,8 @@ def _implied(own: Link, chain: Chain) -> Iterator[str]:
         )
     # a field of methods.workshop.training.settings, which every method that trains has
     if own.trains and own.settings.get("hidden"):
-        if removed := _removed(chain, lambda axis: not axis.in_block):
+        removed = _removed(chain, lambda axis: not axis.in_block)
+        if removed:
             yield (
                 f"{own.label} compares the output of each block with the dense model's, and "
                 f"{removed}: leave hidden out"
@@ -87,7 +88,8 @@ def _removed(chain: Chain, matters: Callable[[Axis], bool]) -> str:
 def _turned(name: str, chain: Chain) -> Iterator[str]:
     """Yield a sentence if the model has another basis than the dense model. A teacher has only the
     first transforms."""
-    if (turned := chain.turned) and (first := chain.first):
+    turned = chain.turned
+    if turned and (first := chain.first):
         yield (
             f"{name} compares blocks with the dense model's, and {turned.name} after {first.name} "
             f"changes the basis of this model alone: put {turned.name} first, "
@@ -100,7 +102,8 @@ class SameBlocks(Rule):
     """A method that needs each block of the dense model, whole."""
 
     def follows(self, own: Link, chain: Chain) -> str | None:
-        if remover := chain.remover:
+        remover = chain.remover
+        if remover:
             return (
                 f"{own.name} needs for each block the dense model's block of the same number and "
                 f"shapes, and {remover.label} changes them: use recon or retrain in place of "
@@ -115,7 +118,8 @@ class SameOutputs(Rule):
     channels."""
 
     def follows(self, own: Link, chain: Chain) -> str | None:
-        if removed := _removed(chain, lambda axis: axis.changes_outputs):
+        removed = _removed(chain, lambda axis: axis.changes_outputs)
+        if removed:
             return (
                 f"{own.name} compares the output of each block with the dense model's, and "
                 f"{removed}: use retrain in place of {own.name}"
@@ -174,4 +178,6 @@ class CalibratedBy(Rule):
     fields: tuple[str, ...]
 
     def waives(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        return () if any(settings.get(name) for name in self.fields) else ("calibration",)
+        if any(settings.get(name) for name in self.fields):
+            return ()
+        return ("calibration",)

@@ -30,11 +30,11 @@ def find_blocks(shapes: Mapping[str, tuple[int, ...]]) -> list[Blocks]:
             path, index, linear = match.groups()
             members.setdefault(path, {}).setdefault(index, {})[linear] = None
             weights[path] = weights.get(path, 0) + shape[0] * shape[1]
-    found = [
-        Blocks(path, len(blocks), tuple(next(iter(blocks.values()))))
-        for path, blocks in members.items()
-        if len({frozenset(linears) for linears in blocks.values()}) == 1
-    ]
+    found = []
+    for path, blocks in members.items():
+        first, *others = blocks.values()
+        if all(linears.keys() == first.keys() for linears in others):
+            found.append(Blocks(path, len(blocks), tuple(first)))
     return sorted(found, key=lambda blocks: weights[blocks.path], reverse=True)
 
 

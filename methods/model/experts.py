@@ -89,8 +89,9 @@ def unfold(model: nn.Module) -> nn.Module:
     family = FAMILIES.get(config.model_type)
     if not family or not (family.experts or family.transposed):
         return model
+    transposed = family.linears if family.transposed else ()
     for block in model.get_submodule(family.blocks).children():
-        for name in family.linears if family.transposed else ():
+        for name in transposed:
             conv = block.get_submodule(name)
             if stores_in_out(conv):
                 if parametrize.is_parametrized(conv):
@@ -121,9 +122,9 @@ def _linear(weight: Tensor, bias: Tensor | None, requires_grad: bool) -> nn.Line
 def _unfolded(fused: Any, family: Family) -> ExpertList:
     assert family.experts is not None
     weights = {name: getattr(fused, name) for name in family.experts.linears}
-    biases = (
-        {name: getattr(fused, f"{name}_bias") for name in weights} if family.experts.biased else {}
-    )
+    biases = {}
+    if family.experts.biased:
+        biases = {name: getattr(fused, f"{name}_bias") for name in weights}
     for name in (*weights, *(f"{name}_bias" for name in biases)):
         delattr(fused, name)
     experts = ExpertList()
@@ -131,7 +132,8 @@ def _unfolded(fused: Any, family: Family) -> ExpertList:
         linears = {}
         for name, stacked in weights.items():
             weight = stacked.detach()[number]
-            weight = weight.T.contiguous() if family.experts.transposed else weight
+            if family.experts.transposed:
+                weight = weight.T.contiguous()
             bias = biases[name].detach()[number] if name in biases else None
             linears[name] = _linear(weight, bias, stacked.requires_grad)
         experts.append(Expert(linears, fused._apply_gate))
@@ -174,7 +176,8 @@ def fold(
     """
     stacks: dict[str, dict[int, tuple[str, Stacked]]] = {}
     for name in names:
-        if where := stacked_as(name, family):
+        where = stacked_as(name, family)
+        if where:
             stacks.setdefault(where.name, {})[where.number] = (name, where)
         elif family and family.turns(name):
             yield name, read(name).T.contiguous()

@@ -169,7 +169,9 @@ class Family:
             known = config.get(name)
             return self.size(self.defaults[name], config) if known is None else known
 
-        return size if isinstance(size, int) else compute(size, value)
+        if isinstance(size, int):
+            return size
+        return compute(size, value)
 
     @property
     def tensors(self) -> dict[str, Shape]:
@@ -183,11 +185,12 @@ class Family:
     @property
     def fused(self) -> dict[str, int]:
         """The tensors that fuse linears, and the fused dimension of the stored tensor."""
-        parts = {
-            name: [i for i, size in enumerate(shape) if isinstance(size, tuple)]
-            for name, shape in self.tensors.items()
-        }
-        return {name: at[0] for name, at in parts.items() if at}
+        out: dict[str, int] = {}
+        for name, shape in self.tensors.items():
+            for i, size in enumerate(shape):
+                if isinstance(size, tuple):
+                    out.setdefault(name, i)
+        return out
 
 
 def read_families(text: str) -> dict[str, Family]:
@@ -218,7 +221,8 @@ def _expanded(entries: Mapping[str, Any], kind: str) -> dict[str, Any]:
 
 def _family(entry: Mapping[str, Any]) -> Family:
     known = {f.name for f in fields(Family)}
-    if unknown := sorted(set(entry) - known):
+    unknown = sorted(set(entry) - known)
+    if unknown:
         raise KeyError(f"{unknown[0]!r} is no field")
     values = {key: frozen(value) for key, value in entry.items()}
     if "experts" in values:
@@ -233,7 +237,9 @@ def frozen(value: Any) -> Any:
     """Return a value with tuples in place of lists."""
     if isinstance(value, dict):
         return {key: frozen(inner) for key, inner in value.items()}
-    return tuple(map(frozen, value)) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(map(frozen, value))
+    return value
 
 
 @cache

@@ -76,13 +76,13 @@ class Folder:
                 if name in TIED and self.is_tied:
                     self.tied_heads[name] = (shard, info)
                     continue
-                full = (
-                    name
-                    if not family or name.startswith((family.base, *HEADS))
-                    else family.base + name
-                )
-                full = renamed(family, full) if family else full
-                if family and (pieces := split(family, full, info.shape)):
+                full, pieces = name, []
+                if family:
+                    if not name.startswith((family.base, *HEADS)):
+                        full = family.base + name
+                    full = renamed(family, full)
+                    pieces = split(family, full, info.shape)
+                if pieces:
                     for piece in pieces:
                         self._add_piece(shard, name, info, piece)
                     continue
@@ -196,7 +196,9 @@ class Folder:
             return tensor.T if self._mapped else tensor.T.contiguous()
         # the rounding of products depends on the alignment of their operands, and a reader aligns
         # none
-        return tensor.clone() if tensor.data_ptr() % ALIGNMENT and not self._mapped else tensor
+        if tensor.data_ptr() % ALIGNMENT and not self._mapped:
+            return tensor.clone()
+        return tensor
 
     def _file(self, shard: str) -> Any:
         from safetensors import safe_open
@@ -267,7 +269,8 @@ class Writer:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write a tensor, now or with the next full shard."""
-        tensor = tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
+        if self._dtype and tensor.is_floating_point():
+            tensor = tensor.to(self._dtype)
         self._pending[name] = tensor.detach().cpu().contiguous()
         self._bytes += tensor.nbytes
         if self._bytes >= self._shard_bytes:

@@ -50,9 +50,9 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
             size = file.stat().st_size - 8
             length = int.from_bytes(stream.read(8), "little")
             if length > min(size, MAX_JSON_BYTES):
-                raise ValueError(
-                    "incomplete file" if length > size else f"its header has {length:,} bytes"
-                )
+                if length > size:
+                    raise ValueError("incomplete file")
+                raise ValueError(f"its header has {length:,} bytes")
             text = stream.read(length)
         header = parse_object(text)
         notes = header.pop("__metadata__", {})

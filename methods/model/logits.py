@@ -22,13 +22,17 @@ class Finish:
         """Return the logits of products x, of any shape."""
         if self.divisor is not None:
             x = x / self.divisor
-        return x if self.cap is None else torch.tanh(x / self.cap) * self.cap
+        if self.cap is None:
+            return x
+        return torch.tanh(x / self.cap) * self.cap
 
     def backward_(self, gradient: Tensor, logits: Tensor) -> Tensor:
         """Turn the gradient in the logits into that in x, in place."""
         if self.cap is not None:
             gradient.mul_(1 - (logits / self.cap).square_())
-        return gradient if self.divisor is None else gradient.div_(self.divisor)
+        if self.divisor is None:
+            return gradient
+        return gradient.div_(self.divisor)
 
 
 PLAIN = Finish()

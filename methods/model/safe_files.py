@@ -27,7 +27,8 @@ LOADED_FOLDERS = ("additional_chat_templates",)
 
 def own_cache() -> Path:
     """Return $CAST_BENCH_CACHE, else cast-bench/ under $XDG_CACHE_HOME or ~/.cache."""
-    if named := os.environ.get(CACHE_ENV):
+    named = os.environ.get(CACHE_ENV)
+    if named:
         return Path(named)
     return _cache_home() / "cast-bench"
 
@@ -35,7 +36,8 @@ def own_cache() -> Path:
 def _hub_cache() -> Path:
     """Return huggingface_hub's cache. Its models are links to blobs, which may be in another
     folder."""
-    if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+    named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if named:
         return Path(named)
     return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface") / "hub"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +86,8 @@ def rename(family: Family, kept: Kept | None, name: str) -> str | None:
             if block is None:
                 continue
             path, indices = f"{family.blocks}.{block}.{path}", indices[block]
-        if match := re.match(rf"{re.escape(path)}\.([0-9]+)(?=\.|$)", name):
+        match = re.match(rf"{re.escape(path)}\.([0-9]+)(?=\.|$)", name)
+        if match:
             if int(match[1]) not in indices:
                 return None
             name = f"{path}.{indices.index(int(match[1]))}{name[match.end() :]}"
@@ -100,7 +101,8 @@ def changed_config(config: Config, kept: Kept) -> dict[str, Any]:
     for name, left in count_kept(kept, config).items():
         changes |= AXES[name].changes(family, config, left)
         for key in AXES[name].lists:
-            if (values := config.get(key)) is not None:
+            values = config.get(key)
+            if values is not None:
                 changes[key] = [values[i] for i in kept[name]]
     return changes
 
@@ -128,9 +130,9 @@ def _cuts(family: Family, config: Config, kept: Kept, name: str) -> Iterator[tup
         for part in size if isinstance(size, tuple) else (size,):  # linears that are fused
             width = family.size(part, config)
             axis = next((axis for axis in axes if axis.counts(part, family)), None)
-            inside = (
-                range(width) if axis is None else _indices(axis, family, config, kept, block, width)
-            )
+            inside: Sequence[int] = range(width)
+            if axis is not None:
+                inside = _indices(axis, family, config, kept, block, width)
             left += [start + i for i in inside]
             start += width
             is_cut = is_cut or axis is not None

@@ -25,10 +25,12 @@ class Piece(NamedTuple):
 def split(family: Family, name: str, shape: tuple[int, ...]) -> list[Piece]:
     """Return the pieces of a stored tensor, none if it belongs to no expert. name: its name in the
     model."""
-    if not (experts := family.experts):
+    experts = family.experts
+    if not experts:
         return []
     path = re.escape(experts.path)
-    if match := re.match(rf"(.+\.{path})\.({'|'.join(experts.linears)})(_bias)?$", name):
+    match = re.match(rf"(.+\.{path})\.({'|'.join(experts.linears)})(_bias)?$", name)
+    if match:
         prefix, linear, bias = match.groups()
         turned = experts.transposed and not bias
         inner = shape[:0:-1] if turned else shape[1:]
@@ -37,7 +39,8 @@ def split(family: Family, name: str, shape: tuple[int, ...]) -> list[Piece]:
         return [
             Piece(f"{prefix}.{number}.{full}", 0, number, inner, turned) for number in range(count)
         ]
-    if (match := re.match(rf"(.+\.{path}\.\d+)\.(\w+)\.weight$", name)) and len(shape) == 2:
+    match = re.match(rf"(.+\.{path}\.\d+)\.(\w+)\.weight$", name)
+    if match and len(shape) == 2:
         prefix, stored = match.groups()
         return [
             Piece(f"{prefix}.{linear}.weight", parts.index(stored), None, shape)

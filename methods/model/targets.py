@@ -31,7 +31,8 @@ def family_of(config: Mapping[str, Any]) -> Family:
         raise UserError(
             f"architecture {kind!r} is not supported: use a model of {', '.join(FAMILIES)}"
         )
-    if (quantization := config.get("quantization_config")) is not None:
+    quantization = config.get("quantization_config")
+    if quantization is not None:
         how = quantization.get("quant_method") if isinstance(quantization, dict) else None
         how = how or "an unnamed method"
         raise UserError(f"the model is already quantized ({how}): use its unquantized weights")
@@ -81,7 +82,8 @@ def find_targets(
     ("*.mlp.*", "model.layers.0.*"). Raise UserError for an unknown architecture, or a block with
     other matrices than the family lists.
     """
-    if (kind := config.get("model_type")) not in FAMILIES:
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
         raise UserError(describe_unknown_family(kind, shapes, tuple(FAMILIES)))
     family = family_of(config)
     inside = [
@@ -147,11 +149,13 @@ def _in_block(family: Family, name: str) -> str:
 
 def _linears(family: Family, inside: Iterable[str]) -> tuple[str, ...]:
     """Return the linears of a block: the family's, and those of its experts."""
-    if not (experts := family.experts):
+    experts = family.experts
+    if not experts:
         return family.linears
     prefix = f"{experts.path}."
     own = (_in_block(family, name).removeprefix(prefix) for name in inside if prefix in name)
-    count = len({number for name in own if (number := name.partition(".")[0]).isdecimal()})
+    numbers = {name.partition(".")[0] for name in own}
+    count = sum(number.isdecimal() for number in numbers)
     return (*family.linears, *experts.names(count))
 
 

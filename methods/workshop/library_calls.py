@@ -4,7 +4,7 @@ needs an extra."""
 from __future__ import annotations
 
 import importlib
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -55,11 +55,9 @@ def oneshot(model: nn.Module, job: Job, recipe: Any) -> list[str]:
     )
     # Version 0.14 pins the activations of AWQ, which torch refuses on a machine without an
     # accelerator.
-    pinned = (
-        nullcontext()
-        if torch.accelerator.is_available()
-        else patch.object(Tensor, "pin_memory", lambda x: x)
-    )
+    pinned: AbstractContextManager[Any] = nullcontext()
+    if not torch.accelerator.is_available():
+        pinned = patch.object(Tensor, "pin_memory", lambda x: x)
     try:
         with pinned:
             oneshot(

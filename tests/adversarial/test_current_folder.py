@@ -73,7 +73,6 @@ def test_the_command_as_a_module(folder, marker, variables):
         (folder / f"{name}.py").unlink()
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)
     done = bench(folder, variables, "-m", "bench", "cache", "info")
-
     assert done.returncode == 0, done.stderr
     assert not marker.exists(), marker.read_text()
 
@@ -83,7 +82,6 @@ def test_a_plug_in_is_looked_at(folder, marker, variables, tmp_path):
     site = runs.distribution(tmp_path / "site", "guest", "import random", **guest)
     variables["PYTHONPATH"] = f"{site}{os.pathsep}{variables['PYTHONPATH'].strip(os.pathsep)}"
     done = bench(folder, variables, "-P", "-m", "bench", "ls", "methods", "--json")
-
     assert "AttributeError" in done.stdout, done.stderr
     assert not marker.exists(), marker.read_text()
 

@@ -17,11 +17,9 @@ def test_a_damaged_file_is_a_sentence_before_it_is_converted(tmp_path, name):
     file = tmp_path / "x.gguf"
     file.write_bytes(b"")
     gguf_files.DAMAGES[name](file)
-
     sentence = r"x\.gguf as GGUF \(.+\): download it again"
     with limits(), pytest.raises(UserError, match=sentence) as fault:
         models.resolve(str(file))
-
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
 
 
@@ -30,20 +28,16 @@ def test_what_a_header_does_not_tell_is_a_sentence_too(tmp_path, name):
     """transformers would fill a missing norm with ones."""
     file = tmp_path / "x.gguf"
     gguf_files.LATE_DAMAGES[name](file)
-
     with pytest.raises(UserError, match=r"x\.gguf") as fault:
         download.pull(str(file))
-
     assert len(str(fault.value).splitlines()) == 1
     assert not any((tmp_path / "cache/models").iterdir())
 
 
 def test_a_pipe_is_not_waited_for(cli, tmp_path):
     os.mkfifo(tmp_path / "x.gguf")
-
     with limits():
         code, _, err = cli("plan", "--model", "x.gguf")
-
     assert code == 2 and "not a regular file" in err
 
 
@@ -51,10 +45,8 @@ def test_undamaged_it_is_a_model(tmp_path):
     folder = tmp_path / ("a" * 200) / ("b" * 200)  # a path is part of the name in the cache
     folder.mkdir(parents=True)
     file = gguf_files.write(folder / "x.gguf")
-
     assert models.resolve(str(file)) is None  # to be pulled
     opened = download.pull(str(file)).open()
-
     size = (len(gguf_files.TOKENS), gguf_files.HIDDEN)
     assert opened.shapes()["model.embed_tokens.weight"] == size
 
@@ -67,6 +59,5 @@ def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason
     file = gguf_files.write(tmp_path / "x.gguf")
     gguf_header.read(file)
     monkeypatch.setattr(gguf_header, limit, 3)
-
     with pytest.raises(UserError, match=reason):
         gguf_header.read(file)

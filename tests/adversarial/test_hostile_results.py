@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from bench.compare import baseline
 from bench.results.items import read_parquet
-from bench.results.record import MAX_BYTES, parse
+from bench.results.record import MAX_BYTES
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
 from helpers.hostile_results import zipped
@@ -59,7 +59,6 @@ def with_lying_page(compression, size, rows=10):
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
 def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
     content = with_lying_page(compression, 2**30)
-
     said = "unpack to 1,073,741,824 bytes, but its footer says"
     with limits(bytes_=3 * 10**8), pytest.raises(UserError, match=said):
         read_parquet(content, "items", 10)
@@ -74,20 +73,12 @@ def test_damaged_page_headers_are_a_sentence():
             read_parquet(changed, "items", 10)
 
 
-def test_a_name_twice_in_a_record(root):
-    text = next((root / "records").glob("*.json")).read_text()
-
-    with pytest.raises(ValueError, match="a name twice"):
-        parse(text.replace('"status": "ok"', '"status": "failed", "status": "ok"', 1).encode(), "r")
-
-
 def test_two_files_of_one_name_in_a_baseline(tmp_path):
     zipped(lambda files: None)(tmp_path)
     path = tmp_path / "b.zip"
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as out:
         warnings.simplefilter("ignore", UserWarning)
         out.writestr(baseline.RECORDS, "{}")
-
     with pytest.raises(UserError, match="two files of one name"):
         baseline.read(path)
 
@@ -126,7 +117,6 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / name).symlink_to(tmp_path / "elsewhere")
-
     with pytest.raises(UserError, match="is a link"):
         Store(tmp_path / "r")
     assert not list((tmp_path / "elsewhere").iterdir())

@@ -99,7 +99,6 @@ def test_writing_into_the_model_is_a_failed_row_and_nothing_is_measured_on_it(tm
     model = runs.tiny(tmp_path / "model")
     asked = {"models": (str(model),), "methods": ("scribbles", "magnitude"), "measures": ("size",)}
     reasons = {k[0]: r.reason for k, r in runs.measured(tmp_path / "r", **asked).items()}
-
     assert reasons["dense"] == ""
     assert "scribbles wrote into its source: model.safetensors changed in" in reasons["scribbles"]
     assert f"model folder {model} changed since this run began" in reasons["magnitude"]
@@ -108,7 +107,6 @@ def test_writing_into_the_model_is_a_failed_row_and_nothing_is_measured_on_it(tm
 def test_writing_into_a_cached_artifact_deletes_it(tmp_path):
     got = runs.measured(tmp_path / "r", methods=("scribbles:from=magnitude",), measures=("size",))
     (reason,) = {r.reason for k, r in got.items() if "scribbles" in k[0]}
-
     assert "wrote into its source" in reason
     left = [path.name for path in (cache_dir() / "artifacts").iterdir() if path.is_dir()]
     assert left == [got["dense", None, "size"].artifact[:32]]
@@ -117,7 +115,6 @@ def test_writing_into_a_cached_artifact_deletes_it(tmp_path):
 def test_a_file_whose_time_alone_changed_is_read_and_found_the_same(tmp_path):
     model = runs.tiny(tmp_path / "model")
     asked = {"models": (str(model),), "methods": ("touches", "magnitude"), "measures": ("size",)}
-
     assert {r.status for r in runs.measured(tmp_path / "r", **asked).values()} == {"ok"}
 
 

@@ -18,10 +18,8 @@ pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 def test_a_damaged_folder_is_a_sentence(tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
-
     with limits(), pytest.raises(UserError) as fault:
         api.plan(runs.small(tmp_path / "r", models=(str(folder),)))
-
     assert len(str(fault.value).splitlines()) == 1 and len(str(fault.value)) < 700
 
 
@@ -36,32 +34,33 @@ def hub_cache(root):
     return snapshot
 
 
-def test_links_of_a_hub_cache_are_followed_wherever_it_lies(tmp_path):
-    found = models.resolve(str(hub_cache(tmp_path / "somewhere")))
-
-    tiny = models.resolve("tiny")
-    assert found.digest == tiny.digest and found.tokenizer_digest == tiny.tokenizer_digest
-
-
-@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "CAST_BENCH_CACHE"])
-def test_links_into_a_cache_are_followed(tmp_path, monkeypatch, variable):
-    shared = tmp_path / "shared"
-    monkeypatch.setenv(variable, str(shared))
-    shutil.copytree(runs.TINY, shared / "tiny")
-    folder = runs.tiny(tmp_path / "model")
+def linked_into(cache, folder):
+    """Copy tiny with its weights in a cache."""
+    shutil.copytree(runs.TINY, cache / "tiny")
+    folder = runs.tiny(folder)
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to(shared / "tiny/model.safetensors")
+    (folder / "model.safetensors").symlink_to(cache / "tiny/model.safetensors")
+    return folder
 
-    assert models.resolve(str(folder)).digest == models.resolve("tiny").digest
+
+def linked_inside(folder):
+    """Copy tiny with its weights under another name, and link to the folder."""
+    real = runs.tiny(folder / "real")
+    (real / "model.safetensors").rename(real / "weights.safetensors")
+    (real / "model.safetensors").symlink_to("weights.safetensors")
+    (folder / "name").symlink_to(real)
+    return folder / "name"
 
 
-def test_links_inside_a_folder_and_to_a_folder_are_followed(tmp_path):
-    folder = runs.tiny(tmp_path / "real")
-    (folder / "model.safetensors").rename(folder / "weights.safetensors")
-    (folder / "model.safetensors").symlink_to("weights.safetensors")
-    (tmp_path / "name").symlink_to(folder)
-
-    assert models.resolve(str(tmp_path / "name")).digest == models.resolve("tiny").digest
+@pytest.mark.parametrize("where", ["HF_HUB_CACHE", "CAST_BENCH_CACHE", "a hub cache", "inside"])
+def test_links_into_a_cache_or_inside_a_folder_are_followed(where, tmp_path, monkeypatch):
+    if where.isupper():
+        monkeypatch.setenv(where, str(tmp_path / "shared"))
+        folder = linked_into(tmp_path / "shared", tmp_path / "model")
+    else:
+        folder = linked_inside(tmp_path) if where == "inside" else hub_cache(tmp_path)
+    found, tiny = models.resolve(str(folder)), models.resolve("tiny")
+    assert (found.digest, found.tokenizer_digest) == (tiny.digest, tiny.tokenizer_digest)
 
 
 def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):
@@ -69,13 +68,13 @@ def test_a_blob_that_is_a_link_to_elsewhere_is_refused(tmp_path, refused):
     blob = (snapshot / "config.json").resolve()
     blob.unlink()
     blob.symlink_to("/etc/passwd")
-
     assert "outside its model folder" in refused("plan", "--model", snapshot)
 
 
 @pytest.mark.parametrize(
     "name", ["linked config", "linked weights", "piped", "piped weights", "linked to itself"]
 )
+@pytest.mark.parts("exports")
 def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
     folder = runs.tiny(tmp_path / "model")
     folders.DAMAGES[name](folder)
@@ -90,11 +89,11 @@ def test_other_commands_follow_no_link_to_elsewhere_either(cli, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE"])
+@pytest.mark.parts("exports")
 def test_nothing_from_elsewhere_is_exported(refused, tmp_path, name):
     (tmp_path / "secret").write_text(json.dumps("secret"))
     folder = runs.tiny(tmp_path / "model")
     folders.link(name, str(tmp_path / "secret"))(folder)
-
     for line in (("export", folder), ("prune", "--model", folder, "--method", "dense")):
         assert name in refused(*line, "--out", tmp_path / "new")
         assert not (tmp_path / "new").exists()

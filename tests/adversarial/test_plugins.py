@@ -128,7 +128,6 @@ def test_doctor_names_each(cli, monkeypatch):
     monkeypatch.setattr("bench.cli.doctor._network", lambda: answer)
     code, out, err = cli("doctor", "--json")
     states = {row["thing"]: row["state"] for row in json.loads(out)}
-
     assert code == 0, err
     assert {states[f"plug-in {name}"] for name in HOSTILE} == {"broken"}
     assert states["plug-in good"] == "ok"
@@ -153,7 +152,6 @@ def test_a_run_of_others_imports_none(cli, output, tmp_path, monkeypatch):
     install(tmp_path / "deadly", DEADLY, monkeypatch)
     runs.workers_here(monkeypatch)
     flags = ["--methods", "magnitude", "--measures", "size", *runs.flags(tmp_path / "r")]
-
     output("run", *flags)
     assert cli("plan", *flags, "--methods", "hang")[0] == 2
     assert not DEADLY.keys() & sys.modules.keys()
@@ -184,7 +182,6 @@ def test_a_distribution_that_breaks_pydantic_is_named(tmp_path, monkeypatch, lin
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with runs.start("ls", "methods") as program:
         _, err = program.communicate(timeout=PATIENCE_S)
-
     assert program.returncode == 2 and why in err and err.count("\n") == 1
     assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (")
 

@@ -40,10 +40,8 @@ def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, output, cache
 
 def test_without_home(tmp_path, cache):
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
-
     command = [sys.executable, "-m", "bench", "plan", *RUN]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-
     assert done.returncode == 0, done.stderr
 
 
@@ -76,7 +74,6 @@ def test_what_only_reads_needs_no_cache(tmp_path, cli, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file/cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
     assert cli("ls", "methods")[0] == 0
     assert cli("plan", *RUN)[0] == 0
     assert "unwritable" in cli("doctor")[1]

@@ -74,9 +74,7 @@ def solved(weight, x, pattern, rule=None):
 def test_is_its_definition(text, seed, fields):
     weight, x = (t.double() for t in layer(out=12, width=32, seed=seed))
     pattern, rule = Pattern.parse(text), Admm(**fields)
-
     got, all_ = solved(weight, x, pattern, rule)
-
     want, mask = naive(weight, x, pattern, rule)
     assert torch.equal(all_.keep, mask)
     torch.testing.assert_close(got, want)
@@ -88,7 +86,6 @@ def test_first_block_of_a_model_is_the_definition(llama, job):
 
 def test_diary(llama, job):
     notes = Admm(damping=0.0).apply(llama, job).notes
-
     for name in job.targets:
         peak, last = notes["residual"][name]
         assert 0 < last < peak < 1

@@ -91,9 +91,7 @@ def solved(weight, x, pattern, rule=None):
 def test_support_is_its_definition(text, seed, fields):
     weight, x = (t.double() for t in layer(width=32, seed=seed))
     at, pattern, rule = exact(x), Pattern.parse(text), Alps(**fields)
-
     got = find_support(weight * at.norm, at, pattern, rule)
-
     want, rho = naive(weight * at.norm, at.hessian, pattern, rule.rho, rule.iterations)
     assert torch.equal(got.keep, want)
     assert got.rho == pytest.approx(rho)
@@ -131,9 +129,7 @@ def test_a_support_that_cannot_move_ends_the_search():
     weight, x = layer(out=4, width=32)
     pattern = Pattern(2, 4)
     weight = weight.where(pattern.keep(weight.abs()), 0)
-
     got, found = solved(weight, x, pattern)
-
     assert found.iterations <= 15
     torch.testing.assert_close(got, weight, rtol=0, atol=1e-6)
 
@@ -158,7 +154,6 @@ def test_inputs_that_do_not_correlate_are_a_problem_too():
     weight, _ = layer(width=32)
     at, _ = make_problem(torch.eye(32), 0.01)
     start = weight * at.norm
-
     assert torch.equal(at.vectors, torch.eye(32))
     found = find_support(start, at, Pattern(2, 4), Alps())
     got = refine(found.weight, found.keep, start, at.hessian, 10)

@@ -96,9 +96,7 @@ def test_the_basis_is_that_of_the_stream_and_gathers_its_energy():
 def test_dropping_nothing_keeps_the_function(tmp_path):
     model = build("llama")
     job = job_for(model)
-
     kept = Channels(drop="0%").apply(model, job).kept
-
     assert kept["channels"] == tuple(range(32))
     found = logits(smaller(model, kept, tmp_path), job.calibration)
     assert torch.equal(found, logits(model, job.calibration))
@@ -107,6 +105,5 @@ def test_dropping_nothing_keeps_the_function(tmp_path):
 @pytest.mark.parametrize("family", ["gemma", "gpt2", "olmo2", "olmoe"])
 def test_other_families_are_refused(family):
     model = build(family)
-
     with pytest.raises(UserError, match=r"has no channels that|channels does not know the arch"):
         Channels().apply(model, job_for(model))

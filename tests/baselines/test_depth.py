@@ -28,9 +28,7 @@ def naive_influences(model, tokens):
 def test_influence_is_the_definition(family):
     model = build(family)
     job = job_for(model)
-
     expected = naive_influences(model, job.calibration)
-
     assert influences(model, job) == pytest.approx(expected, abs=1e-5)
     least = min(range(3), key=expected.__getitem__)
     kept = Depth(drop=1).apply(model, job).kept["blocks"]
@@ -135,8 +133,6 @@ def test_a_set_is_measured_once_and_faults_leave_the_model_whole(monkeypatch):
 @pytest.mark.parametrize("by", ["influence", "perplexity", "search"])
 def test_dropping_no_block_keeps_all(by):
     model = build("llama")
-
     outcome = Depth(drop=0, by=by).apply(model, job_for(model))
-
     assert outcome.kept["blocks"] == (0, 1, 2)
     assert outcome.model is model

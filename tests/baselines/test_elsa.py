@@ -68,7 +68,6 @@ def test_is_admm(pattern, schedule, projection):
 def test_released_has_the_defaults_of_the_released_code():
     released = METHODS["elsa"].presets["released"]
     settings = build(METHODS["elsa"], "elsa:released", released)
-
     numbers = {"lr": 2e-4, "beta1": 0.9, "beta2": 0.95, "lambda_": 0.01, "interval": 2}
     rules = {"schedule": "constant", "projection": "identity"}
     wanted = numbers | rules | {"warmup": 0, "grad_clip": 1, "eta": 0}
@@ -95,9 +94,7 @@ def test_weights_that_are_not_sparse_get_plain_adam():
     ours, adams = parameters(SHAPES), parameters(SHAPES)
     groups = [{"params": ours[:1], "sparse": True}, {"params": ours[1:]}]
     optimizer = ElsaAdam(groups, total=40, pattern=Pattern(2, 4), lambda_=1.0, interval=4, **ADAM)
-
     train(ours, optimizer, 20)
     train(adams, torch.optim.AdamW(adams, weight_decay=0.0, fused=True, **ADAM), 20)
-
     assert not torch.equal(ours[0], adams[0])
     assert torch.equal(ours[1], adams[1])

@@ -61,7 +61,6 @@ def test_low_rank_touches_targets_alone_and_merges_what_was_trained(task):
 def test_a_model_that_is_not_pruned(make, make_job, tmp_path):
     model = make("llama")
     job = job_to_train(model, make_job, counting(), tmp_path)
-
     with pytest.raises(UserError, match="breaks pattern 2:4 before fine-tuning"):
         method("finetune").apply(model, job)
 

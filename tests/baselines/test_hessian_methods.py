@@ -16,18 +16,14 @@ each = pytest.mark.parametrize("kind", [SparseGPT, Alps, Admm])
 @each
 def test_a_dense_pattern_changes_nothing(kind, llama, make_job):
     before = copy.deepcopy(llama.state_dict())
-
     after = kind().apply(llama, make_job(llama, "dense")).model.state_dict()
-
     assert all(torch.equal(after[k], before[k]) for k in before)
 
 
 @each
 def test_dead_inputs_lose_their_weights(kind, llama, job):
     llama.model.layers[1].input_layernorm.weight[[2, 9, 10, 11]] = 0
-
     kind().apply(llama, job)
-
     for x in "qkv":
         weight = getattr(llama.model.layers[1].self_attn, f"{x}_proj").weight
         assert (weight[:, [2, 9, 10, 11]] == 0).all()

@@ -126,13 +126,11 @@ def test_a_failure_is_a_sentence_and_the_log_is_kept(llama, ready, script, mode,
     log = ready.environment.log
     with pytest.raises(ScriptFailed, match=words.format(log=log)):
         prune(llama, ready, script, mode)
-
     assert ("Traceback" in log.read_text()) == (mode == "crashes")
 
 
 def test_a_process_that_the_script_leaves_behind_holds_nobody(llama, ready, script):
     prune(llama, ready, script, "leaves")
-
     left = psutil.Process(int((ready.workdir / "exchange/left").read_text()))
     assert left.is_running()
     left.kill()
@@ -142,7 +140,6 @@ def test_a_process_that_the_script_leaves_behind_holds_nobody(llama, ready, scri
 def test_logits_difference():
     reference = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     spread = (reference - 2.5).square().mean().sqrt()
-
     off = 4 * torch.finfo(torch.float32).eps / 0.1  # of the 0.1, what rounding 4.1 takes
     found = isolated.logits_difference(reference + 0.1, reference)
     assert found == pytest.approx(0.1 / float(spread), rel=off)
@@ -181,7 +178,6 @@ def row(tmp_path, mode, monkeypatch):
 
 def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypatch):
     record = row(tmp_path, "prunes", monkeypatch)
-
     assert record.status == "ok"
     assert {"versions", "recipe", "log", "dense_logits"} <= record.notes.keys()
     log = built.parent.parent / record.notes["log"]["file"]
@@ -198,7 +194,6 @@ def test_a_row_holds_versions_recipe_log_and_the_check(built, tmp_path, monkeypa
 )
 def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, reason):
     record = row(tmp_path, mode, monkeypatch)
-
     assert (record.status, record.reason[: len(reason)]) == ("failed", reason)
     logs = [p for p in (built.parent.parent / "artifacts").iterdir() if p.suffix == ".log"]
     assert len(logs) == 1 and os.path.getsize(logs[0])
@@ -207,7 +202,5 @@ def test_what_goes_wrong_is_one_failed_row(built, tmp_path, monkeypatch, mode, r
 def test_without_its_environment_a_row_is_skipped(built, tmp_path, monkeypatch):
     (built / environments.MANIFEST).write_text(json.dumps({"pins": "others", "versions": {}}))
     assert environments.state("sparseml") == "outdated"
-
     record = row(tmp_path, "prunes", monkeypatch)
-
     assert (record.status, record.reason) == ("skipped", "run `bench env create sparseml`")

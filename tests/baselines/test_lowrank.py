@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from baselines.alps import make_problem
-from baselines.lowrank import LowRank, _regular, joint, low_rank, rank_for, root_of
+from baselines.lowrank import LowRank, joint, low_rank, rank_for, root_of
 from bench.verify import CheckFailed, WeightCounts, count_terms
 from helpers.layers import inputs_of
 from helpers.models import REPRESENTATIVES, build, job_for, sample, with_prior, write
@@ -58,9 +58,7 @@ def test_inputs_that_are_always_0(settings):
     dense, job = pruned("llama")
     dense.model.layers[1].input_layernorm.weight.zero_()
     dense.model.layers[1].post_attention_layernorm.weight.zero_()
-
     outcome = LowRank(**settings).apply(dense, job)
-
     for name, term in terms(outcome).items():
         assert term.a.isfinite().all() and term.b.isfinite().all(), name
 
@@ -197,17 +195,7 @@ def test_budget_is_a_share_of_the_dense_bytes(rank, shape, expected):
 def test_a_share_that_is_too_small_for_a_rank_is_refused_before_any_weight_changes():
     model, job = pruned("llama")
     before = copy.deepcopy(model.state_dict())
-
     with pytest.raises(UserError, match=f"rank=0.1% is too small for rank 1 in {job.targets[0]}"):
         LowRank(rank="0.1%").apply(model, job)
-
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not LowRank(rank="0%").apply(model, job).notes["ranks"]
-
-
-def test_an_input_that_is_always_zero_gets_the_mean_moment_of_the_others():
-    moment = torch.tensor([[0.0, 0, 0], [0, 2, 1], [0, 1, 4]])
-    want = torch.tensor([[3.0, 0, 0], [0, 2, 1], [0, 1, 4]])
-    for scale in (1.0, 2.0**-10):
-        assert torch.equal(_regular(scale * moment), scale * want)
-    assert torch.equal(_regular(torch.zeros(2, 2)), torch.eye(2))

@@ -12,9 +12,7 @@ def test_keeps_the_largest_of_each_group(n, m, llama, make_job):
     targets = ("model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj")
     job = make_job(llama, f"{n}:{m}", targets=targets)
     before = {t: llama.get_submodule(t).weight.clone() for t in job.targets}
-
     Magnitude().apply(llama, job)
-
     for name, weight in before.items():
         want = weight.where(largest(weight.abs(), n, m), 0)
         assert torch.equal(llama.get_submodule(name).weight, want), name

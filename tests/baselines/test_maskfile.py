@@ -115,10 +115,8 @@ WRONG = [
 def test_what_is_wrong_is_a_sentence(data, words, llama, job, tmp_path):
     path = released(tmp_path / "m.npz", bits_of(llama, job))
     before = weight_of(llama, job.targets[0]).clone()
-
     with pytest.raises(UserError, match=words) as fault:
         apply(llama, job, with_member(path, f"{FIRST}.npy", data))
-
     assert "\n" not in str(fault.value)
     assert torch.equal(before, weight_of(llama, job.targets[0]))
 
@@ -126,21 +124,17 @@ def test_what_is_wrong_is_a_sentence(data, words, llama, job, tmp_path):
 def test_another_models_masks_are_not_its(llama, job, tmp_path):
     path = released(tmp_path / "m.npz", bits_of(llama, job))
     with_member(path, FIRST.replace("layers.0", "layers.9") + ".npy", npy(zeros(PACKED)))
-
     with pytest.raises(UserError, match=r"'model\.layers\.9.*' is not a mask of this model's"):
         apply(llama, job, path)
 
 
-def test_no_npz_and_no_file(llama, job, tmp_path):
+def test_what_is_no_file_of_masks_is_refused(llama, job, tmp_path):
     (tmp_path / "text.npz").write_text("hello")
+    os.mkfifo(tmp_path / "pipe.npz")
     with pytest.raises(ValueError, match="not an npz file"):
         apply(llama, job, tmp_path / "text.npz")
     with pytest.raises(UserError, match=r"^cannot read mask file .*: No such file"):
         apply(llama, job, tmp_path / "nowhere.npz")
-
-
-def test_a_pipe_and_a_device_are_not_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe.npz")
     for path in (tmp_path / "pipe.npz", "/dev/zero"):
         with limits(), pytest.raises(UserError, match="not a regular file"):
             parse_method(f"maskllm:file={path}")
@@ -148,7 +142,6 @@ def test_a_pipe_and_a_device_are_not_opened(tmp_path):
 
 def test_a_prior_beside_a_file_and_another_digest(llama, job, tmp_path):
     path = released(tmp_path / "m.npz", bits_of(llama, job))
-
     with pytest.raises(UserError, match=r"checksum mismatch: .* and not 000000000000…"):
         apply(llama, job, path, sha256="0" * 64)
     with pytest.raises(UserError, match="file= and from= cannot be combined"):
@@ -182,7 +175,6 @@ def test_a_run_with_a_file_trains_nothing_and_knows_the_file_by_its_content(tmp_
 
 def test_only_the_named_field_spares_the_training():
     entry = METHODS["maskllm"]
-
     assert entry.needs_with({"file": "x"}) == ()
     assert entry.needs_with({"lr": 1.0}) == entry.needs
     assert METHODS["cast"].needs_with({"file": "x"}) == METHODS["cast"].needs

@@ -101,7 +101,6 @@ def test_a_prior_is_chosen_as_often_as_in_the_paper():
 def test_schedules():
     method = MaskLLM()
     start, middle = method.sampling_at(0, 100), method.sampling_at(50, 100)
-
     assert start == Sampling(0, 4.0, 100.0, 2e-5)
     assert middle == Sampling(50, pytest.approx(2.025), 300, pytest.approx(1e-5))
     assert method.sampling_at(100, 100) == Sampling(100, pytest.approx(0.05), 500.0, 0.0)
@@ -153,9 +152,7 @@ def test_untrained_it_is_the_priors_mask_over_the_dense_weights(llama, task):
 
 def test_weights_that_stay_are_the_dense_ones(llama, task):
     model, job = llama, task(llama, steps=8)
-
     outcome = MaskLLM(lr=3e-3).apply(copy.deepcopy(model), job)
-
     assert outcome.changed == frozenset()
     assert 0.01 < outcome.notes["groups_moved"] < 1
     for target in job.targets:
@@ -165,7 +162,6 @@ def test_weights_that_stay_are_the_dense_ones(llama, task):
 
 def test_memory_is_noted(llama, task):
     notes = MaskLLM().apply(copy.deepcopy(llama), task(llama, pattern="4:8", steps=1)).notes
-
     assert (notes["patterns"], notes["bytes_per_weight"]) == (70, 144)
 
 
@@ -173,10 +169,8 @@ def test_autocast_does_not_coarsen_the_mask():
     mask = gated()
     mask.sampling = EVEN
     weight = torch.ones(6, 16)
-
     with torch.autocast("cpu", torch.bfloat16):
         seen = mask(weight)
-
     assert torch.equal(seen, mask.soft_mask(EVEN))
 
 

@@ -47,7 +47,6 @@ def test_no_descent_from_anywhere_ends_lower(n, m, strength):
 @pytest.mark.numeric
 def test_elementary_is_the_sum_over_all_choices():
     x = torch.randn(5, 7, dtype=torch.float64)
-
     for k in range(9):
         products = [x[:, list(c)].prod(-1) for c in combinations(range(7), k)]
         naive = sum(products, torch.zeros(5, dtype=torch.float64))
@@ -55,19 +54,14 @@ def test_elementary_is_the_sum_over_all_choices():
 
 
 @pytest.mark.numeric
-def test_prox_of_nothing_is_nothing_and_of_all_is_the_projection():
-    z = torch.randn(40, 4)
+def test_prox_of_nothing_is_nothing_of_all_the_projection_and_knows_neither_signs_nor_places():
+    z = torch.randn(40, 4, dtype=torch.float64)
     kept = z.masked_fill(~Pattern(2, 4).keep(z.abs()), 0)
+    w = prox(z, 0.4, 2)
 
     assert torch.equal(prox(z, 0.0, 2), z)
     assert torch.equal(prox(z, 1e6, 2), kept)
     assert torch.equal(prox(kept, 0.7, 2), kept)
-
-
-def test_prox_knows_neither_signs_nor_places():
-    z = torch.randn(30, 4, dtype=torch.float64)
-    w = prox(z, 0.4, 2)
-
     assert (w * z >= 0).all()
     for order in ((3, 2, 1, 0), (1, 0, 3, 2), (2, 3, 1, 0)):
         torch.testing.assert_close(prox(z[:, order], 0.4, 2), w[:, order])
@@ -90,9 +84,7 @@ def test_each_step_is_adams_and_then_the_prox():
 
 def test_all_at_once_and_no_learning_is_magnitude(llama, task):
     model, job = llama, task(llama, steps=2)
-
     outcome = ProxSparse(lr=0.0, lambda_=1e9).apply(copy.deepcopy(model), job)
-
     assert outcome.notes["held"] == 1
     for target in job.targets:
         before = weight_of(model, target)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from baselines.dsnot import DSnoT
 from baselines.recon import Recon, scale, squared_error, weigh
 from bench.catalog import choice, registry
 from helpers.trainings import pruned
@@ -81,7 +82,6 @@ def test_a_scaled_model_is_trained_alike():
 def test_scale_is_that_of_the_kept_weights():
     parameters = {"up.weight": torch.tensor([[7.0, 0], [0, -1]]), "up.bias": torch.zeros(2)}
     parameters |= {"norm.weight": torch.zeros(2), "term.a": torch.full((2, 2), 0.5)}
-
     assert [scale(name, parameters) for name in parameters] == [5, 5, 1, 0.5]
 
 
@@ -107,9 +107,7 @@ def error_of_a_change(outputs, goals, change):
 def test_a_channel_counts_by_its_own_size():
     """Compute by hand: without the last token the channels' sizes are 5 and 50."""
     outputs = [torch.tensor([[[7.0, 10.0], [1.0, 70.0], [1000.0, 0.0]]])]
-
     goals = weigh(outputs, normalize=True, by_channel=True, massive=10)
-
     assert goals.scales.tolist() == [5, 50]
     assert goals.left_out == 1
     assert goals.weights[0].tolist() == [pytest.approx([0.5 / 2, 0.5 / 2, 0])]
@@ -119,9 +117,7 @@ def test_a_channel_counts_by_its_own_size():
 def test_a_channel_that_is_always_0_has_the_size_of_the_others():
     """A low-rank term makes it about 1e-9, which is no error."""
     outputs = [torch.tensor([[[3.0, 4.0, 0.0], [3.0, 4.0, 0.0]]])]
-
     goals = weigh(outputs, normalize=True, by_channel=True, massive=0)
-
     assert goals.scales.tolist() == pytest.approx([3, 4, 12.5**0.5])
     assert error_of_a_change(outputs[0], goals, [0, 0, 12.5**0.5]) == pytest.approx(0.5)
 
@@ -160,9 +156,7 @@ def test_a_step_too_large_is_undone(sparse):
     model, job = sparse()
     job = replace(job, targets=tuple(t for t in job.targets if ".layers.0." in t))
     start = copy.deepcopy(model.state_dict())
-
     got = Recon(epochs=1, lr=10.0).apply(model, job)
-
     assert got.notes["blocks_undone"] == 1
     assert got.notes["block_error"]["after"] == got.notes["block_error"]["before"]
     assert all(torch.equal(value, start[name]) for name, value in got.model.state_dict().items())
@@ -249,9 +243,10 @@ def test_says_how_far_it_is(sparse):
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_without_a_prior_it_says_what_to_type(llama, make_job):
-    with pytest.raises(UserError, match="recon:from=wanda"):
-        Recon().apply(llama, make_job(llama))
+@pytest.mark.parametrize("method", [Recon(), DSnoT()])
+def test_without_a_prior_it_says_what_to_type(method, llama, job):
+    with pytest.raises(UserError, match=f"{method.name}:from=wanda"):
+        method.apply(llama, job)
 
 
 @pytest.mark.parametrize("name", ["recon", "retrain", "dsnot", "lowrank"])
@@ -267,9 +262,7 @@ def test_a_start_that_is_not_pruned_is_refused(llama, make_job, refining, name):
 
 def test_a_dense_start_is_pruned_by_the_prior(llama, make_job, refining):
     job = refining(llama, make_job(llama))
-
     got = Recon(epochs=1).apply(llama, job)
-
     for name in job.targets:
         assert Pattern(2, 4).violations(dense_weight(got.model.get_submodule(name))) == 0
     assert isinstance(job.prior, Prior)

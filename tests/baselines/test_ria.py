@@ -25,9 +25,7 @@ def naive(weight, x, pattern, power):
 def test_first_block_is_the_definition(pattern, power, llama, make_job):
     job = make_job(llama, pattern)
     dense = first_block(llama, job)
-
     Ria(power=power).apply(llama, job)
-
     for name, (weight, x) in dense.items():
         assert torch.equal(
             llama.get_submodule(name).weight, naive(weight, x, job.pattern, power)

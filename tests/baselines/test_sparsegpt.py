@@ -1,5 +1,6 @@
 """SparseGPT against its definition: an explicit inverse at every column, in float64."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,12 @@ import torch
 from baselines import sparsegpt
 from baselines.alps import Alps
 from baselines.sparsegpt import SparseGPT
+from bench.inputs import loading
 from bench.quantizers.gptq import Int4Gptq
 from helpers.layers import check_first_block, layer, pruned
 from helpers.models import build, job_for, sample
 from helpers.oracles import agree
+from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.targets import dense_weight
 from methods.workshop.pruning import hessian
@@ -49,7 +52,6 @@ def naive(weight, x, pattern, block=128, damping=0.01):
 def test_is_its_definition(pattern, block, seed):
     weight, x = layer(seed=seed)
     pattern = Pattern.parse(pattern)
-
     agree(pruned(weight, x, pattern, block), lambda w, x: naive(w, x, pattern, block), weight, x)
 
 
@@ -90,7 +92,6 @@ def test_zeros_of_small_blocks_add_up(pattern, out, block):
     """50% of a column of 7 is 3.5; rounded in each of 64 columns, 32 weights would be lost."""
     weight, x = layer(out=out)
     got = pruned(weight, x, pattern := Pattern.parse(pattern), block)
-
     assert int((got == 0).sum()) == round(weight.numel() * pattern.sparsity)
     assert pattern.violations(got) == 0
 
@@ -114,9 +115,7 @@ def test_gram_is_the_whole_product(width, monkeypatch):
     monkeypatch.setattr(hessian, "PANEL", 5)
     x, y = torch.randn(9, width), torch.randn(5, width)
     both = torch.cat([x, y]).double()
-
     got = symmetric(add_gram(y, add_gram(x, None)))
-
     torch.testing.assert_close(got, (both.T @ both).float(), rtol=1e-5, atol=1e-5)
     assert torch.equal(got, got.T)
 
@@ -149,3 +148,44 @@ def test_dead_inputs_do_not_tie_the_damping_to_a_unit(method):
         method.apply(model, replace(job_for(model), targets=("model.layers.0.mlp.down_proj",)))
         found[c] = dense_weight(down) * c
     assert torch.equal(*found.values())
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "50%"])
+def test_it_is_sparsegpts_mask_on_dense_weights(pattern, llama, make_job, keep_as, tmp_path):
+    """The error is that of the masked weights, so larger than with compensation."""
+    source = keep_as(llama, tmp_path / "source")
+    dense = loading.load(source, Compute())
+    job = make_job(dense, pattern, source=source, workdir=tmp_path / "work")
+
+    methods = (SparseGPT(), SparseGPT(mask_only=True))
+    moved, masked = (method.apply(copy.deepcopy(dense), job) for method in methods)
+
+    for name in job.targets:
+        models = (dense, moved.model, masked.model)
+        was, full, got = (dense_weight(m.get_submodule(name)) for m in models)
+        assert torch.equal(got != 0, full != 0), name
+        assert torch.equal(got, was.where(full != 0, 0)), name
+        assert not torch.equal(got, full)
+        assert job.pattern.violations(got) == 0
+    for key, tensor in masked.model.state_dict().items():
+        if key.removesuffix(".weight") not in job.targets:
+            assert torch.equal(tensor, dense.state_dict()[key]), key
+    first = job.targets[0]
+    assert masked.notes["reconstruction_error"][first] > moved.notes["reconstruction_error"][first]
+    assert all(o.notes["reconstruction_inputs"] == "96 calibration tokens" for o in (moved, masked))
+
+
+def test_a_kept_weight_that_underflows_is_in_the_mask(llama, make_job, keep_as, tmp_path):
+    """Use weights near the smallest number of float16, so that compensation makes some smaller."""
+    for name in make_job(llama).targets:
+        llama.get_submodule(name).weight.mul_(2**-20)
+    source, compute = keep_as(llama.half(), tmp_path / "source"), Compute(dtype=torch.float16)
+    dense = loading.load(source, compute)
+    job = make_job(dense, source=source, compute=compute, workdir=tmp_path / "work")
+
+    got = SparseGPT(mask_only=True).apply(copy.deepcopy(dense), job).model
+
+    for name in job.targets:
+        was, weight = (dense_weight(m.get_submodule(name)) for m in (dense, got))
+        full, kept = (w.unflatten(1, (-1, 4)).count_nonzero(-1) for w in (was, weight))
+        assert (full == 4).any() and (kept[full == 4] == 2).all(), name

@@ -50,7 +50,6 @@ def test_decay_pulls_only_what_is_masked(masks):
 
 def test_flips_are_the_share_of_marks_that_turned(masks):
     found, weights = masks("llama")
-
     assert found.choose() == 0
     with torch.no_grad():
         weights[0].copy_(1 / weights[0])  # the smallest become the largest

@@ -32,6 +32,5 @@ def test_first_block_is_the_definition(text, llama, make_job):
 
 def test_input_that_is_no_number_raises(llama, job):
     llama.model.layers[0].input_layernorm.weight[0] = torch.nan
-
     with pytest.raises(FloatingPointError):
         Wanda().apply(llama, job)

@@ -31,11 +31,8 @@ def naive(model, tokens, heads):
             total = total + sum(part.abs() for part in sequence).div(len(sequence)).square()
         norms = 0.0
         for sequence in x:
-            each = [
-                torch.stack([h.square().sum().sqrt() for h in token.chunk(heads)])
-                for token in sequence
-            ]
-            norms = norms + (sum(each) / len(each)).square()
+            each = [[h.norm() for h in token.chunk(heads)] for token in sequence]
+            norms = norms + torch.tensor(each).mean(0).square()
         out.append((total.sqrt(), norms.sqrt()))
     return out
 
@@ -61,9 +58,7 @@ def test_most_important_parts_are_kept(family, heads):
 
 def test_dropping_nothing_keeps_all():
     model = build("llama")
-
     kept = Width(drop="0%").apply(model, job_for(model)).kept
-
     assert kept == {"units": (tuple(range(64)),) * 3}
 
 

@@ -72,7 +72,6 @@ def oracle():
 def test_hundred_steps_are_the_equations(kernel, oracle):
     params = parameters()
     train(params, adams(params, kernel=kernel), 100)
-
     for p, want in zip(params, oracle, strict=True):
         torch.testing.assert_close(p.detach().double(), want, **CLOSE)
 
@@ -81,7 +80,6 @@ def test_outside_theta_it_is_adam():
     mine, theirs = parameters(), parameters()
     train(mine, adams(mine, sparse=False), 100)
     train(theirs, torch.optim.Adam(theirs, **HYPER), 100)
-
     for p, q in zip(mine, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
@@ -90,9 +88,7 @@ def test_second_moment_is_fed_by_what_moves_the_weight():
     w, g = torch.tensor([0.5, 0.5]), torch.tensor([3.0, 3.0])
     mu, v = torch.zeros(2), torch.zeros(2)
     s = Scalars(lr=0.0, beta1=0.9, beta2=0.95, eps=0.0, alpha=0.25, lambda_=2.0, t=0)
-
     reference(w, g, mu, v, torch.tensor([True, False]), s)
-
     torch.testing.assert_close(mu, torch.tensor([0.3, 0.3]))
     torch.testing.assert_close(v, 0.05 * torch.tensor([0.3, 0.75 * 0.3 + 0.25 * 2.0]) ** 2)
 
@@ -164,7 +160,6 @@ def test_automatic_lambda_is_the_mean_momentum_of_the_first_steps():
     want = 3.0 * float(mu.abs().mean()) / (1 - 0.9**10)
     assert optimizer.param_groups[0]["lambda_"] == pytest.approx(want, rel=1e-5)
     train(params, optimizer, 5, scale=100.0)
-
     assert optimizer.param_groups[0]["lambda_"] == pytest.approx(want, rel=1e-5)
 
 
@@ -174,7 +169,6 @@ def test_decoupled_pull_stops_at_zero_and_spares_what_is_kept():
     for _ in range(10):
         p.grad = torch.zeros_like(p)
         optimizer.step()
-
     assert torch.equal(p.detach()[0, :2], torch.tensor([1.0, 0.8]))
     assert p.detach()[0, 3] == 0
     assert 0 <= float(p.detach()[0, 2]) < 0.3
@@ -185,7 +179,6 @@ def test_large_tensors_are_handled_in_pieces_alike():
     one, two = parameters(shapes), parameters(shapes)
     train(one, adams(one, kernel="foreach"), 3)
     train(two, adams(two, kernel="reference"), 3)
-
     torch.testing.assert_close(one[0], two[0], rtol=1e-5, atol=1e-6)
 
 

@@ -33,7 +33,6 @@ def test_a_scale_serves_its_block_of_its_row():
     weight = torch.ones(3, 8)
     scale = scaling.Scale(weight, 2)
     scale.scale.data[1] = torch.tensor([2.0, 5.0])
-
     want = torch.ones(3, 8)
     want[1, :4], want[1, 4:] = 2, 5
     assert torch.equal(scale(weight), want)

@@ -78,7 +78,7 @@ def pack_quantized(weight: Tensor, bits: int = 4) -> Packed:
 
 
 def bitmask(weight: Tensor, prefix: str = "weight.") -> Packed:
-    """compressed-tensors: kept values, and a bit for each weight. llm-compressor 0.8 has no prefix."""
+    """compressed-tensors: kept values and a bit mask. llm-compressor 0.8 has no prefix."""
     bits = (weight != 0).unflatten(1, (-1, 8)).int()
     mask = (bits << torch.arange(8)).sum(-1).to(torch.uint8)
     shape = torch.tensor(weight.shape) if prefix else torch.tensor(weight.shape)[:, None]

@@ -1,8 +1,13 @@
 """Plug-ins made from statements: methods and quantizers that prune first, and measures."""
 
+import shutil
+import tomllib
+from pathlib import Path
 from textwrap import indent
 
 from helpers import runs
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 
 METHODS = """
 import multiprocessing, os, signal, subprocess, sys, threading, time
@@ -76,3 +81,17 @@ def install(folder, module, ends, fields=None, preamble="", kind="methods"):
         classes.append(form.format(kind=name.capitalize(), name=name, **parts))
     names = {name: f"{module}:{name.capitalize()}" for name in ends}
     return runs.distribution(folder, module, head + preamble + "".join(classes), **{kind: names})
+
+
+def groups_of_examples():
+    """Entry points of the package in docs/examples: names by section."""
+    about = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())
+    points = about["project"]["entry-points"]
+    return {group.removeprefix("cast_bench."): names for group, names in points.items()}
+
+
+def install_examples(folder):
+    """Install the package in docs/examples."""
+    runs.distribution(folder, "examples", "", **groups_of_examples())
+    for file in EXAMPLES.glob("*.py"):
+        shutil.copy(file, folder)

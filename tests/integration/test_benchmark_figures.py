@@ -27,10 +27,8 @@ def test_each_benchmark_has_a_picture_of_its_numbers(script, file):
 
 
 def test_keys_and_numbers_are_for_people(script):
-    assert (
-        script.readable("ours_s") == "ours, seconds"
-        and script.readable("peak_bytes_before") == "peak MB before"
-    )
+    assert script.readable("ours_s") == "ours, seconds"
+    assert script.readable("peak_bytes_before") == "peak MB before"
     assert [script.number(x) for x in (0.03951924200009671, 96468992, 1.5, 0.999982)] == [
         "0.0395", "96,468,992", "1.5", "0.999982",
     ]  # fmt: skip

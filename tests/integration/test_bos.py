@@ -63,7 +63,6 @@ def planned(model, results="none", **changes):
 
 def test_what_a_tokenizer_begins_with(gemma):
     tiny = Tokenizer.from_file(str(runs.TINY / "tokenizer.json"))
-
     assert bos.begins_with_bos(Tokenizer.from_file(str(gemma / "tokenizer.json")))
     assert not bos.begins_with_bos(tiny)
     assert not bos.begins_with_bos(with_bos(tiny, "$A <bos>"))
@@ -147,7 +146,6 @@ RULES = [("auto", True, ""), ("always", True, ""), ("never", True, "never")]
 def test_a_command_names_the_rule_where_it_matters(gemma, rule, adds, said):
     one = next(m for m in planned(gemma if adds else "tiny", bos=rule) if m.measure == "perplexity")
     words = reproduce.command([new_record(one, status="ok")])
-
     assert (f"--set bos={said}" in words) if said else ("bos" not in words)
 
 
@@ -157,7 +155,6 @@ def test_a_tokenizer_without_bos_moves_no_key():
     wanted["training"] = {"tokens": 2048, "batch": 2, "seqlen": 32}
     auto, never = (planned("tiny", bos=rule, **wanted) for rule in ("auto", "never"))
     inputs = [one.key_inputs() for one in auto]
-
     assert inputs == [one.key_inputs() for one in never] and '"bos"' not in json.dumps(inputs)
 
 
@@ -166,6 +163,5 @@ def test_a_bos_that_does_not_exist_is_refused_before_a_run(tmp_path):
     about = json.loads((folder / "tokenizer_config.json").read_text())
     del about["bos_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
-
     with pytest.raises(UserError, match="bos=always needs a BOS token"):
         planned(folder, bos="always")

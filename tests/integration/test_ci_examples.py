@@ -182,7 +182,6 @@ def test_the_pages_own_settings_are_settings(tmp_path, cli, output, cache):
     out = output("plan", "--config", tmp_path / "bench.toml", "--results", tmp_path / "r", "--json")
     methods = {row["method"] for row in json.loads(out)}
     assert methods == {"dense", "magnitude", "wanda", "sparsegpt"}
-
     fake_records.accuracy(same := tmp_path / "a")
     gate = ("--baseline", same, "--results", same, "--config", tmp_path / "gate.toml")
     assert cli("gate", *gate)[0] == 0

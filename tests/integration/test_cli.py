@@ -37,7 +37,6 @@ def test_prune_quantizes_only_on_request(cli, tmp_path, monkeypatch, args, quant
     specs = []
     monkeypatch.setattr("bench.execution.prune.write_pruned", lambda spec, out: specs.append(spec))
     (tmp_path / "c.toml").write_text('quantizers = "int4-gptq"')
-
     assert cli("prune", "--method", "magnitude", "--out", "o", *args)[0] == 0
     assert specs[0].quantizers == quantizers
     assert "[default: none]" in " ".join(cli("prune", "--help")[1].split())
@@ -132,7 +131,6 @@ def test_doctor_fails_where_a_folder_that_was_named_is_not_there(cli, tmp_path, 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "nowhere"))
     code, out, err = cli("doctor", "--json")
-
     assert code == 1
     assert {r["thing"]: r["state"] for r in json.loads(out)}["mirror"] == "missing"
     assert err == f"bench: mirror missing: {tmp_path / 'nowhere'}\n"
@@ -144,7 +142,6 @@ def test_set_wins_over_flags_and_flags_over_toml(cli, tmp_path):
     flags = ("--config", "c.toml", "--methods", "wanda,magnitude", "--pattern", "2:8")
     _, out, _ = cli("plan", *flags, "--set", "patterns=4:8", "--json")
     rows = {r["method"]: r for r in json.loads(out)}
-
     assert set(rows) == {"dense", "wanda", "magnitude"}
     wanda = rows["wanda"]
     assert (wanda["pattern"], wanda["seed"], wanda["tokens"]) == ("4:8", "5", 7 * 128)
@@ -156,5 +153,4 @@ def test_every_name_of_the_command(name):
     if not os.access(command, os.X_OK):
         pytest.skip("the scripts of this environment are elsewhere")
     done = subprocess.run([command, "--help"], capture_output=True, text=True, check=False)
-
     assert done.returncode == 0 and "prune" in done.stdout

@@ -86,7 +86,6 @@ def run(*words, bare=()):
 def test_needs_of_a_python_without_packages():
     """No package is imported before it is said to lack. torch is not among the parts."""
     done = run("--needs", bare=["-S"])  # with nothing but the standard library
-
     assert done.returncode == 1, done.stderr
     lacking = dict(line.split(":", 1) for line in done.stdout.splitlines())
     assert "--from DIR" in lacking["package pytest>=8.3"]
@@ -115,14 +114,12 @@ def test_without_a_card_each_stage_is_planned(cuda, tmp_path):
 def test_every_plan_is_one_that_the_program_takes(tmp_path):
     """Whether or not the model is here: a wrong flag is an exit code of 2."""
     done = run("--results", str(tmp_path / "r"))
-
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("skipped: no CUDA device") == 11 and "tests collected" in done.stdout
 
 
 def test_no_parts_are_a_sentence(tmp_path):
     done = run("--from", str(tmp_path), "--stage", "check")
-
     assert done.returncode == 2
     assert (
         done.stderr.splitlines()[-1].endswith(f"error: no part-* in {tmp_path}")

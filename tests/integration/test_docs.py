@@ -10,7 +10,7 @@ import typer
 
 from bench.catalog import registry
 from bench.cli import main
-from bench.export.contract import ModelFormat
+from bench.formats.contract import ModelFormat
 from bench.inputs.models import ALIASES
 from bench.inputs.shapes import known_shapes
 
@@ -159,7 +159,8 @@ def test_what_is_between_two_comments_is_written_again(monkeypatch):
 
 SITE = {
     "index.html": '<link rel="stylesheet" href="a.css"><h2 id="part"></h2><img src="c.svg">'
-    '<a href="sub/b.html#there">b</a><a href="https://arxiv.org/abs/2306.11695">a paper</a><a href="#part">here</a>',
+    '<a href="sub/b.html#there">b</a><a href="https://arxiv.org/abs/2306.11695">a paper</a>'
+    '<a href="#part">here</a>',
     "sub/b.html": '<p id="there"><a href="../index.html">back</a></p>',
     "a.css": "p { background: url(data:image/png;base64,AAAA) }",
     "c.svg": '<svg xmlns="http://www.w3.org/2000/svg"/>',

@@ -12,9 +12,7 @@ from bench.inputs import loading
 from helpers import models
 from methods.contract.method import Compute, NoProgress
 from methods.model.families import FAMILIES
-from methods.model.folder import Folder
 from methods.model.logits import head_of
-from methods.workshop.pruning import streaming
 from methods.workshop.pruning.streaming import last_hidden
 from methods.workshop.training import loss, student
 from methods.workshop.training.distill import Distillation
@@ -66,34 +64,19 @@ def test_a_streamed_forward_is_the_models_own(family, folder):
         same(states, theirs.base_model(input_ids=tokens, use_cache=False)[0], family)
 
 
-def test_a_streamed_copy_in_another_format(family, folder, tmp_path):
-    compute = Compute(stream=True, dtype=torch.bfloat16)
-    copied = streaming.write(loading.load(folder, compute), folder, tmp_path / "copy", compute)
-    (copied / "config.json").write_text((folder / "config.json").read_text())
-
-    old, new = Folder(folder), Folder(copied)
-    assert set(old) == set(new)
-    for name in old:
-        assert torch.equal(new.tensor(name), old.tensor(name).bfloat16()), name
-
-
 def test_a_saved_folder_has_the_same_logits_in_transformers(family, folder, make_job, tmp_path):
     model = loading.load(folder, Compute())
     where = models.write(Wanda().apply(model, make_job(model)).model, tmp_path / "pruned")
     ours = loading.load(where, Compute())
-
     _, tokens, want = logits_of(where)
-
     same(ours(input_ids=tokens, use_cache=False).logits, want, family)
 
 
 @pytest.mark.numeric
 def test_measures_read_the_models_own_logits(folder):
     theirs, tokens, want = logits_of(folder)
-
     with torch.no_grad():
         got = head_of(theirs)(theirs.base_model(input_ids=tokens, use_cache=False)[0])
-
     torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
 
 

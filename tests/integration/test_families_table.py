@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from baselines.magnitude import Magnitude
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.planning.spec import Spec
 from bench.results.store import ReadOnlyStore
@@ -150,7 +150,6 @@ def row(family, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_familys_row_is_what_happens(family, row, request):
     got = row()
-
     if request.config.getoption("--write-families"):
         table = json.loads(FILE.read_text()) if FILE.exists() else {}
         table[family] = got
@@ -162,7 +161,6 @@ def test_a_familys_row_is_what_happens(family, row, request):
 def test_every_family_has_a_row_of_its_entry_and_no_cell_is_blank():
     """A family that was added, or whose entry changed, has to be run again."""
     table = json.loads(FILE.read_text())
-
     assert set(table) == set(FAMILIES)
     for name, row in table.items():
         assert row["entry"] == entry_digest(name), name

@@ -185,7 +185,6 @@ def test_full_disk_ends_the_work_with_the_reason(prepared, monkeypatch, where, f
     spec, _ = prepared()
     monkeypatch.setattr(where, Mock(side_effect=fault))
     label = runs.run_here(spec, only=["magnitude"])
-
     assert [e["event"] for e in label] == ["fatal"]
     assert label[0]["reason"].startswith("the disk is full (")
     assert {k[0] for k in runs.records(spec.results)} == {"dense"}
@@ -291,11 +290,9 @@ def test_collecting_the_cache_early_disturbs_no_runner(tmp_path, prepared, monke
 def test_full_disk_stops_the_run(prepared, monkeypatch, cli):
     spec, command = prepared()
     monkeypatch.setattr(WorkerProcesses, "start", FullDiskWorker)
-
     with pytest.raises(disk.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))
     code, _, err = cli(*command)
-
     assert code == 1
     assert err.splitlines()[-1] == "bench: stopped: the disk is full (r): free some space"
 
@@ -304,7 +301,6 @@ def test_full_disk_under_the_runner_itself(prepared, monkeypatch, cli):
     _, command = prepared()
     monkeypatch.setattr(os, "replace", Mock(side_effect=FULL))
     code, _, err = cli(*command)
-
     assert code == 1
     assert err.splitlines()[-1].startswith("bench: stopped: the disk is full (")
     assert "Traceback" not in err

@@ -57,7 +57,6 @@ def test_no_worker_holds_a_pipe_of_another_or_of_the_server(tmp_path, gate):
     files, servers = open_files(worker), open_files(server_of(run))
     gate.unlink()
     run.communicate(timeout=PATIENCE_S)
-
     sockets = {f for f in servers if f.startswith(("socket", "pipe"))}
     assert sockets
     assert not sockets & files
@@ -106,7 +105,6 @@ def test_a_stopped_worker_fails_and_a_stopped_server_goes_on(tmp_path):
     methods = ("stops:whom=server", "stops", "magnitude")
     run = runs.start(*command(tmp_path, *methods), "--set", "stall_timeout=30")
     run.communicate(timeout=PATIENCE_S)
-
     good = ("dense", "stops:whom=server", "magnitude")
     assert statuses(tmp_path) == dict.fromkeys(good, "ok") | {"stops": "failed"}
     assert "made no progress" in runs.records(tmp_path / "r")["stops", None, "size"].reason

@@ -21,17 +21,9 @@ PATIENCE_S = 600
 
 TRAINING = {"tokens": 16 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0.2}
 KINDS = {
-    "sweep": (["--methods", "magnitude,wanda", "--measures", "perplexity,size"], "none,int8", {}),
-    "side by side": (
-        ["--methods", "magnitude,wanda", "--measures", "perplexity,size", "--jobs", "2"],
-        "none,int8",
-        {},
-    ),
-    "training": (
-        ["--methods", "cast", "--measures", "perplexity,size"],
-        "none",
-        {f"training.{k}": v for k, v in TRAINING.items()},
-    ),
+    "sweep": (["--methods", "magnitude,wanda"], "none,int8", {}),
+    "side by side": (["--methods", "magnitude,wanda", "--jobs", "2"], "none,int8", {}),
+    "training": (["--methods", "cast"], "none", {f"training.{k}": v for k, v in TRAINING.items()}),
 }
 VICTIMS = [
     (kind, v) for kind in ("sweep", "side by side") for v in ("runner", "server", "worker")
@@ -40,6 +32,7 @@ VICTIMS = [
 
 def command(kind, results):
     flags, quantizers, settings = KINDS[kind]
+    flags = ["--measures", "perplexity,size", *flags]
     return ["run", *flags, *runs.flags(results, quantizers=quantizers, **settings)]
 
 
@@ -49,14 +42,8 @@ def family(process):
     for child in process.children(recursive=True):
         words = child.cmdline()
         is_server = child.ppid() == process.pid and "bench.execution.fork_server" in words
-        part = (
-            "rank"
-            if "bench.execution.rank_worker" in words
-            else "server"
-            if is_server
-            else "worker"
-        )
-        members[part].append(child)
+        part = "server" if is_server else "worker"
+        members["rank" if "bench.execution.rank_worker" in words else part].append(child)
     return members
 
 

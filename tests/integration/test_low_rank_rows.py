@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from baselines.lowrank import LowRank
 from baselines.recon import Recon
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading, models
 from bench.results import folder_check
 from bench.results.store import ReadOnlyStore
@@ -46,9 +46,7 @@ def folder(tmp_path):
 @torch.inference_mode()
 def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
     path, outcome, job = folder
-
     expected = loading.load(path, Compute())(input_ids=job.calibration).logits
-
     torch.testing.assert_close(outcome.model(input_ids=job.calibration).logits, expected)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(base, path / "adapter")
@@ -56,6 +54,7 @@ def test_folder_loads_here_and_in_peft_with_the_same_logits(folder):
 
 
 @torch.inference_mode()
+@pytest.mark.parts("exports", "onnx")
 def test_export_keeps_the_term_or_merges_it(folder, tmp_path):
     path, _, job = folder
     expected = loading.load(path, Compute())(input_ids=job.calibration).logits
@@ -107,7 +106,6 @@ def test_factor_that_is_missing_is_refused(folder):
     tensors = load_file(file)
     del tensors[next(name for name in tensors if "lora_A" in name)]
     save_file(tensors, file)
-
     with pytest.raises(UserError, match="lacks factors"):
         loading.load(folder[0], Compute())
 

@@ -56,7 +56,6 @@ def applied(monkeypatch):
 def test_refinement_gets_its_prior_which_is_built_once(tmp_path, applied):
     methods = ("magnitude", "forgets:from=magnitude", "refines:from=magnitude")
     got = runs.measured(tmp_path / "r", methods=methods, measures=("size",))
-
     assert applied == ["dense", *methods]
     assert "2:4 does not hold in" in got["magnitude + forgets", None, "size"].reason
     refined = got["magnitude + refines", None, "pattern"]
@@ -88,7 +87,6 @@ def test_a_model_that_a_method_returns_as_its_folder_stays(dtype, tmp_path):
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     asked = {"methods": ("gives_source",), "patterns": ("dense",), "measures": ("size",)}
     got = runs.measured(tmp_path / "r", models=(str(model),), dtype=dtype, **asked)
-
     assert [r.reason for r in got.values() if r.status != "ok"] == []
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
 

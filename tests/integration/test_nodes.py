@@ -39,9 +39,6 @@ def test_who_is_who_is_said_by_torchrun_or_by_slurm():
 def test_a_node_that_nobody_placed_is_told_how_to_start(missing):
     with pytest.raises(UserError, match="this command on each of 2 nodes, started by torchrun"):
         nodes.find_place(2, {k: v for k, v in TORCHRUN.items() if k != missing})
-
-
-def test_the_number_of_nodes_must_be_the_one_that_was_started():
     with pytest.raises(UserError, match=r"training\.nodes=3, and 2 nodes were started"):
         nodes.find_place(3, TORCHRUN)
 
@@ -87,7 +84,6 @@ def test_two_nodes_train_what_two_processes_of_one_do(output, tmp_path, monkeypa
     assert "node 2 of 2 lends 1 processes" in log.read_text()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "another cache"))
     output("run", *flags(tmp_path / "one"))
-
     one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
     assert one == two and len(one) == 4
 

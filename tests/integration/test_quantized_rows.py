@@ -53,7 +53,6 @@ def found(results):
 def test_only_what_draws_has_seeds(tmp_path):
     spec = runs.small(tmp_path / "r", quantizers=("int8", "int4-gptq"), seeds=(0, 1))
     found = [m.identity for m in api.plan(spec).measurements if m.measure == "size"]
-
     for method in ("dense", "magnitude"):
         seeds = [(one.quantizer, one.seed) for one in found if one.method == method]
         assert sorted(seeds, key=str) == [("int4-gptq", 0), ("int4-gptq", 1), ("int8", None)]
@@ -82,6 +81,7 @@ def test_one_that_breaks_the_pattern_is_a_row_and_one_that_wanders_fails(tmp_pat
     assert again == {key: got[key] for key in again}, "from the cache, too"
 
 
+@pytest.mark.parts("compressed_tensors")
 def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, monkeypatch, cli):
     for name in ("hqq", "hqq.core", "hqq.core.quantize", "llmcompressor"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -100,7 +100,6 @@ def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, m
 
 def test_tokens_have_a_scale_each():
     x = torch.tensor([[1.0, -0.5, 0.003], [100.0, 50.2, 0.3], [0.0, 0.0, 0.0]])
-
     want = torch.tensor([[127, -64, 0], [127, 64, 0], [0, 0, 0]]) / 127
     torch.testing.assert_close(int8_tokens(x), want * torch.tensor([[1.0], [100.0], [0.0]]))
 

@@ -29,7 +29,6 @@ def test_one_process_is_no_part_of_a_key():
     one, same, two = (
         artifacts(c) for c in ({"sequences": 4}, {"sequences": 4, "processes": 1}, SHARED)
     )
-
     assert one["wanda"].key == same["wanda"].key != two["wanda"].key
     assert "processes" not in one["wanda"].key_inputs()["calibration"]
     assert one["dense"].key == two["dense"].key
@@ -37,14 +36,12 @@ def test_one_process_is_no_part_of_a_key():
 
 def test_what_needs_no_calibration_is_not_refused():
     made = artifacts(SHARED, methods=("magnitude", "cast"))
-
     assert {artifact.ranks for artifact in made.values()} == {1}
 
 
 def test_each_process_has_its_own_model_in_memory(monkeypatch):
     wanda = artifacts({"sequences": 4, "processes": 3})["wanda"]
     own = LIBRARY_BYTES + model_bytes(wanda)
-
     assert estimate_bytes(wanda) == 3 * own
     monkeypatch.setattr(refusal, "memory_bytes", lambda: 2.5 * own / refusal.SHARE)
     assert "in 3 processes" in refusal.find_problem(wanda)

@@ -10,7 +10,7 @@ import torch
 from gguf import GGUFReader
 from transformers import AutoModelForCausalLM
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.results.identity import chain_label
 from bench.results.store import ReadOnlyStore
@@ -89,6 +89,7 @@ def test_transformers_loads_what_was_measured(method, quantizer, made):
 
 
 @pytest.mark.parametrize("method", sample([DEPTH, WIDTH, CHANNELS], DEPTH))
+@pytest.mark.parts("gguf")
 def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
     folder, _ = made(method, "none")
 
@@ -112,9 +113,9 @@ def test_gguf_is_an_ordinary_smaller_model(method, made, tmp_path):
 
 @pytest.mark.full
 @pytest.mark.parametrize("method", [DEPTH, WIDTH, CHANNELS])
+@pytest.mark.parts("onnx")
 def test_onnxruntime_gives_the_logits(method, made, tmp_path):
     said = export_model(str(made(method, "none")[0]), "onnx", tmp_path / "out")
-
     assert float(re.search(r"logits in onnxruntime differ by (\S+) of", said)[1]) < 1e-3
 
 

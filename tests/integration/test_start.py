@@ -35,7 +35,6 @@ assert provenance.machine()["cpu"] and "isa" not in provenance.machine()
 
 def test_the_package_its_catalog_the_contract_and_the_machine_need_no_torch():
     ended, said, modules = run(IMPORTS)
-
     assert ended == 0 and "torch" not in modules, said
 
 
@@ -59,7 +58,6 @@ def test_commands(tmp_path, line, ended, said, absent):
         pytest.skip("the part speed is not there")
     flags = runs.flags(tmp_path / "r", None) if line.startswith(("plan", "run")) else []
     code, err, modules = run("from bench.cli import main\nmain.main()", *line.split(), *flags)
-
     assert code == ended and said in err, err
     assert absent & modules == set()
     assert not (tmp_path / "r").exists()

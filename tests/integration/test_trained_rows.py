@@ -19,13 +19,10 @@ def row(script):
 
 def test_rows_of_one_model_that_end_at_different_floors_are_marked(script, row):
     other = row(("small", "cast", (), ()), floor=0.5)
-
     assert script.floors([row(CAST), row(RETRAIN), other]) == ""
     text = script.floors([row(CAST), row(RETRAIN, floor=0.1), other])
-    assert (
-        text.startswith("**Not one schedule** (tiny)")
-        and "0 for `cast`; 0.1 for `sparsegpt + retrain`" in text
-    )
+    assert text.startswith("**Not one schedule** (tiny)")
+    assert "0 for `cast`; 0.1 for `sparsegpt + retrain`" in text
 
 
 def test_settings_come_from_the_search_that_tried_them(script, row, monkeypatch):

@@ -19,7 +19,6 @@ def spec(results, **changes):
 @pytest.mark.full
 def test_divergence_is_a_row_that_says_where(tmp_path):
     runs.run_here(spec(tmp_path / "r", methods=("dense-ft:lr=10:grad_clip=0:warmup=0",)))
-
     records = runs.records(tmp_path / "r")
     row = records["dense-ft:lr=10:grad_clip=0:warmup=0", 0, "perplexity"]
     assert row.status == "diverged"
@@ -30,7 +29,6 @@ def test_divergence_is_a_row_that_says_where(tmp_path):
 def test_notes_and_costs_are_in_the_record(tmp_path):
     asked = spec(tmp_path / "r", measures=("size",), training=SMALL | {"tokens": 1024})
     runs.run_here(asked, only=asked.methods)
-
     record = runs.records(tmp_path / "r")["cast:lr=1e-3", 0, "pattern"]
     assert record.notes["training"]["tokens"] == record.cost["training_tokens"] == 1024
     assert record.notes["training"]["unique_tokens"] <= 1024
@@ -42,7 +40,6 @@ def test_notes_and_costs_are_in_the_record(tmp_path):
 def test_validation_split_is_another_protocol(tmp_path):
     read = {"windows": 4, "split": "validation"}
     planned = plan.make_plan(spec(tmp_path, methods=("magnitude",), perplexity=read))
-
     protocols = {m.identity.protocol.label for m in planned.measurements}
     assert "wiki-mini-validation@128x4" in protocols and "wiki-mini@128x4" not in protocols
 
@@ -52,5 +49,4 @@ def test_the_interval_of_checkpoints_is_no_part_of_a_key(tmp_path):
         {m.key for m in plan.make_plan(spec(tmp_path, training=SMALL | more)).measurements}
         for more in ({}, {"checkpoint_s": 7})
     )
-
     assert one == two

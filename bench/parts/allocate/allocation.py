@@ -111,7 +111,8 @@ def _allocate(
     problem: _Problem, budget: Budget, tokens: int, swaps: int, note: Callable[[str], None]
 ) -> list[Share]:
     cost = problem.costs(budget)
-    if budget.limit + TOLERANCE < (least := cost.min(1).sum()):
+    least = cost.min(1).sum()
+    if budget.limit + TOLERANCE < least:
         unit = "kept weights" if budget.of_kept else "bits"
         raise UserError(
             f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest "
@@ -122,13 +123,12 @@ def _allocate(
     first = solve(damage, cost, budget)
     note(f"measuring up to {amount(swaps, 'swap')}")
     last = problem.refine(first, damage, cost, budget.limit, swaps)
-    alone = [np.full(len(first), k) for k in range(len(problem.choices))]
-    named = [
-        ("allocated", last),
-        *([("before swaps", first)] if (first != last).any() else []),
-        *zip(problem.choices, alone, strict=True),
-    ]
-    return [problem.describe(name, chosen, damage) for name, chosen in named]
+    shares = [problem.describe("allocated", last, damage)]
+    if (first != last).any():
+        shares.append(problem.describe("before swaps", first, damage))
+    for k, name in enumerate(problem.choices):
+        shares.append(problem.describe(name, np.full(len(first), k), damage))
+    return shares
 
 
 def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
@@ -159,24 +159,25 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
         for m in plan.measurements
     }
 
-    def artifact(choice: LinearChoice) -> Artifact:
-        own = (
-            next(key[1] for key in known if key[0] == method)
-            if choice.pattern.dense
-            else str(choice.pattern)
-        )
-        return known[method if choice.pattern.dense else pruned, own, choice.quantizer]
-
-    return [artifact(choice) for choice in (*choices, LinearChoice(Pattern(), CALIBRATED))]
+    pattern_of_method = next(pattern for label, pattern, _ in known if label == method)
+    artifacts = []
+    for choice in (*choices, LinearChoice(Pattern(), CALIBRATED)):
+        if choice.pattern.dense:
+            label, pattern = method, pattern_of_method
+        else:
+            label, pattern = pruned, str(choice.pattern)
+        artifacts.append(known[label, pattern, choice.quantizer])
+    return artifacts
 
 
 def _as_prior(method: str) -> str:
     """Return a typed method as the `from=` of another: "awq:group=32:from=rotate" is
     "rotate+awq/group=32"."""
-    stages = [choice.label.split(":") for choice in parse_chain(method)]
-    return "+".join(
-        "/".join(part for part in stage if not part.startswith("from=")) for stage in stages
-    )
+    stages = []
+    for choice in parse_chain(method):
+        settings = [part for part in choice.label.split(":") if not part.startswith("from=")]
+        stages.append("/".join(settings))
+    return "+".join(stages)
 
 
 def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
@@ -234,14 +235,12 @@ class _Problem:
             choice._replace(pattern=Pattern.parse(a.pattern))
             for choice, a in zip(parsed, self._quantized, strict=True)
         ]
-        bits = [
-            [(out * width, *choice.bits(out, width, plain)) for choice in priced]
-            for out, width in shapes
-        ]
-        self.bits: Floats = np.array(
-            [[own + scales / count for count, own, scales in row] for row in bits]
-        )
+        self.bits: Floats = np.zeros((len(shapes), len(priced)))
         """Bits per weight, with scales and masks, [linears, choices]."""
+        for i, (out, width) in enumerate(shapes):
+            for k, choice in enumerate(priced):
+                own, scales = choice.bits(out, width, plain)
+                self.bits[i, k] = own + scales / (out * width)
         self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
         """Kept fraction of the weights, [linears, choices]."""
 
@@ -293,9 +292,9 @@ class _Problem:
             sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
             candidate = None
             for at in sums.ravel().argsort(kind="stable")[: np.isfinite(sums).sum()]:
-                (i, k), (j, other) = (
-                    divmod(int(n), damage.shape[1]) for n in divmod(int(at), damage.size)
-                )
+                one, two = divmod(int(at), damage.size)
+                i, k = divmod(one, damage.shape[1])
+                j, other = divmod(two, damage.shape[1])
                 swapped = chosen.copy()
                 swapped[i], swapped[j] = k, other
                 if i != j and tuple(swapped) not in tried:
@@ -343,12 +342,16 @@ class _Problem:
 
 def to_file(shares: Sequence[Share], budget: Budget, spec: Spec, pruner: str) -> dict[str, Any]:
     """Return the content of the file that the quantizer `allocated` reads, JSON."""
-    best, about = (
-        shares[0],
-        {"model": spec.models[0], "method": spec.methods[0], "seed": spec.seeds[0]},
-    )
-    names = ("bits", "kept", "predicted", "measured")
-    rounded = {s.name: {k: float(f"{getattr(s, k):.4g}") for k in names} for s in shares}
+    best = shares[0]
+    about: dict[str, Any] = {
+        "model": spec.models[0],
+        "method": spec.methods[0],
+        "seed": spec.seeds[0],
+    }
+    rounded = {}
+    for share in shares:
+        numbers = {name: getattr(share, name) for name in ("bits", "kept", "predicted", "measured")}
+        rounded[share.name] = {name: float(f"{value:.4g}") for name, value in numbers.items()}
     if best.kept < 1:
         about[PRUNER] = {"method": pruner, "code": pruner_code(pruner)}
     limit = {budget.option.removeprefix("--"): budget.limit}

@@ -207,12 +207,18 @@ def resources_of(artifact: Artifact) -> dict[str, float]:
 
 def find_least(wanted: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the smallest request for each resource. Ray makes larger tasks wait."""
-    return {name: min(one.get(name, 0.0) for one in wanted) for one in wanted for name in one}
+    least: dict[str, float] = {}
+    for name in {name for one in wanted for name in one}:
+        least[name] = min(one.get(name, 0.0) for one in wanted)
+    return least
 
 
 def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, float]]) -> str:
     """Describe the tasks that no node has room for, even when idle. Return "" if there are none."""
-    homeless = [one for one in wanted if not any(_places(node, one) for node in nodes)]
+    homeless = []
+    for one in wanted:
+        if not any(_places(node, one) for node in nodes):
+            homeless.append(one)
     if not homeless:
         return ""
     many = f"{len(homeless)} of {len(wanted)} artifacts" if len(wanted) > 1 else "the artifact"
@@ -225,15 +231,15 @@ def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, 
 def _places(has: dict[str, float], wanted: dict[str, float]) -> int:
     """Count such tasks that fit on a node at a time."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-    return int(
-        min(has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount)
-    )
+    places = [has.get(names[name], 0.0) // amount for name, amount in wanted.items() if amount]
+    return int(min(places))
 
 
 def _connect(ray: Any, address: str) -> None:
     """Connect to a cluster, or raise UserError if there is none at the address."""
     try:
-        if (match := re.fullmatch(r"(.+):([0-9]{1,5})", address)) and int(match[2]) < 2**16:
+        match = re.fullmatch(r"(.+):([0-9]{1,5})", address)
+        if match and int(match[2]) < 2**16:
             # Ray itself waits for minutes.
             with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):
                 pass

@@ -119,11 +119,16 @@ def _files(results: Path, beside: bool) -> list[Path]:
     """Return the records of a folder and of those beside it, the newest first. A folder that cannot
     be read has none."""
     entries: list[tuple[float, str]] = []
-    for folder in {results / "records", *(results.parent.glob("*/records") if beside else ())}:
+    folders = {results / "records"}
+    if beside:
+        folders.update(results.parent.glob("*/records"))
+    for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as listing:
             for entry in listing:
-                about = entry.stat() if entry.name.endswith(".json") and entry.is_file() else None
-                if about and about.st_size <= MAX_BYTES:
+                if not (entry.name.endswith(".json") and entry.is_file()):
+                    continue
+                about = entry.stat()
+                if about.st_size <= MAX_BYTES:
                     entries.append((about.st_mtime, entry.path))
     return [Path(path) for _, path in sorted(entries, reverse=True)[:MAX_RECORDS]]
 
@@ -146,17 +151,17 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         return
     first, inputs = making[0], making[0]["key_inputs"]
     identity, cost = first["identity"], first["cost"]
-    parameters, computed_in = (
-        _number(sizes[inputs["model"]]),
-        identity.get("arithmetic") or identity["dtype"],
-    )
+    parameters = _number(sizes[inputs["model"]])
+    computed_in = identity.get("arithmetic") or identity["dtype"]
     about = (identity["device"], computed_in, inputs["threads"])
     machines = {machine_of(r["provenance"]["machine"], *about) for r in records}
     shared = max(inputs["processes"], (inputs.get("calibration") or {}).get("processes", 1))
     if len(machines) != 1 or shared != 1 or parameters <= 0:
         return
-    quantizer = identity["quantizer"]
-    name = (quantizer if quantizer != "none" else identity["stages"][-1]).partition(":")[0]
+    label = identity["quantizer"]
+    if label == "none":
+        label = identity["stages"][-1]
+    name = label.partition(":")[0]
     calibration, training = _number(cost["calibration_tokens"]), _number(cost["training_tokens"])
     item_bytes = 4 if computed_in == "float32" else 2
     past = PastCost(machines.pop(), first["artifact"], parameters, item_bytes, trains=training > 0)
@@ -171,10 +176,8 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         past.parts.append(
             measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"]))
         )
-        past.peak_bytes = max(
-            past.peak_bytes,
-            *(_number(cost.get(n) or 0) for n in ("peak_bytes", "build_peak_bytes")),
-        )
+        for peak in ("peak_bytes", "build_peak_bytes"):
+            past.peak_bytes = max(past.peak_bytes, _number(cost.get(peak) or 0))
     yield past
 
 

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from bench.parts.packed24.integers24 import pack_rounded
 from bench.parts.packed24.packing import PackedWeight, check_mask, pack, unpack
+from methods.contract.codec import StoredWeight
 from methods.model.folder import dtype_name
 
 
 @dataclass(frozen=True)
 class Packed24Codec:
-    """Two kept values of every four, and a mask. The parts are those of `PackedWeight`."""
+    """Two kept values of every four: `values`, `kept` and `scales`, which are the values, the mask
+    and the scales of a PackedWeight."""
 
     name: ClassVar[str] = "packed24"
     bits: ClassVar[Mapping[str, int]] = {}
@@ -27,11 +29,6 @@ class Packed24Codec:
     dtype: str
     """Dtype of the weight."""
 
-    @classmethod
-    def of(cls, packed: PackedWeight) -> Packed24Codec:
-        """Return the codec of a packed weight."""
-        return cls(packed.kind, packed.width, dtype_name(packed.dtype))
-
     def __str__(self) -> str:
         return f"packed24 of {self.kind} values"
 
@@ -40,9 +37,19 @@ class Packed24Codec:
         UserError as `pack` and `pack_rounded`."""
         weight = weight.to(getattr(torch, self.dtype))
         packed = pack(weight) if self.kind == "float" else pack_rounded(weight, self.kind)
-        return packed.parts()
+        return dict(store(packed).parts)
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
-        check_mask(parts["mask"], self.width, "a packed24 weight")
-        packed = PackedWeight(self.kind, self.width, getattr(torch, self.dtype), **parts)
-        return unpack(packed).float()
+        check_mask(parts["kept"], self.width, "a packed24 weight")
+        dtype = getattr(torch, self.dtype)
+        values, mask, scales = parts["values"], parts["kept"], parts.get("scales")
+        return unpack(PackedWeight(self.kind, self.width, dtype, values, mask, scales)).float()
+
+
+def store(packed: PackedWeight) -> StoredWeight:
+    """Return a packed weight as its codec stores it. The folder of stored weights has a `mask` of
+    its own, so that of the weight is `kept`."""
+    parts = {"values": packed.values, "kept": packed.mask}
+    if packed.scales is not None:
+        parts["scales"] = packed.scales
+    return StoredWeight(Packed24Codec(packed.kind, packed.width, dtype_name(packed.dtype)), parts)

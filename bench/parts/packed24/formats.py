@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from bench.export.contract import ModelFormat, ModelSource, Options
-from bench.formats.checkpoint import Checkpoint
-from bench.formats.opening import Reader
+from bench.formats.contract import Checkpoint, ModelFormat, ModelSource, Options, Reader
 from bench.parts.packed24 import MANIFEST
 from methods.model.folder import Folder
 from methods.model.safe_files import find_file

@@ -87,12 +87,11 @@ class Linear24(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of the packed weight in memory."""
-        if (kernel := self.kernel_weight) is not None:
-            return kernel.memory.nbytes + (kernel.scales.nbytes if kernel.scales is not None else 0)
+        kernel, library = self.kernel_weight, self.cusparselt_weight
+        if kernel is not None:
+            return kernel.memory.nbytes + (0 if kernel.scales is None else kernel.scales.nbytes)
         assert self.packed is not None
-        return self.packed.nbytes + (
-            self.cusparselt_weight.memory.nbytes if self.cusparselt_weight else 0
-        )
+        return self.packed.nbytes + (library.memory.nbytes if library else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
@@ -173,12 +172,11 @@ def join_memory(model: nn.Module) -> None:
 
     Only large arrays get them. In others the processor looks up each page of 4 KiB.
     """
+    linears = [module for module in model.modules() if isinstance(module, Linear24)]
     small = [
-        (module, weight)
-        for module in model.modules()
-        if isinstance(module, Linear24)
-        and (weight := module.kernel_weight)
-        and weight.memory.nbytes < LARGE
+        (module, module.kernel_weight)
+        for module in linears
+        if module.kernel_weight and module.kernel_weight.memory.nbytes < LARGE
     ]
     starts = [0, *accumulate(-(-weight.memory.nbytes // 64) * 64 for _, weight in small)]
     room = torch.from_numpy(np.empty(starts[-1] + 64, dtype=np.uint8))
@@ -186,6 +184,19 @@ def join_memory(model: nn.Module) -> None:
     for start, (module, weight) in zip(starts, small, strict=False):
         place = room[start : start + weight.memory.nbytes].view(weight.memory.shape)
         module.use(replace(weight, memory=place.copy_(weight.memory)))
+
+
+def use_dense_twins(model: nn.Module) -> nn.Module:
+    """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form, in
+    place."""
+    for module in model.modules():
+        if not isinstance(module, Linear24):
+            continue
+        weight = module.kernel_weight
+        if weight is not None and not weight.dense:
+            module.use(cpu24.dense_twin(cpu24.from_kernel_layout(weight)))
+    join_memory(model)
+    return model
 
 
 def pack_head(model: nn.Module, kind: str = "int8") -> nn.Module:

@@ -25,16 +25,18 @@ PIECE_WEIGHTS = 2**18
 """Number of weights that are processed at a time and fit the processor's cache."""
 CODES = np.array([0b0011, 0b0101, 0b1001, 0b0110, 0b1010, 0b1100], dtype=np.uint8)
 """The six masks that keep two of four. Bit j is weight j."""
-_PLACES = {int(c): [j for j in range(4) if c >> j & 1] for c in CODES}
-_FIRST, _SECOND = (
-    np.array([_PLACES.get(c, [0, 0])[i] for c in range(16)], dtype=np.uint8) for i in (0, 1)
-)
-_VALID = np.isin(np.arange(16), CODES)
+# Places of the first and the second kept weight of a group by its mask, 0 for other masks.
+_FIRST, _SECOND = np.zeros((2, 16), dtype=np.uint8)
 # The mask of a group by its non-zeros. The lowest zeros fill it up to two. It is 0 for more than
 # two non-zeros.
-_COMPLETE = np.array(
-    [next((int(c) for c in CODES if c & code == code), 0) for code in range(16)], dtype=np.uint8
-)
+_COMPLETE = np.zeros(16, dtype=np.uint8)
+for _code in CODES[::-1]:
+    _FIRST[_code], _SECOND[_code] = (j for j in range(4) if _code >> j & 1)
+    for _nonzeros in range(16):
+        # The first of CODES is set last.
+        if _nonzeros & _code == _nonzeros:
+            _COMPLETE[_nonzeros] = _code
+_VALID = np.isin(np.arange(16), CODES)
 _WORDS: dict[int, Any] = {1: np.uint32, 2: np.uint64}
 _ITEMS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 

@@ -60,9 +60,11 @@ class CudaClock:
         return capture_graph(repeat)
 
     def measure(self, work: Work, count: int) -> list[float]:
-        pairs = [
-            tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in range(count)
-        ]
+        pairs = []
+        for _ in range(count):
+            start = torch.cuda.Event(enable_timing=True)
+            end = torch.cuda.Event(enable_timing=True)
+            pairs.append((start, end))
         for start, end in pairs:
             start.record()
             work()

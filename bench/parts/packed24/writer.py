@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from bench.export.contract import ModelSource, Options
-from bench.export.integers import common_bits
+from bench.formats.contract import ModelSource, Options
 from bench.formats.stored import StoredFolder
+from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
 from bench.parts.packed24 import folder24
-from bench.parts.packed24.codec import Packed24Codec
+from bench.parts.packed24.codec import store
 from bench.parts.packed24.integers24 import BITS, pack_codes, pack_rounded
 from bench.parts.packed24.packing import pack
 from bench.parts.packed24.windows24 import group_of, to_windows
@@ -55,8 +55,7 @@ def write(model: ModelSource, workdir: Path, options: Options) -> str:
             packed = pack_codes(stored, integers_of(codes[target]), name)
         else:
             packed = pack_rounded(stored, grid, name)
-        decoded = Packed24Codec.of(packed).decode(packed.parts())
-        exact = grid is None or torch.equal(decoded, stored.float())
+        exact = grid is None or torch.equal(store(packed).decode(), stored.float())
         writer.add_packed(name, packed, exact=exact, windows=group, width=weight.shape[1])
         weights += weight.numel()
         bytes_ += packed.nbytes

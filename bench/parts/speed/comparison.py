@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any, TypeVar
 
 import numpy as np
@@ -101,12 +101,11 @@ def interleave(
         for name, work in everyone.items():
             samples[name].append([t / calls for t in clock.measure(work, counts[name])])
         after_round()
-    medians = {
-        name: tuple(statistics.median(block) for block in each) for name, each in samples.items()
-    }
-    return Timings(
-        medians, {name: tuple(s for block in each for s in block) for name, each in samples.items()}
-    )
+    medians, flat = {}, {}
+    for name, blocks_of_one in samples.items():
+        medians[name] = tuple(map(statistics.median, blocks_of_one))
+        flat[name] = tuple(chain.from_iterable(blocks_of_one))
+    return Timings(medians, flat)
 
 
 def copy_count(nbytes: int, cache_bytes: int) -> int:

@@ -6,7 +6,7 @@ build of torch, which has none of `mm_search` and the CUTLASS kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -93,24 +93,10 @@ class Cuda:
         WrongProduct for wrong logits."""
         # It compiles a function for eight shapes at most, and others would run eagerly.
         torch.compiler.reset()
-        eager = [{n: make(m) for n, m in side.items()} for side in (dense, sparse)]
-        for steps, models in zip(eager, (dense, sparse), strict=True):
-            for name, model in models.items():
-                compiled = make(
-                    torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False)
-                )
-                check_product(
-                    f"{name} compiled", compiled(), steps[name]().float(), MODEL_TOLERANCE
-                )
-                steps[f"{name} compiled"] = compiled
+        slow, fast = _steps(dense, make), _steps(sparse, make)
         if not small:
-            return eager[0], eager[1], {}
-        graphs = [{n: capture_graph(w) for n, w in side.items()} for side in eager]
-        return (
-            graphs[0],
-            graphs[1],
-            {f"{n}, no graph": work for side in eager for n, work in side.items()},
-        )
+            return slow, fast, {}
+        return _captured(slow), _captured(fast), _named_eager(slow | fast)
 
     def peaks(self) -> Peaks:
         """Measure a large dense product of each kind, and a copy, whose bytes are read and
@@ -171,18 +157,21 @@ class Cuda:
         others = self._others(kind, x, w, count, notes)
         for name, works in (dense | sparse).items():
             check_product(name, works[0]()[: len(x)], expected)
-        passes = [
-            {name: _pass(works) for name, works in side.items()} for side in (dense, sparse, others)
-        ]
-        eager = {f"{name}, no graph": work for side in passes[:2] for name, work in side.items()}
-        # without a graph the host's work is timed, too: much of it is cuSPARSELt's, which plans
-        # each product
-        passes = [{name: capture_graph(work) for name, work in side.items()} for side in passes]
+        slow, fast, beside = (_passes(side) for side in (dense, sparse, others))
+        # Without a graph the host's work is timed, too. Much of it is cuSPARSELt's, which plans
+        # each product.
+        eager = _named_eager(slow | fast)
         # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
         out, width = weight.shape
         costs = product_costs(out, width, tokens, kind, OUTPUT_BYTES.get(kind, ACTIVATION_BYTES))
         return SpeedComparison(
-            kind, passes[0], passes[1], costs, others=passes[2] | eager, calls=count, notes=notes
+            kind,
+            _captured(slow),
+            _captured(fast),
+            costs,
+            others=_captured(beside) | eager,
+            calls=count,
+            notes=notes,
         )
 
     def _cusparselt(
@@ -320,6 +309,31 @@ def _dense_int4(x: Tensor, w: Tensor, count: int) -> list[Work]:
     return [
         partial(torch._weight_int4pack_mm, x, c, INT4_GROUP, scales) for c in _copies(packed, count)
     ]
+
+
+def _steps(models: dict[str, nn.Module], make: StepFactory) -> dict[str, Work]:
+    """Return a step of each model, eager and compiled. Raise WrongProduct for wrong logits."""
+    steps = {name: make(model) for name, model in models.items()}
+    for name, model in models.items():
+        compiled = make(torch.compile(model, mode="max-autotune-no-cudagraphs", dynamic=False))
+        check_product(f"{name} compiled", compiled(), steps[name]().float(), MODEL_TOLERANCE)
+        steps[f"{name} compiled"] = compiled
+    return steps
+
+
+def _captured(works: dict[str, Work]) -> dict[str, Work]:
+    """Return a CUDA graph of each work."""
+    return {name: capture_graph(work) for name, work in works.items()}
+
+
+def _named_eager(works: dict[str, Work]) -> dict[str, Work]:
+    """Return the works under the names that they have beside their graphs."""
+    return {f"{name}, no graph": work for name, work in works.items()}
+
+
+def _passes(side: Mapping[str, Sequence[Work]]) -> dict[str, Work]:
+    """Return works that do all of each name's products in one call."""
+    return {name: _pass(works) for name, works in side.items()}
 
 
 def _copies(tensor: Tensor, count: int) -> list[Tensor]:

@@ -19,7 +19,7 @@ from bench.inputs.model_config import ModelConfig
 from bench.measures.contract import MeasureContext
 from bench.parts.packed24 import cpu24
 from bench.parts.packed24.integers24 import group_size, pack_codes
-from bench.parts.packed24.linear24 import Linear24, join_memory, swap_linears
+from bench.parts.packed24.linear24 import swap_linears, use_dense_twins
 from bench.parts.packed24.packing import PackedWeight, pack
 from bench.parts.packed24.timing import MODEL_TOLERANCE, Work, check_product
 from bench.parts.speed import captured, roofline
@@ -90,7 +90,8 @@ def compare_models(
         engine = device.engine(kind)
         sparse["2:4"] = swap_linears(model(), packed, engine=engine)
         if engine == "native":
-            dense["same kernel, dense"] = dense_twin(swap_linears(model(), packed, engine=engine))
+            twin = swap_linears(model(), packed, engine=engine)
+            dense["same kernel, dense"] = use_dense_twins(twin)
         check_models(make, dense | sparse)
     sides = device.steps(dense, sparse, make, prompt == 1)
     graphs = {
@@ -169,20 +170,6 @@ def pack_stored(
                 f"{cpu24.BLOCK}"
             )
     return out
-
-
-def dense_twin(model: nn.Module) -> nn.Module:
-    """Replace each 2:4 weight of a model on the native kernel by that kernel's dense form, in
-    place."""
-    for module in model.modules():
-        if (
-            isinstance(module, Linear24)
-            and (weight := module.kernel_weight) is not None
-            and not weight.dense
-        ):
-            module.use(cpu24.dense_twin(cpu24.from_kernel_layout(weight)))
-    join_memory(model)
-    return model
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ figure."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,17 +45,11 @@ class TimedModel(NamedTuple):
     @property
     def name(self) -> str:
         identity = self.record.identity
-        other = (
-            identity.model
-            if self.record.notes.get("beside", identity.model) != identity.model
-            else ""
-        )
-        parts = (
-            identity.protocol.engine,
-            identity.dtype,
-            other,
-            "" if self.side == "dense" else self.side,
-        )
+        parts = [identity.protocol.engine, identity.dtype]
+        if self.record.notes.get("beside", identity.model) != identity.model:
+            parts.append(identity.model)
+        if self.side != "dense":
+            parts.append(self.side)
         return " ".join(filter(None, parts))
 
     @property
@@ -123,11 +118,10 @@ def entries(records: Iterable[Record], items: Callable[[Record], Items]) -> list
         if not record.is_engine_timing:
             continue
         table, noise = items(record), record.notes["noise"]
-        sides = (
-            {"2:4": "value", "dense": "tokens_per_s_dense"}
-            if "2:4" in noise
-            else {"dense": "value"}
-        )
+        if "2:4" in noise:
+            sides = {"2:4": "value", "dense": "tokens_per_s_dense"}
+        else:
+            sides = {"dense": "value"}
         out += [
             TimedModel(record, side, tuple(map(float, table.columns[c])), noise[side])
             for side, c in sides.items()
@@ -141,35 +135,40 @@ def rows(found: Sequence[TimedModel]) -> list[dict[str, Any]]:
     out = []
     for entry in found:
         best = _preferred(found, entry)
-        beside = ratio(best, entry) if best and best is not entry else None
-        read, perplexity, limit = (
-            entry.noted("bytes_per_token"),
-            entry.noted("perplexity"),
-            entry.share_of_limit,
-        )
-        out.append(
-            {
-                "engine": entry.name,
-                "step": entry.step,
-                "threads": entry.record.notes["threads"],
-                "tokens_per_s": float(f"{entry.rate:.4g}"),
-                "mb_per_token": round(read / 1e6, 1) if read else "",
-                "of_limit": f"{limit:.0%}" if limit else "",
-                "perplexity": float(f"{perplexity:.4g}") if perplexity else "",
-                "noise": f"{entry.noise:.1%}" + (", not steady" if entry.noise > UNSTEADY else ""),
-                "ratio_of": f"{best.name} / {entry.name}" if best and beside else "",
-                "ratio": f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})"
-                if beside
-                else "",
-            }
-        )
+        row = {
+            "engine": entry.name,
+            "step": entry.step,
+            "threads": entry.record.notes["threads"],
+            "tokens_per_s": float(f"{entry.rate:.4g}"),
+            "mb_per_token": "",
+            "of_limit": "",
+            "perplexity": "",
+            "noise": f"{entry.noise:.1%}",
+            "ratio_of": "",
+            "ratio": "",
+        }
+        read, perplexity = entry.noted("bytes_per_token"), entry.noted("perplexity")
+        if read:
+            row["mb_per_token"] = round(read / 1e6, 1)
+        if entry.share_of_limit:
+            row["of_limit"] = f"{entry.share_of_limit:.0%}"
+        if perplexity:
+            row["perplexity"] = float(f"{perplexity:.4g}")
+        if entry.noise > UNSTEADY:
+            row["noise"] += ", not steady"
+        if best and best is not entry:
+            beside = ratio(best, entry)
+            row["ratio_of"] = f"{best.name} / {entry.name}"
+            row["ratio"] = f"{beside.value:.2f} ({beside.low:.2f} to {beside.high:.2f})"
+        out.append(row)
     return out
 
 
 def _threads(record: Record) -> str:
     count = record.notes["threads"]
     path = re.search(r"kernel path \w+", record.key_inputs.get("hardware", ""))
-    return amount(count, "thread") + (f", {path[0]}" if path else "")
+    threads = amount(count, "thread")
+    return f"{threads}, {path[0]}" if path else threads
 
 
 def _preferred(found: Iterable[TimedModel], entry: TimedModel) -> TimedModel | None:
@@ -205,7 +204,8 @@ def figures(found: Sequence[TimedModel]) -> dict[str, Any]:
         mine[f"noise, {entry.name} against itself"] = f"{entry.noise:.1%}"
         if entry.noise > UNSTEADY:
             mine[f"warning, {entry.name}"] = "not steady: time it again on a quiet machine"
-        if (busy := entry.record.notes.get("load", 0) - entry.record.notes["threads"]) > BUSY:
+        busy = entry.record.notes.get("load", 0) - entry.record.notes["threads"]
+        if busy > BUSY:
             mine["warning"] = f"about {busy:.1f} other processes ran"
     return out
 
@@ -219,7 +219,7 @@ def draw(found: Sequence[TimedModel], file: Path) -> Path:
     if not found:
         raise UserError("nothing to draw: no engine was timed")
     steps = list(dict.fromkeys(entry.step for entry in found))
-    height = 70 + 20 * max(sum(e.step == step for e in found) for step in steps)
+    height = 70 + 20 * max(Counter(entry.step for entry in found).values())
     figure, axes = new_figure(400 * len(steps), height, columns=len(steps))
     for step, axis in zip(steps, axes[0], strict=True):
         shown = [entry for entry in found if entry.step == step][::-1]

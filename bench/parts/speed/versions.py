@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.export.onnx_file import replace_weights
+from bench.catalog import registry
+from bench.formats.contract import ModelSource, Options
 from bench.inputs.model_facts import ModelFacts
 from bench.system import digests
 from bench.system.cache import cache_dir, in_use, temporary_folder
@@ -104,21 +106,26 @@ class ModelVersions:
         if not file.exists():
             file.parent.mkdir(parents=True)
             other = Folder(self.folder(side))
-            replace_weights(exported, file, other.weight)
+            self._onnx_format.replace_weights(exported, file, other.weight)
         return file
+
+    @cached_property
+    def _onnx_format(self) -> Any:
+        """Format `onnx` of the catalog. Raise UserError if the part is not installed."""
+        return registry.load(registry.lookup("exports", "onnx"))()
 
     def _export(self, dtype: str) -> Path:
         """Return the exported file. It is cached, because an export takes minutes."""
-        from bench.export import onnx_model
-
-        made_by = [digest_source(onnx_model.__name__), torch.__version__, dtype]
+        source = digest_source(self._onnx_format.__module__)
+        made_by = [source, torch.__version__, dtype]
         place = cache_dir() / "exports" / digests.of([self.model.digest, *made_by])[:32]
         with in_use(place.name):
             if not place.exists():
+                model = ModelSource(self.model.name, self.model.folder, None, None)
                 with temporary_folder("export") as workdir:
-                    onnx_model.write(self.model.folder, workdir, dtype, None)
+                    self._onnx_format.write(model, workdir, Options(dtype=dtype))
                     publish(workdir, place)
-        return place / onnx_model.FILE
+        return next(place.glob("*.onnx"))
 
 
 def _prune(weight: Tensor) -> Tensor:

@@ -132,7 +132,9 @@ class Activations:
 
     def make_states(self) -> States:
         """Return an empty list for activations of all tokens, in memory or on disk."""
-        return StatesOnDisk(self._scratch) if self._scratch else StatesInMemory()
+        if self._scratch:
+            return StatesOnDisk(self._scratch)
+        return StatesInMemory()
 
     def needs_output_of(self, index: int) -> bool:
         """Return whether a later step uses the output of a block."""
@@ -143,7 +145,8 @@ class Activations:
         inputs."""
         args, kwargs = self._calls[len(hidden)][index]
         out = block(hidden.to(self.device), *args, **kwargs)
-        out = out[0] if isinstance(out, tuple) else out
+        if isinstance(out, tuple):
+            out = out[0]
         return out.to(self._storage)  # type: ignore[no-any-return]
 
     def advance(self, index: int, block: nn.Module) -> None:

@@ -86,7 +86,8 @@ class BlockReader:
     def _load(self, position: int) -> None:
         unit = self._units[position]
         pending = self._ahead.pop(position, None)
-        for name, value in (pending.result() if pending else self._read(unit)).items():
+        values = pending.result() if pending else self._read(unit)
+        for name, value in values.items():
             owner, _, leaf = name.rpartition(".")
             setattr(
                 unit.module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False)

@@ -23,7 +23,8 @@ def add_gram(x: Tensor, total: Tensor | None) -> Tensor:
     """Add x^T x to `total`, upper triangle of panels only. x: [tokens, in] -> [in, in]. See
     `symmetric`."""
     width = x.shape[1]
-    total = x.new_zeros(width, width) if total is None else total
+    if total is None:
+        total = x.new_zeros(width, width)
     for a in range(0, width, PANEL):
         b = min(a + PANEL, width)
         total[a:b, a:].addmm_(x[:, a:b].T, x[:, a:])
@@ -149,7 +150,9 @@ class HessianWalk(Generic[T]):
         return dead
 
     def notes(self) -> dict[str, Any]:
-        return {"damping_raised": self._raised} if self._raised else {}
+        if not self._raised:
+            return {}
+        return {"damping_raised": self._raised}
 
     def total(self, *values: float) -> list[float]:
         return self._walk.total(*values)

@@ -216,11 +216,9 @@ class ByExpert(Streamed):
                 yield Part(outer, statistics.pool(observer, outer))
             else:
                 yield Part(outer, self._observe(index, outer, tokens, statistics))
-            after = (
-                ExpertPass(tokens, index, block)
-                if tokens and tokens.needs_output_of(index)
-                else None
-            )
+            after = None
+            if tokens and tokens.needs_output_of(index):
+                after = ExpertPass(tokens, index, block)
             with self._stacks(prefix, found[1]) as stacks:
                 for number, expert in self._reader.experts(index):
                     own = {

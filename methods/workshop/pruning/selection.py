@@ -54,7 +54,9 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
     _refuse_nan(score)
     # In float32, float64 scores that differ would be equal.
     is_quick = m == 4 and score.device.type == "cpu" and score.dtype != torch.float64
-    return _best_of_four(score, n) if is_quick else best_by_rank(score, n, m)
+    if is_quick:
+        return _best_of_four(score, n)
+    return best_by_rank(score, n, m)
 
 
 def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:

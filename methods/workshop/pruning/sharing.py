@@ -41,7 +41,9 @@ class Sharing:
         """Return the processes of torch.distributed if it is initialized, else this process
         alone."""
         is_alone = not (dist.is_available() and dist.is_initialized())
-        return cls(device) if is_alone else cls(device, dist.get_rank(), dist.get_world_size())
+        if is_alone:
+            return cls(device)
+        return cls(device, dist.get_rank(), dist.get_world_size())
 
     def batches(self, tokens: Tensor, batch: int) -> tuple[list[Tensor], int]:
         """Return this process's sequences in batches, and the number of tokens of processes with a
@@ -121,11 +123,10 @@ class Sharing:
         for name, about in (item for each in self.gather(mine) for item in each.items()):
             parts = {}
             for part, (dtype, shape) in about["parts"].items():
-                here = (
-                    stored[name].parts[part]
-                    if name in mine
-                    else torch.empty(shape, dtype=getattr(torch, dtype))
-                )
+                if name in mine:
+                    here = stored[name].parts[part]
+                else:
+                    here = torch.empty(shape, dtype=getattr(torch, dtype))
                 parts[part] = here.to(self._device)
                 self.send_(parts[part], owners[name])
             if name not in mine:

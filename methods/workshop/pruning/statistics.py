@@ -71,8 +71,11 @@ class Statistics:
         two to factor one."""
         widths = {name: dense_weight(module).shape[1] for name, module in weights.items()}
         sizes = {w: self._accumulate(torch.empty(0, w), None).nbytes for w in set(widths.values())}
-        units = input_widths(widths, family, by_expert)
-        return max(sum(sizes[w] for w in unit) + 2 * max(sizes[w] for w in unit) for unit in units)
+        most = 0
+        for unit in input_widths(widths, family, by_expert):
+            of_unit = [sizes[width] for width in unit]
+            most = max(most, sum(of_unit) + 2 * max(of_unit))
+        return most
 
     def observer(
         self, linears: Mapping[str, nn.Module], required: Collection[str], ends_early: bool = True
@@ -121,10 +124,12 @@ class Statistics:
         # no token reached those without a source
         sources = {name: observer.sources.get(name, name) for name in linears}
         shapes = {name: dense_weight(module).shape for name, module in linears.items()}
-        every = sharing.gather(
-            [{name: observer.reached[name] for name in routed}, observer.samples()]
-        )
-        reached = {name: sum(tokens[name] for tokens, _ in every) for name in routed}
+        own_reached = {name: observer.reached[name] for name in routed}
+        every = sharing.gather([own_reached, observer.samples()])
+        reached = dict.fromkeys(routed, 0)
+        for tokens, _ in every:
+            for name in routed:
+                reached[name] += tokens[name]
         few = [name for name, count in reached.items() if count < shapes[name][1]]
         self.reached |= reached
         self.few += few
@@ -160,8 +165,8 @@ class Statistics:
         """Return the rank that changes each linear.
 
         Linears with the same input have one owner, so that their Hessian is factored once, and so
-        has an expert. The work is
-        balanced by the cost of SparseGPT: in^3 for each Hessian, and in^2 out for each linear.
+        has an expert. The work is balanced by the cost of SparseGPT: in^3 for each Hessian, and
+        in^2 out for each linear.
         """
         pieces = {
             name: name.rpartition(".")[0] if name in routed else sources[name] for name in shapes

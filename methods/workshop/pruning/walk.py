@@ -113,11 +113,10 @@ class Walk:
         job, held, statistics, tokens = self.job, self._held, self._statistics, None
         targets = {name: held.model.get_submodule(name) for name in job.targets}
         if statistics:
-            beside = (
-                statistics.bytes_for(targets, held.family, held.by_expert)
-                if job.compute.max_bytes
-                else 0
-            )
+            if job.compute.max_bytes:
+                beside = statistics.bytes_for(targets, held.family, held.by_expert)
+            else:
+                beside = 0
             tokens = held.start(statistics.batches, job.compute, beside=beside)
         with held:
             for i in range(len(held.blocks)):
@@ -162,7 +161,9 @@ class Walk:
     def by_weights_alone(self) -> list[str]:
         """Linears of experts that too few tokens reached: their statistic is that of white
         noise."""
-        return self._statistics.few if self._statistics else []
+        if not self._statistics:
+            return []
+        return self._statistics.few
 
     def total(self, *values: float) -> list[float]:
         """Return each value summed over the processes of the walk, each of which has seen only its

@@ -332,10 +332,10 @@ def group_size(width: int, requested: int | None, maximum: int, name: str) -> in
     """
     group = requested if requested is not None else math.gcd(width, maximum)
     if group < 1 or width % group or (requested is None and group < min(MIN_GROUP, width)):
+        groups = "groups" if requested else f"groups of {MIN_GROUP} or more"
         raise UserError(
-            f"{name}:group={group} does not divide {width} inputs into "
-            f"groups{'' if requested else f' of {MIN_GROUP} or more'}: use a divisor of {width}, "
-            f"for example {name}:group={width}"
+            f"{name}:group={group} does not divide {width} inputs into {groups}: use a divisor of "
+            f"{width}, for example {name}:group={width}"
         )
     return group
 

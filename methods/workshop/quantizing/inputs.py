@@ -25,7 +25,8 @@ def _scale(wide: Tensor, top: float) -> Tensor:
 def int8_tokens(x: Tensor) -> Tensor:
     """Return activations [..., in] rounded to int8 per token: scale max|x| / 127, round half to
     even."""
-    scale = _scale(wide := x.float(), 127)
+    wide = x.float()
+    scale = _scale(wide, 127)
     return (wide / scale).round_().mul_(scale).to(x.dtype)
 
 
@@ -58,7 +59,8 @@ def nvfp4_tokens(x: Tensor) -> Tensor:
 def wide_int8_tokens(x: Tensor) -> Tensor:
     """Return activations [..., in] rounded as compressed-tensors does: scale max|x| / 127.5, cut
     off at 127."""
-    scale = _scale(wide := x.float(), 127.5)
+    wide = x.float()
+    scale = _scale(wide, 127.5)
     return (wide / scale).round_().clamp_(-128, 127).mul_(scale).to(x.dtype)
 
 
@@ -67,7 +69,8 @@ def float8_tokens(x: Tensor) -> Tensor:
     import torch
 
     kind = torch.float8_e4m3fn
-    scale = _scale(wide := x.float(), torch.finfo(kind).max)
+    wide = x.float()
+    scale = _scale(wide, torch.finfo(kind).max)
     return (wide / scale).to(kind).float().mul_(scale).to(x.dtype)
 
 

@@ -12,7 +12,9 @@ def upload(tensor: Tensor, to: device) -> Tensor:
     continues."""
     if to.type == "cpu":
         return tensor
-    return (tensor.pin_memory() if to.type == "cuda" else tensor).to(to, non_blocking=True)
+    if to.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(to, non_blocking=True)
 
 
 class Batches:
@@ -26,7 +28,9 @@ class Batches:
     def take(self, step: int) -> Tensor:
         """Return the batch of a step: int64 [sequences / world, seqlen]."""
         ahead, self._ahead = self._ahead, None
-        return ahead[1] if ahead and ahead[0] == step else self._load(step)
+        if ahead and ahead[0] == step:
+            return ahead[1]
+        return self._load(step)
 
     def prefetch(self, step: int) -> None:
         """Prepare the batch of a step after the previous step is queued. On a CPU this would save

@@ -30,7 +30,8 @@ class BlockOutputs:
         def run(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
             if self._receive:
-                self._receive(output[0] if isinstance(output, tuple) else output)
+                hidden = output[0] if isinstance(output, tuple) else output
+                self._receive(hidden)
             return output
 
         return run

@@ -48,6 +48,7 @@ def restore_blocks(model: nn.Module) -> None:
     """Undo `compile_blocks`."""
     for block in blocks_of(model):
         for module in block.modules():
-            if own := module.__dict__.pop("own_class", None):
+            own = module.__dict__.pop("own_class", None)
+            if own:
                 module.__class__ = own
         block._compiled_call_impl = None

@@ -69,7 +69,8 @@ class Skeleton:
         if writer is None:
             return folder
         written = writer.close()
-        if terms := terms_of(self._model, dtype):
+        terms = terms_of(self._model, dtype)
+        if terms:
             low_rank_adapter.write(folder, terms, family.transposed)
         return written
 
@@ -90,4 +91,6 @@ class Skeleton:
 
 def _empty(tensor: Tensor) -> Tensor:
     empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, requires_grad=False) if isinstance(tensor, nn.Parameter) else empty
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(empty, requires_grad=False)
+    return empty

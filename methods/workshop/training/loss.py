@@ -138,7 +138,8 @@ class Loss:
             part_bytes: size of the float32 logits processed at a time.
         """
         hidden, head, bias, finish, _ = student
-        teacher = teacher if self.needs_logits else None
+        if not self.needs_logits:
+            teacher = None
         logits_bytes = logits_bytes or largest_logits(hidden.device)
         part_bytes = part_bytes or PART_BYTES.get(hidden.device.type, logits_bytes)
         return _OverTokens.apply(  # type: ignore[no-any-return, no-untyped-call]
@@ -154,7 +155,10 @@ class Loss:
     def columns(self) -> tuple[str, ...]:
         """Names of the curve's columns: the loss, its terms, and the comparisons of hidden states
         if it makes any."""
-        return ("loss", *self.terms, *(("hidden",) if self.blocks_every else ()))
+        names = ("loss", *self.terms)
+        if self.blocks_every:
+            return (*names, "hidden")
+        return names
 
 
 class CrossEntropy(Loss):
@@ -226,9 +230,10 @@ class _OverTokens(torch.autograd.Function):
         needed = need_hidden or need_head or need_bias
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
-        grad_bias = (
-            torch.zeros_like(bias, dtype=torch.float32) if bias is not None and need_bias else None
-        )
+        if bias is not None and need_bias:
+            grad_bias = torch.zeros_like(bias, dtype=torch.float32)
+        else:
+            grad_bias = None
         sums = [hidden.new_zeros((), dtype=torch.float32) for _ in loss.terms]
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -265,11 +270,11 @@ class _OverTokens(torch.autograd.Function):
                     grad_head += logits.T @ h
                 if grad_bias is not None:
                     grad_bias += logits.sum(0)
-        ctx.gradients = (
-            grad_hidden,
-            grad_head if grad_head is None else grad_head.to(head.dtype),
-            grad_bias if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
-        )
+        if grad_head is not None:
+            grad_head = grad_head.to(head.dtype)
+        if grad_bias is not None and bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        ctx.gradients = (grad_hidden, grad_head, grad_bias)
         ctx.mark_non_differentiable(*sums)
         return scale * loss.weigh(sums), *sums
 

@@ -105,9 +105,10 @@ class Trainer:
         if self.loss.blocks_every:
             self.student.outputs = BlockOutputs(self.model, self.loss.blocks_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
-        self.peak_lr = (
-            settings.relative_lr * self._weight_scale() if settings.relative_lr else settings.lr
-        )
+        if settings.relative_lr:
+            self.peak_lr = settings.relative_lr * self._weight_scale()
+        else:
+            self.peak_lr = settings.lr
 
     def parameters(self, targets: Iterable[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters of the targets' weights, and all other parameters."""
@@ -226,7 +227,9 @@ class Trainer:
         return sums / count
 
     def _precision(self) -> Any:
-        return torch.autocast(self.device.type, self._autocast) if self._autocast else nullcontext()
+        if self._autocast:
+            return torch.autocast(self.device.type, self._autocast)
+        return nullcontext()
 
     def _load_teacher(self) -> FrozenTeacher:
         teacher = FrozenTeacher(self.job.teacher())
@@ -256,15 +259,15 @@ class Trainer:
                 not (math.isfinite(row["loss"]) and math.isfinite(row["norm"]))
                 or ce > DIVERGED_AT * self.initial_ce
             ):
-                value = (
-                    f"cross-entropy {ce:.4g} from {self.initial_ce:.4g}"
-                    if "ce" in row
-                    else f"loss {row['loss']:.4g}"
-                )
+                if "ce" in row:
+                    value = f"cross-entropy {ce:.4g} from {self.initial_ce:.4g}"
+                else:
+                    value = f"loss {row['loss']:.4g}"
                 last = training_checkpoint.latest(self.job.workdir)
+                checkpoint = last.name if last else "none"
                 raise Diverged(
                     f"{self.name} at step {step + 1} of {self.total}: {value}, gradient norm "
-                    f"{row['norm']:.4g}; last good checkpoint: {last.name if last else 'none'}"
+                    f"{row['norm']:.4g}; last good checkpoint: {checkpoint}"
                 )
         return table
 
@@ -285,7 +288,8 @@ class Trainer:
     def log_validation(self, name: str) -> None:
         """Record the current validation perplexity under a name, for the notes, if the job has
         validation windows."""
-        if (windows := self.job.validation) is None:
+        windows = self.job.validation
+        if windows is None:
             return
         # That of a runner has states.
         enter = getattr(self.job.progress, "enter", lambda state: None)
@@ -363,10 +367,9 @@ class Trainer:
 
     def _save(self, optimizer: torch.optim.Optimizer, step: int, pending: Pending) -> None:
         read = self._read_losses(pending)
-        groups = [
-            {k: v for k, v in g.items() if k != "params" and isinstance(v, (int, float, bool, str))}
-            for g in optimizer.param_groups
-        ]
+        groups = []
+        for group in optimizer.param_groups:  # without its parameters, which are tensors
+            groups.append({k: v for k, v in group.items() if isinstance(v, (int, float, str))})
         info = {
             "step": step,
             "total": self.total,

@@ -63,10 +63,12 @@ def _paley(order: int) -> Tensor | None:
     """Return the Hadamard matrix of an order by one of Paley's constructions, or None."""
     if order % 4:
         return None
-    if _is_prime(q := order - 1):
+    q = order - 1
+    if _is_prime(q):
         skew = _bordered(q, -1)
         return torch.eye(order, dtype=torch.float64) + skew
-    if _is_prime(q := order // 2 - 1) and q % 4 == 1:
+    q = order // 2 - 1
+    if _is_prime(q) and q % 4 == 1:
         conference = _bordered(q, 1)
         eye = torch.eye(order // 2, dtype=torch.float64)
         two = torch.tensor([[1, 1], [1, -1]], dtype=torch.float64)

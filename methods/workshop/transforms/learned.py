@@ -63,7 +63,9 @@ def learn(
 
     def residual() -> Tensor:
         rotation = orthogonal(stream)
-        return fix_mean(rotation.double()).to(rotation.dtype) if keep_mean else rotation
+        if keep_mean:
+            return fix_mean(rotation.double()).to(rotation.dtype)
+        return rotation
 
     def entropy(chosen: Sequence[int], rows: int | None) -> Tensor:
         q = residual()

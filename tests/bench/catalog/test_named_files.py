@@ -10,7 +10,6 @@ from bench import api
 from bench.catalog import named_files, registry
 from bench.planning.artifact import Stage
 from bench.results import reproduce
-from bench.submission import rules
 from helpers import runs
 from methods.contract.errors import UserError
 
@@ -111,8 +110,6 @@ def test_worker_processes_find_the_classes_of_files(output):
     assert [one["file"] for one in record.plugins] == files
     again = "--methods {}:power=0.5 --pattern 2:4 --quant {} --measures {}".format(*files)
     assert again in reproduce.command([record])
-    said = list(rules._of_reproduction(record))
-    assert sum("which no one else has" in each for each in said) == 3
 
 
 def test_a_file_is_part_of_the_key_and_its_path_is_not(folder):
@@ -158,7 +155,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_sentence(folder, cli, text
 
 
 def test_records_import_no_file(folder):
-    """Neither the settings of a record nor a label that a submission holds."""
+    """Settings of a record name no code, so no file runs."""
     (folder / "evil.py").write_text("open('ran', 'w')")
     first = planned(methods=("magnitude",))[-1]
     inputs = first.key_inputs()
@@ -168,7 +165,6 @@ def test_records_import_no_file(folder):
         record = SimpleNamespace(identity=identity, **about)
         with pytest.raises(UserError, match="may not name code"):
             reproduce.settings(record)
-        assert list(rules._of_reproduction(record))
     assert not (folder / "ran").exists()
 
 

@@ -12,22 +12,15 @@ from bench.reporting.facts import Bound
 from helpers import fake_records
 
 
-@pytest.fixture
-def itself(tmp_path):
-    """A folder compared with itself."""
+def test_an_unchanged_number_is_the_same_however_it_was_compared(tmp_path):
+    """Perplexity under one key only has to be reproduced; bytes are compared. Nothing is sampled,
+    so no interval is spoken of."""
     fake_records.perplexity(tmp_path, seed=0)
     fake_records.counted(tmp_path, "bytes_packed", 2.2e6, seed=0, measure="size")
     results = result_arguments.read(tmp_path)
-    return verdict.compare(results, results, gate_settings.read(None))
-
-
-def test_an_unchanged_number_is_the_same_however_it_was_compared(itself):
-    """Perplexity under one key only has to be reproduced; bytes are compared."""
-    assert {row.metric for row in itself.rows} == {"perplexity", "bytes_packed"}
-    assert {render.format_change(row) for row in itself.rows} == {"same"}
-
-
-def test_no_interval_is_spoken_of_where_nothing_was_sampled(itself):
+    itself = verdict.compare(results, results, gate_settings.read(None))
+    changes = {row.metric: render.format_change(row) for row in itself.rows}
+    assert changes == {"perplexity": "same", "bytes_packed": "same"}
     text = render.to_markdown(itself, "bench gate passed")
     assert text.startswith("### bench gate passed\n\n<details>") and "sampled" not in text
 

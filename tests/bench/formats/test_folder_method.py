@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from functools import partial
 
 import pytest
 import torch
@@ -12,9 +11,8 @@ from bench.catalog.choice import parse_method
 from bench.formats import differences
 from bench.formats.differences import inspect
 from bench.inputs import models
-from bench.results.folder_check import check_folder
 from bench.results.store import ReadOnlyStore
-from helpers import folders, packers, runs
+from helpers import folders, runs
 from methods.contract.errors import UserError
 
 ALL = ("*",), ()
@@ -84,53 +82,6 @@ def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
     assert inspect(same, "same", models.resolve(str(same)), *ALL).pattern == "dense"
     for line in (("plan", "--model", other), ("plan", "--methods", f"folder:path={other}")):
         assert "ties lm_head.weight to the embedding, and their values differ" in refused(*line)
-    assert "ties lm_head" in refused("export", other, "--format", "onnx", "--out", tmp_path / "out")
-
-
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory):
-    """A folder of GPTQ."""
-    folder = tmp_path_factory.mktemp("quantized") / "m"
-    packers.folder(
-        folder, lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16}
-    )
-    return folder
-
-
-def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(quantized, tmp_path):
-    label = f"folder:path={quantized}"
-    spec = {"methods": (label,), "measures": ("size",), "quantizers": ("none", "int8")}
-
-    got = runs.measured(tmp_path / "r", only=(label,), **spec)
-
-    (record,) = [r for r in got.values() if r.identity.measure == "size"]
-    assert (record.identity.pattern, record.identity.quantizer) == ("dense", "none")
-    values = {r.metric: r.value for r in record.readings}
-    stored = load_file(quantized / "model.safetensors")
-    parts = ("qweight", "qzeros", "scales", "g_idx")
-    packed = sum(t.nbytes for n, t in stored.items() if n.endswith(parts))
-    weights = sum(t.numel() * 8 for n, t in stored.items() if n.endswith("qweight"))
-    assert values["bits_per_weight"] == pytest.approx(8 * packed / weights)
-    assert values["bytes"] == values["bytes_packed"] == sum(t.nbytes for t in stored.values())
-    store = ReadOnlyStore(tmp_path / "r")
-    assert record.key in {r.key for r in store.verified()} and not store.damaged
-
-    with pytest.raises(UserError, match=r"is quantized already .*: add none to --quant"):
-        runs.run_here(runs.small(tmp_path / "r", methods=(label,), quantizers=("int8",)))
-
-
-def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
-    about = {
-        "quant_method": "compressed-tensors",
-        "sparsity_config": {"format": "sparse-24-bitmask"},
-    }
-    packers.folder(tmp_path / "m", partial(packers.halves_of_four, prefix=""), about)
-    label = f"folder:path={tmp_path / 'm'}"
-
-    got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("size",))
-
-    assert "2:4" in {r.identity.pattern for r in got.values()}
-    assert check_folder(tmp_path / "r").problems == ()
 
 
 @pytest.mark.parametrize(
@@ -221,12 +172,6 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(damage, sa
 def test_the_folder_must_be_named(text):
     with pytest.raises(UserError, match="name its folder, folder:path=DIR"):
         parse_method(text)
-
-
-def test_verify_reads_a_quantized_folder(quantized, cli):
-    code, out, _ = cli("verify", quantized, "--pattern", "2:4")
-
-    assert code == 1 and "q_proj" in out
 
 
 def test_another_number_of_logits_is_skipped_for_kl_alone(tmp_path):

@@ -11,8 +11,7 @@ from bench.formats.opening import content_digest
 from helpers import runs
 
 HALVED = """
-from bench.formats.checkpoint import Checkpoint
-from bench.formats.opening import Reader
+from bench.formats.contract import Checkpoint, Reader
 from methods.model.folder import Folder
 
 FACTOR = 2
@@ -92,8 +91,8 @@ def test_its_files_and_its_code_are_in_the_key(halved, tmp_path, monkeypatch):
 
 def test_ours_are_asked_first_and_a_taken_name_is_ignored(halved, tmp_path, monkeypatch, output):
     everything = HALVED.replace('(path / "halved.txt").exists()', "1 / 0")
-    install(tmp_path, monkeypatch, everything, gguf="halved:Halved")
+    install(tmp_path, monkeypatch, everything, stored="halved:Halved")
     output("verify", halved)
     assert registry.ignored("readers") == [
-        ("gguf", "the name is built in: rename it in the package's entry points")
+        ("stored", "the name is built in: rename it in the package's entry points")
     ]

@@ -38,12 +38,6 @@ def test_a_task_outside_the_sets_is_downloaded(cli, output, fake_hub, tmp_path):
     assert "here already" in cli("pull", "gsm8k", "--data-dir", tmp_path)[1]
 
 
-def test_without_a_hub_the_sentence_names_task_data_and_ways(refused, fake_hub):
-    fake_hub.error = OSError("no network")
-    err = refused("pull", "gsm8k")
-    assert "task gsm8k (openai/gsm8k) is not in" in err and "--data-dir" in err
-
-
 def own(folder, rows):
     """Write a task file with local data, and return it."""
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))

@@ -134,10 +134,15 @@ def test_key_moves_with_how_it_is_run(change):
     assert moved == {f"zeroshot {task}" for task in tasks}
 
 
+def counting():
+    """Return a list, and a progress that adds to it."""
+    steps = []
+    return steps, SimpleNamespace(advance=lambda done, total, **_: steps.append((done, total)))
+
+
 @pytest.mark.parametrize("packed", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_progress_counts_requests(packed):
-    progress = []
-    count = SimpleNamespace(advance=lambda done, total, **_: progress.append((done, total)))
+    progress, count = counting()
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     task = read_task("wiki_continuation", "")
     scorer = partial(packed_scoring.score, model, capacity=64) if packed else None
@@ -193,8 +198,10 @@ def test_lm_eval_answers_other_requests(kind, tmp_path, monkeypatch):
     model, tokenizer = loading.load(runs.TINY, Compute()), loading.load_tokenizer(runs.TINY)
     task = read_task(kind, f"{kind}.yaml")
     refuse = partial(pytest.fail, "the scorer was asked")
-    scores = lmeval.evaluate(model, tokenizer, task, None, 16, None, NoProgress(), refuse)
+    steps, count = counting()
+    scores = lmeval.evaluate(model, tokenizer, task, None, 1, None, count, refuse)
     assert scores.left == (kind,) and len(scores.samples) == 2
+    assert steps == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -285,10 +292,6 @@ def test_the_sets_data_is_known_without_lm_eval():
     assert len(found) == 9 and all("/" in t.hub and t.version and t.digest for t in found.values())
     assert found["arc_challenge"].hub == found["arc_easy"].hub == "allenai/ai2_arc"
     assert found["arc_challenge"].digest != found["arc_easy"].digest
-
-
-def test_pull_leaves_a_mirrors_data_alone(output, mirror, no_network):
-    assert "here already, mirror" in output("pull", "--data-dir", mirror, "piqa")
 
 
 # Names

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import typer
 
+from bench.catalog.entries import EXPORTS
 from bench.cli import flags
 from bench.cli.main import app
 from bench.compare.result_arguments import read
@@ -134,18 +135,15 @@ def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
         assert stops == sorted(stops, reverse=name == "min_speedup")
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({"max_loss": "0.04%"}, "0.04%"),
-        ({"max_bits": "17.00049"}, "17.00049 bits per weight"),
-        ({"max_worst_drop": "3.04pp"}, "3.04 pp"),
-        ({"min_speedup": "1.2"}, "1.2×"),
-        ({"budget_tokens": "1234567"}, "1,234,567 tokens"),
-    ],
-)
-def test_a_limit_is_said_as_it_was_given(given, said):
-    assert said in candidates.describe_limits(candidates.parse_limits(**given))
+def test_a_limit_is_said_as_it_was_given():
+    for name, given, said in (
+        ("max_loss", "0.04%", "0.04%"),
+        ("max_bits", "17.00049", "17.00049 bits per weight"),
+        ("max_worst_drop", "3.04pp", "3.04 pp"),
+        ("min_speedup", "1.2", "1.2×"),
+        ("budget_tokens", "1234567", "1,234,567 tokens"),
+    ):
+        assert said in candidates.describe_limits(candidates.parse_limits(**{name: given}))
 
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -185,7 +183,8 @@ def test_the_commands_of_every_published_row_are_commands(folder):
         assert name == "export"
         assert exported["artifact"] == str(params["out"])
         assert exported["out"] != params["out"]
-        assert exported["format_"] == ("packed24" if record.identity.pattern == "2:4" else "hf")
+        is_packed = record.identity.pattern == "2:4" and "packed24" in EXPORTS
+        assert exported["format_"] == ("packed24" if is_packed else "hf")
 
 
 def test_records_that_do_not_say_how_have_no_commands():

@@ -3,10 +3,11 @@
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, derived_columns, html_data, latex, table
+from bench.reporting import board, derived_cells, derived_columns, html_data, latex, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
-from bench.reporting.view import DerivedColumn, ReportSection, TableCell
-from helpers import fake_records
+from bench.reporting.view import ReportSection
+from helpers import fake_records, runs
+from methods.contract.errors import UserError
 
 
 def test_texts_and_values():
@@ -14,7 +15,7 @@ def test_texts_and_values():
         compressed=True, loss=Bound(0.02), track_loss=Bound(0.5), worst_track="code",
         tokens=819_000, seconds=4.0, at_least=True, device="a card",
     )  # fmt: skip
-    cells = {c.name: c.cell(RowNumbers(facts)) for c in derived_columns.COLUMNS}
+    cells = {c.name: c.cell(RowNumbers(facts)) for c in derived_columns.all_columns()}
 
     assert {name: (cell.text, cell.value) for name, cell in cells.items() if cell} == {
         "perplexity_ratio": ("×1.020", 1.02),
@@ -23,23 +24,39 @@ def test_texts_and_values():
         "time_to_make": ("≥ 4 s", 4.0),
         "made_on": ("a card", None),
     }
-    assert not any(c.cell(RowNumbers(Facts(compressed=True))) for c in derived_columns.COLUMNS)
+    assert not any(
+        c.cell(RowNumbers(Facts(compressed=True))) for c in derived_columns.all_columns()
+    )
+
+
+COLUMN = """
+from bench.reporting.view import DerivedColumn, TableCell
+
+
+def saved(row):
+    bits = row.values.get("bits_per_weight")
+    if bits is None:
+        return None
+    return TableCell(f"{row.dense['bits_per_weight'] - bits:g}", bits)
+
+
+COLUMN = DerivedColumn("bits_saved", saved, after="size", better="higher", words={words})
+"""
+
+
+def install(tmp_path, monkeypatch, source, name="bits_saved"):
+    runs.distribution(tmp_path / "site", "saved", source, columns={name: "saved:COLUMN"})
+    runs.put_on_path(tmp_path / "site", monkeypatch)
 
 
 @pytest.mark.parametrize(("words", "rule"), [(False, "---:"), (True, "---")])
-def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
-    def saved(row):
-        bits = row.values.get("bits_per_weight")
-        return None if bits is None else TableCell(f"{row.dense['bits_per_weight'] - bits:g}", bits)
-
-    entry = DerivedColumn("bits_saved", saved, after="size", better="higher", words=words)
-    monkeypatch.setattr(board, "COLUMNS", (*board.COLUMNS, entry))
-    monkeypatch.setattr(derived_columns, "COLUMNS", board.COLUMNS)
+def test_a_column_of_a_package_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
+    install(tmp_path, monkeypatch, COLUMN.replace("{words}", str(words)))
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}
-        fake_records.perplexity(tmp_path, **about)
-        fake_records.bits(tmp_path, bits, **about)
-    (one,) = board.make_sections([read(tmp_path)])[0].tables
+        fake_records.perplexity(tmp_path / "r", **about)
+        fake_records.bits(tmp_path / "r", bits, **about)
+    (one,) = board.make_sections([read(tmp_path / "r")])[0].tables
 
     order = [c.metric for c in one.columns]
     place = order.index("bits_saved")
@@ -52,3 +69,48 @@ def test_a_new_entry_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
     assert latex.render_table(text).count("bits saved") == 1
     (data,) = html_data.page_data([ReportSection("m", "", (one,))], 9, picks=False)["tables"]
     assert data["columns"][place]["metric"] == "bits_saved"
+
+    records = read(tmp_path / "r").records
+    (printed,) = table.text_tables(records, extra=derived_cells.extra_columns(records))
+    at = printed.headers.index("bits saved")
+    assert printed.headers[at - 1] == "bits per weight"
+    assert [line[at] for line in printed.lines] == ["0", "7"]
+    assert printed.is_worded("bits saved") == words
+    by_stem = {record.stem: record for record in records}
+    rows = derived_cells.to_csv_rows([one], by_stem)
+    found = {row["method"]: row["text"] for row in rows if row["metric"] == "bits_saved"}
+    assert found == {"dense": "0", "wanda": "7"}
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "why"),
+    [
+        (
+            ("COLUMN = ", "COLUMN = 7  # "),
+            "bits_saved",
+            "it is no bench.reporting.view.DerivedColumn",
+        ),
+        (("words={words}", "words=7"), "bits_saved", "words"),
+        (("higher", "up"), "bits_saved", "better"),
+        (("words={words}", ""), "other", "the column is called 'bits_saved'"),
+        (("bits_saved", "perplexity"), "perplexity", "is the name of a metric"),
+        (("TableCell(", "str("), "bits_saved", "str() argument"),
+        (
+            ('- bits:g}", bits', '- bits:g}", bits * 1e999'),
+            "bits_saved",
+            "a cell has the value inf",
+        ),
+    ],
+)
+def test_a_column_that_cannot_be_used_is_named(tmp_path, monkeypatch, change, name, why):
+    install(tmp_path, monkeypatch, COLUMN.replace(*change).replace("{words}", "False"), name)
+    fake_records.bits(tmp_path / "r", 9.0, method="dense")
+    with pytest.raises(UserError, match="repair or uninstall it") as refused:
+        board.make_sections([read(tmp_path / "r")])
+    assert why in str(refused.value)
+
+
+def test_a_column_cannot_replace_ours(tmp_path, monkeypatch):
+    install(tmp_path, monkeypatch, COLUMN.replace("{words}", "False"), "flips")
+    assert [c.name for c in derived_columns.all_columns()].count("flips") == 1
+    assert derived_columns.FLIPS in derived_columns.all_columns()

@@ -27,18 +27,11 @@ def sizes(record, **values):
     return record
 
 
-@pytest.mark.parametrize(
-    ("stages", "said"),
-    [
-        (("wanda",), ()),
-        (("ria:power=1",), ("no channel permutation",)),
-        (("wanda", "dsnot:from=wanda"), ("linears of the attention only",)),
-        (("wanda", "dsnot:part=all"), ()),
-        (("of-a-package-that-is-not-here",), ()),
-    ],
-)
-def test_a_label_says_what_a_method_leaves_out(stages, said):
-    assert remarks(stages) == said
+def test_a_label_says_what_a_method_leaves_out():
+    for stages in (("wanda",), ("wanda", "dsnot:part=all"), ("of-a-package-that-is-not-here",)):
+        assert remarks(stages) == ()
+    assert remarks(("ria:power=1",)) == ("no channel permutation",)
+    assert remarks(("wanda", "dsnot:from=wanda")) == ("linears of the attention only",)
 
 
 OLD_CLAIM = {"bits": 4, "scale_bits": 32, "scales": 1, "packed": False, "total_bytes": None}

@@ -5,28 +5,20 @@ import pytest
 from bench.reporting import words
 from bench.reporting.facts import Bound
 
+RATIOS = {0.9049: "×0.905", 9.9994: "×9.999", 45.962: "×45.96", 999.94: "×999.9"}
+PERCENT = {0.002: "0.2%", 9.999: "999.9%", 10993.905: "1,099,390%"}
+COUNTS = {999: "999", 999_499: "999k", 999_936: "1M", 999_999_999: "1B"}
+"""A training of 1M tokens in whole steps has 999,936."""
+SECONDS = {0.3: "0.3 s", 240: "4 min", 5.3 * 86400: "5.3 days", 729 * 86400: "729 days"}
+
 
 @pytest.mark.parametrize(
     ("write", "texts"),
     [
-        (
-            words.ratio,
-            {
-                0.9049: "×0.905",
-                9.9994: "×9.999",
-                45.962: "×45.96",
-                999.94: "×999.9",
-                10994.905: "×10,995",
-            },
-        ),
-        (words.percent, {0.002: "0.2%", 9.999: "999.9%", 10993.905: "1,099,390%"}),
-        # A training of 1M tokens in whole steps has 999,936.
-        (words.short_count, {999: "999", 999_499: "999k", 999_936: "1M", 999_999_999: "1B"}),
-        (
-            words.duration,
-            {0.3: "0.3 s", 240: "4 min", 5.3 * 86400: "5.3 days", 729 * 86400: "729 days"}
-            | {4.4e9: "140 years"},
-        ),
+        (words.ratio, RATIOS | {10994.905: "×10,995"}),
+        (words.percent, PERCENT),
+        (words.short_count, COUNTS),
+        (words.duration, SECONDS | {4.4e9: "140 years"}),
     ],
 )
 def test_few_digits_and_no_exponent(write, texts):
@@ -49,13 +41,10 @@ def test_numbers_of_two_processors_are_one_number(noise):
     assert Bound(1 / 3 + noise).value == 0.333333333333, "without an interval"
 
 
-@pytest.mark.parametrize(
-    ("text", "short"),
-    [
-        ("wanda 2:4", "wanda 2:4"),
-        ("sparsegpt + recon + retrain 2:4", "sparsegpt + re… 2:4"),
-        ("sparsegpt:blocksize=64:damp=0.02", "sparsegpt:blocksiz…"),
-    ],
-)
-def test_a_name_is_cut_before_its_short_last_words(text, short):
-    assert words.cut(text, 19) == short
+def test_a_name_is_cut_before_its_short_last_words():
+    cuts = {
+        "wanda 2:4": "wanda 2:4",
+        "sparsegpt + recon + retrain 2:4": "sparsegpt + re… 2:4",
+        "sparsegpt:blocksize=64:damp=0.02": "sparsegpt:blocksiz…",
+    }
+    assert {text: words.cut(text, 19) for text in cuts} == cuts

@@ -1,22 +1,13 @@
 """Suggestions for an unknown name."""
 
-import pytest
-
 from bench.system.suggest import describe_unknown
 
 METHODS = ("magnitude", "wanda", "admm", "dense", "finetune", "ria", "onnxruntime")
 
 
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        ("wand", "did you mean wanda?"),
-        ("wnada", "did you mean wanda?"),
-        ("ira", "did you mean ria?"),
-        ("onnx", "did you mean onnxruntime?"),
-        ("nonsense", f"known: {', '.join(METHODS)}"),
-        ("", f"known: {', '.join(METHODS)}"),
-    ],
-)
-def test_only_what_is_near_is_suggested(typed, said):
-    assert describe_unknown("method", typed, METHODS) == f"unknown method {typed!r}: {said}"
+def test_only_what_is_near_is_suggested():
+    near = {"wand": "wanda", "wnada": "wanda", "ira": "ria", "onnx": "onnxruntime"}
+    said = {typed: f"did you mean {name}?" for typed, name in near.items()}
+    said |= dict.fromkeys(("nonsense", ""), f"known: {', '.join(METHODS)}")
+    for typed, rest in said.items():
+        assert describe_unknown("method", typed, METHODS) == f"unknown method {typed!r}: {rest}"

@@ -21,7 +21,6 @@ def test_module_lists_with_the_same_matrices_are_blocks(family, make):
 def test_the_list_with_most_weights_comes_first():
     shapes = {f"tower.layers.{i}.fc.weight": (4, 4) for i in range(3)}
     shapes |= {f"text.layers.{i}.{x}.weight": (8, 8) for i in range(2) for x in ("up", "down")}
-
     assert [str(b) for b in find_blocks(shapes)] == [
         "text.layers (2 with up, down)",
         "tower.layers (3 with fc)",

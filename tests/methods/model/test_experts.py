@@ -62,7 +62,6 @@ def test_an_expert_that_is_not_whole_is_refused(tmp_path):
     tensors = load_file(file)
     del tensors["model.layers.1.block_sparse_moe.experts.2.w3.weight"]
     save_file(tensors, file)
-
     with pytest.raises(UserError, match=r"experts.2.gate_up_proj.weight .* is \[64, 32\]"):
         architecture.check(Folder(tmp_path))
 
@@ -178,6 +177,5 @@ def test_with_all_experts_every_expert_sees_every_token(mixture, make, make_job)
 def test_training_gives_experts_without_tokens_a_gradient_of_zero(make):
     model = make("mixtral").requires_grad_(True)
     model(input_ids=torch.tensor([[1, 2]]), use_cache=False).logits.sum().backward()
-
     assert all(p.grad is not None for p in model.parameters())
     assert any(not p.grad.any() for n, p in model.named_parameters() if ".experts." in n)

@@ -60,9 +60,7 @@ def test_prunes_its_targets_and_nothing_else(family, name, pattern, apply, make,
 def test_only_the_named_targets(name, apply, llama, make_job):
     before = copy.deepcopy(llama.state_dict())
     job = make_job(llama, targets=("model.layers.1.mlp.up_proj",))
-
     outcome = apply(name, llama, job)
-
     after = outcome.model.state_dict()
     changed = [key for key, tensor in after.items() if not torch.equal(tensor, before[key])]
     assert set(changed) - outcome.changed == {"model.layers.1.mlp.up_proj.weight"}

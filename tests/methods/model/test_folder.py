@@ -40,7 +40,6 @@ def test_what_is_written_is_read(family, make, keep_as, tmp_path):
 def test_a_target_is_out_by_in_however_it_is_stored(family, make, keep_as, tmp_path):
     model = make(family)
     opened = Folder(keep_as(model, tmp_path / "m"))
-
     for target in find_targets(opened.config, opened.shapes()):
         linear, weight = model.get_submodule(target), opened.weight(target)
         inputs = torch.eye(weight.shape[1])
@@ -98,7 +97,6 @@ def test_what_is_no_model_folder_is_refused(name, content, words, home):
         (home / name).unlink()
     else:
         (home / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-
     with pytest.raises(UserError, match=words):
         Folder(home)
 
@@ -108,7 +106,6 @@ def test_a_truncated_file_is_refused(kept, home):
     file = home / "model.safetensors"
     save_file({"model.x": torch.ones(50)}, file)
     file.write_bytes(file.read_bytes()[:kept])
-
     with pytest.raises(UserError, match=UNREADABLE):
         Folder(home)
 
@@ -117,7 +114,6 @@ def test_a_dtype_that_torch_cannot_read_is_refused(home):
     """Also of a tensor without values, which has the size of any dtype."""
     header = json.dumps({"model.x": {"dtype": "F4", "shape": [0], "data_offsets": [0, 0]}}).encode()
     (home / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-
     with pytest.raises(UserError, match=r"invalid entry of 'model\.x'"):
         Folder(home)
 
@@ -143,9 +139,7 @@ def test_shards(make, tmp_path, monkeypatch):
 def test_one_shard_that_is_full_to_the_byte_loads(home):
     writer = Writer(home, shard_bytes=8)
     writer.add("model.x", torch.tensor([1.0, 2.0]))
-
     writer.close()
-
     assert Folder(home).tensor("model.x").tolist() == [1, 2]
 
 
@@ -169,7 +163,6 @@ def test_tied_weights_are_written_once(tied, tmp_path):
 def test_equal_weights_that_are_not_tied_are_both_written():
     pair = torch.nn.ModuleList([torch.nn.Linear(4, 4, bias=False) for _ in range(2)])
     pair.load_state_dict({"0.weight": torch.ones(4, 4), "1.weight": torch.ones(4, 4)})
-
     assert set(state(pair)) == {"0.weight", "1.weight"}
 
 

@@ -126,7 +126,6 @@ def test_method_that_also_changed_a_weight_is_refused(tmp_path):
     model = build("llama")
     write(model, tmp_path / "source")
     model.model.norm.weight[0] += 1
-
     folders = tmp_path / "source", {"blocks": (0, 2)}, tmp_path / "target"
     with pytest.raises(CheckFailed, match="also changed weights"):
         write_smaller(model, *folders, torch.float32)
@@ -148,7 +147,6 @@ def test_share_is_rounded_and_units_are_removed_in_whole_groups(drop, left):
 
 def test_a_number_changes_under_the_key_that_the_config_has():
     config = {"model_type": "gpt2", "num_hidden_layers": 4, "layer_types": list("abcd")}
-
     assert changed_config(config, {"blocks": (0, 2)}) == {
         "num_hidden_layers": 2,
         "layer_types": ["a", "c"],

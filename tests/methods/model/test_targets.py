@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -33,20 +34,16 @@ def test_targets_are_the_linears_of_the_blocks(family, make):
 
     assert len(set(found)) == len(found)
     assert set(found) == set(linears) - outside
-    experts = FAMILIES[family].experts
-    each = len(FAMILIES[family].linears) + (
-        len(list(experts.names(getattr(model.config, experts.count)))) if experts else 0
-    )
+    each, experts = len(FAMILIES[family].linears), FAMILIES[family].experts
+    if experts:
+        each += len(list(experts.names(getattr(model.config, experts.count))))
     assert len(found) == 3 * each
 
 
 def test_targets_come_block_by_block_beyond_nine():
-    shapes = {
-        f"transformer.h.{i}.{x}.weight": (4, 4) for i in range(11) for x in FAMILIES["gpt2"].linears
-    }
-
+    names = product(range(11), FAMILIES["gpt2"].linears)
+    shapes = {f"transformer.h.{i}.{linear}.weight": (4, 4) for i, linear in names}
     found = find_targets({"model_type": "gpt2"}, dict(reversed(shapes.items())))
-
     assert [name + ".weight" for name in found] == list(shapes)
 
 
@@ -61,19 +58,13 @@ def test_unknown_architecture_is_refused(kind):
 @pytest.mark.parametrize(
     "extra", ["mlp.router.weight", "self_attn.q_proj.lora_A", "self_attn.q_proj.lora_A.weight"]
 )
-def test_matrix_that_a_block_should_not_have_is_refused(llama, extra):
-    shapes = shapes_of(llama) | {f"model.layers.1.{extra}": (4, 32)}
-
+def test_a_block_with_a_matrix_too_many_or_too_few_is_refused(llama, extra):
+    config, shapes = llama.config.to_dict(), shapes_of(llama)
     with pytest.raises(UserError, match=f"unexpected matrix model.layers.1.{extra}"):
-        find_targets(llama.config.to_dict(), shapes)
-
-
-def test_missing_linear_is_refused(llama):
-    shapes = shapes_of(llama)
+        find_targets(config, shapes | {f"model.layers.1.{extra}": (4, 32)})
     del shapes["model.layers.1.mlp.up_proj.weight"]
-
     with pytest.raises(UserError, match=r"missing matrix model.layers.1.mlp.up_proj"):
-        find_targets(llama.config.to_dict(), shapes)
+        find_targets(config, shapes)
 
 
 def test_include_and_exclude_are_globs(llama):
@@ -107,7 +98,6 @@ def test_a_glob_that_matches_no_linear_is_refused(llama, glob):
 
 def test_width_is_that_of_the_inputs():
     shapes = {"model.layers.0.mlp.up_proj.weight": (6, 8)}
-
     require_fit(Pattern(2, 8), shapes, ["model.layers.0.mlp.up_proj"])
     with pytest.raises(UserError, match=r"up_proj has 8: .*exclude='\*.up_proj'"):
         require_fit(Pattern(2, 3), shapes, ["model.layers.0.mlp.up_proj"])
@@ -132,7 +122,6 @@ def test_a_family_without_a_flow_gets_its_own_way_out(kind, flow, width, monkeyp
     """Such is an entry of `bench families teach`."""
     monkeypatch.setitem(FAMILIES, kind, replace(FAMILIES[kind], flow=None, width=None))
     config = CONFIGS[kind]().to_dict()
-
     with pytest.raises(UserError, match=f"permute does not know the architecture {kind}: {flow}"):
         require_flow(config, "permute")
     with pytest.raises(UserError, match=f"{kind} has no units that can be removed: {width}"):

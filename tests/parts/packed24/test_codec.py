@@ -44,6 +44,6 @@ def test_a_stored_weight_is_decoded_exactly_and_counted(tmp_path, kind, dtype, b
 def test_a_mask_that_keeps_other_numbers_is_refused():
     codec = Packed24Codec("float", 128, "bfloat16")
     parts = codec.encode(sparse(torch.bfloat16))
-    parts["mask"][0, 0] = 0xFF
+    parts["kept"][0, 0] = 0xFF
     with pytest.raises(UserError, match="does not keep two of every four"):
         codec.decode(parts)

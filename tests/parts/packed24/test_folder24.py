@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.parts.packed24.folder24 import MANIFEST, Folder24, Writer24
 from bench.parts.packed24.packing import pack
 from bench.results.store import ReadOnlyStore

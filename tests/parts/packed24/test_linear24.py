@@ -4,13 +4,12 @@ import pytest
 import torch
 
 from baselines.magnitude import Magnitude
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.parts.packed24 import cpu24, linear24, native
 from bench.parts.packed24.integers24 import pack_rounded
 from bench.parts.packed24.linear24 import MAX_PORTABLE_ROWS, Linear24, pack_head, swap_linears
 from bench.parts.packed24.packing import pack, unpack
-from bench.parts.speed.decoding import dense_twin
 from bench.system.devices import KERNEL_PATH
 from helpers import folders
 from helpers.fake_cuda import Sparse
@@ -153,7 +152,7 @@ def test_many_rows_meet_the_weights_of_few(llama, monkeypatch, path, kernel):
         pack_head(model), {n: pack_rounded(unpack(p), "int8") for n, p in packed.items()}
     )
     many = torch.randint(64, (1, MAX_PORTABLE_ROWS + 1), generator=torch.Generator().manual_seed(0))
-    for side in (model, dense_twin(model)):
+    for side in (model, linear24.use_dense_twins(model)):
         torch.testing.assert_close(
             side(many[:, :9]).logits, side(many).logits[:, :9], rtol=1e-3, atol=1e-3
         )

@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 
-from bench.export.model import export_model
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.parts.packed24 import linear24
 from bench.parts.packed24.folder24 import MANIFEST, Folder24

@@ -6,7 +6,7 @@ from transformers import LlamaConfig
 
 from baselines.magnitude import Magnitude
 from bench.parts.packed24.integers24 import pack_rounded
-from bench.parts.packed24.linear24 import Linear24, pack_head, swap_linears
+from bench.parts.packed24.linear24 import Linear24, pack_head, swap_linears, use_dense_twins
 from bench.parts.speed import captured, decoding
 from bench.system.devices import EAGER
 from helpers.models import CONFIGS, GROUPED, job_for
@@ -70,7 +70,7 @@ def test_a_captured_model_generates_what_transformers_does_and_is_compiled_once(
     for module in other.modules():
         if isinstance(module, Linear24) and module.scales is not None:
             module.scales.mul_(1.5)
-    assert check(decoding.dense_twin(other), 12).compile_s == 0  # other weights, and dense
+    assert check(use_dense_twins(other), 12).compile_s == 0  # other weights, and dense
 
 
 @pytest.mark.numeric
@@ -79,7 +79,7 @@ def test_int4_is_captured(make):
     model = packed(make("llama"), "int4")
     assert {m.kernel_weight.bits for m in model.modules() if isinstance(m, Linear24)} == {4, 8}
     check(model, 12)
-    check(decoding.dense_twin(model), 12)
+    check(use_dense_twins(model), 12)
 
 
 def test_tables_of_sines_change_no_bit(make):

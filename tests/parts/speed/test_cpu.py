@@ -12,7 +12,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from bench.inputs import loading
 from bench.parts.packed24 import cpu24, native
-from bench.parts.packed24.linear24 import swap_linears
+from bench.parts.packed24.linear24 import swap_linears, use_dense_twins
 from bench.parts.packed24.packing import pack, unpack
 from bench.parts.packed24.timing import WallClock, WrongProduct
 from bench.parts.speed import command as speed
@@ -145,7 +145,7 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
     steps = [
         step(model),
         step(swap_linears(load(), packed)),
-        step(decoding.dense_twin(swap_linears(load(), packed))),
+        step(use_dense_twins(swap_linears(load(), packed))),
     ]
     logits = [s() for s in steps]
     assert torch.equal(steps[0](), logits[0])  # the cache is as it was
@@ -166,7 +166,7 @@ def test_the_dense_twin_of_an_int8_model_keeps_its_packed_head(device, tmp_path)
     ids = torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(
-            decoding.dense_twin(copy.deepcopy(sparse))(ids).logits,
+            use_dense_twins(copy.deepcopy(sparse))(ids).logits,
             sparse(ids).logits,
             rtol=0.05,
             atol=0.1,

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench.export import gguf_file
 from bench.inputs import loading
 from bench.parts.speed.engines import llama_cpp
 from bench.parts.speed.engines.contract import Step
@@ -64,11 +63,12 @@ def package(monkeypatch, model):
     monkeypatch.setitem(sys.modules, "llama_cpp", module)
     monkeypatch.setattr(llama_cpp.metadata, "version", lambda name: "0.3")
     monkeypatch.setattr(
-        llama_cpp.llama_cpp, "quantize", lambda file, out, kind, threads: shutil.copy(file, out)
+        llama_cpp.llamacpp, "quantize", lambda file, out, kind, threads: shutil.copy(file, out)
     )
     return module
 
 
+@pytest.mark.parts("gguf")
 def test_a_step_begins_where_the_cache_ended(package, model):
     engine = llama_cpp.LlamaCpp()
     assert engine.about() == {"llama-cpp-python": "0.3", "build": "AVX2 = 1"}
@@ -86,6 +86,7 @@ def test_a_step_begins_where_the_cache_ended(package, model):
     assert package.calls == [("q8_0.gguf", 0, 8)] * 2  # the files are there already
 
 
+@pytest.mark.parts("gguf")
 def test_a_file_that_is_not_the_model_is_not_timed(package, model):
     package.off = 10.0
     with pytest.raises(
@@ -94,40 +95,8 @@ def test_a_file_that_is_not_the_model_is_not_timed(package, model):
         llama_cpp.LlamaCpp().contestants(model, Step("decode", 1, 8), "cpu", 2)
 
 
+@pytest.mark.parts("gguf")
 def test_the_package_gives_the_models_logits(model):
     pytest.importorskip("llama_cpp")
     for contestant in llama_cpp.LlamaCpp().contestants(model, Step("decode", 1, 8), "cpu", 1):
         contestant.work()
-
-
-@pytest.mark.parametrize("kind", gguf_file.KINDS)
-def test_a_file_is_the_model(tmp_path, kind):
-    """As transformers reads it: rounding of the weights is all that is lost, whatever the heads."""
-    from transformers import AutoModelForCausalLM
-
-    folder = write(build("llama"), tmp_path / "m")
-    gguf_file.write(folder, tmp_path / "x.gguf", kind)
-    ids = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(0))
-    got = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32)(
-        ids
-    ).logits
-    expected = loading.load(folder, Compute())(ids).logits
-    assert (got - expected).abs().max() / expected.abs().max() < {
-        "f16": 2e-3,
-        "q8_0": 3e-2,
-        "q4_0": 0.4,
-    }[kind]
-
-
-def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="of the family gpt2, and only llama is written as GGUF"):
-        gguf_file.write(write(build("gpt2"), tmp_path / "a"), tmp_path / "x.gguf", "fp16")
-    scaled = write(build("llama"), tmp_path / "b")
-    text = (
-        (scaled / "config.json")
-        .read_text()
-        .replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0')
-    )
-    (scaled / "config.json").write_text(text)
-    with pytest.raises(UserError, match=r"scales its rotary embedding \(linear\)"):
-        gguf_file.write(scaled, tmp_path / "x.gguf", "fp16")

@@ -31,7 +31,7 @@ def test_the_native_dense_side_is_the_dense_model_or_the_twin_of_a_sparse_one(
         "_on_kernel",
         lambda folder, targets, kind, dense=False: (folder, targets, kind, dense),
     )
-    monkeypatch.setattr(ours, "dense_twin", lambda model: ("twin", model))
+    monkeypatch.setattr(ours, "use_dense_twins", lambda model: ("twin", model))
     monkeypatch.setattr(ours, "_contestant", lambda *parts: parts)
     step = Step("decode", 1, 8)
     made = ours.Native().contestants(Versions(is_sparse), step, "cpu", 1)

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from bench.catalog import registry
-from bench.export import onnx_model
 from bench.inputs import models
 from bench.parts.packed24 import native
 from bench.parts.speed import engine_report, time_models, versions
@@ -330,10 +329,13 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
     )
 
 
+@pytest.mark.parts("onnx")
 def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeypatch, cache):
+    from bench.parts.onnx import onnx_model
+
     exported = []
 
-    def export(folder, room, dtype, pattern):
+    def export(folder, room, dtype, *others):
         exported.append(dtype)
         (room / onnx_model.FILE).write_text(dtype)
 

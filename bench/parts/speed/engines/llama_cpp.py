@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.export import gguf_file, llama_cpp
-from bench.export.onnx_model import RANDOM_TOKENS
-from bench.inputs import loading
+from bench.catalog import registry
+from bench.formats.loaded import RANDOM_TOKENS
+from bench.inputs import llamacpp, loading
 from bench.parts.packed24.timing import Work
 from bench.parts.speed.engines.contract import Contestant, Engine, Step, require_device
 from bench.parts.speed.versions import DENSE, ModelVersions
@@ -41,7 +41,7 @@ class LlamaCpp(Engine):
     }
 
     def require(self, device: str) -> None:
-        llama_cpp.require_package("--engine llamacpp")
+        llamacpp.require_package("--engine llamacpp")
         require_device(device, "cpu", "llamacpp")
 
     def about(self) -> dict[str, Any]:
@@ -55,14 +55,15 @@ class LlamaCpp(Engine):
     def contestants(
         self, versions: ModelVersions, step: Step, device: str, threads: int
     ) -> list[Contestant]:
+        gguf: Any = registry.load(registry.lookup("exports", "gguf"))
         folder = versions.folder(DENSE)
         files = {kind: versions.workdir / f"{kind}.gguf" for kind in self.kinds}
         for kind, file in files.items():
             if not file.exists():
                 if kind == "q4_k_m":
-                    llama_cpp.quantize(files["fp16"], file, kind, threads)
+                    llamacpp.quantize(files["fp16"], file, kind, threads)
                 else:
-                    gguf_file.write(folder, file, kind.replace("fp", "f"))
+                    gguf.write_file(folder, file, kind.replace("fp", "f"))
                 _check(folder, file, kind, threads)
         return [_contestant(kind, file, step, threads) for kind, file in files.items()]
 
@@ -75,7 +76,7 @@ def _contestant(kind: str, file: Path, step: Step, threads: int) -> Contestant:
     nbytes = sum(sizes.values()) - (sizes["token_embd.weight"] if "output.weight" in sizes else 0)
 
     def logits(ids: Tensor) -> Tensor:
-        return llama_cpp.logits(file, ids, threads)
+        return llamacpp.logits(file, ids, threads)
 
     return Contestant(kind, DENSE, _work(file, step, threads), {}, nbytes, logits)
 
@@ -83,7 +84,7 @@ def _contestant(kind: str, file: Path, step: Step, threads: int) -> Contestant:
 def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
     """Raise UserError if the logits of a prompt are not the model's."""
     ids = np.random.default_rng(1).integers(RANDOM_TOKENS, size=CHECK_TOKENS)
-    got = llama_cpp.logits(file, torch.from_numpy(ids), threads)
+    got = llamacpp.logits(file, torch.from_numpy(ids), threads)
     with torch.inference_mode():
         expected = loading.load(folder, Compute())(torch.from_numpy(ids)[None]).logits[0]
     off = float((got - expected).abs().max() / expected.abs().max())
@@ -96,7 +97,7 @@ def _check(folder: Path, file: Path, kind: str, threads: int) -> None:
 
 def _work(file: Path, step: Step, threads: int) -> Work:
     ids = np.random.default_rng(0).integers(RANDOM_TOKENS, size=step.kv + step.prompt).tolist()
-    llama = llama_cpp.load(file, len(ids), threads)
+    llama = llamacpp.load(file, len(ids), threads)
     if step.kv:
         llama.eval(ids[: step.kv])
     last = ids[step.kv :]

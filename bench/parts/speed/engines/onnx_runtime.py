@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.export.onnx_model import RANDOM_TOKENS
+from bench.formats.loaded import RANDOM_TOKENS
 from bench.parts.packed24.timing import Work
 from bench.parts.speed.engines.contract import Contestant, Engine, Step, require_device
 from bench.parts.speed.versions import ModelVersions

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from bench.inputs import loading
 from bench.parts.packed24 import cpu24, native
 from bench.parts.packed24.integers24 import pack_rounded
-from bench.parts.packed24.linear24 import Linear24, pack_head, swap_linears
+from bench.parts.packed24.linear24 import Linear24, pack_head, swap_linears, use_dense_twins
 from bench.parts.packed24.packing import pack
-from bench.parts.speed.decoding import DecodingWork, decode_step, dense_twin, prefill_step
+from bench.parts.speed.decoding import DecodingWork, decode_step, prefill_step
 from bench.parts.speed.engines.contract import Contestant, Engine, Step, require_device
 from bench.parts.speed.versions import DENSE, SPARSE, ModelVersions
 from methods.contract.errors import UserError
@@ -115,7 +115,7 @@ def _sides(versions: ModelVersions, kind: str) -> dict[str, nn.Module]:
         sides[SPARSE] = _on_kernel(versions.folder(SPARSE), versions.targets, kind)
     if SPARSE in sides and versions.is_sparse:
         # The weights of its dense version mean nothing.
-        sides[DENSE] = dense_twin(copy.deepcopy(sides[SPARSE]))
+        sides[DENSE] = use_dense_twins(copy.deepcopy(sides[SPARSE]))
     else:
         sides[DENSE] = _on_kernel(versions.folder(DENSE), versions.targets, kind, dense=True)
     return sides

@@ -134,6 +134,5 @@ def test_max_memory_says_what_fits(llama, keep_as, tmp_path):
     folder = Folder(keep_as(llama, tmp_path / "source"))
     weights = 4 * sum(torch.Size(shape).numel() for shape in folder.shapes().values())
     at = (folder, torch.device("cpu"), torch.float32)
-
     assert fits_device(*at, 1.26e-9 * weights) and fits_device(*at)
     assert not fits_device(*at, 1.24e-9 * weights)

@@ -103,15 +103,11 @@ def test_streamed_by_expert_is_the_same_to_the_bit(mixture, method, kind, both, 
 
 
 @pytest.mark.parametrize("dtype", models.sample([torch.float32, torch.bfloat16], torch.bfloat16))
-def test_when_experts_see_all_tokens_too(mixture, dtype, both, tmp_path):
-    seeing_all = both(fused(mixture, tmp_path / "source"), all_experts=True)
-    notes = seeing_all.compare("sparsegpt", dtype=dtype)
+def test_when_experts_see_all_tokens_or_activations_are_on_disk_too(mixture, dtype, both, tmp_path):
+    folder = fused(mixture, tmp_path / "source")
+    notes = both(folder, all_experts=True).compare("sparsegpt", dtype=dtype)
     assert set(notes["experts"]["tokens"].values()) == {6 * 16}
-
-
-def test_with_activations_on_disk_too(mixture, both, tmp_path):
-    here = both(fused(mixture, tmp_path / "source"))
-    here.compare("wanda", scratch=tmp_path, dtype=torch.bfloat16)
+    both(folder).compare("wanda", scratch=tmp_path, dtype=dtype)
 
 
 PARTS = [".experts.", ".self_attn.", "gate_up_proj", "down_proj", ".1.mlp.", ".experts.2."]
@@ -205,7 +201,6 @@ def test_a_streamed_forward_has_two_experts_in_memory(watched, monkeypatch):
 def test_each_expert_is_read_once(watched):
     model, job, reads = watched
     list(Walk(model, job, squares))
-
     names = [name for name, _ in reads]
     assert len(names) == len(set(names)) == 3 * 8 * 2
     assert threading.current_thread() not in {thread for _, thread in reads}

@@ -56,11 +56,9 @@ def test_outputs_that_the_loop_set_are_passed_on(llama, make_job, refining):
     job = refining(llama, make_job(llama))
     marks = [torch.full((6, 16, 32), float(i)) for i in range(3)]
     seen = []
-
     for i, pair in enumerate(PairedWalk(llama, job, goal="dense", batch=6).pairs()):
         seen.append(pair.inputs[0])
         pair.outputs = [marks[i]]
-
     assert seen[1] is marks[0] and seen[2] is marks[1]
 
 
@@ -92,7 +90,6 @@ def test_streamed_model_sees_the_same(llama, make_job, refining, keep_as, tmp_pa
 
 def test_needs_calibration(llama, make_job, refining):
     job = replace(refining(llama, make_job(llama)), calibration=None)
-
     with pytest.raises(RuntimeError, match="CALIBRATION"):
         PairedWalk(llama, job, goal="dense")
 

@@ -59,9 +59,10 @@ def same_notes(got, want):
         assert len(got) == len(want)
         for one, other in zip(got, want, strict=True):
             same_notes(one, other)
+    elif isinstance(want, float):
+        assert got == pytest.approx(want, rel=LAST_DIGIT, abs=1e-9)
     else:
-        near = pytest.approx(want, rel=LAST_DIGIT, abs=1e-9)
-        assert got == (near if isinstance(want, float) else want)
+        assert got == want
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -113,7 +114,6 @@ def test_streamed_from_disk_they_leave_the_same_bits(world, shared):
 
 def test_every_method_that_says_it_can_be_shared_is_among_these():
     entries = {**METHODS, **QUANTIZERS}
-
     of_one_class = {"int3-gptq", "mxfp4-gptq", "nvfp4-gptq"}  # that of int4-gptq, with another grid
     shared = {name for name, entry in entries.items() if entry.shares_calibration}
     assert shared == {case[1] for case in EXACT.values()} | of_one_class
@@ -146,5 +146,4 @@ def test_more_processes_than_sequences_are_refused():
 
 def test_work_is_balanced():
     owners = Sharing(torch.device("cpu"), 0, 2).divide({"a": 3, "b": 5, "c": 3, "d": 1})
-
     assert owners == {"b": 0, "a": 1, "c": 1, "d": 0}

@@ -4,6 +4,7 @@ import copy
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -57,20 +58,13 @@ class Waits(TorchDispatchMode):
         if func in INDEXED and any(i is not None and i.dtype == torch.bool for i in args[1]):
             self.note("index by a mask")
             return args[0]
-        if (
-            func is aten._to_copy.default
-            and args[0].device == META
-            and kwargs.get("device") == torch.device("cpu")
-        ):
-            self.note("copy to the CPU")
-            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        to_device = (
-            func is aten._to_copy.default
-            and args[0].device.type == "cpu"
-            and kwargs.get("device") == META
-        )
-        if to_device and not kwargs.get("non_blocking"):
-            self.note("copy from the CPU that waits")
+        if func is aten._to_copy.default:
+            copied = args[0].device, kwargs.get("device")
+            if copied == (META, torch.device("cpu")):
+                self.note("copy to the CPU")
+                return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            if copied == (torch.device("cpu"), META) and not kwargs.get("non_blocking"):
+                self.note("copy from the CPU that waits")
         if func is aten.copy_.default and args[0].device != args[1].device:
             to_device = args[0].device == META
             if not (to_device and len(args) > 2 and args[2]):
@@ -146,7 +140,6 @@ TRAINED = [name for name, entry in METHODS.items() if entry.trains]
 )
 def test_steps_that_log_nothing_wait_for_nothing(count, make, name, family):
     steps = count(name, shallow(make(family)))
-
     assert len(steps) == STEPS
     assert [i for i, waited in enumerate(steps) if waited] == WAITING.get(name, LOGGED)
     if name not in WAITING:  # CAST reads its lambda once, before step 10
@@ -171,11 +164,12 @@ def test_a_training_shorter_than_a_refresh_reads_its_lambda_once_at_the_end():
 def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
     corpus, asked = counting(), []
     real = type(corpus).batch
-    monkeypatch.setattr(
-        type(corpus),
-        "batch",
-        lambda self, step, *place: (asked.append(step), real(self, step, *place))[1],
-    )
+
+    def batch(self, step, *place):
+        asked.append(step)
+        return real(self, step, *place)
+
+    monkeypatch.setattr(type(corpus), "batch", batch)
     for device, ahead in ((torch.device("cpu"), []), (META, [0, 1, 2, 3])):
         batches = batch_upload.Batches(corpus, device, 0, 2)
         asked.clear()
@@ -191,14 +185,9 @@ def test_batches_are_those_of_the_corpus_on_any_device(monkeypatch):
 
 
 def test_a_card_reads_pinned_memory_by_itself(monkeypatch):
-    calls = []
-    tensor = torch.ones(2)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (calls.append("pinned"), self)[1])
-    monkeypatch.setattr(
-        torch.Tensor,
-        "to",
-        lambda self, to, non_blocking: (calls.append((to.type, non_blocking)), self)[1],
-    )
-    batch_upload.upload(tensor, torch.device("cuda"))
-    assert calls == ["pinned", ("cuda", True)]
-    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and len(calls) == 2
+    tensor, pin, to = torch.ones(2), Mock(), Mock()
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(pin.return_value, "to", to)
+    assert batch_upload.upload(tensor, torch.device("cuda")) is to.return_value
+    to.assert_called_once_with(torch.device("cuda"), non_blocking=True)
+    assert batch_upload.upload(tensor, torch.device("cpu")) is tensor and pin.call_count == 1

@@ -67,9 +67,7 @@ def test_equal_states_have_no_distance_and_no_gradient(dtype):
     teacher = states()[1].to(dtype)
     teacher[0, 3] = 0  # a state without a direction
     student = teacher.clone().requires_grad_()
-
     got = distance(student, teacher)
-
     assert got.item() == 0 and got.dtype == torch.float32
     gradient = torch.autograd.grad(got, student)[0]
     assert gradient.dtype == dtype and not gradient.any()
@@ -78,7 +76,6 @@ def test_equal_states_have_no_distance_and_no_gradient(dtype):
 def test_a_student_that_equals_its_teacher_does_not_move(llama, task):
     job = task(llama, pattern="dense", steps=3, budget=EVERY)
     outcome = method("dense-ft", eta=1.0, hidden=2.0).apply(copy.deepcopy(llama), job)
-
     assert [(r["loss"], r["hidden"], r["norm"]) for r in outcome.notes["curve"]] == [(0, 0, 0)] * 3
     for p, q in zip(llama.parameters(), outcome.model.parameters(), strict=True):
         assert torch.equal(p, q)

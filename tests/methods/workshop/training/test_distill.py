@@ -88,9 +88,7 @@ def test_a_head_with_a_bias_and_a_finish(finish):
 
 def test_without_a_teacher_it_is_cross_entropy():
     hidden, head, targets, _ = material()
-
     got, ce, kl = Distillation(0.0)(Outputs(hidden, head), targets, None, 1 / 50)
-
     want = cross_entropy(hidden @ head.T, targets)
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
     assert float(kl.detach()) == 0
@@ -117,9 +115,7 @@ def test_logits_never_exist_whole(monkeypatch):
 def test_frozen_head_gets_no_gradient():
     hidden, head, targets, teacher = material()
     head = head.detach()
-
     Distillation(0.5)(Outputs(hidden, head), targets, teacher)[0].backward()
-
     assert hidden.grad is not None and head.grad is None
 
 

@@ -83,7 +83,6 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
     write(resumed.model, tmp_path / "model")
     losses = [str(row["loss"]) for row in resumed.notes["curve"]]
     (tmp_path / "curve.txt").write_text("\n".join(losses))
-
     require_equal(tmp_path, undisturbed("cast", "gpt2", tmp_path, make_exact))
     assert resumed.notes["training"]["processes"] == [2, 1]
 
@@ -92,7 +91,6 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
 def test_four_ranks_go_on_where_two_stopped(half, tmp_path, make_exact):
     shutil.copytree(half, tmp_path / "resume" / STOPPED / "work")
     forked_ranks.launch(several_ranks, 4, tmp_path, f"resume={STOPPED}")
-
     require_equal(tmp_path / "resume" / STOPPED, undisturbed("cast", "gpt2", tmp_path, make_exact))
 
 
@@ -122,7 +120,6 @@ def test_weights_that_are_turned_pages_are_split(make, tmp_path):
     """Those of GPT-2 are views of its file, and FSDP takes contiguous weights alone."""
     write(make("gpt2"), tmp_path / "model")
     forked_ranks.launch(several_ranks, 2, tmp_path, f"memory={tmp_path / 'model'}")
-
     assert all((tmp_path / f"memory-{rank}.txt").exists() for rank in range(2))
 
 
@@ -132,7 +129,6 @@ def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch, cache):
     training = TRAINING | {"processes": 2}
     asked = {"methods": ("cast",), "measures": ("perplexity",), "training": training}
     runs.run_here(runs.small(tmp_path / "r", **asked), only=("cast",))
-
     (record,) = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
     assert record.status == "failed"
     assert "rank 1 ended with code 3 before it began" in record.reason
@@ -153,5 +149,4 @@ def test_processes_of_one_machine_meet_where_no_other_machine_can_come():
     listening = [
         c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN
     ]
-
     assert [ip for ip, port in listening if port == store.port] == ["127.0.0.1"]

@@ -15,7 +15,8 @@ from cast.cast import Cast
 from helpers.models import build, job_for, sample
 from helpers.trainings import LAST_DIGIT, counting, job_to_train, method, pruned, weight_of
 from methods.contract.errors import Diverged, UserError
-from methods.contract.method import Budget
+from methods.contract.method import Budget, Compute
+from methods.contract.pattern import Pattern
 from methods.workshop.training import trainer, training_checkpoint
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import Loss
@@ -194,9 +195,7 @@ def test_bfloat16_trains_masters_in_float32(llama, task, monkeypatch):
 
 def test_schedule():
     settings = TrainingSettings(lr=1.0, warmup=0.1, final_lr_ratio=0.2)
-
     rates = [settings.lr_at(step, 100, 1.0) for step in range(100)]
-
     assert rates[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
     assert max(rates) == 1.0 and rates[10] == 1.0
     assert rates[55] == pytest.approx(0.6)
@@ -260,24 +259,27 @@ def test_a_method_brings_its_own_loss(llama, task):
     assert set(outcome.notes["validation_perplexity"]) == {"start", "end"}
 
 
-def test_budget_below_one_step(llama, task):
-    with pytest.raises(UserError, match="tokens=100 is less than one step of 128"):
-        method("cast").apply(llama, replace(task(llama), budget=Budget(tokens=100)))
+class SmallVocabulary(torch.nn.Module):
+    def get_output_embeddings(self):
+        return torch.nn.Linear(8, 60, bias=False)
 
 
-def test_teacher_with_another_vocabulary(llama, task):
-    class Small(torch.nn.Module):
-        def get_output_embeddings(self):
-            return torch.nn.Linear(8, 60, bias=False)
-
-    with pytest.raises(UserError, match=r"different vocabularies \(60 and 64\)"):
-        method("cast").apply(llama, task(llama, teacher=Small))
+UNSTRUCTURED = {"pattern": Pattern.parse("50%")}
+WITH_GROUPS = ("cast", "sr-ste", "ast", "maskllm", "proxsparse")
 
 
-@pytest.mark.parametrize("name", ["cast", "sr-ste", "ast", "maskllm", "proxsparse"])
-def test_unstructured_has_no_groups(name, llama, task):
-    with pytest.raises(UserError, match=f"{name} needs an n:m pattern, and 50% is not one"):
-        method(name).apply(llama, task(llama, pattern="50%"))
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("cast", {"budget": Budget(tokens=100)}, "tokens=100 is less than one step of 128"),
+        ("cast", {"teacher": SmallVocabulary}, r"different vocabularies \(60 and 64\)"),
+        ("dense-ft", {"compute": Compute(dtype=torch.float16)}, "float16 loses small gradients"),
+        *((name, UNSTRUCTURED, f"{name} needs an n:m pattern") for name in WITH_GROUPS),
+    ],
+)
+def test_what_a_training_cannot_do_is_refused(name, fields, said, llama, task):
+    with pytest.raises(UserError, match=said):
+        method(name).apply(llama, replace(task(llama), **fields))
 
 
 @pytest.mark.parametrize(
@@ -324,7 +326,6 @@ def test_ablations_make_other_models(config, llama, task):
     plain = method("cast").apply(copy.deepcopy(llama), job).model.parameters()
     there = replace(job, workdir=job.workdir / "b")
     other = method("cast", **config).apply(copy.deepcopy(llama), there).model.parameters()
-
     assert any(not torch.equal(p, q) for p, q in zip(plain, other, strict=True))
 
 
@@ -372,13 +373,6 @@ def test_golden_trace(kernel, moved, make_exact, task):
         assert [r[name] for r in curve] == pytest.approx(golden, rel=LAST_DIGIT), name
 
 
-def test_float16_is_refused(llama, task):
-    job = task(llama)
-    job = replace(job, compute=replace(job.compute, dtype=torch.float16))
-    with pytest.raises(UserError, match="training in float16 loses small gradients"):
-        method("dense-ft").apply(llama, job)
-
-
 def test_a_runner_is_told_of_a_validation(llama, task):
     class Told(list):
         def enter(self, state):
@@ -397,7 +391,6 @@ def test_a_runner_is_told_of_a_validation(llama, task):
 def test_without_validation_windows_it_trains_and_saves(name, llama, task):
     job = replace(task(llama, steps=2, budget={"checkpoint_s": 0}), validation=None)
     notes = method(name).apply(copy.deepcopy(llama), job).notes
-
     assert training_checkpoint.latest(job.workdir) and not notes["validation_perplexity"]
     json.dumps(notes, allow_nan=False)
 
@@ -412,5 +405,4 @@ def test_a_long_curve_keeps_its_last_step(llama, task, monkeypatch):
     monkeypatch.setattr(trainer, "MAX_CURVE_ROWS", 2)
     job = task(llama, pattern="dense", steps=3, budget={"log_every": 1})
     notes = method("dense-ft").apply(copy.deepcopy(llama), job).notes
-
     assert [row["step"] for row in notes["curve"]] == [1, 3]

@@ -178,7 +178,6 @@ def test_the_order_of_zero_weights_is_any(make, make_job):
     model = make("llama")
     model.model.layers[1].self_attn.o_proj.weight.zero_()
     model.model.layers[1].mlp.down_proj.weight.zero_()
-
     assert Permute().apply(model, make_job(model)).notes["kept"]["heads"][0] <= 1
 
 

@@ -1,1 +1,0 @@
-"""Write pruned models and results for other tools."""

@@ -1,0 +1,47 @@
+"""The stored weights of a model folder, for the formats of other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bench.formats.stored import StoredFolder
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
+from methods.model.targets import family_of
+from methods.workshop.quantizing.grid_codec import GridCodec
+from methods.workshop.quantizing.integers import integer_bits
+
+
+def require_linears(source: Folder, what: str) -> None:
+    """Refuse a family whose weights other programs store in another way: [in, out], or of
+    experts."""
+    family = family_of(source.config)
+    if family.transposed or family.experts:
+        raise UserError(
+            f"a {source.config['model_type']} cannot be exported as {what}: use --format hf"
+        )
+
+
+def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
+    """Return the grid codec of each stored weight. Raise UserError if there is none, or one is of
+    another kind."""
+    codecs = {target: stored.codec(target) for target in stored}
+    if not codecs:
+        raise UserError(
+            f"{stored.path.parent} has no stored weights, of which {format_} is made: name the "
+            "record of a quantized row, or a folder of bench prune --quant"
+        )
+    grids = {target: codec for target, codec in codecs.items() if isinstance(codec, GridCodec)}
+    if other := sorted(codecs.keys() - grids.keys()):
+        name = codecs[other[0]].name
+        raise UserError(
+            f"{other[0]} is stored as {name}, which {format_} has not: use --format stored"
+        )
+    return grids
+
+
+def common_bits(stored: StoredFolder) -> int:
+    """Return the bits of the integers that all stored weights are; 0 without one such number."""
+    codecs = [stored.codec(target) for target in stored]
+    bits = {integer_bits(codec) for codec in codecs}
+    return bits.pop() if len(bits) == 1 else 0

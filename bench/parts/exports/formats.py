@@ -1,0 +1,62 @@
+"""Formats that need no other library. Each imports its modules when it writes, because some need
+torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from bench.formats.checkpoint import QUANTIZATION_KEYS
+from bench.formats.contract import (
+    MODEL_CARD,
+    ModelFormat,
+    ModelResults,
+    ModelSource,
+    Options,
+    ResultsFormat,
+)
+
+
+class Dense(ModelFormat):
+    """Dense safetensors, for transformers and vLLM."""
+
+    takes_any: ClassVar[bool] = True
+
+    def write(self, source: ModelSource, out: Path, options: Options) -> str:
+        from bench.parts.exports import dense_folder
+
+        said = dense_folder.write(source.folder, out)
+        source.write_companions(out, without=QUANTIZATION_KEYS, also=[MODEL_CARD])
+        return said
+
+
+class Stored(ModelFormat):
+    """The quantized tensors that the row counts."""
+
+    def write(self, source: ModelSource, out: Path, options: Options) -> str:
+        from bench.parts.exports import stored_folder
+
+        said, config = stored_folder.write(source.folder, out)
+        source.write_companions(out, config)
+        return said
+
+
+class EveryEvalEver(ResultsFormat):
+    """Results for Every Eval Ever."""
+
+    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"organization": ()}
+
+    def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
+        from bench.parts.exports import every_eval_ever
+
+        return every_eval_ever.documents(model, options.organization or "unknown")
+
+
+class LmEval(ResultsFormat):
+    """Results as lm-eval writes its own."""
+
+    def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
+        from bench.parts.exports import lm_eval
+
+        return lm_eval.documents(model)

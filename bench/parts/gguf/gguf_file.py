@@ -1,0 +1,249 @@
+"""Write a LLaMA as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and K-quants by llama.cpp's own
+quantizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.formats.stored import StoredFolder
+from bench.formats.stored_grids import common_bits
+from bench.inputs import architecture
+from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
+from bench.parts.gguf.k_quants import GgmlCodec
+from methods.contract.codec import StoredWeight
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
+from methods.model.safe_files import find_file
+from methods.workshop.quantizing.integers import integer_bits
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+KINDS = ("f16", "q8_0", "q4_0")
+"""Types that this module writes. llama.cpp writes the others."""
+BITS = {"q8_0": 8, "q4_0": 4}
+FAMILY = "llama"
+BLOCK = 32
+"""Weights of a row that share a scale in Q8_0 and Q4_0."""
+PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+"""llama.cpp's name for the steps that split text before a byte-level BPE."""
+STEP_OPTIONS = {"individual_digits": True, "use_regex": True, "add_prefix_space": False}
+"""Options of these steps that llama.cpp has under either name."""
+
+
+def write(
+    folder: Path,
+    file: Path,
+    kind: str,
+    linears: Collection[str] | None = None,
+    *,
+    vocabulary: bool = False,
+    instead: str = "leave llamacpp out of --engine",
+) -> int:
+    """Write the model in a folder. Return the number of `linears` whose weights were rounded.
+
+    Args:
+        kind: one of KINDS.
+        linears: the linears that get `kind`, while the other matrices are in F16. None: all
+        matrices get `kind`. Vectors are
+            in float32. Stored integers of the folder keep their codes, where `kind` has them.
+        vocabulary: add the tokenizer of the folder, which a file for timing does not need.
+        instead: what else the user can do, for errors.
+
+    Raises:
+        UserError: a damaged folder, another family, a scaled rotary embedding, a tensor or a
+        tokenizer that is not written.
+    """
+    from gguf import (
+        MODEL_ARCH,
+        GGMLQuantizationType,
+        GGUFWriter,
+        LlamaFileType,
+        get_tensor_name_map,
+        quants,
+    )
+
+    source, stored = Folder(folder), StoredFolder(folder)
+    config = source.config
+    architecture.check(source)
+    _require_plain(config, folder, instead)
+    heads, kv_heads = (
+        config["num_attention_heads"],
+        config.get("num_key_value_heads") or config["num_attention_heads"],
+    )
+    head_size = config.get("head_dim") or config["hidden_size"] // heads
+    writer = GGUFWriter(file, FAMILY)
+    writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
+    # transformers takes these two numbers for a config without them.
+    writer.add_context_length(config.get("max_position_embeddings") or 2048)
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_size)
+    writer.add_value_length(head_size)
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or 1e-6)
+    writer.add_rope_dimension_count(head_size)
+    # The key depends on transformers' version.
+    theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta")
+    writer.add_rope_freq_base(float(theta or 10000.0))
+    writer.add_vocab_size(config["vocab_size"])
+    if vocabulary and find_file(folder, "tokenizer.json"):
+        _add_vocabulary(writer, folder, config["vocab_size"], instead)
+    else:
+        writer.add_tokenizer_model("no_vocab")
+    names, rounded = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), 0
+    for name in source:
+        tensor, target = source.tensor(name), name.removesuffix(".weight")
+        if (stored_name := names.get_name(name, try_suffixes=(".weight",))) is None:
+            raise UserError(
+                f"{folder} has the tensor {name}, which is not written as GGUF: {instead}"
+            )
+        turned = {"q_proj": heads, "k_proj": kv_heads}.get(target.rpartition(".")[2], 0)
+        if turned:
+            tensor = _interleave_halves(tensor, turned)
+        if tensor.ndim < 2:
+            writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
+            continue
+        form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
+        if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
+            raise UserError(
+                f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: "
+                f"{instead}"
+            )
+        array = None
+        if linears and target in linears and target in stored:
+            array = _blocks(stored[target], form.name, tensor, turned)
+        if array is None:
+            values = tensor.float().contiguous().numpy()
+            array = quants.quantize(values, form)
+            if linears and target in linears:
+                rounded += not np.array_equal(quants.dequantize(array, form), values)
+        writer.add_tensor(stored_name, array, raw_dtype=form)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return rounded
+
+
+def name_of(linear: str, config: Any) -> str:
+    """Return the name of a linear's weight in GGUF."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    return str(names.get_name(f"{linear}.weight", try_suffixes=(".weight",)))
+
+
+def kind_of(folder: Path) -> str:
+    """Return the kind that holds a folder's stored integers without rounding, or f16."""
+    bits = common_bits(StoredFolder(folder))
+    return next((kind for kind, own in BITS.items() if own == bits), "f16")
+
+
+def _blocks(
+    stored: StoredWeight, kind: str, weight: Tensor, heads: int
+) -> np.ndarray[Any, np.dtype[np.uint8]] | None:
+    """Return the blocks of stored integers, uint8 [out, bytes], or None if they do not decode to
+    the weight.
+
+    A block is a scale in float16 and 32 integers: int8, or int4 + 8 with the second half in the
+    upper bits. kind: name of the type; weight: in the order of the file; heads: number of heads
+    whose rows are in another order, or 0.
+    """
+    codec: Any = stored.codec
+    if integer_bits(codec) != BITS.get(kind.lower()) or codec.group % BLOCK:
+        return None
+    codes, scales = stored.parts["codes"], stored.parts["scales"]
+    if heads:
+        codes, scales = _interleave_halves(codes, heads), _interleave_halves(scales, heads)
+    blocks = codes.unflatten(1, (-1, BLOCK))
+    if kind == "Q4_0":
+        blocks = blocks[..., : BLOCK // 2] | blocks[..., BLOCK // 2 :] << 4
+    else:
+        blocks = blocks ^ 0x80  # from the number plus 128 to two's complement
+    halves = scales.repeat_interleave(codec.group // BLOCK, 1).half().unsqueeze(-1)
+    parts = {"blocks": torch.cat([halves.view(torch.uint8), blocks], -1).flatten(1)}
+    restored = GgmlCodec(kind).decode(parts).to(weight.dtype)
+    return parts["blocks"].numpy() if torch.equal(restored, weight) else None
+
+
+def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:
+    """Add the byte-level BPE tokenizer of a folder. size: number of rows of the embedding."""
+    from gguf import SpecialVocab, TokenType
+
+    # As the library writes it, so that every field is there.
+    tokenizer = json.loads(read_tokenizer(folder / "tokenizer.json").to_str())
+    splitter = tokenizer.get("pre_tokenizer") or {}
+    parts = [
+        part
+        for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter]))
+        if part
+    ]
+    steps = tuple(part.get("type") for part in parts)
+    if (
+        tokenizer["model"].get("type") != "BPE"
+        or steps not in PRE_TOKENIZERS
+        or any(
+            part.get(option, value) != value
+            for part in parts
+            for option, value in STEP_OPTIONS.items()
+        )
+    ):
+        raise UserError(
+            f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}"
+        )
+    added = {token["id"]: token for token in tokenizer.get("added_tokens", ())}
+    known = {number: text for text, number in tokenizer["model"]["vocab"].items()}
+    known |= {number: token["content"] for number, token in added.items()}
+    special = {
+        number: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED
+        for number, t in added.items()
+    }
+    unused = {number: TokenType.UNUSED for number in range(size) if number not in known}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
+    writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
+    writer.add_token_types(
+        [{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)]
+    )
+    with tokenizer_faults(folder / "tokenizer_config.json"):
+        SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+
+
+def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
+    """Refuse a family, an activation or a rotary embedding that this module does not write."""
+    if config.get("model_type") != FAMILY:
+        raise UserError(
+            f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written "
+            f"as GGUF: {instead}"
+        )
+    if (activation := config.get("hidden_act") or "silu") != "silu":
+        raise UserError(
+            f"{folder} has the activation {activation}, and llama.cpp computes silu: {instead}"
+        )
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        raise UserError(
+            f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: "
+            f"{instead}"
+        )
+
+
+def _interleave_halves(weight: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of each head for llama.cpp, which rotates pairs where transformers rotates
+    halves.
+
+    weight: [heads * size, n]. Row i of the first half and row i of the second become neighbours.
+    """
+    halves = weight.unflatten(0, (heads, 2, -1))
+    return torch.stack(halves.unbind(1), dim=2).flatten(0, 2)

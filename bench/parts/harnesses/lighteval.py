@@ -1,0 +1,116 @@
+"""Folders of lighteval: results/MODEL/results_DATE.json, and
+details/MODEL/DATE/details_TASK_DATE.parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from bench.parts.harnesses.evaluation import (
+    FAULTS,
+    Evaluation,
+    Harness,
+    Question,
+    facts,
+    read_results,
+    read_whole,
+    time_in_name,
+    time_of,
+)
+from bench.results.parquet_pages import find_lie
+from bench.system import digests
+from methods.contract.errors import UserError, first_line
+
+COLUMNS = ("doc", "metric")
+MAX_FILE = 2**30
+"""Largest file of details in bytes, and largest row group when unpacked."""
+MAX_UNPACKED = 2**32
+"""Largest size in bytes of all rows."""
+BATCH = 2**28
+"""Largest size in bytes of the rows that are unpacked at once, if one row has no more."""
+
+
+class Lighteval(Harness):
+    """Folders of lighteval."""
+
+    title: ClassVar[str] = "lighteval"
+    how: ClassVar[str] = "lighteval --save-details"
+
+    def find(self, folder: Path) -> list[Path]:
+        return [
+            file for file in folder.rglob("results_*.json") if file.is_file() and _details(file)
+        ]
+
+    def read(self, results: Path) -> Iterator[Evaluation]:
+        about = read_results(results, "config_general", dict)
+        general, versions = about["config_general"], about.get("versions")
+        stamp, root = results.stem.removeprefix("results_"), _details(results)
+        for file in sorted(root.rglob(f"details_*_{stamp}.parquet")) if root else ():
+            task = file.stem.removeprefix("details_").removesuffix(f"_{stamp}")
+            name, _, shots = task.rpartition("|")
+            found = Evaluation(
+                name or task,
+                str((versions if isinstance(versions, dict) else {}).get(task)),
+                {"shots": shots or None},
+                harness="lighteval",
+                about=facts(general.get("model_name"), general.get("lighteval_sha")),
+                made=time_of(results, time_in_name(stamp)),
+            )
+            try:
+                for doc, metric in _rows(file):
+                    query, instruction, gold = (
+                        digests.of(str(doc.get(k))) for k in ("query", "instruction", "gold_index")
+                    )
+                    choices = digests.of([str(c) for c in doc.get("choices", ())])
+                    question = Question(
+                        digests.of([query, choices]), digests.of([query, instruction]), gold
+                    )
+                    found.add(question, "", metric)
+            except FAULTS as fault:
+                reason = first_line(fault)
+                raise UserError(
+                    f"{file} cannot be read as details of lighteval ({reason}): measure it again"
+                ) from None
+            found.higher = {name: True for scores in found.scores.values() for name in scores}
+            yield found
+
+
+def _details(results: Path) -> Path | None:
+    return next((p / "details" for p in results.parents if (p / "details").is_dir()), None)
+
+
+def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
+    """Yield the document and the scores of each row. Raise ValueError for a file that unpacks to
+    too much."""
+    import pyarrow
+    from pyarrow import parquet
+
+    content = read_whole(file, MAX_FILE)
+    table = parquet.ParquetFile(pyarrow.BufferReader(content))
+    wrong = find_lie(content, table.metadata)
+    if wrong:
+        raise ValueError(wrong)
+    largest = max(
+        (_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0
+    )
+    if largest > MAX_FILE:
+        raise ValueError(f"unpacks to {largest:,} bytes, more than {MAX_FILE:,}")
+    unpacked = 0
+    # A dictionary holds a text once, and each row that has it unpacks it again.
+    for batch in table.iter_batches(
+        max(1, min(1000, BATCH // max(1, largest))), columns=COLUMNS, use_threads=False
+    ):
+        unpacked += batch.nbytes
+        if unpacked > MAX_UNPACKED:
+            raise ValueError(f"unpacks to more than {MAX_UNPACKED:,} bytes")
+        rows = batch.to_pandas()
+        yield from zip(rows["doc"], rows["metric"], strict=True)
+
+
+def _unpacked(group: Any) -> int:
+    """Return the bytes of the columns that are read, with each text of a dictionary once."""
+    chunks = (group.column(i) for i in range(group.num_columns))
+    return sum(
+        c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in COLUMNS
+    )

@@ -1,0 +1,376 @@
+"""The rules of a submission. Each yields a sentence for what it refuses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.catalog import choice, registry
+from bench.inputs.corpora import CORPORA
+from bench.inputs.models import ALIASES, HUB_ID
+from bench.parts.submission import licences
+from bench.reporting.protocol import VALIDATION
+from bench.reporting.searches import About
+from bench.results import metrics, reproduce
+from bench.results.derive import Items
+from bench.results.identity import IdentityKey
+from bench.results.record import DONE, Record
+from bench.results.store import FOLDERS
+from methods.contract.errors import UserError
+from methods.contract.info import Does
+from methods.contract.pattern import Pattern
+
+NAME = re.compile("[a-z0-9]+(?:[.-][a-z0-9]+)*")
+NAME_LENGTH = range(6, 65)
+FILE = re.compile(
+    r"about\.toml|records/[0-9a-f]{32}\.json|items/[0-9a-f]{32}\.parquet|signatures/[0-9a-f]{32}\.txt(\.sig)?"
+)
+"""Files of a submission."""
+MACHINE_PATH = re.compile(
+    r"""(?:^|[\s"'=(,:;<\[])(/(?:[\w.@+-]+/)+[\w.@+-]*|/(?:home|root|tmp|mnt|data|work|Users)\b|~/[\w.]\S*"""
+    r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""
+)
+MAX_CREDIT = 100
+Published = Mapping[IdentityKey, tuple[str, Record]]
+"""Folder and record of each published measurement."""
+
+
+def of_files(folder: Path) -> Iterator[str]:
+    """Refuse files that belong to no submission, and links."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield f"{name} is a link: a submission has regular files only"
+        elif not path.is_dir() and not (path.is_file() and FILE.fullmatch(name)):
+            yield f"{name} is no file of a submission: leave it out"
+        elif path.is_dir() and name not in FOLDERS:
+            yield f"{name} is no folder of a submission: leave it out"
+
+
+def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
+    """Refuse a folder name that breaks the rule: MODEL-MACHINE-WHO in lower case."""
+    begins = sorted({slug(model) for model in models})
+    if not NAME.fullmatch(name) or len(name) not in NAME_LENGTH:
+        yield (
+            f"the name {name!r} is not MODEL-MACHINE-WHO in lower-case letters, digits, dots and "
+            f"dashes, with {NAME_LENGTH.start} to {NAME_LENGTH.stop - 1} characters: give another "
+            "with --name"
+        )
+    elif begins and not any(name.startswith(f"{model}-") for model in begins):
+        yield (
+            f"the name {name!r} does not begin with a model of the records ({', '.join(begins)}): "
+            "give another with --name"
+        )
+    if name in taken:
+        yield (
+            f"the name {name!r} is taken in the results that are published: give another with "
+            "--name"
+        )
+
+
+def slug(text: str) -> str:
+    """Return text as a part of a folder's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower().rpartition("/")[2]).strip("-.")
+
+
+def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[str]:
+    """Refuse a folder that does not say who contributed it, when, and under which licences its
+    models and data are."""
+    credit = about.credit.strip()
+    if not credit or len(credit) > MAX_CREDIT or not credit.isprintable():
+        yield (
+            f"about.toml needs a name to credit, of at most {MAX_CREDIT} characters: give "
+            "--credit NAME"
+        )
+    newest = max((record.recorded[:10] for record in records), default="")
+    if about.kind != "results":
+        yield f"about.toml says kind = {about.kind!r}: only results are submitted"
+    if about.submitted is None:
+        yield "about.toml has no date: make the submission with bench submit"
+    elif about.submitted > today + timedelta(days=1):  # of the eastern time zones
+        yield f"about.toml has the date {about.submitted}, which is to come"
+    elif about.submitted.isoformat() < newest:
+        yield f"about.toml has the date {about.submitted}, but a record is of {newest}"
+    for name, licence in licences.of_records(records, about.licences).items():
+        if not licence:
+            yield f"the licence of {name} is not known: give --licence '{name}=LICENCE'"
+    if found := machine_path(about.model_dump(mode="json")):
+        yield f"about.toml has a path of your machine ({found}): leave it out"
+
+
+def of_record(record: Record, items: Items | None, now: str) -> Iterator[str]:
+    """Refuse a record that is unfinished, says too little, has a path of its machine, or cannot be
+    made again."""
+    if record.status not in DONE:
+        yield f"it has {record.status}: submit records with numbers"
+    if not record.processor or not record.machine.get("platform"):
+        yield "it does not name its machine"
+    if not record.versions.get("cast-bench") or not record.versions.get("torch"):
+        yield "it does not name the versions that made it"
+    if (
+        not re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.recorded)
+        or record.recorded > now
+    ):
+        yield f"its time {record.recorded!r} is none, or is to come"
+    if record.commit.get("dirty"):
+        yield (
+            "it was made with uncommitted changes of the code, so no one else can make it: commit "
+            "them and run again"
+        )
+    if found := machine_path(record.model_dump(mode="json")):
+        yield f"it has a path of your machine ({found}): run it with a name or a relative path"
+    if items is not None and (
+        found := machine_path([*set(items.ids.tolist()), *set(items.clusters.tolist())])
+    ):
+        yield f"its items have a path of your machine ({found})"
+    yield from _of_reproduction(record)
+    yield from _of_bits(record)
+
+
+def machine_path(value: Any) -> str:
+    """Return the first path of a machine in a text, or in all texts of a JSON value."""
+    if isinstance(value, str):
+        match = MACHINE_PATH.search(value)
+        return match[1][:80] if match else ""
+    parts = (
+        [*value, *value.values()]
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, list)
+        else ()
+    )
+    return next((found for part in parts if (found := machine_path(part))), "")
+
+
+def _of_reproduction(record: Record) -> Iterator[str]:
+    identity = record.identity
+    if "made_elsewhere" in record.notes:
+        yield (
+            f"it was measured by {record.notes['made_elsewhere']}, so bench run cannot make it "
+            "again"
+        )
+        return
+    if identity.model not in ALIASES and not HUB_ID.fullmatch(identity.model):
+        yield f"its model {identity.model!r} is no alias and no hub id: no one else can load it"
+    texts = (identity.calibration, identity.training)
+    config = (record.key_inputs.get("measure") or {}).get("config") or {}
+    for name in (*(text.data for text in texts if text), config.get("corpus")):
+        if name and name not in CORPORA:
+            yield f"its text {name!r} is no corpus of this suite: no one else has it"
+    try:
+        reproduce.settings(record)
+    except UserError as fault:
+        yield f"it does not say how it was made: {fault}"
+    for one in record.plugins:
+        if one.get("file"):
+            yield (
+                f"{one['name']} is a class in the file {one['distribution']}, which no one else "
+                "has: install it as a plug-in"
+            )
+    provided = {one["name"] for one in record.plugins}
+    if any((one.get("commit") or {}).get("dirty") for one in record.plugins):
+        yield "it was made with uncommitted changes of a plug-in: commit them and run again"
+    named = [*(("methods", stage) for stage in identity.stages), ("quantizers", identity.quantizer)]
+    stages = []
+    try:
+        for kind, label in named:
+            name = label.split(":")[0]
+            # A method may open its file when it is built, and the submitter chose the path.
+            if kind == "methods" and re.search("[:/]file=", label):
+                yield f"{name} reads a file that no one else has"
+                return
+            if name not in ("none", *(provided - registry.SECTIONS[kind].keys())):
+                stages.append(registry.lookup(kind, choice.parse_method(label, kind).name))
+        if identity.measure not in provided:
+            registry.lookup("measures", identity.measure)
+    except UserError as fault:
+        yield f"bench run cannot make it again: {fault}"
+        return
+    if any(Does.IMPORTS in stage.does for stage in stages):
+        yield "its model was made elsewhere: no one else can make it"
+    if identity.training and not provided and not any(stage.trains for stage in stages):
+        yield "it has a training text, but none of its methods trains"
+
+
+def _of_bits(record: Record) -> Iterator[str]:
+    """Refuse notes that store a weight in fewer bits than the quantizer's name says."""
+    named = re.match(r"[a-z]+?(\d+)", record.identity.quantizer)
+    stored = record.notes.get("stored")
+    if not named or not isinstance(stored, dict):
+        return
+    bits, least = _noted_bits(stored), float(named[1])
+    if "values" in stored:
+        least *= 1 - Pattern.parse(record.identity.pattern).share
+    if bits is None or bits < least:
+        said = "no number of" if bits is None else f"{bits:.4g}"
+        yield (
+            f"its notes store {said} bits of a weight, and {record.identity.quantizer} has at "
+            f"least {least:.4g}"
+        )
+
+
+def _noted_bits(stored: Mapping[str, Any]) -> float | None:
+    """Return the bits of a weight that notes state, without pruned ones, or None if they state
+    none."""
+    names = ("values", "others", "weights") if "values" in stored else ("bits", "scales")
+    numbers = [stored.get(name, 0) for name in names]
+    if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
+        return None
+    if "values" in stored:
+        return 8 * (numbers[0] + numbers[1]) / numbers[2] if numbers[2] else None
+    return float(numbers[0])
+
+
+def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
+    """Refuse bits per weight that nothing explains: their artifact has no record that says how its
+    weights are stored."""
+    explained = {
+        r.artifact for r in records if r.identity.measure == "pattern" and "stored" in r.notes
+    }
+    for record in records:
+        identity = record.identity
+        if (
+            identity.measure == "size"
+            and identity.quantizer != "none"
+            and record.artifact not in explained
+        ):
+            yield (
+                record,
+                "nothing says how its bits are stored: submit the record `pattern` of the same "
+                "artifact, too",
+            )
+
+
+def of_repetition(records: Sequence[Record], published: Published) -> Iterator[tuple[Record, str]]:
+    """Refuse what is published, and a measurement that is there twice."""
+    seen: dict[IdentityKey, Record] = {}
+    for record in records:
+        key = record.identity.key()
+        if (first := seen.setdefault(key, record)) is not record:
+            yield record, f"it repeats the measurement of record {first.short_key}"
+        if key in published:
+            yield (
+                record,
+                f"{published[key][0]} has this measurement: leave it out (bench submit does)",
+            )
+
+
+def of_copies(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
+    """Refuse scores of a pruned model that are those of its dense model to the last bit."""
+    dense = {
+        r.items.sha256: r
+        for r in records
+        if r.items and r.identity.subject == "text" and r.identity.stages == ("dense",)
+    }
+    for record in records:
+        first = (
+            dense.get(record.items.sha256)
+            if record.items and record.identity.measure == "perplexity"
+            else None
+        )
+        if first and record.identity.pattern != "dense":
+            yield (
+                record,
+                f"its scores are those of the dense model in record {first.short_key}, to the "
+                "last bit",
+            )
+
+
+def of_dense(
+    records: Iterable[Record], published: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
+    """Refuse a dense model whose numbers are not those that are published, beyond their margin."""
+    known: dict[IdentityKey, Record] = {}
+    for record in published:
+        known.setdefault(record.identity.key("device", "seed"), record)
+    for record in records:
+        other = known.get(record.identity.key("device", "seed"))
+        if other and record.identity.stages == ("dense",) and record.identity.quantizer == "none":
+            yield from ((record, sentence) for sentence in differences(record, other))
+
+
+def differences(record: Record, other: Record) -> Iterator[str]:
+    """Yield a sentence for each number of a record that another has beyond its margin."""
+    theirs = {r.metric: r.value for r in other.readings}
+    for reading in record.readings:
+        value, metric = theirs.get(reading.metric), metrics.find(reading.metric, reading.unit)
+        margin = metric.margin
+        if value is None or reading.value is None or margin is None or metric.is_time:
+            continue
+        scale = abs(value) if metric.is_ratio else 1.0
+        if abs(reading.value - value) > margin * scale:
+            yield (
+                f"its {reading.metric} is {reading.value:.6g}, but {value:.6g} is published for "
+                f"the same measurement (record {other.short_key}), more than the margin of "
+                f"{margin:g} away"
+            )
+
+
+def of_protocol(
+    records: Iterable[Record], published: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
+    """Refuse a text or task in another protocol, or of other tokens, than that of the published
+    rows of its model.
+
+    For a new model, refuse what is not the default.
+    """
+    labels: dict[tuple[str, str, str], set[str]] = {}
+    tokens: dict[object, Record] = {}
+    versions: dict[str, set[str | None]] = {}
+    for record in published:
+        identity = record.identity
+        key = (identity.model, identity.measure, identity.protocol.name)
+        labels.setdefault(key, set()).add(identity.protocol.label)
+        if record.token_digest:
+            tokens[identity.model, identity.measure, identity.protocol] = record
+        versions.setdefault(identity.protocol.name, set()).add(identity.protocol.version)
+    for record in records:
+        identity, protocol = record.identity, record.identity.protocol
+        if identity.subject not in ("text", "task") or identity.measure == "pattern":
+            continue
+        theirs = tokens.get((identity.model, identity.measure, protocol))
+        if theirs and record.token_digest != theirs.token_digest:
+            yield (
+                record,
+                f"its {protocol.label} has other tokens than the published record "
+                f"{theirs.short_key}",
+            )
+        known, alias = (
+            labels.get((identity.model, identity.measure, protocol.name)),
+            ALIASES.get(identity.model),
+        )
+        if known:
+            if protocol.label not in known:
+                yield (
+                    record,
+                    f"its protocol is {protocol.label}, but published rows have "
+                    f"{', '.join(sorted(known))}",
+                )
+        elif VALIDATION in protocol.name:
+            yield (
+                record,
+                f"its protocol {protocol.label} is a validation split, on which settings are "
+                "chosen",
+            )
+        elif protocol.limit is not None or protocol.prompt or protocol.engine:
+            yield (
+                record,
+                f"its protocol {protocol.label} is a part of the text or task, or another prompt: "
+                "measure all of it",
+            )
+        elif identity.subject == "task" and protocol.version not in versions.get(
+            protocol.name, {protocol.version}
+        ):
+            others = ", ".join(sorted(map(str, versions[protocol.name])))
+            yield (
+                record,
+                f"its protocol is {protocol.label}, but published rows have version {others}",
+            )
+        elif identity.subject == "text" and alias and protocol.seqlen != alias.seqlen:
+            yield (
+                record,
+                f"its windows have {protocol.seqlen} tokens, but papers use {alias.seqlen}",
+            )

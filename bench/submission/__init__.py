@@ -1,2 +1,0 @@
-"""Results that others contribute: check a folder, pack it, and say what it changes on the
-leaderboard."""

@@ -1,0 +1,99 @@
+"""Each part can be deleted with its tests, and what every run needs stays small."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = sorted(file.parent.name for file in (ROOT / "bench/parts").glob("*/__init__.py"))
+PACKAGES = ("bench", "methods", "cast", "baselines")
+DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.results")
+"""Modules of run, compare and report."""
+MOST_LINES = 31_000
+"""Largest number of lines of bench that they may reach."""
+
+
+def file_of(module):
+    path = ROOT / module.replace(".", "/")
+    for file in (path / "__init__.py", path.with_suffix(".py")):
+        if file.is_file():
+            return file
+    return None
+
+
+def imported_by(file):
+    """Names of all modules that a file may import, those in functions too."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def closure(doors):
+    """Files of the modules that the doors reach by imports, without parts and methods' classes."""
+    found, waiting = {}, [*doors]
+    while waiting:
+        module = waiting.pop()
+        file = file_of(module) if module.split(".")[0] in PACKAGES else None
+        if file is None or module in found or module.startswith("bench.parts."):
+            continue
+        found[module] = file
+        waiting += imported_by(file)
+    return found
+
+
+def lines_of(files):
+    return sum(len(file.read_text().splitlines()) for file in files)
+
+
+def test_what_run_compare_and_report_reach():
+    files = closure(DOORS)
+    assert not any(module.startswith("bench.parts.") for module in files)
+    lines = lines_of(file for module, file in files.items() if module.startswith("bench"))
+    assert lines <= MOST_LINES, f"{lines:,} lines in {len(files)} modules"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_is_deleted_with_its_tests(part, tmp_path):
+    """Help, and the imports of all other tests. A part that needs it is left out, too."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for path in ROOT.iterdir():
+        if path.name in ("bench", "tests"):
+            shutil.copytree(path, tree / path.name)
+        elif path.name != ".git":
+            (tree / path.name).symlink_to(path)
+    for name in {part, *needing(part)}:
+        shutil.rmtree(tree / "bench/parts" / name)
+        shutil.rmtree(tree / "tests/parts" / name, ignore_errors=True)
+    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    for command in (["bench", "--help"], ["pytest", "--collect-only", "-q", "-n", "0", "tests"]):
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tree, env=environment, capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (done.stdout + done.stderr)[-1500:]
+
+
+def needing(part):
+    """Parts that use a part, and those that use these."""
+    from bench.catalog import parts
+
+    direct = [name for name, other in parts.found_parts().items() if part in parts.needs(other)]
+    return [*direct, *(name for one in direct for name in needing(one))]
+
+
+if __name__ == "__main__":
+    reached = closure(DOORS)
+    for top in sorted({tuple(module.split(".")[:2]) for module in reached}):
+        files = [file for module, file in reached.items() if tuple(module.split(".")[:2]) == top]
+        print(f"{lines_of(files):7,} {'.'.join(top)}")
+    print(f"{lines_of(reached.values()):7,} in {len(reached)} modules")

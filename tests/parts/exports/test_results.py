@@ -1,0 +1,339 @@
+"""Results in the formats of others: held against Every Eval Ever's schema, and read by lm-eval's
+own functions."""
+
+import json
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+from lm_eval import utils
+from lm_eval.result_schema import EvalResults, _EvalConfig
+
+from bench.parts.exports import result_sets
+from bench.results.identity import describe_prompt
+from bench.results.record import Item, ReadingRow
+from bench.system import digests
+from helpers import fake_records
+
+SCHEMA = json.loads(
+    (Path(__file__).parents[2] / "schemas/every_eval_ever-0.3.0.schema.json").read_text()
+)
+HOSTILE = "../<img src=x>/a:b\n=cmd|'/C calc'!A0"
+
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def windows(root, **about):
+    measure = {
+        "name": "perplexity",
+        "config": {"corpus": "wiki-mini", "seqlen": 128},
+        "content": "d1",
+    }
+    return fake_records.perplexity(
+        root, key_inputs={"model": "0" * 64, "stages": [], "measure": measure}, **about
+    )
+
+
+def questions(root, task="piqa", limit=None, stderr=0.01, **about):
+    config = {"task": task, "file": "", "version": "1.0", "harness": "0.4.13", "batch": 16}
+    measure = {
+        "name": "zeroshot",
+        "config": config | ({"limit": limit} if limit else {}),
+        "content": "",
+    }
+    fields = {
+        "measure": "zeroshot",
+        "protocol": f"{task}@1.0" + (f"x{limit}" if limit else ""),
+        "token_digest": "",
+    }
+    notes = {"data": "baber/piqa" if task == "piqa" else "wiki-mini", "revision": "abc"}
+    found = fake_records.record(
+        key_inputs={"model": "0" * 64, "stages": [], "measure": measure},
+        notes=notes,
+        **fields,
+        **about,
+    )
+    rows = [
+        ReadingRow(
+            metric="acc", value=0.25, unit="1", better="higher", stderr=stderr, n=limit or 40
+        ),
+        ReadingRow(
+            metric="acc_norm", value=0.5, unit="1", better="higher", stderr=stderr, n=limit or 40
+        ),
+    ]
+    return fake_records.put(root, found, [Item("a", "a", 1.0, 1.0)], rows)
+
+
+def size(root, **about):
+    rows = [
+        ReadingRow(metric="parameters", value=134515008.0, unit="1", better=""),
+        ReadingRow(metric="bytes_packed", value=2e6, unit="B", better="lower"),
+    ]
+    return fake_records.put(
+        root,
+        fake_records.record(measure="size", protocol="weights", token_digest="", **about),
+        (),
+        rows,
+    )
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two models: one whole, one of two seeds, one of which failed; and one that has no number at
+    all."""
+    root = tmp_path / "results"
+    for make in (windows, questions, size):
+        make(root, method="dense")
+        make(root, method="sparsegpt", seed=0, identity={"quantizer": "int8"})
+    fake_records.failed(root, method="sparsegpt", seed=1)
+    return root
+
+
+def exported(output, root, format_, out, *more):
+    said = output("export", "--format", format_, "--results", root, "--out", out, *more)
+    return said, {
+        str(p.relative_to(out)): json.loads(p.read_text()) for p in sorted(out.rglob("*.json"))
+    }
+
+
+def test_every_eval_ever_takes_it(root, output, tmp_path):
+    fake_records.counted(root, "strangeness", 3.0, method="dense")
+    said, found = exported(output, root, "eee", tmp_path / "out", "--organization", "us")
+
+    assert "2 files, 2 models; skipped, without a number: 1 failed" in said
+    checker = jsonschema.Draft7Validator(SCHEMA)
+    path_rule = SCHEMA["properties"]["detailed_evaluation_results"]["properties"]["file_path"][
+        "pattern"
+    ]
+    for path, document in found.items():
+        assert not list(checker.iter_errors(document))
+        assert document["schema_version"] == SCHEMA["version"]
+        assert jsonschema.Draft7Validator({"pattern": path_rule}).is_valid(
+            path.replace(".json", "_samples.jsonl")
+        )
+        name = document["model_info"]["id"]
+        assert path.startswith(f"data/cast-bench/{name}/")
+        assert document["evaluation_id"].split("/")[1:-1] == name.split("/")
+        assert document["source_metadata"]["source_organization_name"] == "us"
+    assert [d["model_info"]["id"] for d in found.values()] == [
+        "cast-bench/tiny",
+        "cast-bench/tiny-sparsegpt-2-4-int8-seed0",
+    ]
+
+
+def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
+    _, found = exported(output, root, "eee", tmp_path / "out")
+
+    dense = next(d for d in found.values() if d["model_info"]["id"] == "cast-bench/tiny")
+    results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
+    assert set(results) == {
+        "perplexity/wiki-mini@128/perplexity",
+        "size/weights/bytes_packed",
+        "zeroshot/piqa@1.0/acc",
+        "zeroshot/piqa@1.0/acc_norm",
+    }
+    acc = results["zeroshot/piqa@1.0/acc"]
+    assert acc["score_details"]["score"] == 0.25
+    assert acc["score_details"]["uncertainty"] == {
+        "standard_error": {"value": 0.01},
+        "num_samples": 40,
+    }
+    assert (
+        acc["metric_config"]["lower_is_better"] is False
+        and acc["metric_config"]["metric_id"] == "accuracy"
+    )
+    assert acc["source_data"] == {
+        "dataset_name": "piqa",
+        "source_type": "hf_dataset",
+        "hf_repo": "baber/piqa",
+        "additional_details": {"revision_or_digest": "abc"},
+    }
+    perplexity = results["perplexity/wiki-mini@128/perplexity"]["metric_config"]
+    assert perplexity["lower_is_better"] is True
+    assert (perplexity["min_score"], perplexity["max_score"]) == (1.0, "Infinity")
+    assert dense["model_info"]["additional_details"]["parameters"] == "134515008"
+    assert dense["evaluation_timestamp"] == "1767225600"  # 2026-01-01T00:00:00Z
+
+
+def test_lm_evals_table_shows_every_number(root, output, tmp_path):
+    questions(root, "wiki_lastword", stderr=None, method="dense")
+
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    document = found[next(p for p in found if p.startswith("cast-bench__tiny/"))]
+    table = [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in utils.make_table(document).splitlines()[2:]
+    ]
+    last, shown = "", {}
+    for task, version, filter_, shot, metric, arrow, value, _, stderr in table:
+        last = task or last
+        shown[last, metric] = (version, filter_, shot, arrow, float(value), stderr)
+    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0100")
+    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0100")
+    assert shown["wiki_lastword", "acc"][5] == "N/A"
+    perplexity = shown["wiki-mini@128", "perplexity"]
+    assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
+    # Nothing of weights alone.
+    assert {task for task, _ in shown} == {
+        "piqa",
+        "wiki_lastword",
+        "wiki-mini@128",
+    }
+
+
+def test_a_filter_has_its_place_in_a_key(root, output, tmp_path):
+    about = {"method": "dense", "measure": "zeroshot", "protocol": "gsm8k@3.0"}
+    measure = {"name": "zeroshot", "config": {"task": "gsm8k", "version": "3.0"}}
+    fake_records.counted(
+        root, "exact_match_strict-match", 0.5, key_inputs={"measure": measure}, **about
+    )
+
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    (document,) = (d for p, d in found.items() if p.startswith("cast-bench__tiny/"))
+    assert document["results"]["gsm8k"]["exact_match,strict-match"] == 0.5
+    assert "exact_match_stderr,strict-match" in document["results"]["gsm8k"]
+    assert list(document["higher_is_better"]["gsm8k"]) == ["exact_match"]
+
+
+def test_lm_eval_finds_the_files_and_dates_them(root, output, tmp_path):
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    assert utils.get_results_filenames(["x/" + p for p in found]) == ["x/" + p for p in found]
+    for path, document in found.items():
+        assert set(document) - {"cast-bench"} <= set(EvalResults.__annotations__)
+        assert set(document["config"]) <= set(_EvalConfig.__annotations__)
+        folder, _, name = path.partition("/")
+        assert (
+            folder
+            == document["model_name_sanitized"]
+            == utils.sanitize_model_name(document["model_name"])
+        )
+        assert utils.get_file_datetime(name).startswith("2026-01-01T00-00-00")
+    assert utils.get_latest_filename(list(found)) in found
+
+
+def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, output, tmp_path):
+    questions(root, limit=10, method="dense")
+
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    dense = [d for p, d in found.items() if p.startswith("cast-bench__tiny/")]
+    counts = {d["config"]["limit"]: d["n-samples"]["piqa"] for d in dense}
+    assert counts == {None: {"original": 40, "effective": 40}, 10: {"effective": 10}}
+
+
+def put_changed(root, record, config, **protocol):
+    """Put a record with other settings of its measure, and another protocol."""
+    measure = record.key_inputs["measure"]
+    inputs = record.key_inputs | {"measure": measure | {"config": measure["config"] | config}}
+    changed = record.identity.protocol.model_copy(update=protocol)
+    about = {
+        "identity": record.identity.model_copy(update={"protocol": changed}),
+        "key_inputs": inputs,
+    }
+    fake_records.put(
+        root,
+        record.model_copy(update=about | {"key": digests.of(inputs)}),
+        [Item("a", "a", 1.0, 1.0)],
+        record.readings,
+    )
+
+
+def test_other_prompts_are_not_in_one_file(root, output, tmp_path):
+    prompt = {"num_fewshot": 5, "apply_chat_template": True, "system_instruction": "Be brief."}
+    record = questions(tmp_path / "other", method="dense")
+    put_changed(root, record, prompt, prompt=describe_prompt(5, True, "Be brief.", None))
+
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    dense = [
+        d for p, d in found.items() if p.startswith("cast-bench__tiny/") and "piqa" in d["results"]
+    ]
+    keys = ("system_instruction", "system_instruction_sha", "fewshot_as_multiturn")
+    none, five = sorted(
+        [d["n-shot"]["piqa"], d["configs"]["piqa"]["num_fewshot"], *map(d.get, keys)] for d in dense
+    )
+    assert none == [0, 0, None, None, False]
+    assert five == [5, 5, "Be brief.", utils.hash_string("Be brief."), True]
+
+
+def test_rules_of_bos_are_not_in_one_file(root, output, tmp_path):
+    record = questions(tmp_path / "other", method="dense")
+    put_changed(root, record, {"bos": "auto"}, bos="auto")
+
+    _, found = exported(output, root, "lm-eval", tmp_path / "out")
+
+    assert (
+        len(
+            [
+                d
+                for p, d in found.items()
+                if p.startswith("cast-bench__tiny/") and "piqa" in d["results"]
+            ]
+        )
+        == 2
+    )
+
+
+@pytest.mark.parametrize("format_", ["eee", "lm-eval"])
+def test_the_same_records_give_the_same_bytes(root, output, tmp_path, format_):
+    for name in ("one", "two"):
+        exported(output, root, format_, tmp_path / name)
+    files = [
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.json")}
+        for f in (tmp_path / "one", tmp_path / "two")
+    ]
+
+    assert files[0] == files[1] and files[0]
+
+
+@pytest.mark.parametrize("format_", ["eee", "lm-eval"])
+def test_hostile_names_make_no_path(tmp_path, output, format_):
+    root = tmp_path / "results"
+    windows(root, method=HOSTILE, identity={"model": HOSTILE})
+
+    _, found = exported(output, root, format_, tmp_path / "deep/out")
+
+    assert len(found) == 1 and not set("".join(found)) & set("<>:|!'\n\\ ")
+    assert {p.name for p in tmp_path.iterdir()} <= {"results", "deep", "cache"}
+    assert ".." not in next(iter(found))
+
+
+def test_a_folder_of_the_users_is_named_without_its_path(tmp_path, output):
+    root = tmp_path / "results"
+    windows(root, method="dense", identity={"model": "/home/somebody/secret/mine"})
+
+    for format_ in ("eee", "lm-eval"):
+        _, found = exported(output, root, format_, tmp_path / format_)
+        assert "secret" not in json.dumps(found) and "cast-bench/mine" in json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("llama2-7b", "meta-llama/Llama-2-7b-hf"),
+        ("owner/name", "owner/name"),
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
+        ("smollm2-135m-instruct-q4", "cast-bench/smollm2-135m-instruct-q4"),
+    ],
+)
+def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, name):
+    found, _ = result_sets.group_by_model(
+        [windows(tmp_path, method="dense", identity={"model": model})]
+    )
+
+    assert [line.name for line in found] == [name]
+
+
+def test_two_models_of_one_file_are_refused(refused, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        windows(tmp_path / "r", identity={"dtype": dtype})
+
+    assert "would have the file" in refused(
+        "export", "--format", "lm-eval", "--results", tmp_path / "r", "--out", tmp_path / "out"
+    )
+    assert not (tmp_path / "out").exists()
