@@ -219,8 +219,8 @@ def ratios(folder: str, *names: str) -> str:
         pair = [name.removeprefix("?").replace("_+_", " + ") for name in typed]
         if any(n.startswith("?") and name not in rows for n, name in zip(typed, pair, strict=True)):
             continue
-        patterns = [_only_pattern(name, rows, folder) for name in pair]
-        after, before = (rows[name][p] for name, p in zip(pair, patterns, strict=True))
+        own = [_only_pattern(name, rows, folder) for name in pair]
+        after, before = (rows[name][p] for name, p in zip(pair, own, strict=True))
         r = compare(before, after, results)
         if r is None:
             advice = f"bench compare --results {folder} says why"
@@ -229,7 +229,7 @@ def ratios(folder: str, *names: str) -> str:
         if r.seed_noise and r.seeds == 1:
             over += ", one seed"
         methods = [name.partition("@")[0] for name in pair]
-        ends = [floors.get(f"{m}@{p}") for m, p in zip(methods, patterns, strict=True)]
+        ends = [floors.get(f"{m}@{p}") for m, p in zip(methods, own, strict=True)]
         if None not in ends and ends[0] != ends[1]:
             over += f"; not one schedule: lr ends at {ends[0]} and {ends[1]} of its peak"
         if r.seed_noise:
