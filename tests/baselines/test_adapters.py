@@ -36,7 +36,10 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize("kind", [LlmCompressorWanda, LlmCompressorAwq])
+PRUNERS = [LlmCompressorSparseGPT, LlmCompressorWanda]
+
+
+@pytest.mark.parametrize("kind", [*PRUNERS, LlmCompressorAwq, LlmCompressorSmoothQuant])
 def test_missing_library_is_skipped(kind, llama, job, monkeypatch):
     monkeypatch.setitem(sys.modules, "llmcompressor", None)
     with pytest.raises(Skipped, match=r"^pip install .*\(no module llmcompressor"):
