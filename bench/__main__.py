@@ -14,7 +14,8 @@ def main() -> None:
     try:
         from bench.cli.main import main as run
     except (TypeError, ValueError) as fault:
-        if not (sentence := describe_unreadable(fault)):
+        sentence = describe_unreadable(fault)
+        if not sentence:
             raise
         print(f"bench: {sentence}", file=sys.stderr)
         sys.exit(2)

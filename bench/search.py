@@ -113,7 +113,8 @@ def _trials(
             update={"stages": stages}
         ):
             continue
-        if (fields := search.values(method, label)) is None:
+        fields = search.values(method, label)
+        if fields is None:
             continue
         value = next(
             (r.value for r in record.readings if r.metric == "perplexity" and r.value is not None),

@@ -90,9 +90,11 @@ def verify(
 
     counts = WeightCounts(pattern)
     names = {t + ".weight": t for t in targets}
-    if missing := sorted(set(before) - set(after)):
+    missing = sorted(set(before) - set(after))
+    if missing:
         raise CheckFailed(f"tensor {missing[0]} is missing")
-    if added := sorted(set(after) - set(before) - set(declared)):
+    added = sorted(set(after) - set(before) - set(declared))
+    if added:
         raise CheckFailed(f"tensor {added[0]} is new")
     changed = set()
     for name in set(after) - set(before):

@@ -52,7 +52,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
     config: dict[str, Any] = {}
     prior = entry.after or None if kind == "methods" else None
     typed = [option.partition("=")[0] for option in options]
-    if twice := next((key for key in typed if typed.count(key) > 1), ""):
+    twice = next((key for key in typed if typed.count(key) > 1), "")
+    if twice:
         raise UserError(f"invalid {text}: {twice} is given twice")
     for option in options:
         key, is_field, value = option.partition("=")

@@ -109,7 +109,8 @@ def _name_of(kind: str, file: str, wanted: str, taken: dict[str, str]) -> str:
             f"{declared.__name__} of {file} has the name {name!r}, which is taken: give it "
             "another name"
         )
-    if (other := taken.setdefault(name, target)) != target:
+    other = taken.setdefault(name, target)
+    if other != target:
         raise UserError(
             f"{other} and {target} both have the name {name!r}: give one of them another name"
         )

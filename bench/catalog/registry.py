@@ -248,7 +248,8 @@ def lookup(kind: str, name: str) -> CatalogEntry:
     built_in, plugins = SECTIONS[kind], _plugins(kind)
     if name in built_in:
         return built_in[name]
-    if target := file_of(kind, name):
+    target = file_of(kind, name)
+    if target:
         return _entry_of_file(target)
     if name not in plugins:
         if name.endswith(".py"):

@@ -118,7 +118,8 @@ def check(
     for failure, (sentence, code) in FAILURES.items():
         if failure in failures:
             fail(f"records above {sentence}", code)
-    if empty := [folder for folder, found in checked if not found.records and not found.problems]:
+    empty = [folder for folder, found in checked if not found.records and not found.problems]
+    if empty:
         raise UserError(
             f"results folder {str(empty[0])!r} has no records: name another, or run bench run first"
         )

@@ -67,7 +67,8 @@ def compare(
     if results and Path(a).is_dir() and Path(b).is_dir():
         raise UserError(f"--results {shorten(results)} has no effect on two folders: leave it out")
     ignore: tuple[str, ...] = ()
-    if harness := _pair_harness(a, b):
+    harness = _pair_harness(a, b)
+    if harness:
         before, after = harness
     else:
         before, after, ignore = result_arguments.resolve_both(a, b, results or RESULTS)

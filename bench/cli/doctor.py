@@ -99,11 +99,9 @@ def _disk() -> dict[str, Any]:
         return _row("disk", "unwritable", f"{cache_dir()}: name a new folder in ${CACHE_ENV}")
     free = shutil.disk_usage(find_existing(cache_dir())).free
     about = f"{free / 1e9:.1f} GB free for {cache_dir()}"
-    return (
-        _row("disk", "low", f"{about}; to free some: bench cache gc")
-        if free < 5e9
-        else _row("disk", "ok", about)
-    )
+    if free < 5e9:
+        return _row("disk", "low", f"{about}; to free some: bench cache gc")
+    return _row("disk", "ok", about)
 
 
 def _results(root: Path) -> dict[str, Any]:
@@ -119,7 +117,8 @@ def _can_write(folder: Path) -> bool:
 
 
 def _network() -> dict[str, Any]:
-    if offline := offline_variable():
+    offline = offline_variable()
+    if offline:
         return _row("hub", "off", f"not asked, since ${offline} is set")
     try:
         with socket.create_connection(("huggingface.co", 443), timeout=3):

@@ -138,7 +138,8 @@ def main() -> None:
         if isinstance(end.__context__, BrokenPipeError):
             # typer and rich exit with 1, which is the code of a failed gate.
             _end_without_reader()
-        if not (sentence := signals.describe_exit(end.code)):
+        sentence = signals.describe_exit(end.code)
+        if not sentence:
             raise
         with contextlib.suppress(OSError):  # the terminal may be gone
             note(sentence)
@@ -210,11 +211,10 @@ def _sentence(fault: Any) -> str:
         first = fault.__cause__.errors()[0]
         return f"invalid {fault.param.opts[0]}={shorten(first['input'])}: {describe_allowed(first)}"
     if type(fault).__name__ == "MissingParameter" and (what := getattr(fault.param, "help", "")):
-        name = (
-            f"{fault.param.name!r}"
-            if fault.param.param_type_name == "argument"
-            else fault.param.opts[0]
-        )
+        if fault.param.param_type_name == "argument":
+            name = f"{fault.param.name!r}"
+        else:
+            name = fault.param.opts[0]
         path = fault.ctx.command_path
         return f"{path} needs {name}: {what[0].lower()}{what[1:].rstrip('.')} (see {path} --help)"
     text = " ".join(fault.format_message().split()).rstrip(".")

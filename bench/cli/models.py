@@ -81,7 +81,8 @@ def pull(
         for name in names:
             if name in chosen or tracks.is_track(name):
                 continue
-            if (terms := describe_terms(name)) and resolve(name, data_dir) is None:
+            terms = describe_terms(name)
+            if terms and resolve(name, data_dir) is None:
                 note(terms)
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
@@ -97,11 +98,10 @@ def pull(
         wanted = [read_task(*pair) for pair in tasks.expand(tuple(chosen)).items()]
         for task in [task for task in wanted if not task.hub]:
             wanted.remove(task)
-            where = (
-                "the files that its YAML file names"
-                if task.file
-                else "data that comes with the package"
-            )
+            if task.file:
+                where = "the files that its YAML file names"
+            else:
+                where = "data that comes with the package"
             print_line(f"{task.name}: reads {where}")
         for task, origin in download.pull_tasks(
             wanted, data_dir, source, lambda line: print_line(line, err=True)

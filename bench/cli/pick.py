@@ -116,7 +116,8 @@ def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
     from bench.inputs.tracks import names
 
     kept = split_list("keep", keep) if keep is not None else []
-    if unknown := [name for name in kept if name not in names()]:
+    unknown = [name for name in kept if name not in names()]
+    if unknown:
         raise UserError(describe_unknown("track in --keep", unknown[0], names()))
     if kept and max_loss is None:
         raise UserError(

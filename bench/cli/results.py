@@ -355,7 +355,8 @@ def _write_leaderboard(
                 "of it"
             )
         return
-    if stale := leaderboard.find_stale(files, folder):
+    stale = leaderboard.find_stale(files, folder)
+    if stale:
         fail(
             f"out of date: {', '.join(map(str, stale))}: the same command without --check writes "
             "them",

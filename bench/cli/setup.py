@@ -31,7 +31,8 @@ def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False
 
     rows = checks.rows(data_dir, results)
     print_rows(rows, json, width=80)
-    if bad := [row for row in rows if row["state"] in checks.MISSING]:
+    bad = [row for row in rows if row["state"] in checks.MISSING]
+    if bad:
         fail("; ".join(f"{row['thing']} {row['state']}: {row['detail']}" for row in bad), 1)
 
 

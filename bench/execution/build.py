@@ -148,11 +148,9 @@ class Builder:
 
     def _before(self, artifact: Artifact) -> BuiltStage | None:
         """Return the input of the last stage, or None if that is the model itself."""
-        return (
-            self._build_stage(artifact.up_to(len(artifact.stages) - 1))[0]
-            if len(artifact.stages) > 1
-            else None
-        )
+        if len(artifact.stages) > 1:
+            return self._build_stage(artifact.up_to(len(artifact.stages) - 1))[0]
+        return None
 
     def _teacher(self, artifact: Artifact) -> Path:
         """Return the folder of the dense model: with the transforms before the other stages, whose
@@ -282,7 +280,8 @@ class Builder:
         home: folder for them; folder: that of the weights that are measured. Raise CheckFailed if
         one is another weight.
         """
-        if strangers := sorted(stored.keys() - counts.layers.keys()):
+        strangers = sorted(stored.keys() - counts.layers.keys())
+        if strangers:
             raise CheckFailed(f"{strangers[0]} is stored, and it is not a target")
         pattern, measured = Pattern() if counts.violations else counts.pattern, Folder(folder)
         known = measured.shapes()
@@ -372,7 +371,8 @@ class Builder:
         if terms:
             low_rank_adapter.write(target, terms, family_of(self.source.config).transposed)
         for name in CARRIED:
-            if found := find_file(source, name):
+            found = find_file(source, name)
+            if found:
                 shutil.copyfile(found, target / name)
         # A model made elsewhere has its own config.
         if isinstance(outcome.model, Path) and (own := find_file(outcome.model, "config.json")):

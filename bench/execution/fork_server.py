@@ -73,7 +73,8 @@ def serve(control: socket.socket) -> bool:
         selector.register(control, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if ended := key.data:
+                ended = key.data
+                if ended:
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     _, status = os.waitpid(ended, 0)
@@ -102,7 +103,8 @@ def _become_worker(files: list[int]) -> None:
         os.close(file)
     os.setsid()  # its process group ends with it
     signals.reset(*signals.ENDING)
-    if numpy := sys.modules.get("numpy"):
+    numpy = sys.modules.get("numpy")
+    if numpy:
         numpy.random.seed()  # a fork reseeds Python's generator, but not numpy's
 
 

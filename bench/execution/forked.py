@@ -57,7 +57,8 @@ class ForkServer:
         with self._lock, contextlib.ExitStack() as stack:
             if not self._is_ready:
                 reply = self._receive()
-                if problem := reply["problem"]:
+                problem = reply["problem"]
+                if problem:
                     raise ServerEnded(problem)
                 self._is_ready = True
             their_stdin, stdin = _pipe(stack)

@@ -109,11 +109,10 @@ def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
         low_rank_adapter.copy(built, folder)
         stored.copy(built, folder)
         (folder / "README.md").write_text(_card(artifact, built, zeros, notes))
-    check = (
-        f"pattern violated by {amount(int(violations), 'group')}"
-        if violations
-        else "pattern checked"
-    )
+    if violations:
+        check = f"pattern violated by {amount(int(violations), 'group')}"
+    else:
+        check = "pattern checked"
     validation = notes.get("validation_perplexity", {})
     return (
         f"{out}: {artifact.model} by {artifact.stage_labels}, {artifact.pattern}, {zeros:.1%} of "
@@ -171,7 +170,8 @@ def _card(artifact: Artifact, built: Path, zeros: float, notes: Any) -> str:
         f"- dtype {artifact.dtype}, arithmetic in {artifact.computed_in}, torch "
         f"{versions['torch']}, transformers {versions['transformers']}",
     ]
-    if errors := notes.get("reconstruction_error", {}):
+    errors = notes.get("reconstruction_error", {})
+    if errors:
         worst = max(errors, key=errors.get)
         lines.append(f"- largest relative reconstruction error: {errors[worst]:.3g} ({worst})")
     lines += [

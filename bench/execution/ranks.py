@@ -101,10 +101,12 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
         dist.destroy_process_group()
         for rank, worker in enumerate(workers, 1):
             with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed below
-                if code := worker.wait(timeout=EXIT_S):
+                code = worker.wait(timeout=EXIT_S)
+                if code:
                     raise RankFailed(f"the process of rank {rank} ended with code {code}")
     except RuntimeError as fault:  # torch raises it for a lost connection too
-        if cause := _find_cause(store, workers):
+        cause = _find_cause(store, workers)
+        if cause:
             raise RankFailed(cause) from fault
         raise
     finally:
@@ -128,7 +130,8 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
         signals.ignore((signal.SIGINT, signal.SIGTERM))
         known = registry.named_targets()
         task = NodeTask.model_validate_json(text)
-        if unknown := registry.named_targets() - known:
+        unknown = registry.named_targets() - known
+        if unknown:
             problem = f"node {place.node + 1} was not given the file of {min(unknown)}"
             nodes.report_failure(announcement, problem)
             raise UserError(f"{problem}: start the same command in the same folder on all nodes")
@@ -141,7 +144,8 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
             _start(COMMAND, task, r, card=place.local * share + i) for i, r in enumerate(ranks)
         ]
         for rank, worker in zip(ranks, workers, strict=True):
-            if code := worker.wait():
+            code = worker.wait()
+            if code:
                 nodes.report_failure(
                     announcement, f"the process of rank {rank} ended with code {code}"
                 )
@@ -218,8 +222,6 @@ def threads(artifact: Artifact) -> int:
 
 def device(artifact: Artifact, card: int) -> str:
     """Return the device of a rank. card: number of the card on its machine."""
-    return (
-        f"cuda:{card}"
-        if artifact.most_ranks > 1 and artifact.device.startswith("cuda")
-        else artifact.device
-    )
+    if artifact.most_ranks > 1 and artifact.device.startswith("cuda"):
+        return f"cuda:{card}"
+    return artifact.device

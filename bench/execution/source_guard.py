@@ -70,7 +70,8 @@ def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterato
     if model is None or model.digest != artifact.digest:
         yield f"model folder {artifact.folder}"
     for name, content in _texts(artifact, measurements):
-        if (own := own_text.parse(name)) and own_text.content_digest(own) != content:
+        own = own_text.parse(name)
+        if own and own_text.content_digest(own) != content:
             yield f"text {name}"
     for stage in artifact.stages:
         if method_digest(registry.lookup(stage.kind, stage.name)) != stage.source:

@@ -274,7 +274,8 @@ def _record_death(store: Store, measurement: Measurement, code: int | None, log:
     """Record a failure for a measurement whose worker died, unless another run measured it. Return
     the status."""
     with FileLock(store.lock(measurement.artifact.key), timeout=0):
-        if known := store.finished(measurement.key):
+        known = store.finished(measurement.key)
+        if known:
             return known.status
         record = failed_record(measurement, WorkerEnded(f"{describe_end(code)}; its log is {log}"))
         record.traceback = read_end(log)

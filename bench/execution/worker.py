@@ -113,7 +113,8 @@ def _work(job: Assignment, events: Events) -> None:
     with lock, in_use(*artifact.cache_names):
         missing = []
         for measurement in job.measurements:  # another run may have measured them meanwhile
-            if known := store.finished(measurement.key):
+            known = store.finished(measurement.key)
+            if known:
                 events.emit("measurement", key=measurement.key, status=known.status, known=True)
             else:
                 missing.append(measurement)

@@ -75,11 +75,10 @@ class AdapterCheckpoint(Checkpoint):
             match = re.fullmatch(
                 r"(?:base_model\.model\.)?(.+?)\.lora_(A|B)(?:\.default)?\.weight", stored
             )
-            name = (
-                f"{match[1]}.weight"
-                if match
-                else stored.removeprefix(PREFIX).replace(".modules_to_save", "")
-            )
+            if match:
+                name = f"{match[1]}.weight"
+            else:
+                name = stored.removeprefix(PREFIX).replace(".modules_to_save", "")
             part = match[2] if match else "whole"
             if name not in original:
                 raise self._cannot_read(f"it changes {name}, which {original.path} does not have")
@@ -94,7 +93,8 @@ class AdapterCheckpoint(Checkpoint):
         from safetensors import safe_open
 
         weight = self.folder.tensor(name)
-        if not (parts := self._replaced.get(name)):
+        parts = self._replaced.get(name)
+        if not parts:
             return weight
         with safe_open(self.path / WEIGHTS, framework="pt") as opened:
             read: dict[str, Tensor] = {

@@ -65,11 +65,9 @@ class ModelSource:
     @property
     def targets(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Globs of the linears that were pruned, and of those that were left dense."""
-        return (
-            (self.record.identity.include, self.record.identity.exclude)
-            if self.record
-            else (("*",), ())
-        )
+        if self.record:
+            return (self.record.identity.include, self.record.identity.exclude)
+        return (("*",), ())
 
     def write_companions(
         self,
@@ -159,5 +157,6 @@ class Reader:
 def copy_files(folder: Path, target: Path, names: Iterable[str]) -> None:
     """Copy those of the named files that a model folder has."""
     for name in names:
-        if file := find_file(folder, name):
+        file = find_file(folder, name)
+        if file:
             shutil.copyfile(file, target / file.name)

@@ -102,7 +102,8 @@ def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
     if known.tokenizer is None:
         return
     known.require_fit(checkpoint.config["vocab_size"])
-    if own := _own_tokenizer(checkpoint):
+    own = _own_tokenizer(checkpoint)
+    if own:
         ours, theirs = known.tokenizer.get_vocab(), read_tokenizer(own).get_vocab()
         moved = next(
             (token for token, number in ours.items() if theirs.get(token, number) != number), None

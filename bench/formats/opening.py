@@ -63,7 +63,8 @@ def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
         check_files(path)
         if original is not None:
             low_rank_adapter.refuse(path)
-    if name := find_reader(path):
+    name = find_reader(path)
+    if name:
         with guarded(path):
             return registry.build("readers", name, Reader).open(path, original)
     if path.is_file():

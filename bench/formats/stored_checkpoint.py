@@ -26,7 +26,8 @@ class StoredCheckpoint(Checkpoint):
     def __init__(self, folder: Folder) -> None:
         super().__init__(folder)
         self.weights = StoredFolder(folder.path)
-        if both := sorted(name for name in folder if name.removesuffix(".weight") in self.weights):
+        both = sorted(name for name in folder if name.removesuffix(".weight") in self.weights)
+        if both:
             raise UserError(
                 f"{self.path} has {both[0]} stored twice: write it again with bench export "
                 "--format stored"

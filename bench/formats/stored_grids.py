@@ -32,7 +32,8 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
             "record of a quantized row, or a folder of bench prune --quant"
         )
     grids = {target: codec for target, codec in codecs.items() if isinstance(codec, GridCodec)}
-    if other := sorted(codecs.keys() - grids.keys()):
+    other = sorted(codecs.keys() - grids.keys())
+    if other:
         name = codecs[other[0]].name
         raise UserError(
             f"{other[0]} is stored as {name}, which {format_} has not: use --format stored"

@@ -50,7 +50,8 @@ def _require_option(
         raise UserError(
             f"--{option} {shorten(typed)} needs --format {_users(option)}: leave it out"
         )
-    if (allowed := found.options[option]) and value not in allowed:
+    allowed = found.options[option]
+    if allowed and value not in allowed:
         raise UserError(
             f"invalid --{option} {typed!r}: with --format {name} it must be {', '.join(allowed)}"
         )

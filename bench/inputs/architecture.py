@@ -86,7 +86,8 @@ def check(folder: ModelTensors) -> None:
     if not folder.is_tied:
         layout.outer[head] = next(iter(layout.outer.values()))
     tensors = dict(layout.tensors(family.blocks))
-    if extra := sorted(set(shapes).difference(tensors, TIED)):
+    extra = sorted(set(shapes).difference(tensors, TIED))
+    if extra:
         raise UserError(
             f"{folder.path} has the tensor {extra[0]}, which a {kind} model does not have: delete "
             "it, or write the model again"
@@ -114,7 +115,8 @@ def check_head(folder: Folder) -> None:
     family = families.FAMILIES.get(folder.config.get("model_type", ""))
     if not family or not folder.is_tied:
         return
-    if (embedding := next(iter(family.outer))) not in folder:  # packed: formats compare it
+    embedding = next(iter(family.outer))
+    if embedding not in folder:  # packed: formats compare it
         return
     for name, (shard, info) in folder.tied_heads.items():
         from safetensors import safe_open
@@ -185,7 +187,8 @@ def layout_of(family: Family, config: ModelConfig) -> Layout:
         if values.size(condition):
             for name, shape in tensors.items():
                 (outer if name.startswith(family.base) else block)[name] = values.shape(shape)
-    if experts := family.experts:
+    experts = family.experts
+    if experts:
         shapes = {linear: values.shape(shape) for linear, shape in experts.linears.items()}
         for name in experts.names(values.size(experts.count)):
             block[f"{name}.weight"] = shapes[name.rsplit(".", 1)[1]]

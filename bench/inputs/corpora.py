@@ -91,7 +91,8 @@ _WIKI_MINI_SPLITS = {
 def lookup(name: str) -> CorpusSource:
     """Return the corpus of a name, or of the path of a text file. Raise UserError with the nearest
     known names."""
-    if own := own_text.parse(name):
+    own = own_text.parse(name)
+    if own:
         # A token has about four bytes.
         return CorpusSource("text files of the user", tokens=own_text.count_bytes(own) // 4)
     if name not in CORPORA:
@@ -122,7 +123,8 @@ def require_split(name: str, use: str) -> None:
             f"{name} has one split: name the file with the validation text, and leave "
             "perplexity.split out"
         )
-    if (uses := dict(lookup(name).files)) and use not in uses:
+    uses = dict(lookup(name).files)
+    if uses and use not in uses:
         suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
         raise UserError(f"{name} has no {use} split: use {' or '.join(suitable)}")
 
@@ -152,7 +154,8 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
 def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
     """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the
     cache in that case."""
-    if own := own_text.parse(name):
+    own = own_text.parse(name)
+    if own:
         return own_text.content_digest(own)
     if not lookup(name).hub:
         return wikimini.VERSION
@@ -183,7 +186,8 @@ def documents(
 ) -> Sequence[str]:
     """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a
     user's chat data."""
-    if own := own_text.parse(name):
+    own = own_text.parse(name)
+    if own:
         return list(own_text.read(own, render))
     if not lookup(name).hub:
         return [a.text for a in wikimini.articles(_WIKI_MINI_SPLITS[use])]

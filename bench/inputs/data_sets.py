@@ -104,10 +104,9 @@ def _listed(folder: Path) -> list[str]:
     ):
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None
-    named = (
-        [c.get("config_name") for c in configs if isinstance(c, dict)]
-        if isinstance(configs, list)
-        else []
-    )
+    if isinstance(configs, list):
+        named = [c.get("config_name") for c in configs if isinstance(c, dict)]
+    else:
+        named = []
     # Aliases of YAML make others endless.
     return [str(name) for name in named if isinstance(name, str | int)]

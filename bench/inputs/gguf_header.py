@@ -92,7 +92,8 @@ class _Reader:
         """Read the header. Raise ValueError if the header is invalid, or the file is too short."""
         if self._bytes(4) != b"GGUF":
             raise ValueError("it does not begin with GGUF")
-        if (version := self._number("<I")) not in VERSIONS:
+        version = self._number("<I")
+        if version not in VERSIONS:
             raise ValueError(f"version {version}, not {' or '.join(map(str, VERSIONS))}")
         tensor_count, field_count = self._number("<Q"), self._number("<Q")
         if tensor_count > MAX_TENSORS or field_count > MAX_FIELDS:
@@ -185,7 +186,8 @@ def _check_architecture(header: Header) -> None:
     if kind not in ARCHITECTURES:
         raise ValueError(f"architecture {kind!r}, not one of {', '.join(ARCHITECTURES)}")
     others = {*MODEL_ARCH_NAMES.values(), *ARCHITECTURES} - {kind}
-    if strangers := [key for key in fields if key.partition(".")[0] in others]:
+    strangers = [key for key in fields if key.partition(".")[0] in others]
+    if strangers:
         raise ValueError(f"{strangers[0]!r} is a field of another architecture than {kind}")
     hidden, heads = (
         _size(fields, kind, "embedding_length"),
@@ -216,11 +218,13 @@ def _check_architecture(header: Header) -> None:
         block |= {"attn_q": (hidden, heads * width), "attn_k": (hidden, groups * width)}
         block |= {"attn_v": (hidden, groups * width), "attn_output": (heads * width, hidden)}
         block |= {"ffn_gate": (hidden, inner)}
-    if (scaling := fields.get(f"{kind}.rope.scaling.type", "none")) != "none":
+    scaling = fields.get(f"{kind}.rope.scaling.type", "none")
+    if scaling != "none":
         raise ValueError(
             f"{kind}.rope.scaling.type is {scaling!r}, and transformers does not read it from GGUF"
         )
-    if name := next((n for n in tensors if not _is_read(n, kind)), ""):
+    name = next((n for n in tensors if not _is_read(n, kind)), "")
+    if name:
         raise ValueError(f"transformers does not read its tensor {name} from GGUF")
     expected = {
         f"blk.{i}.{name}.weight": shape for i in range(layers) for name, shape in block.items()

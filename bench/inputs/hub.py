@@ -146,11 +146,10 @@ class Repository:
         # versions. Its root error is a base of an error of the client.
         unreachable: tuple[type[BaseException], ...] = (*HfHubHTTPError.__bases__, OSError)
         what = self.label if self.id in self.label else f"{self.label} ({self.id})"
-        missing = (
-            f"{what} is not in {' or '.join(map(str, self.searched))}"
-            if self.searched
-            else f"{what} is not here"
-        )
+        if self.searched:
+            missing = f"{what} is not in {' or '.join(map(str, self.searched))}"
+        else:
+            missing = f"{what} is not here"
         page = f"huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
         copy = f"copy it to <mirror>/{self.id}/ and pass --data-dir <mirror> (or set {DATA_ENV})"
         try:

@@ -101,7 +101,8 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
     cannot store."""
     config = read_config(folder)
     invalid = f"model in {str(folder)!r} cannot be loaded: invalid {{}} in its config.json"
-    if (inputs := config.get(ACTIVATIONS_KEY)) is not None:
+    inputs = config.get(ACTIVATIONS_KEY)
+    if inputs is not None:
         modules = dict(model.named_modules())
         about = inputs if isinstance(inputs, dict) else {}
         form, names = (
@@ -117,7 +118,8 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
             raise UserError(invalid.format(ACTIVATIONS_KEY))
         for name in names:
             round_inputs(modules[name], form)
-    if (cache := config.get(CACHE_KEY)) is not None:
+    cache = config.get(CACHE_KEY)
+    if cache is not None:
         if not isinstance(cache, dict) or cache.get("bits") not in (4, 8):
             raise UserError(invalid.format(CACHE_KEY))
         round_cache(model, cache["bits"])

@@ -89,11 +89,10 @@ class ModelConfig:
             value = self._values.get(name)
             if value is not None and not isinstance(value, dict):
                 raise self._invalid(f"{name} is {_short(value)}, not an object")
-            kinds = (
-                [value, *(inner for inner in value.values() if isinstance(inner, dict))]
-                if value
-                else []
-            )
+            if value:
+                kinds = [value, *(inner for inner in value.values() if isinstance(inner, dict))]
+            else:
+                kinds = []
             for each in kinds:
                 kind = each.get("rope_type", each.get("type", "default"))
                 if kind not in ROPE_TYPES:

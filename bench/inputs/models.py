@@ -258,7 +258,8 @@ def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
 def alias_of(name: str) -> Alias | None:
     """Return the alias of a name, or a new one for a hub id or a GGUF file. None: a local folder.
     Refuse any other name."""
-    if alias := find_alias(name):
+    alias = find_alias(name)
+    if alias:
         return alias
     with contextlib.suppress(OSError):  # too long for a path, or in a folder that cannot be read
         if name and Path(name).is_dir():
@@ -337,7 +338,8 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
     weights = digests.of([digests.of_file(p) for p in [folder / "config.json", *contents.files()]])
     companions = {}
     for file in COMPANIONS:
-        if path := find_file(folder, file):
+        path = find_file(folder, file)
+        if path:
             companions[file] = digests.of_file(path)
     tokenizer = {file: companions[file] for file in TOKENIZER_FILES if file in companions}
     return ModelFacts(

@@ -215,7 +215,8 @@ def _write(archive: zipfile.ZipFile, data_set: DataSet, folder: Path) -> None:
         ):
             rows = split.read(archive.read(split.member))
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        if (name := f"- config_name: {split.configuration}\n  data_files:\n") not in header:
+        name = f"- config_name: {split.configuration}\n  data_files:\n"
+        if name not in header:
             header += name
         header += f"  - split: {split.name}\n    path: {path}\n"
     text = (

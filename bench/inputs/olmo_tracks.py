@@ -134,11 +134,9 @@ def _rows(archive: zipfile.ZipFile, folder: str) -> list[Row]:
 
 def _cluster(document: Row, task: TrackTask) -> str:
     """Return a short name of what dependent questions share, or ""."""
-    return (
-        hashlib.sha256(str(document[task.cluster]).encode()).hexdigest()[:16]
-        if task.cluster
-        else ""
-    )
+    if task.cluster:
+        return hashlib.sha256(str(document[task.cluster]).encode()).hexdigest()[:16]
+    return ""
 
 
 def _join_tokens(text: str) -> str:

@@ -128,19 +128,19 @@ def _find_in_lm_eval(name: str) -> dict[str, str]:
     if mentioned:
         from bench.inputs import lmeval  # imports lm_eval
 
-        if leaves := lmeval.expand_group(name):
+        leaves = lmeval.expand_group(name)
+        if leaves:
             return leaves
     near = get_close_matches(
         name, [*TASK_SETS, *tracks.names(), *BUILTIN_TASKS, *names], n=3, cutoff=0.6
     )
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else (
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = (
             f"known: {', '.join([*TASK_SETS, *tracks.names(), *BUILTIN_TASKS])}, any of "
             "lm-eval's, or a file such as my_task.yaml"
         )
-    )
     raise UserError(f"unknown task {name!r}: {hint}")
 
 
@@ -185,7 +185,8 @@ def data_digest(task: Task, data_dir: Path | None) -> str:
     """Return the digest of a task's description and data; "" if the data is not on this machine."""
     if not task.hub:
         return task.digest
-    if (folder := data_folder(task, data_dir)) is None:
+    folder = data_folder(task, data_dir)
+    if folder is None:
         return ""
     return digests.of(
         [

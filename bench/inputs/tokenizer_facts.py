@@ -47,7 +47,8 @@ class TokenizerFacts:
         MAX_ADDED_TOKENS."""
         if self.tokenizer is None:
             return
-        if (added := len(self.tokenizer.get_added_tokens_decoder())) > MAX_ADDED_TOKENS:
+        added = len(self.tokenizer.get_added_tokens_decoder())
+        if added > MAX_ADDED_TOKENS:
             raise UserError(
                 f"{self.path} has {added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use the "
                 "model's own tokenizer"

@@ -112,7 +112,8 @@ def require_limits(limits: Collection[str]) -> None:
     """Check the names that limits are set for. Raise UserError if a name is neither a track nor a
     task of one."""
     known = (*names(), *all_tasks())
-    if unknown := [name for name in limits if name not in known]:
+    unknown = [name for name in limits if name not in known]
+    if unknown:
         raise UserError(describe_unknown("track or task in answers.limits", unknown[0], known))
 
 

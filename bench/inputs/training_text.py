@@ -210,13 +210,15 @@ def _texts(
     if name == "wiki-mini":
         yield from corpora.documents(name, use, data_dir)
         return
-    if own := own_text.parse(name):
+    own = own_text.parse(name)
+    if own:
         yield from own_text.read(own, render)
         return
     from datasets import load_dataset  # slow to import
 
     corpus = corpora.lookup(name)
-    if files := corpora.files(name, use, data_dir):
+    files = corpora.files(name, use, data_dir)
+    if files:
         kind = "parquet" if files[0].suffix == ".parquet" else "json"
         rows = load_dataset(kind, data_files=[str(f) for f in files], split="train", streaming=True)
     else:

@@ -47,7 +47,8 @@ def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
 def check_digest(file: Path, sha256: str, what: str) -> None:
     """Raise UserError if a file that is not read yet has another digest. what: words for the file
     in the error."""
-    if (digest := digests.of_file(file)) != sha256:
+    digest = digests.of_file(file)
+    if digest != sha256:
         raise UserError(
             f"checksum mismatch: {what} has sha256 {digest}, not {sha256}: pull it again. If that "
             "changes nothing, check which index pip uses (pip config list)"

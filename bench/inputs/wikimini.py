@@ -49,7 +49,8 @@ def articles(split: str) -> list[Article]:
 @cache
 def _read_articles() -> dict[str, list[Article]]:
     content = ARTICLES.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256:
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
         raise UserError(
             f"{ARTICLES} has sha256 {found[:12]}…, not {SHA256[:12]}…: install cast-bench again"
         )

@@ -51,7 +51,8 @@ def load_windows(
     first = first_tokens(tokenizer, bos)
     encoded = encode(tokenizer, joined, first, return_offsets_mapping=True)
     ids, width = encoded["input_ids"], seqlen - len(first)
-    if not (available := len(ids) // width) or (count and count > available):
+    available = len(ids) // width
+    if not available or (count and count > available):
         raise UserError(_too_few(name, len(ids), width, seqlen, count))
     used = count or available
     starts = _article_starts(texts, len(lookup(name).joiner))
@@ -130,11 +131,10 @@ def draw_calibration(
     crops: list[list[int]] = []
     while len(crops) < sequences:
         if not eligible:
-            longest = (
-                max(map(len, tokens.values()))
-                if tokens
-                else len(encode(max(texts, key=len, default="")))
-            )
+            if tokens:
+                longest = max(map(len, tokens.values()))
+            else:
+                longest = len(encode(max(texts, key=len, default="")))
             raise UserError(_too_long(name, seqlen, longest + len(first)))
         i = rng.choice(eligible)
         if i not in tokens:
@@ -221,7 +221,8 @@ def check_calibration(
     for text in sorted(texts, key=len, reverse=True):
         if longest and len(text.encode()) <= width:
             break
-        if (longest := max(longest, tokenizer.count_tokens(text))) > width:
+        longest = max(longest, tokenizer.count_tokens(text))
+        if longest > width:
             return
     if not own_text.has_messages(name):  # else a worker counts
         raise UserError(_too_long(name, seqlen, longest + first))

@@ -291,7 +291,8 @@ class Measurement(BaseModel, frozen=True):
             "tokenizer": self.artifact.tokenizer,
             "measure": measure,
         }
-        if hardware := self.config.get("hardware"):
+        hardware = self.config.get("hardware")
+        if hardware:
             out["hardware"] = hardware
         return out
 

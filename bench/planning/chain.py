@@ -46,7 +46,8 @@ def stages_of(choices: Sequence[Choice]) -> MethodStages:
         link = registry.lookup("methods", choice.name).link(
             choice.name, choice.label, choice.config
         )
-        if reason := rules.refusal(link, chain):
+        reason = rules.refusal(link, chain)
+        if reason:
             raise UserError(reason)
         chain = chain.then(link)
         stage = make_stage(choice, "methods")
@@ -59,23 +60,23 @@ def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
     stage that removes parts."""
     after = parse_method(registry.lookup("quantizers", quantizer.name).after)
     name, group = after.name, quantizer.config.get("group")
-    if typed := next((choice for choice in chain if choice.name == name), None):
+    typed = next((choice for choice in chain if choice.name == name), None)
+    if typed:
         for field, value in {**after.config, "group": group}.items():
-            if (own := typed.config.get(field, value)) != value:
-                use = (
-                    f"use {quantizer.name}:group={own}"
-                    if field == "group"
-                    else f"use a quantizer of {own} {field}"
-                )
+            own = typed.config.get(field, value)
+            if own != value:
+                if field == "group":
+                    use = f"use {quantizer.name}:group={own}"
+                else:
+                    use = f"use a quantizer of {own} {field}"
                 raise UserError(
                     f"{typed.label} and {quantizer.label} differ in {field}: {use}, or leave the "
                     f"{field} of {name} out"
                 )
-        with_group = (
-            parse_method(f"{typed.label}:group={group}")
-            if group and "group" not in typed.config
-            else typed
-        )
+        if group and "group" not in typed.config:
+            with_group = parse_method(f"{typed.label}:group={group}")
+        else:
+            with_group = typed
         return [with_group if choice is typed else choice for choice in chain]
     first = registry.lookup("methods", chain[0].name).does
     if Does.IMPORTS in first:

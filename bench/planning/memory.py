@@ -51,11 +51,9 @@ def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> f
     if is_streamed(artifact):
         return streamed_device_bytes(artifact)
     both = 2.0 * model_bytes(artifact)
-    return (
-        max(both, training_device_bytes(artifact, processes or artifact.processes))
-        if artifact.training
-        else both
-    )
+    if artifact.training:
+        return max(both, training_device_bytes(artifact, processes or artifact.processes))
+    return both
 
 
 def training_device_bytes(artifact: Artifact, processes: int) -> float:
@@ -139,7 +137,8 @@ def _working_bytes(artifact: Artifact) -> tuple[float, float]:
 
 
 def _activation_bytes(artifact: Artifact, beside: float) -> float:
-    if not (calibration := artifact.calibration):
+    calibration = artifact.calibration
+    if not calibration:
         return 0.0
     parts = artifact.sizes
     by_expert = parts.expert and calibration.processes == 1

@@ -215,7 +215,8 @@ class ModelInputs:
         already. Refuse a run of quantizers only in that case.
         """
         quantizers = self.request.quantizers
-        if stage := chain.elsewhere:
+        stage = chain.elsewhere
+        if stage:
             globs = self.spec.targets
             path, content = Path(stage.config["path"]), stage.config["sha256"]
             found = inspect(path, content, self.facts, globs.include, globs.exclude)

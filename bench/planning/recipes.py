@@ -57,7 +57,8 @@ def choose(parameters: int, device: str, named: str | None = None) -> Recipe:
     UserError without one."""
     if named:
         return lookup(named)
-    if recipe := for_size(parameters, device):
+    recipe = for_size(parameters, device)
+    if recipe:
         return recipe
     raise UserError(
         f"no training recipe for a model of {parameters / 1e9:.0f} billion parameters: name one "

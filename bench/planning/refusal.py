@@ -33,7 +33,8 @@ def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None
     if plan.spec.executor != LOCAL:  # it checks its nodes when it starts
         return
     for measurements in missing:
-        if problem := find_problem(measurements[0].artifact):
+        problem = find_problem(measurements[0].artifact)
+        if problem:
             raise UserError(problem)
 
 
@@ -62,11 +63,10 @@ def find_problem(artifact: Artifact) -> str:
         )
     processes = 1 if on_gpu else artifact.calibration_ranks
     weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
-    unit = (
-        "expert by expert"
-        if artifact.sizes.expert and not keeps_blocks(artifact)
-        else "block by block"
-    )
+    if artifact.sizes.expert and not keeps_blocks(artifact):
+        unit = "expert by expert"
+    else:
+        unit = "block by block"
     streaming = f"--set stream=true, which brings it {unit}"
     if weights <= memory:
         if is_streamed(artifact) or processes * weights <= memory:
@@ -76,7 +76,8 @@ def find_problem(artifact: Artifact) -> str:
             f"{artifact.label} takes at least {_gb(processes * weights)} in {processes} "
             f"processes, {has}: use {fewer}, or {streaming}"
         )
-    if (need := streamed_device_bytes(artifact) if on_gpu else streamed_bytes(artifact)) > memory:
+    need = streamed_device_bytes(artifact) if on_gpu else streamed_bytes(artifact)
+    if need > memory:
         return f"{artifact.label} takes about {_gb(need)} streamed, {has}: {_reduce(artifact)}"
     if is_streamed(artifact):
         return ""
@@ -98,7 +99,8 @@ def describe_whole_blocks(artifact: Artifact) -> str:
 
 def _reduce(artifact: Artifact) -> str:
     """Return what takes less memory than a streamed artifact."""
-    if (stage := keeps_blocks(artifact)) and artifact.sizes.expert:
+    stage = keeps_blocks(artifact)
+    if stage and artifact.sizes.expert:
         return (
             f"{stage} keeps whole blocks with all their experts, so use a method that takes "
             f"experts one by one, like {rules.PRUNER}"
@@ -127,11 +129,9 @@ def _gpu_bytes(device: str) -> float:
     """Return the memory of a GPU, or 0 if there is none."""
     # A plan for a GPU of this machine has imported torch.
     torch = sys.modules.get("torch")
-    return (
-        float(torch.cuda.get_device_properties(device).total_memory)
-        if torch and torch.cuda.is_available()
-        else 0.0
-    )
+    if torch and torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return 0.0
 
 
 def _gpu_count() -> int:

@@ -113,11 +113,9 @@ class Search(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         if sorted(key for key, _, _ in parts) != sorted(ranges):
             return None
         found = {key: parse_value(text) for key, _, text in parts}
-        return (
-            {k: found[k] for k in ranges}
-            if all(r.has(found[k]) for k, r in ranges.items())
-            else None
-        )
+        if all(r.has(found[k]) for k, r in ranges.items()):
+            return {k: found[k] for k in ranges}
+        return None
 
 
 def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
@@ -165,7 +163,8 @@ def read_search(values: dict[str, Any]) -> tuple[Spec, Search]:
                 # is `lambda_`.
                 low, high = (config.get(key, config.get(f"{key}_")) for config in read)
                 ranges[key] = allowed.model_copy(update={"low": low, "high": high})
-        if (size := math.prod(allowed.size for allowed in ranges.values())) < search.trials:
+        size = math.prod(allowed.size for allowed in ranges.values())
+        if size < search.trials:
             raise UserError(
                 f"search.trials={search.trials} is more than the {size} combinations that the "
                 f"fields of {method} can take: use at most {size}"

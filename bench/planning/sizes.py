@@ -54,7 +54,8 @@ def count_sizes(facts: ModelFacts, targets: Iterable[str]) -> ModelSizes:
             outside += size
             continue
         blocks[block] += size
-        if match := expert_of.match(name):
+        match = expert_of.match(name)
+        if match:
             experts[match[1]] += size
         else:
             rests[block] += size

@@ -269,7 +269,8 @@ class Spec(_MeasureTables, extra="allow"):
     @field_validator("data_dir")
     @classmethod
     def _find_mirror(cls, value: Path | None) -> Path | None:
-        if folder := mirror(value):
+        folder = mirror(value)
+        if folder:
             require_mirror(folder)
         return folder.resolve() if folder else None
 

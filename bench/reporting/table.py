@@ -163,9 +163,7 @@ def _insert(
 ) -> list[ExtraColumn]:
     """Insert the columns in which a line has text into headers and lines, and return them."""
     measures = [measure for _, _, measure in table.columns]
-    labels: list[tuple[Any, ...]] = []
-    for line in table.lines:
-        labels.append(tuple(line.group[0][column] for column in IDENTITY))
+    labels = [tuple(each.group[0][column] for column in IDENTITY) for each in table.lines]
     shown = [column for column in extra if not column.texts.keys().isdisjoint(labels)]
     for column in shown:
         place = len(measures)

@@ -148,10 +148,11 @@ def settings(record: Record) -> dict[str, Any]:
             *(text.get("bos", "") for text in (calibration, training) if text),
         }
         # All texts of a run have one rule, and "auto" is the default.
-        if rule := rules & {
+        rule = rules & {
             "always",
             "never",
-        }:
+        }
+        if rule:
             (values["bos"],) = rule
         values |= _measure_settings(identity.measure, config)
     except (LookupError, TypeError, ValueError, AttributeError) as fault:

@@ -173,7 +173,8 @@ def fingerprint(device: str) -> str:
     """Return the hardware and libraries that a timing is valid for. The text is part of the key of
     the timing."""
     cpu = f"{provenance.processor()}, {cores()} cores"
-    if path := os.environ.get(KERNEL_PATH):
+    path = os.environ.get(KERNEL_PATH)
+    if path:
         cpu += f", kernel path {path}"
     if os.environ.get(EAGER):
         cpu += ", eager"

@@ -33,7 +33,8 @@ def of_file(path: Path) -> str:
     about = path.stat()
     if not stat.S_ISREG(about.st_mode):
         raise UserError(f"{path} is not a regular file: replace it with one")
-    if known := remembered(path, state_of(about)):
+    known = remembered(path, state_of(about))
+    if known:
         return known
     digest = read(path)
     memory = _memory(path, state_of(about))

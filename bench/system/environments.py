@@ -185,7 +185,8 @@ def _interpreter(name: str, spec: EnvironmentSpec) -> Path:
     if sys.version_info[:2] in spec.pythons:
         return Path(sys.executable)
     for major, minor in spec.pythons:
-        if found := shutil.which(f"python{major}.{minor}"):
+        found = shutil.which(f"python{major}.{minor}")
+        if found:
             return Path(found)
     known = ", ".join(f"python{a}.{b}" for a, b in spec.pythons)
     raise UserError(f"environment {name} needs one of {known} on $PATH: install one")

@@ -24,7 +24,8 @@ def environment() -> dict[str, str]:
     """Return environment variables for such a program and the programs it starts. They choose UTF-8
     for text."""
     variables = os.environ | {"PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
-    if path := _search_path():
+    path = _search_path()
+    if path:
         return variables | {"PYTHONPATH": path}
     variables.pop("PYTHONPATH", None)
     return variables

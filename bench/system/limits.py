@@ -24,7 +24,8 @@ def require_limits(models: Iterable[Path] = ()) -> None:
         raise UserError(
             f"{_describe(errno.EMFILE)}, and a run needs {OPEN_FILES}: set ulimit -n {OPEN_FILES}"
         )
-    if (allowed := _allowed(resource.RLIMIT_FSIZE)) < math.inf:
+    allowed = _allowed(resource.RLIMIT_FSIZE)
+    if allowed < math.inf:
         size = max([LEAST_FILE_BYTES, *map(count_bytes, models)])
         if allowed < size:
             raise UserError(

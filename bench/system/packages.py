@@ -20,7 +20,8 @@ def extras() -> dict[str, dict[str, bool]]:
     """Return for each extra its packages, and whether each is installed in any version."""
     out: dict[str, dict[str, bool]] = {}
     for requirement in requires("cast-bench") or ():
-        if match := OF_EXTRA.fullmatch(requirement):
+        match = OF_EXTRA.fullmatch(requirement)
+        if match:
             out.setdefault(match[2], {})[match[1]] = any(distributions(name=match[1]))
     return out
 

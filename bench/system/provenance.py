@@ -176,7 +176,8 @@ def machine() -> dict[str, Any]:
         isa_limits       environment variables that lower the level; absent if none is set
     """
     about: dict[str, Any] = {"platform": platform.platform(), **cpu(), "device": None}
-    if limits := _isa_limits():
+    limits = _isa_limits()
+    if limits:
         about["isa_limits"] = limits
     torch = sys.modules.get("torch")
     if torch is not None:

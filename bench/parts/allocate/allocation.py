@@ -303,7 +303,8 @@ class _Problem:
             if candidate is None:
                 break
             tried.add(tuple(candidate))
-            if (measured := self.measure(candidate)) < best:
+            measured = self.measure(candidate)
+            if measured < best:
                 best, chosen = measured, candidate
         return chosen
 

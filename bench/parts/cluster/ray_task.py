@@ -79,7 +79,8 @@ def make(description: str) -> Iterator[str]:
     order = Order.model_validate_json(description)
     node = socket.gethostname()
     os.environ.update(order.environment)
-    if (own := describe_code()) != order.code:
+    own = describe_code()
+    if own != order.code:
         reason = (
             f"node {node} has cast-bench {own}, and this machine has {order.code}: install the "
             "same on all nodes"
@@ -138,11 +139,9 @@ def _record_of(line: str, store: Store) -> str | None:
         event = json.loads(line)
     except ValueError:  # the worker was killed in the middle of a line
         return None
-    return (
-        _event("record", **pack_record(store, event["key"]))
-        if event["event"] == "measurement"
-        else None
-    )
+    if event["event"] == "measurement":
+        return _event("record", **pack_record(store, event["key"]))
+    return None
 
 
 @contextlib.contextmanager

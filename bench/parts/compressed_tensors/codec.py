@@ -69,7 +69,8 @@ class CompressedTensorsCodec(FolderCodec):
     def check(self) -> None:
         """Raise UserError for a format, a rotation or a rounding that is not read here."""
         for found, known in ((self._forms, FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
-            if unknown := sorted(map(str, found - set(known))):
+            unknown = sorted(map(str, found - set(known)))
+            if unknown:
                 raise UserError(
                     f"the compressed-tensors format {unknown[0]!r} cannot be read: use "
                     f"{', '.join(known)}"
@@ -186,10 +187,12 @@ class CompressedTensorsCodec(FolderCodec):
         if scale.dtype == torch.uint8:  # the exponent of a power of two
             scale = torch.exp2(scale.float() - 127)
         wide = scale.float()
-        if (shared := parts.get("weight_global_scale")) is not None:
+        shared = parts.get("weight_global_scale")
+        if shared is not None:
             wide = wide / shared.float()
         values = q.float()
-        if (zeros := parts.get("weight_zero_point")) is not None:
+        zeros = parts.get("weight_zero_point")
+        if zeros is not None:
             if zeros.dtype == torch.int32:  # packed along the outputs
                 zeros = unpack_rows(zeros.T, self.width).T[: len(wide)] - 2 ** (self.width - 1)
             values = values - self._spread(zeros, values, parts).float()

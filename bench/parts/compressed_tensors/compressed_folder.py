@@ -191,7 +191,8 @@ def _compress(
     compressors: Any = importlib.import_module("compressed_tensors.compressors")
     compressor = compressors.BaseCompressor.get_value_from_registry(form.name)
     known = {"weight": weight.float(), "weight_scale": grid.scales(stored)}
-    if (shared := stored.get("tensor_scale")) is not None:
+    shared = stored.get("tensor_scale")
+    if shared is not None:
         # It has the scales of groups as multiples of the tensor's, which it divides by.
         known["weight_scale"] = e4m3_points(stored["scales"])
         known["weight_global_scale"] = 1 / shared.where(shared != 0, 1)

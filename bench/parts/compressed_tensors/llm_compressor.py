@@ -68,7 +68,8 @@ class _LlmCompressor:
         """Return the number of weights that share a scale, by linear. Raise Skipped if the library
         cannot quantize one."""
         most = self.weights.form.most
-        if odd := next((t for t, (_, width) in shapes.items() if width % most), None):
+        odd = next((t for t, (_, width) in shapes.items() if width % most), None)
+        if odd:
             raise Skipped(
                 f"{self.name} has groups of {most}, and {odd} has {shapes[odd][1]} inputs"
             )
@@ -82,7 +83,8 @@ class _LlmCompressor:
         """Return the modifier. targets: names of linears by group size."""
         modifier = import_modifier(self.modifier)
         regexes = {g: [f"re:^{re.escape(t)}$" for t in names] for g, names in targets.items()}
-        if preset := self.weights.args.get("scheme"):
+        preset = self.weights.args.get("scheme")
+        if preset:
             return modifier(
                 targets=[r for names in regexes.values() for r in names],
                 scheme=preset,
@@ -155,9 +157,8 @@ class AutoRound(LlmCompressorGptq):
         return super().apply(model, job)
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        if odd := next(
-            (t for t, shape in shapes.items() if any(side % 32 for side in shape)), None
-        ):
+        odd = next((t for t, shape in shapes.items() if any(side % 32 for side in shape)), None)
+        if odd:
             out, width = shapes[odd]
             raise Skipped(
                 f"auto-round leaves out linears whose sides are not multiples of 32: {odd} is "

@@ -71,7 +71,8 @@ def prunes_its_targets_and_nothing_else(subject: Subject) -> None:
     does = subject.entry.does
     is_free = not does & Does.LEAVES_DENSE or subject.entry.trains or Does.KEEPS_FUNCTION in does
     free = weights if is_free else set()
-    if wrong := sorted(changed - declared - free):
+    wrong = sorted(changed - declared - free)
+    if wrong:
         raise NotConformant(
             f"{wrong[0]} changed, and it is neither a target nor in Outcome.changed"
         )

@@ -44,7 +44,8 @@ def conformance(
     except Skipped as why:
         raise UserError(f"{name} cannot be checked here: {why}") from None
     print_rows(found, json)
-    if failed := [row for row in found if row["state"] == "failed"]:
+    failed = [row for row in found if row["state"] == "failed"]
+    if failed:
         fail(f"{name} fails {len(failed)} of {len(found)} checks", 1)
 
 

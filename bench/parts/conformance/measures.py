@@ -132,7 +132,8 @@ def rows(name: str, run: Callable[[Spec], Sequence[Record]]) -> Iterator[dict[st
     with TemporaryDirectory(prefix="cast-bench-") as home:
         spec = Spec(**SPEC | {"measures": (text,), "results": Path(home) / "results"})
         first = [record for record in run(spec) if record.identity.measure == name]
-        if skipped := next((record for record in first if record.status == "skipped"), None):
+        skipped = next((record for record in first if record.status == "skipped"), None)
+        if skipped:
             raise Skipped(skipped.reason)
         problems = check_folder(spec.results).problems
         shutil.rmtree(spec.results)

@@ -26,9 +26,8 @@ def write(folder: Path, workdir: Path) -> str:
     for file in (*files, *([index] if index.exists() else [])):
         shutil.copyfile(file, workdir / file.name)
     low_rank_adapter.copy(folder, workdir)
-    terms = (
-        f", and their low-rank terms in {low_rank_adapter.FOLDER}, which peft loads"
-        if low_rank_adapter.is_beside(workdir)
-        else ""
-    )
+    if low_rank_adapter.is_beside(workdir):
+        terms = f", and their low-rank terms in {low_rank_adapter.FOLDER}, which peft loads"
+    else:
+        terms = ""
     return f"{amount(len(files), 'file')} of dense safetensors{terms}"

@@ -153,6 +153,7 @@ def _shots(name: str, record: Record) -> int | None:
 
 def _version(record: Record) -> str:
     """Return the version of the task, or that of cast-bench for one of its protocols."""
-    if version := _config(record).get("version"):
+    version = _config(record).get("version")
+    if version:
         return str(version)
     return f"{OURS} {record.versions.get(OURS, 'unknown')}"

@@ -93,11 +93,9 @@ def task_of(record: Record) -> str:
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     if "task" in config:
         return str(config["task"])
-    return (
-        str(record.identity.protocol.label)
-        if any(r.n and r.stderr is not None for r in record.readings)
-        else ""
-    )
+    if any(r.n and r.stderr is not None for r in record.readings):
+        return str(record.identity.protocol.label)
+    return ""
 
 
 def data_of(record: Record) -> tuple[str, str, str]:

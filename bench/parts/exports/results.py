@@ -25,7 +25,8 @@ def export_results(
     for model in models:
         with registry.guarded(registry.lookup("exports", name)):
             own = format_.documents(model, options)
-        if taken := min(files.keys() & own, default=""):
+        taken = min(files.keys() & own, default="")
+        if taken:
             raise UserError(
                 f"two models of {str(results)!r} would have the file {taken}: keep each in a "
                 "results folder"

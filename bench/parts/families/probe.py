@@ -114,7 +114,8 @@ class Probe:
         }
         terms |= {text: value for text in FORMULAS if (value := self._compute(text)) is not None}
         for parts in (1, 2, 3):
-            if term := next((t for t, value in terms.items() if value * parts == size), None):
+            term = next((t for t, value in terms.items() if value * parts == size), None)
+            if term:
                 return term if parts == 1 else (term,) * parts
         if size == terms.get(HEADS, 0) + 2 * terms.get(KEYS, 0):
             return (HEADS, KEYS, KEYS)
@@ -147,7 +148,8 @@ class Probe:
         model = build(self.without(name))
         value, shapes = getattr(model.config, name, None), shapes_of(model)
         for text in FILLED_IN:
-            if (other := self._compute(text)) is None or (value is not None and value != other):
+            other = self._compute(text)
+            if other is None or (value is not None and value != other):
                 continue
             if self._shapes(self.config | {name: other}) == shapes:
                 return text

@@ -81,7 +81,8 @@ def find_flow(model: nn.Module, family: Family, tokens: Tensor) -> tuple[Flow | 
     streams = [stream := stream + outputs[norm] for norm in after]
     writers = []
     for linear in family.linears:
-        if norm := next((norm for norm in before if _same(inputs[linear], outputs[norm])), ""):
+        norm = next((norm for norm in before if _same(inputs[linear], outputs[norm])), "")
+        if norm:
             readers[norm].append(linear)
         elif any(_same(inputs[linear], each) for each in (inputs[""], *streams)):
             readers.setdefault("", []).append(linear)

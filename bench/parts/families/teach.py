@@ -73,9 +73,10 @@ def derive(folder: Path, config: Mapping[str, Any]) -> tuple[Family, tuple[str, 
     Returns also what is left out of it, and why.
     """
     probe = Probe(config)
-    if experts := [
+    experts = [
         name for name, shape in probe.shapes.items() if len(shape) == 3 or ".experts." in name
-    ]:
+    ]
+    if experts:
         raise UserError(
             f"{folder} is a mixture of experts ({experts[0]}): write its entry by hand "
             "(docs/models.md)"

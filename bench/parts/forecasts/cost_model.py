@@ -53,7 +53,8 @@ class CostModel:
         """Estimate the time of all parts. None: a kind has no record."""
         total = 0.0
         for part in parts:
-            if not (rates := [self._rates[kind] for kind in part.kinds if kind in self._rates]):
+            rates = [self._rates[kind] for kind in part.kinds if kind in self._rates]
+            if not rates:
                 return None
             total += rates[0] * part.work
         return total

@@ -43,7 +43,8 @@ def fit_model(plan: Plan) -> CostModel:
 
 def describe_error(model: CostModel) -> str:
     """Return a sentence about the source of the estimates and their error."""
-    if (error := model.error()) is None:
+    error = model.error()
+    if error is None:
         return (
             "times and memory are arithmetic: fewer than three artifacts were measured on this "
             "machine in this way"

@@ -103,7 +103,8 @@ def write(
     names, rounded = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), 0
     for name in source:
         tensor, target = source.tensor(name), name.removesuffix(".weight")
-        if (stored_name := names.get_name(name, try_suffixes=(".weight",))) is None:
+        stored_name = names.get_name(name, try_suffixes=(".weight",))
+        if stored_name is None:
             raise UserError(
                 f"{folder} has the tensor {name}, which is not written as GGUF: {instead}"
             )
@@ -226,7 +227,8 @@ def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
             f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written "
             f"as GGUF: {instead}"
         )
-    if (activation := config.get("hidden_act") or "silu") != "silu":
+    activation = config.get("hidden_act") or "silu"
+    if activation != "silu":
         raise UserError(
             f"{folder} has the activation {activation}, and llama.cpp computes silu: {instead}"
         )

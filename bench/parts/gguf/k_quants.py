@@ -118,11 +118,10 @@ def quantize(weight: Tensor, kind: str, importance: Tensor | None) -> Any:
     rows, width = weight.shape
     source = np.ascontiguousarray(weight.numpy(), dtype=np.float32)
     out = np.zeros((rows, width // block * size), np.uint8)
-    scores = (
-        None
-        if importance is None
-        else np.ascontiguousarray(importance.float().cpu().numpy(), dtype=np.float32)
-    )
+    if importance is None:
+        scores = None
+    else:
+        scores = np.ascontiguousarray(importance.float().cpu().numpy(), dtype=np.float32)
     # ggml is a part of this library. The package does not wrap this function.
     function, pointer = llama_cpp._lib.ggml_quantize_chunk, ctypes.c_void_p
     function.restype = ctypes.c_size_t

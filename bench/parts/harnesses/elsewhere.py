@@ -45,7 +45,8 @@ class HarnessResults(ForeignResults):
             obstacle = ""
             if was and now:
                 common = sorted(set(was.scores) & set(now.scores))
-                if sentence := _describe_rest(was, now, len(common)):
+                sentence = _describe_rest(was, now, len(common))
+                if sentence:
                     notes.append(f"{task}: {sentence}")
                 obstacle = (
                     sentence if not common or (whole and len(common) < len(was.scores)) else ""

@@ -208,7 +208,8 @@ def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -
     linears = {linear.initializer: linear for linear in OnnxFile(path).targets()}
     model = onnx.load(str(path))
     for tensor in model.graph.initializer:
-        if linear := linears.get(tensor.name):
+        linear = linears.get(tensor.name)
+        if linear:
             dtype = getattr(torch, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name)
             weight = weight_of(linear.name).to(dtype)
             matrix = (weight.T if linear.transposed else weight).contiguous()

@@ -208,11 +208,10 @@ def pack_head(model: nn.Module, kind: str = "int8") -> nn.Module:
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     name = next(name for name, module in model.named_modules() if module is head)
     weight = head.weight.detach()
-    packed = (
-        cpu24.to_dense_kernel_layout(weight.bfloat16())
-        if kind == "bf16"
-        else cpu24.round_dense(weight, kind)
-    )
+    if kind == "bf16":
+        packed = cpu24.to_dense_kernel_layout(weight.bfloat16())
+    else:
+        packed = cpu24.round_dense(weight, kind)
     model.set_submodule(name, Linear24(packed, head.bias))
     return model
 

@@ -74,11 +74,10 @@ class Cpu:
         """Return the engine of Linear24 for this kind of weight, or raise Skipped if no kernel here
         takes it."""
         if kind not in KINDS:
-            way = (
-                "take --dtype bfloat16, --quant int8 or int4-rtn"
-                if kind == "float32"
-                else f"it has {', '.join(KINDS)}"
-            )
+            if kind == "float32":
+                way = "take --dtype bfloat16, --quant int8 or int4-rtn"
+            else:
+                way = f"it has {', '.join(KINDS)}"
             raise Skipped(f"the native kernel has no {kind}: {way}")
         _ = self.kernel
         return "native"

@@ -141,11 +141,10 @@ class Cuda:
         notes: dict[str, Any] = {"copies": count}
         # torch._int_mm takes more than 16 rows. Padded here, so that no copy of x is timed on the
         # dense side alone.
-        rows = (
-            torch.nn.functional.pad(x, (0, 0, 0, 32 - len(x)))
-            if kind == "int8" and len(x) < 32
-            else x
-        )
+        if kind == "int8" and len(x) < 32:
+            rows = torch.nn.functional.pad(x, (0, 0, 0, 32 - len(x)))
+        else:
+            rows = x
         dense = {
             "dense eager": [partial(_PRODUCTS[kind], rows, c, *scales) for c in _copies(w, count)]
         }

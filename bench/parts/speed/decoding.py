@@ -158,7 +158,8 @@ def pack_stored(
     for name, weight in weights.items():
         integers = integers_of(stored[name])
         width = weight.shape[1]
-        if (group := group_size(kind, width)) != math.gcd(integers.group, group):
+        group = group_size(kind, width)
+        if group != math.gcd(integers.group, group):
             raise Skipped(
                 f"no 2:4 kernel for the grid of {name}: it takes {kind} with a scale for {group} "
                 "inputs"

@@ -105,7 +105,8 @@ def measure(
         made = [(step, turn.new_records(step)) for step in _steps(request)]
         known: dict[str, Record] = {}
         for record in itertools.chain.from_iterable(records for _, records in made):
-            if old := store.finished(record.key):
+            old = store.finished(record.key)
+            if old:
                 known[record.key] = old
         new = [step for step, records in made if not all(r.key in known for r in records)]
         done = itertools.count(1)

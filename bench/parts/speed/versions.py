@@ -60,7 +60,8 @@ class ModelVersions:
                 "and one made of it"
             )
         for target in self.targets:
-            if count := PATTERN.violations(other.weight(target)):
+            count = PATTERN.violations(other.weight(target))
+            if count:
                 raise UserError(
                     f"{sparse.folder} is not 2:4: {count} groups of {target} keep more than two "
                     "weights"

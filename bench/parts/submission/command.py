@@ -97,7 +97,7 @@ def submit(
                 f"no folder {str(root)!r} to compare with: run it in a checkout, or name one with "
                 "--published"
             )
-        if given := [
+        given = [
             o
             for o, v in (
                 ("--credit", credit),
@@ -108,7 +108,8 @@ def submit(
                 ("--out", out),
             )
             if v
-        ]:
+        ]
+        if given:
             raise UserError(f"{given[0]} is for a new submission: leave it out with --check")
         from bench.parts.submission.folder import opened
 

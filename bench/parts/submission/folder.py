@@ -61,7 +61,8 @@ def stage(
     new = [record for record in finished if record.identity.key() not in known]
     for record in finished:
         folder, theirs = known.get(record.identity.key(), ("", record))
-        if wrong := next(rules.differences(record, theirs), ""):
+        wrong = next(rules.differences(record, theirs), "")
+        if wrong:
             raise UserError(
                 f"record {record.short_key} disagrees with {folder}: {wrong}: find out why before "
                 "you submit"
@@ -161,9 +162,8 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
             f"submission {str(path)!r} does not have one folder with the archive's name: make it "
             "again with bench submit"
         )
-    if strange := next(
-        (one for one in files if not rules.FILE.fullmatch(one.partition("/")[2])), None
-    ):
+    strange = next((one for one in files if not rules.FILE.fullmatch(one.partition("/")[2])), None)
+    if strange:
         raise UserError(
             f"submission {str(path)!r} has {strange[:100]!r}, no file of a submission: make it "
             "again with bench submit"

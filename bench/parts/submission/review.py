@@ -70,7 +70,8 @@ def read_published(root: Path, without: str = "") -> list[ResultSet]:
 def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
     """Review a folder that `bench submit` wrote. name: its name among the published folders."""
     now = datetime.now(UTC)
-    if strange := tuple(rules.of_files(folder)):
+    strange = tuple(rules.of_files(folder))
+    if strange:
         return Review(folder, About(), FolderCheck((), 0, {}, (), ()), strange)
     checked, about = check_folder(folder), searches.read_about(folder)
     refusals = [

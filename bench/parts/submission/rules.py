@@ -97,7 +97,8 @@ def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[s
     for name, licence in licences.of_records(records, about.licences).items():
         if not licence:
             yield f"the licence of {name} is not known: give --licence '{name}=LICENCE'"
-    if found := machine_path(about.model_dump(mode="json")):
+    found = machine_path(about.model_dump(mode="json"))
+    if found:
         yield f"about.toml has a path of your machine ({found}): leave it out"
 
 
@@ -120,7 +121,8 @@ def of_record(record: Record, items: Items | None, now: str) -> Iterator[str]:
             "it was made with uncommitted changes of the code, so no one else can make it: commit "
             "them and run again"
         )
-    if found := machine_path(record.model_dump(mode="json")):
+    found = machine_path(record.model_dump(mode="json"))
+    if found:
         yield f"it has a path of your machine ({found}): run it with a name or a relative path"
     if items is not None and (
         found := machine_path([*set(items.ids.tolist()), *set(items.clusters.tolist())])
@@ -135,14 +137,12 @@ def machine_path(value: Any) -> str:
     if isinstance(value, str):
         match = MACHINE_PATH.search(value)
         return match[1][:80] if match else ""
-    parts = (
-        [*value, *value.values()]
-        if isinstance(value, dict)
-        else value
-        if isinstance(value, list)
-        else ()
-    )
-    return next((found for part in parts if (found := machine_path(part))), "")
+    parts: list[Any] = []
+    if isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list):
+        parts = value
+    return next(filter(None, map(machine_path, parts)), "")
 
 
 def _of_reproduction(record: Record) -> Iterator[str]:
@@ -249,7 +249,8 @@ def of_repetition(records: Sequence[Record], published: Published) -> Iterator[t
     seen: dict[IdentityKey, Record] = {}
     for record in records:
         key = record.identity.key()
-        if (first := seen.setdefault(key, record)) is not record:
+        first = seen.setdefault(key, record)
+        if first is not record:
             yield record, f"it repeats the measurement of record {first.short_key}"
         if key in published:
             yield (
@@ -266,11 +267,10 @@ def of_copies(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
         if r.items and r.identity.subject == "text" and r.identity.stages == ("dense",)
     }
     for record in records:
-        first = (
-            dense.get(record.items.sha256)
-            if record.items and record.identity.measure == "perplexity"
-            else None
-        )
+        if record.items and record.identity.measure == "perplexity":
+            first = dense.get(record.items.sha256)
+        else:
+            first = None
         if first and record.identity.pattern != "dense":
             yield (
                 record,

@@ -119,9 +119,10 @@ class Tracking(RunListener):
             channel.finish()
         now = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):
-            if slow := [
+            slow = [
                 c.name for c in self._channels if not c.has_ended(now + min(SILENT_S, patience))
-            ]:
+            ]
+            if slow:
                 self._say(
                     f"waiting up to {patience:g} s for {' and '.join(slow)}; Ctrl-C leaves the rest"
                 )
@@ -138,7 +139,8 @@ class Tracking(RunListener):
 
     def _say_problems(self, what_then: str = "; the run goes on without it") -> None:
         for channel in self._channels:
-            if problem := channel.take_problem():
+            problem = channel.take_problem()
+            if problem:
                 self._say(f"--log-to {channel.name}: {problem}{what_then}")
 
 

@@ -257,7 +257,8 @@ def test_history_compares_commits_of_the_same_seeds(tmp_path, output):
             )
 
     out = output("history", "--results", tmp_path / "past", "--json")
-    assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in json.loads(out)] == [
+    rows = json.loads(out)
+    assert [(r["row"].partition(" (")[2], r["commit"][:2], r["moved"]) for r in rows] == [
         ("seed 0)", "00", ""), ("seed 0)", "02", "+0.00%"), ("seed 0, 1)", "01", ""),
         ("seed 0, 1)", "03", "+0.00%"),
     ]  # fmt: skip

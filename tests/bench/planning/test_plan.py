@@ -376,8 +376,13 @@ def test_a_transform_that_the_family_does_not_take_is_refused_before_anything_is
 ):
     models.random_folder(family, tmp_path / "model")
     windows = {"windows": 2, "seqlen": 16}
-    spec = runs.small("r", models=(str(tmp_path / "model"),), methods=(method,), perplexity={"data": "wiki-mini"} | windows,
-                      calibration={"sequences": 2, "seqlen": 16})  # fmt: skip
+    spec = runs.small(
+        "r",
+        models=(str(tmp_path / "model"),),
+        methods=(method,),
+        perplexity={"data": "wiki-mini"} | windows,
+        calibration={"sequences": 2, "seqlen": 16},
+    )
     with pytest.raises(UserError, match=why) if why else nullcontext():
         assert api.plan(spec).measurements
 

@@ -1,4 +1,5 @@
-"""The codec of packed weights: exact, stored by the runner's folder, counted, and no liar's mask."""
+"""The codec of packed weights: exact, stored by the runner's folder, counted, and no liar's
+mask."""
 
 import pytest
 import torch
