@@ -10,8 +10,8 @@ from helpers import terminal
 
 CELLS = [
     "45.71 ± 0.20 (4 of 5 seeds)", "×1.0000 [0.9849, 1.0117]", "48.0% (42.9% to 53.2%) wiki",
-    "漢字漢字 漢字", "a", "–", "",
-    "failed: ValueError: expected 4 tensors, found 3 in model.safetensors", "00e408943a10", "wiki_continuation@1.0",
+    "漢字漢字 漢字", "a", "–", "", "00e408943a10", "wiki_continuation@1.0",
+    "failed: ValueError: expected 4 tensors, found 3 in model.safetensors",
 ]  # fmt: skip
 
 
