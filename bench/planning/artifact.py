@@ -53,6 +53,11 @@ class Stage(BaseModel, frozen=True):
         return self.entry.link(self.name, self.label, self.config)
 
     @property
+    def recomputes(self) -> bool:
+        """True if its training forgets activations and computes them again in the backward pass."""
+        return bool(self.config.get("recompute"))
+
+    @property
     def random(self) -> bool:
         """True if a seed decides its result."""
         return bool({"calibration", "training"} & set(self.needs))

@@ -15,6 +15,7 @@ from bench.planning.memory import (
     model_bytes,
     streamed_bytes,
     streamed_device_bytes,
+    with_recompute,
 )
 from bench.system.devices import memory_bytes
 from methods.contract import rules
@@ -111,12 +112,14 @@ def _reduce(artifact: Artifact) -> str:
 
 
 def _divide(artifact: Artifact, memory: float) -> str:
-    """Return the number of GPUs on which a training fits, in words."""
+    """Return how a training fits: with activations that are recomputed, or on more GPUs."""
     if artifact.device == "cpu":
         return (
             "train a smaller model, or use --device cuda with --set training.processes=N, which "
             "divides it among N GPUs"
         )
+    if (estimate_device_bytes(with_recompute(artifact)) or 0.0) <= memory:
+        return f"use {artifact.pruner.label}:recompute=true"
     batch = artifact.training.batch if artifact.training else 1
     # The plan refuses counts that do not divide the batch.
     for count in range(artifact.processes + 1, MAX_GPUS + 1):
