@@ -14,7 +14,7 @@ def tokens_of(spec):
     made = set()
     return {
         (some[0].artifact.method.split(":")[0], some[0].artifact.quantizer): count_work(
-            some, made
+            some[0].artifact, some, made
         ).tokens
         for some in api.plan(spec).artifacts().values()
     }
