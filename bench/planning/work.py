@@ -80,8 +80,8 @@ def _tokens_of(stage: Stage, artifact: Artifact) -> tuple[int, int]:
 
 
 def _of_one_process(calibration: int, training: int, artifact: Artifact) -> tuple[int, int]:
-    """Return the tokens that each process of a stage reads. Processes of one CPU share its cores
-    and save no time, so only nodes count there."""
+    """Divide a stage's tokens among its processes. Those of one CPU share its cores, and so save
+    no time."""
     if artifact.device == "cpu":
         return calibration, training // artifact.nodes
     sharing = artifact.calibration.processes if artifact.calibration else 1
