@@ -1,5 +1,9 @@
 """The names that are built in. The class behind a name says the rest: `bench.catalog.declarations`
-reads it. What is in a part of bench/parts is named there."""
+reads it.
+
+A part adds its names in the ENTRIES of bench/parts/NAME/__init__.py. A section that is empty here
+is in parts alone.
+"""
 
 from __future__ import annotations
 
@@ -149,8 +153,8 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 """Where the artifacts of a run are made."""
 
 SERVICES = _section("services", {}, of_classes=False)
-"""Objects that the core asks for by name, and works without: forecasts, trackers, slurm and
-foreign_results."""
+"""Objects of parts that the core asks for by name, and works without: forecasts, trackers (the
+listener that starts them), slurm and foreign_results."""
 
 READERS = _section(
     "readers",
@@ -159,7 +163,7 @@ READERS = _section(
         "stored": "bench.formats.opening:Stored",
     },
 )
-"""Formats of models made elsewhere, in the order in which they are asked. The rest is
+"""Formats of models from other tools, in the order in which they are asked. The rest is
 safetensors."""
 
 ALIASES = _section("aliases", {}, of_classes=False)

@@ -169,10 +169,11 @@ class Builder:
         *,
         frozen: bool,
     ) -> WeightCounts:
-        """Check a folder against one with the same tensors. kept: what is left of the source, None
-        for all.
+        """Check the folder of the last stage against a folder `before`, and count its weights.
 
-        frozen: whether a method that makes a model smaller was the only one since `before`.
+        kept: parts of the source that are left. None: all.
+        frozen: True if the last stage is the only one since `before`. If it removes parts, it may
+        not change a weight.
         """
         stage, opened_after = artifact.stages[-1], Folder(after)
         does = stage.entry.does

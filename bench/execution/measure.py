@@ -32,7 +32,7 @@ DECIDES_NO_NUMBER = True
 
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Group measurements of one artifact: those that share a forward pass, and each of the others
+    """Group measurements of one artifact by forward pass. A measurement that shares none is a group
     alone."""
     groups: dict[Any, list[Measurement]] = {}
     for measurement in measurements:
@@ -50,9 +50,9 @@ def measure(
 ) -> list[tuple[Record, tuple[Item, ...]]]:
     """Measure a group, and return records with per-item scores.
 
-    A record is failed where its measure or the forward pass raised, and diverged, without scores,
-    where a reading is not finite. `cost.wall_s` is a measurement's own seconds and an equal part of
-    those it shares, so that sums are right.
+    A record is "failed" if its measure or the forward pass raised. It is "diverged" and has no
+    scores if a reading is not finite. `cost.wall_s` is the time of a measurement alone plus an
+    equal part of the shared time, so that the sum over records is right.
 
     Raises:
         OSError: the disk is full.
@@ -94,7 +94,8 @@ def _read(
     workspace: Workspace,
     states: list[str],
 ) -> list[Participant]:
-    """Read a group. states: receives sentences about the dense model's states."""
+    """Take the readings of a group. states: gets a sentence for each event of the cached hidden
+    states of the dense model."""
     instruments = [_instrument(m) for m in measurements]
     artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
     workspace.choose_products()
@@ -191,10 +192,10 @@ def _record_readings(
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
-    """Convert readings for a record. A value that is not finite becomes None, as does a negative
-    standard error.
+    """Return readings as rows of a record.
 
-    A unit or direction that a reading does not state is that of its metric.
+    A value that is not finite, and a standard error that is not finite or is negative, become None.
+    A reading without unit or direction takes that of its metric.
     """
     out = []
     for r in readings.values:

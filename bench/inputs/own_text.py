@@ -81,8 +81,8 @@ def count_bytes(own: OwnText) -> int:
 
 
 def has_messages(name: str) -> bool:
-    """Return whether a corpus is a user's and has messages, whose length depends on the model's
-    chat template."""
+    """Return whether a corpus is a user's text with messages. A chat template, and so the model,
+    then decides the number of tokens."""
     own = parse(name)
     found: list[Any] = []
 

@@ -109,8 +109,7 @@ def expand(wanted: Collection[str]) -> dict[str, TrackTask]:
 
 
 def require_limits(limits: Collection[str]) -> None:
-    """Check the names that limits are set for. Raise UserError if a name is neither a track nor a
-    task of one."""
+    """Raise UserError if a limit is set for a name that is neither a track nor a task of one."""
     known = (*names(), *all_tasks())
     unknown = [name for name in limits if name not in known]
     if unknown:

@@ -82,9 +82,8 @@ class PackedCorpus:
 
     def _sequence(self, k: int) -> np.ndarray[Any, Any]:
         width = self.seqlen - len(self.first)
-        per_epoch = (
-            len(self.ids) - width + 1
-        ) // width or 1  # one fewer, to leave room for the shift
+        # A shift needs room, so an epoch may have one sequence fewer than fit.
+        per_epoch = (len(self.ids) - width + 1) // width or 1
         epoch, place = divmod(k, per_epoch)
         shift, order = _draw_epoch(self.seed, epoch, per_epoch, len(self.ids) - per_epoch * width)
         start = shift + order[place] * width

@@ -34,7 +34,7 @@ class MethodStages(NamedTuple):
 
     @property
     def elsewhere(self) -> Stage | None:
-        """Stage that takes a model made elsewhere, or None."""
+        """Stage that takes a model of another tool, or None."""
         return next((s for s in self.stages if Does.IMPORTS in s.entry.does), None)
 
 

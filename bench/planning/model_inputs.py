@@ -309,7 +309,7 @@ class ModelInputs:
 
     @cached_property
     def _changes_targets(self) -> bool:
-        """True if a method removes parts of the model, or takes a model made elsewhere."""
+        """True if a method removes parts of the model, or takes a model of another tool."""
         for chain in self.request.chains:
             if any(stage.entry.does & (Does.REMOVES | Does.IMPORTS) for stage in chain.stages):
                 return True

@@ -253,7 +253,7 @@ class CompressedTensorsCodec(FolderCodec):
 
 
 def _short(parts: Mapping[str, T]) -> dict[str, T]:
-    """Return the parts by names without `weight.`."""
+    """Return the parts with `weight.` removed from their names."""
     return {name.removeprefix("weight."): part for name, part in parts.items()}
 
 

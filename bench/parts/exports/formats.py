@@ -1,5 +1,5 @@
-"""Formats that need no other library. Each imports its modules when it writes, because some need
-torch."""
+"""Formats of dense and stored weights, and of results. The format of a library is a part of its
+own. Each imports its modules when it writes, because some need torch."""
 
 from __future__ import annotations
 

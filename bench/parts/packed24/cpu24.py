@@ -231,8 +231,8 @@ def product(
 
 
 def _block_scales(kind: str, width: int, scales: Tensor) -> Tensor:
-    """Return the scales of a KernelWeight. Blocks of an int4 group have the same one. scales:
-    bfloat16 [out, groups]."""
+    """Return the scales of a KernelWeight: one per row for int8, one per block for int4. Blocks of
+    a group share their value. scales: bfloat16 [out, groups]."""
     if kind == "int8":
         return scales[:, 0].float().contiguous()
     return scales[:, torch.arange(0, width, BLOCK) * scales.shape[1] // width].contiguous()

@@ -1,5 +1,5 @@
-"""The linears of a model one by one: 2:4 against dense for each shape, and the sum over all of
-them."""
+"""Time the linears of a model alone: 2:4 against dense for each shape, and the sum over all
+linears."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from methods.model.folder import dtype_name
 from methods.model.targets import dense_weight
 
 Weights = Iterator[tuple[int, Tensor]]
-"""Number of linears of each shape, and the weight [out, in] of one of them."""
+"""For each shape, the number of linears and the weight [out, in] of one of them."""
 
 
 def select_device(compute: Compute) -> Cpu | Cuda:
@@ -38,8 +38,8 @@ def select_device(compute: Compute) -> Cpu | Cuda:
 def read_linears(
     device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int
 ) -> Readings:
-    """Time an artifact's linears, each shape once. Raise Skipped if none is 2:4, or no shape has a
-    kernel."""
+    """Time the linears of an artifact, each shape once. Raise Skipped if none is 2:4, or if no
+    shape has a kernel."""
     dtype, integers = context.compute.dtype, find_kind(context)
     kind = integers or KIND_OF_DTYPE.get(dtype, dtype_name(dtype))
     if kind not in device.kinds:
@@ -73,8 +73,10 @@ def time_linears(
     kind: str,
     after_shape: Callable[[], object] = lambda: None,
 ) -> Readings:
-    """Time each shape once and add up all linears. The notes have a row for each shape. Raise
-    Skipped without a kernel."""
+    """Time each shape once and add up all linears. The notes have a row for each shape.
+
+    after_shape: called after each shape that was timed. Raise Skipped if no shape has a kernel.
+    """
     peaks = device.peaks()
     rows: list[dict[str, Any]] = []
     sums = [[0.0] * comparison.BLOCKS for _ in range(2)]

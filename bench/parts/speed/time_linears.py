@@ -150,9 +150,8 @@ def _fill(
     except Skipped as why:
         record.reason = str(why)
         return ()
-    except (
-        RuntimeError
-    ) as fault:  # of a library on this device: the other records do not depend on it
+    # A library failed on this device. The other records do not depend on it.
+    except RuntimeError as fault:
         record.status, record.reason, record.traceback = (
             "failed",
             first_line(fault),

@@ -30,10 +30,9 @@ class MlflowRuns:
     def __init__(self) -> None:
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        # Another run may create it at the same time.
         with _few_retries():
-            self._experiment = mlflow.set_experiment(
-                name
-            ).experiment_id  # another run may make it at the same time
+            self._experiment = mlflow.set_experiment(name).experiment_id
         self._runs: dict[str, str] = {}
 
     def start(

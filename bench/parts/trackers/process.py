@@ -1,4 +1,5 @@
-"""The process of one tracker. It reads orders as JSON lines, and prints why it gave up."""
+"""The interface of a tracker, and the process of one. It reads orders as JSON lines, and prints why
+it gave up."""
 
 from __future__ import annotations
 

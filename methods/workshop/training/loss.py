@@ -79,7 +79,7 @@ class Loss:
 
         Args:
             logits, teacher: float32 [tokens, vocabulary]. teacher: None, unless the loss
-            `needs_logits`.
+                `needs_logits`.
             targets: the next tokens, int64 [tokens].
         """
         raise NotImplementedError
@@ -110,9 +110,8 @@ class Loss:
             logits = logits.detach().requires_grad_()
             terms = self.of_tokens(logits, targets, teacher)
             (gradient,) = torch.autograd.grad(self.weigh(terms), logits)
-        return tuple(
-            term.detach() for term in terms
-        ), gradient.contiguous()  # the caller writes into it
+        # Contiguous, because the caller writes into it.
+        return tuple(term.detach() for term in terms), gradient.contiguous()
 
     def weigh(self, terms: Iterable[Tensor]) -> Tensor:
         """Return the weighted sum of terms."""
@@ -134,7 +133,7 @@ class Loss:
         Args:
             targets: int64 [tokens].
             logits_bytes: largest size of one model's logits in memory; None for what suits the
-            device.
+                device.
             part_bytes: size of the float32 logits processed at a time.
         """
         hidden, head, bias, finish, _ = student
