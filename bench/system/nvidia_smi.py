@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 DECIDES_NO_NUMBER = True
 
@@ -61,6 +63,12 @@ def describe(device: str) -> dict[str, str]:
         found = cards
     own = found[0] if found else {}
     return {name: value for name, value in own.items() if name != "uuid"}
+
+
+def note(before: Mapping[str, str], device: str) -> dict[str, Any]:
+    """Return the note of a timing on a card: its state before it, as of `describe`, and now. {} if
+    that is unknown."""
+    return {"card": {"before": dict(before), "after": describe(device)}} if before else {}
 
 
 def driver_version() -> str:

@@ -20,7 +20,7 @@ from bench.parts.speed.cpu import Cpu
 from bench.parts.speed.cuda import Cuda
 from bench.parts.speed.decoding import KIND_OF_DTYPE, find_kind, pack_stored
 from bench.results.record import Reading
-from methods.contract.errors import Skipped
+from methods.contract.errors import Skipped, first_line
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.folder import dtype_name
@@ -76,6 +76,7 @@ def time_linears(
     """Time each shape once and add up all linears. The notes have a row for each shape. Raise
     Skipped without a kernel."""
     peaks = device.peaks()
+    fault: RuntimeError | None = None
     rows: list[dict[str, Any]] = []
     sums = [[0.0] * comparison.BLOCKS for _ in range(2)]
     for count, weight in weights:
@@ -87,11 +88,16 @@ def time_linears(
         }
         try:
             compared = device.compare(weight, tokens, kind)
+            started = time.monotonic()
+            timings = compared.run(device.clock)
         except (Skipped, WrongProduct) as why:
             rows.append(row | {"skipped": str(why)})
             continue
-        started = time.monotonic()
-        timings = compared.run(device.clock)
+        except RuntimeError as why:
+            # Of a library for this shape. The others do not depend on it.
+            fault = fault or why
+            rows.append(row | {"skipped": f"failed: {first_line(why)}"})
+            continue
         row |= comparison.summarize(compared, timings, peaks) | {
             "wall_s": round(time.monotonic() - started, 2)
         }
@@ -101,6 +107,8 @@ def time_linears(
                 side[i] += count * t
         after_shape()
     if not any("speedup" in row for row in rows):
+        if fault:
+            raise fault
         raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
     notes = {
         "shapes": rows,
