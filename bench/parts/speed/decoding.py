@@ -282,7 +282,7 @@ class StepMemory:
 def step_memory(context: MeasureContext, batch: int, prompt: int, kv: int) -> StepMemory:
     """Return the memory of the two models, and of a cache for decoding. A prompt has no cache."""
     itemsize = context.compute.dtype.itemsize
-    dense = itemsize * _count_parameters(context.folder)
+    dense: float = itemsize * _count_parameters(context.folder)
     cached = _sizes_of(context.folder).cached
     if _has_fewer_weights(context):
         faster, dense = dense, itemsize * _count_parameters(context.source)

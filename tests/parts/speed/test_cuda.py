@@ -13,10 +13,13 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, GptOssConfig, P
 from bench.inputs import kv_cache
 from bench.inputs.shapes import planned_model
 from bench.parts.packed24.timing import CudaClock, WallClock, WrongProduct, capture_graph
-from bench.parts.speed import comparison, cuda, decoding, linears, measure
+from bench.parts.speed import comparison, cuda, decoding, linears, measure, time_linears
 from bench.parts.speed.cpu import Cpu
 from bench.planning.spec import Spec
+from bench.results.store import ReadOnlyStore
+from bench.system import nvidia_smi
 from bench.system.devices import EAGER
+from helpers import fake_smi
 from helpers.fake_cuda import Sparse, bind
 from helpers.runs import prune, tiny
 from methods.contract.errors import Skipped
@@ -246,6 +249,26 @@ def test_a_fault_of_one_shape_costs_that_shape_alone(card, monkeypatch):
     assert [r.metric for r in got.values] == ["shapes_timed"]
     with pytest.raises(RuntimeError, match="no kernel image"):
         linears.time_linears(device, iter(weights[1:]), 1, "bf16")
+
+
+def test_a_record_of_a_card_s_timing_holds_its_state(card, monkeypatch, tmp_path):
+    device = card()
+    device.clock = WallClock()
+    run = comparison.SpeedComparison.run
+    monkeypatch.setattr(comparison.SpeedComparison, "run", lambda *args: run(*args, 12, 1e-5))
+    monkeypatch.setattr(linears, "select_device", lambda compute: device)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", print, raising=False)
+    about = types.SimpleNamespace(uuid=fake_smi.H100.split(",")[0].removeprefix("GPU-"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    fake_smi.install(monkeypatch, tmp_path, fake_smi.H100)
+    request = time_linears.LinearTimingRequest("tiny", "cuda", 1, ("bf16",), (16,), None)
+    (record,) = time_linears.measure(request, tmp_path / "r")
+    (read,) = ReadOnlyStore(tmp_path / "r")
+
+    state = read.notes["card"]
+    assert record.status == "ok" and set(state) == {"before", "after"}
+    assert state["before"]["driver"] == "550.54.15"
+    assert state["after"] == state["before"] == nvidia_smi.describe("cuda")
 
 
 class Operators(TorchDispatchMode):
