@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from bench.parts.speed.cpu import Cpu
 from bench.parts.speed.cuda import Cuda
 from bench.parts.speed.decoding import KIND_OF_DTYPE, find_kind, pack_stored
 from bench.results.record import Reading
+from bench.system import nvidia_smi
 from methods.contract.errors import Skipped, first_line
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
@@ -51,9 +53,11 @@ def read_linears(
     firsts = {shape: weights[name] for shape, name in names.items()}
     if integers:
         pack_stored({name: weights[name] for name in names.values()}, integers, context)
-    return time_linears(
-        device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind
-    )
+    place = str(context.compute.device)
+    before = nvidia_smi.describe(place)
+    counted = ((multiplicity[shape], weight) for shape, weight in firsts.items())
+    readings = time_linears(device, counted, tokens, kind)
+    return replace(readings, notes={**readings.notes, **nvidia_smi.note(before, place)})
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:

@@ -4,7 +4,7 @@ interleaved."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -154,11 +154,10 @@ class Speed:
 
         use_float32(wanted=False)  # others have torch's own products
         device = linears.select_device(context.compute)
+        if self.workload == "linears":
+            return linears.read_linears(device, model, context, self.tokens)
         place = str(context.compute.device)
         before = nvidia_smi.describe(place)
-        if self.workload == "linears":
-            readings = linears.read_linears(device, model, context, self.tokens)
-            return replace(readings, notes={**readings.notes, **nvidia_smi.note(before, place)})
         decodes = self.workload == "decode"
         prompt, kv = (1, self.tokens) if decodes else (self.tokens, 0)
         memory = step_memory(context, self.batch, prompt, kv)
