@@ -29,7 +29,7 @@ from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with
 from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration
-from bench.system.devices import exists
+from bench.system.devices import driver_fault, exists, resolve_device
 from bench.system.text import amount
 from bench.verify import detect_pattern
 from methods.contract.errors import UserError
@@ -59,6 +59,7 @@ def run(json: Json = False, **flags: Any) -> None:
     note_ignored("executors", (spec.executor,))
     for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")
+    _note_driver(spec)
     from bench import api
 
     with adopting(), _place(spec) or nullcontext():
@@ -81,6 +82,14 @@ def run(json: Json = False, **flags: Any) -> None:
             "traceback; the same command retries them",
             1,
         )
+
+
+def _note_driver(spec: Spec) -> None:
+    """Say why the automatic device is the CPU on a machine with a card."""
+    if spec.device == "auto" and resolve_device("auto") == "cpu":
+        fault = driver_fault()
+        if fault:
+            note(f"the device is the CPU: {fault}")
 
 
 def _place(spec: Spec) -> AbstractContextManager[None] | None:
@@ -145,6 +154,7 @@ def plan(
     from bench.planning.refusal import describe_whole_blocks, find_problem
     from bench.results.store import ReadOnlyStore
 
+    _note_driver(spec)
     forecasts = find_forecasts()
     spec, cards = forecasts.split_cards(spec)
     planned = api.plan(spec)
