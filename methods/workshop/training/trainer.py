@@ -99,6 +99,7 @@ class Trainer:
         self._skeleton = Skeleton(self.model) if self._sharded else None
         self._compiles = compiled.is_wanted(settings.compile, self.device)
         if self._compiles:
+            compiled.start()
             compiled.compile_blocks(self.model)
         if self._sharded:
             process_group.shard(self.student, compiled.blocks_of(self.model), self.device)
@@ -351,7 +352,7 @@ class Trainer:
                 k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)
             },
             "curve": self.curve[::-stride][::-1],  # with the last step
-            **({"compiled": True} if self._compiles else {}),
+            **({"compiled": compiled.counts()} if self._compiles else {}),
             **more,
         }
 
