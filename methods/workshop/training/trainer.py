@@ -23,6 +23,7 @@ from methods.workshop.training.block_outputs import BlockOutputs
 from methods.workshop.training.gather import Finish, Skeleton
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import CrossEntropy
+from methods.workshop.training.rounded_rows import RoundedRows, rounded_rows
 from methods.workshop.training.settings import TrainingSettings, require_trainable
 from methods.workshop.training.student import FrozenTeacher, Student, unpacked
 
@@ -96,13 +97,18 @@ class Trainer:
             self.model.train()  # transformers recomputes activations in training mode only
         self._worlds = [self.world]
         self.loss = settings.loss()
+        self._rounded: list[RoundedRows] = []
         self._skeleton = Skeleton(self.model) if self._sharded else None
         self._compiles = compiled.is_wanted(settings.compile, self.device)
         if self._compiles:
             compiled.start()
             compiled.compile_blocks(self.model)
         if self._sharded:
-            process_group.shard(self.student, compiled.blocks_of(self.model), self.device)
+            blocks = compiled.blocks_of(self.model)
+            process_group.shard(self.student, blocks, self.device)
+            if self._autocast:
+                for block in blocks:
+                    self._rounded.extend(rounded_rows(block, self._autocast))
         if self.loss.blocks_every:
             self.student.outputs = BlockOutputs(self.model, self.loss.blocks_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
@@ -225,6 +231,8 @@ class Trainer:
                 loss, *parts = self.student(ids, outputs, self.loss, 1 / count)
             loss.backward()
             sums += torch.stack([loss.detach() * count, *parts])
+        for rows in self._rounded:
+            rows.finish_gradient()
         return sums / count
 
     def _precision(self) -> Any:
