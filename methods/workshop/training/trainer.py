@@ -24,6 +24,7 @@ from methods.workshop.training.gather import Finish, Skeleton
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import CrossEntropy
 from methods.workshop.training.rounded_rows import RoundedRows, rounded_rows
+from methods.workshop.training.saver import Saver
 from methods.workshop.training.settings import TrainingSettings, require_trainable
 from methods.workshop.training.student import FrozenTeacher, Student, unpacked
 
@@ -158,12 +159,19 @@ class Trainer:
             Stopped: a signal asked this process to end. The state is saved.
             UserError: the loss cannot compare the teacher with the student.
         """
+        self._saver = Saver(self.job.workdir, self.job.budget.checkpoint_s)
+        try:
+            self._run(optimizer, hook)
+        finally:
+            self._saver.wait()
+
+    def _run(self, optimizer: torch.optim.Optimizer, hook: Hook | None) -> None:
         settings, total = self.settings, self.total
         start, pending = self._resume(optimizer)
         teacher_model = self._load_teacher() if self.loss.needs_teacher else None
         if start == 0:
             self.log_validation("start")
-        started = saved = time.monotonic()
+        started = time.monotonic()
         timed, agrees = start, True
         for step in range(start, total):
             metrics = dict(hook(step, total) or {}) if hook else {}
@@ -203,13 +211,11 @@ class Trainer:
             if timed == start and logs:
                 started, timed = time.monotonic(), done
             if done < total and (logs or agrees):
-                due = time.monotonic() - saved > self.job.budget.checkpoint_s
                 is_due, is_stopped, is_slow = process_group.any_rank(
-                    due, stop_request(), step_s >= SLOW_STEP_S
+                    self._saver.is_due(), stop_request(), step_s >= SLOW_STEP_S
                 )
                 if is_due or is_stopped:
                     self._save(optimizer, done, pending)
-                    saved = time.monotonic()
                 if is_stopped:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
@@ -391,7 +397,7 @@ class Trainer:
         info["pending"] = [
             [*entry[:2], values] for entry, values in zip(pending, read, strict=True)
         ]
-        training_checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
+        self._saver.save(step, self._tensors(optimizer), info)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, Pending]:
         """Return the step to continue from, and the steps whose losses are pending."""

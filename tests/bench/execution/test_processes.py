@@ -33,7 +33,8 @@ def test_workers_sleep_soon_and_keep_memory(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1"), ("PYTORCH_ALLOC_CONF", "")]
+    ("name", "value"),
+    [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1"), ("PYTORCH_ALLOC_CONF", "")],
 )
 def test_what_the_user_set_stays(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
