@@ -26,6 +26,9 @@ CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Files with the memory limit of a container in bytes, in cgroups version 2 and 1."""
+EXPANDABLE_SEGMENTS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Setting with which torch returns no error for memory that is free, but in pieces. Shards are
+gathered into tensors of many sizes. A CPU ignores it."""
 CARD = r"cuda(:[0-9]{1,4})?"
 
 MIN_DRIVERS = {"13": 580, "12": 525}

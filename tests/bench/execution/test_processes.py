@@ -21,17 +21,20 @@ from helpers.faulty import PATIENCE_S, gone, until
 
 
 def test_workers_sleep_soon_and_keep_memory(monkeypatch):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_"):
+    defaults = ("GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_ALLOC_CONF")
+    for name in ("OMP_WAIT_POLICY", *defaults):
         monkeypatch.delenv(name, raising=False)
 
     environment = processes.worker_environment()
 
     assert environment["GOMP_SPINCOUNT"] == "4000"
     assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**40)
+    assert environment["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1")]
+    ("name", "value"),
+    [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1"), ("PYTORCH_ALLOC_CONF", "")],
 )
 def test_what_the_user_set_stays(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
