@@ -138,15 +138,20 @@ def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
     from bench.cli.tables import print_table
 
     # A row without numbers has fewer columns. Those of the longest row come first.
-    names = list(dict.fromkeys(n for row in sorted(rows, key=len, reverse=True) for n in row)) or [
-        "nothing here"
-    ]
-    right = [
-        bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows)
-        for name in names
-    ]
-    headers = [name.replace("about_", "~").replace("_", " ") for name in names]
-    print_table(headers, [[_text(row.get(n)) for n in names] for row in rows], right, width=width)
+    names: dict[str, None] = {}
+    for row in sorted(rows, key=len, reverse=True):
+        names |= dict.fromkeys(row)
+    columns = {}
+    for name in names or ("nothing here",):
+        columns[name] = [row.get(name) for row in rows]
+    headers = [name.replace("about_", "~").replace("_", " ") for name in columns]
+    right = [bool(rows) and _are_numbers(values) for values in columns.values()]
+    lines = [list(map(_text, line)) for line in zip(*columns.values(), strict=True)]
+    print_table(headers, lines, right, width=width)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float | None) for value in values)
 
 
 def _text(value: Any) -> str:

@@ -66,7 +66,8 @@ def run(json: Json = False, **flags: Any) -> None:
         summary = api.execute(spec)
     for line in summary.moved:
         note(line)
-    print_records(summary.records, "json" if json else "table")
+    form = "json" if json else "table"
+    print_records(summary.records, form)
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
         again = (
@@ -172,8 +173,9 @@ def plan(
     store = ReadOnlyStore(spec.results) if spec.results.exists() else None
     rows = []
     for measurements, columns in zip(planned.artifacts().values(), estimate.columns, strict=True):
-        row = _describe_planned(measurements, store) | columns
-        rows.append(row if json else _with_duration(row))
+        rows.append(_describe_planned(measurements, store) | columns)
+    if not json:
+        rows = [_with_duration(row) for row in rows]
     print_rows(rows, json)
     if planned.measurements and estimate.source:
         note(estimate.source)
@@ -309,7 +311,8 @@ def finetune(
     methods = f"finetune:rank={rank}"
     parse_method(methods)
     resolve(str(folder))
-    patterns = patterns or (record.identity.pattern if record else None)
+    if record:
+        patterns = patterns or record.identity.pattern
     training = [f"training.data={json_module.dumps(data, ensure_ascii=False)}"]
     fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}

@@ -81,7 +81,8 @@ class Strict(BaseModel):
     @classmethod
     def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
         takes_bool = cls.model_fields[info.field_name or ""].annotation is bool
-        for one in value if isinstance(value, list | tuple) else (value,):
+        values = value if isinstance(value, list | tuple) else (value,)
+        for one in values:
             if isinstance(one, bool) and not takes_bool:
                 raise ValueError("must not be true or false")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.

@@ -76,7 +76,9 @@ class LinearChoice(NamedTuple):
             form = QUANTIZERS[self.quantizer].format
             bits = form.grid.bits
             scales = form.scale_bits(out, width, form.codec(width, None, self.quantizer).group)
-        return (bits if self.pattern.dense else bits * self.kept + 1), scales
+        if not self.pattern.dense:
+            bits = bits * self.kept + 1
+        return bits, scales
 
 
 class Allocation(NamedTuple):

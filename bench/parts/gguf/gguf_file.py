@@ -114,7 +114,8 @@ def write(
         if tensor.ndim < 2:
             writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
             continue
-        form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
+        is_chosen = linears is None or target in linears
+        form = GGMLQuantizationType[kind.upper()] if is_chosen else GGMLQuantizationType.F16
         if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
             raise UserError(
                 f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: "
@@ -205,10 +206,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     added = {token["id"]: token for token in tokenizer.get("added_tokens", ())}
     known = {number: text for text, number in tokenizer["model"]["vocab"].items()}
     known |= {number: token["content"] for number, token in added.items()}
-    special = {
-        number: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED
-        for number, t in added.items()
-    }
+    special = dict.fromkeys(added, TokenType.USER_DEFINED)
+    special |= {number: TokenType.CONTROL for number, t in added.items() if t["special"]}
     unused = {number: TokenType.UNUSED for number in range(size) if number not in known}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])

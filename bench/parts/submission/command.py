@@ -115,7 +115,9 @@ def submit(
 
         with opened(source) as (folder, named):
             found = review(folder, read_published(root, without=named), named)
-            _print(found if folder == source else found.at(Path(named)), named, md)
+            if folder != source:
+                found = found.at(Path(named))
+            _print(found, named, md)
         return
     if md:
         raise UserError("--md is for --check: a new submission writes NAME.md beside its archive")
@@ -134,7 +136,8 @@ def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Pat
 
     name = name or folder.default_name(source, who.credit)
     own = source.resolve()
-    results = read_published(root, without=own.name if own.parent == root.resolve() else "")
+    without = own.name if own.parent == root.resolve() else ""
+    results = read_published(root, without=without)
     with temporary_folder("submission-") as place:
         target = place / "folder"
         for line in folder.stage(source, target, who, results, datetime.now(UTC).date()):

@@ -86,15 +86,13 @@ def stage(
         signatures.sign(target, check_folder(target).records, who.key)
     shutil.rmtree(target / "locks")
     for count, why in (
-        (len(checked.records) - len(done), "without numbers"),
-        (len(done) - len(finished), "that a newer one replaces"),
-        *((count, f"that are already in {name}") for name, count in sorted(published_in.items())),
+        (len(checked.records) - len(done), "without numbers left out"),
+        (len(done) - len(finished), "that a newer one replaces left out"),
+        *((n, f"that are already in {name} left out") for name, n in sorted(published_in.items())),
         (sum(bool(record.traceback) for record in new), "submitted without their traceback"),
     ):
         if count:
-            yield f"{amount(count, 'record')} {why}" + (
-                "" if why.startswith("submitted") else " left out"
-            )
+            yield f"{amount(count, 'record')} {why}"
 
 
 def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today: date) -> None:

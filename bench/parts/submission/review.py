@@ -102,11 +102,10 @@ def _of_records(
 ) -> Iterator[str]:
     """Yield what refuses a record, alone or beside the others and the published ones."""
     store = ReadOnlyStore(folder)
-    found = [
-        (record, sentence)
-        for record in records
-        for sentence in rules.of_record(record, store.items(record) if record.items else None, now)
-    ]
+    found = []
+    for record in records:
+        items = store.items(record) if record.items else None
+        found += [(record, sentence) for sentence in rules.of_record(record, items, now)]
     places = index(published)
     theirs = [record for one in published for record in one.records]
     boards = [record for one in published if not searches.is_search(one) for record in one.records]
@@ -140,11 +139,11 @@ def _effects(
 ) -> Iterator[Effect]:
     """Make the tables that have rows of the submission, with it and without."""
     models = {record.identity.model for record in records}
-    boards = (one for one in published if not searches.is_search(one))
-    before = [
-        one.only(one.name, (r for r in one.records if r.identity.model in models)) for one in boards
-    ]
-    before = [one for one in before if one.records]
+    before = []
+    for one in published:
+        same = [r for r in one.records if r.identity.model in models]
+        if same and not searches.is_search(one):
+            before.append(one.only(one.name, same))
     own = {record.stem for record in records}
     tables = {(s.title, t.protocol): t for s in board.make_sections(before) for t in s.tables}
     for section in board.make_sections(
