@@ -18,7 +18,7 @@ from bench import api
 from bench.catalog.choice import parse_chain
 from bench.execution.listener import RunListener
 from bench.planning.plan import make_plan
-from bench.planning.search import MAX_TRIALS, Range, Search, Value
+from bench.planning.search_space import MAX_TRIALS, Range, Search, Value
 from bench.planning.spec import Spec
 from bench.results.identity import Identity
 from bench.results.record import DONE, Record

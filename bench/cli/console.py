@@ -20,7 +20,7 @@ from methods.contract.errors import UserError
 if TYPE_CHECKING:
     from bench.results.record import Record
 
-FORMATS = ("table", "json", "csv", "md")
+OUTPUT_FORMATS = ("table", "json", "csv", "md")
 
 LARGE = 1e5
 """Number from which a table has no decimals."""
@@ -30,8 +30,8 @@ Rows = Sequence[dict[str, Any]]
 
 def require_format(format_: str, equal_bytes: bool) -> None:
     """Raise UserError if the format is unknown, or cannot be had with `equal_bytes`."""
-    if format_ not in FORMATS:
-        raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
+    if format_ not in OUTPUT_FORMATS:
+        raise UserError(f"unknown format {format_!r}: use one of {', '.join(OUTPUT_FORMATS)}")
     if equal_bytes and format_ not in ("table", "md"):
         raise UserError(
             f"--equal-bytes does not work with --format {format_}: use --format table or md"

@@ -17,11 +17,11 @@ from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
 
-KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
+LISTS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
 
 
 def rows(what: str, long: bool, results: Path | None) -> Rows:
-    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for
+    """Return the rows of a list. what: a kind in LISTS. long: add columns. results: folder for
     `runs`."""
     if what in ("methods", "measures", "quantizers"):
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
@@ -49,7 +49,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
         return [_recipe(name, recipe) for name, recipe in recipes.recipes().items()]
     if what == "runs":
         return _runs(results)
-    raise UserError(describe_unknown("list", what, KINDS))
+    raise UserError(describe_unknown("list", what, LISTS))
 
 
 def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def search(
     """
     from bench import search as searching
     from bench.execution.descendants import adopting
-    from bench.planning.search import read_search
+    from bench.planning.search_space import read_search
     from bench.reporting.figures import draw_search
 
     given = {"results": results, "data_dir": data_dir}

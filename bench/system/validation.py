@@ -45,7 +45,7 @@ def count_of(extent: int | Literal["all"] | None, default: int | None) -> int | 
     return None if extent == "all" else extent or default
 
 
-KINDS = {
+DESCRIPTIONS = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number",
@@ -112,4 +112,4 @@ def describe_allowed(error: ErrorDetails) -> str:
         .replace("Input should be", "must be")
         .replace("'", "")
     )
-    return KINDS.get(error["type"], message)
+    return DESCRIPTIONS.get(error["type"], message)

@@ -29,9 +29,22 @@ from methods.model.targets import dense_weight
 from methods.workshop.pruning.walk import Walk
 from methods.workshop.quantizing.weight_formats import RoundToNearest
 
-KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
+QUANTIZER_CLASSES = (
+    Int8,
+    Fp8,
+    Int4,
+    Int3,
+    Nf4,
+    MxFp8,
+    MxFp4,
+    NvFp4,
+    Int4Gptq,
+    Int3Gptq,
+    MxFp4Gptq,
+    NvFp4Gptq,
+)
 QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {
-    kind.name: kind for kind in KINDS
+    kind.name: kind for kind in QUANTIZER_CLASSES
 }
 """Quantizers that a linear can have, with their defaults."""
 UNCHANGED = "dense"

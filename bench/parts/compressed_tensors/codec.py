@@ -18,7 +18,7 @@ from methods.workshop.quantizing.grids import e2m1_points
 
 T = TypeVar("T")
 
-FORMATS = (
+DENSE_FORMATS = (
     "dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
 )  # fmt: skip
@@ -68,7 +68,7 @@ class CompressedTensorsCodec(FolderCodec):
 
     def check(self) -> None:
         """Raise UserError for a format, a rotation or a rounding that is not read here."""
-        for found, known in ((self._forms, FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
+        for found, known in ((self._forms, DENSE_FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
             unknown = sorted(map(str, found - set(known)))
             if unknown:
                 raise UserError(

@@ -50,7 +50,7 @@ NVFP4 = StoredFormat(
     "nvfp4-pack-quantized",
     {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn},
 )
-FORMATS = {
+STORED_FORMATS = {
     ("integer", 8, ""): StoredFormat(
         "pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}
     ),
@@ -125,16 +125,16 @@ def form_of(source: Folder) -> StoredFormat:
     codecs = grids_of(StoredFolder(source.path), "compressed-tensors")
     inputs = source.config.get(ACTIVATIONS_KEY, {}).get("format", "")
     kinds = {(codec.grid, codec.width, inputs) for codec in codecs.values()}
-    if len(kinds) > 1 or not kinds <= FORMATS.keys():
+    if len(kinds) > 1 or not kinds <= STORED_FORMATS.keys():
         and_inputs = " and inputs" if inputs else ""
         found = ", ".join(f"{grid} of {bits} bits{and_inputs}" for grid, bits, _ in sorted(kinds))
         able = ", ".join(
-            f"{grid} of {bits} bits" for grid, bits, rounding in FORMATS if not rounding
+            f"{grid} of {bits} bits" for grid, bits, rounding in STORED_FORMATS if not rounding
         )
         raise UserError(
             f"compressed-tensors has no format for {found}: it has {able}; use --format stored"
         )
-    return FORMATS[kinds.pop()]
+    return STORED_FORMATS[kinds.pop()]
 
 
 def check(model: ModelSource, workdir: Path) -> str:

@@ -16,13 +16,13 @@ from methods.contract.info import Does
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
 
-KINDS = ("methods", "quantizers")
+STAGE_KINDS = ("methods", "quantizers")
 
 
 def names() -> list[ParameterSet]:
     """Return every method and quantizer. One that refines another stage gets `from=magnitude`."""
     found = []
-    for kind in KINDS:
+    for kind in STAGE_KINDS:
         for name, entry in registry.entries(kind).items():
             typed = f"{name}:from=magnitude" if Does.REFINES in entry.does else name
             if entry.target:

@@ -49,7 +49,7 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
             )
     targets = find_targets(source.config, source.shapes(), *model.targets)
     kind = values or gguf_file.kind_of(folder)
-    by_llama_cpp = kind not in gguf_file.KINDS
+    by_llama_cpp = kind not in gguf_file.WRITTEN_TYPES
     if by_llama_cpp:
         llamacpp.require_package(f"--values {kind}")
     elif imatrix:

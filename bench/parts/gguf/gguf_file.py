@@ -26,7 +26,7 @@ from methods.workshop.quantizing.integers import integer_bits
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-KINDS = ("f16", "q8_0", "q4_0")
+WRITTEN_TYPES = ("f16", "q8_0", "q4_0")
 """Types that this module writes. llama.cpp writes the others."""
 BITS = {"q8_0": 8, "q4_0": 4}
 FAMILY = "llama"
@@ -50,7 +50,7 @@ def write(
     """Write the model in a folder. Return the number of `linears` whose weights were rounded.
 
     Args:
-        kind: one of KINDS.
+        kind: one of WRITTEN_TYPES.
         linears: the linears that get `kind`, while the other matrices are in F16. None: all
             matrices get `kind`. Vectors are in float32. Stored integers of the folder keep their
             codes, where `kind` has them.

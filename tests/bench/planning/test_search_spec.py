@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.planning.search import Range, Search, read_search
+from bench.planning.search_space import Range, Search, read_search
 from bench.planning.spec import Spec
 from methods.contract.errors import UserError
 
