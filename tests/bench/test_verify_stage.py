@@ -59,8 +59,7 @@ def test_counts(check):
 
 def test_change_outside_the_targets(check):
     with pytest.raises(
-        CheckFailed,
-        match=r"model\.norm\.weight changed, and .* nor declared: .*Outcome\.changed",
+        CheckFailed, match=r"model\.norm\.weight changed, and .* nor declared: .*Outcome\.changed"
     ):
         check(lambda t: t[NORM][0].fill_(2))
 
@@ -102,10 +101,7 @@ def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
             rf"2:4 does not hold in 1 group, 1 of them in {TARGET}",
         ),
         # Its bits are a third weight's.
-        (
-            lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0),
-            "2:4 does not hold in 1 group",
-        ),
+        (lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0), "2:4 does not hold in 1 group"),
     ],
     ids=["missing", "new", "shape", "dtype", "nan", "inf", "a group too full", "negative zero"],
 )

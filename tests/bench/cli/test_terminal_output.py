@@ -136,12 +136,7 @@ def _equal(root):
 
 def _machine(monkeypatch):
     # So that a new method changes no file.
-    shown = (
-        "dense",
-        "sparsegpt",
-        "cast",
-        "sparseml-magnitude",
-    )
+    shown = ("dense", "sparsegpt", "cast", "sparseml-magnitude")
     built_in = {
         kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()
     }

@@ -177,11 +177,7 @@ def test_lm_evals_table_shows_every_number(root, output, tmp_path):
     perplexity = shown["wiki-mini@128", "perplexity"]
     assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
     # Nothing of weights alone.
-    assert {task for task, _ in shown} == {
-        "piqa",
-        "wiki_lastword",
-        "wiki-mini@128",
-    }
+    assert {task for task, _ in shown} == {"piqa", "wiki_lastword", "wiki-mini@128"}
 
 
 def test_a_filter_has_its_place_in_a_key(root, output, tmp_path):

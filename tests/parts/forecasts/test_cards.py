@@ -69,11 +69,7 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
     [
         ("cast", "8xh100", "8 cards need about 37 h for all rows"),
         # Each training takes all cards.
-        (
-            "cast,retrain",
-            "8xh100",
-            "8 cards need about 3.1 days for all rows",
-        ),
+        ("cast,retrain", "8xh100", "8 cards need about 3.1 days for all rows"),
         ("wanda,sparsegpt", "2xh100", "2 cards need about"),
         ("cast", "h100", "no total, because cast on llama2-7b does not fit on 1 card"),
     ],

@@ -10,13 +10,7 @@ from scipy import stats
 
 from bench.parts.packed24.timing import WrongProduct, check_product
 from bench.parts.speed import comparison
-from bench.parts.speed.comparison import (
-    Peaks,
-    RooflineCost,
-    SpeedComparison,
-    Timings,
-    interleave,
-)
+from bench.parts.speed.comparison import Peaks, RooflineCost, SpeedComparison, Timings, interleave
 
 
 class Clock:
