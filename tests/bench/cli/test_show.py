@@ -16,11 +16,7 @@ def shown(tmp_path, cli):
     def run(record, *readings):
         fake_records.put(tmp_path / "r", record, readings=readings)
         code, out, err = cli("show", record.short_key, "--results", tmp_path / "r")
-        assert (
-            (code, err) == (0, "")
-            and out.startswith("record ")
-            and record.stem in out.splitlines()[0]
-        )
+        assert (code, err) == (0, "") and out.startswith(f"record {record.stem}")
         return out.splitlines()[2:]
 
     return run
@@ -66,10 +62,7 @@ def test_one_that_failed_has_its_reason_and_its_traceback(shown, tmp_path, cli):
     )
     lines = shown(record)
 
-    assert facts(lines)["status"] == "failed: it is odd" and lines[-3:] == [
-        "Traceback:",
-        "  line 1",
-        "OddError",
-    ]
+    assert facts(lines)["status"] == "failed: it is odd"
+    assert lines[-3:] == ["Traceback:", "  line 1", "OddError"]
     whole = json.loads(cli("show", record.short_key, "--results", tmp_path / "r", "--json")[1])
     assert whole == json.loads(record.model_dump_json())

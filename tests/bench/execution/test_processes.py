@@ -20,39 +20,30 @@ from helpers import runs
 from helpers.faulty import PATIENCE_S, gone, until
 
 
-def test_workers_sleep_soon_and_keep_memory(monkeypatch):
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "4000", "MALLOC_TRIM_THRESHOLD_": str(2**40)}),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"MALLOC_TRIM_THRESHOLD_": "1"}, {"MALLOC_TRIM_THRESHOLD_": "1"}),
+        ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": None}),
+    ],
+)
+def test_workers_sleep_soon_and_keep_memory_unless_the_user_said_otherwise(
+    monkeypatch, variables, wanted
+):
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
     environment = processes.worker_environment()
-
-    assert environment["GOMP_SPINCOUNT"] == "4000"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**40)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1")]
-)
-def test_what_the_user_set_stays(monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-
-    assert processes.worker_environment()[name] == value
-
-
-def test_a_wait_policy_is_not_overruled(monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-
-    assert "GOMP_SPINCOUNT" not in processes.worker_environment()
+    assert {name: environment.get(name) for name in wanted} == wanted
 
 
 def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):
-    spec = runs.small(
-        tmp_path,
-        methods=("wanda",),
-        measures=("perplexity", "zeroshot"),
-        quantizers=("none", "int8"),
-    )
+    measures = ("perplexity", "zeroshot")
+    spec = runs.small(tmp_path, methods=("wanda",), measures=measures, quantizers=("none", "int8"))
     names = processes.list_imports(make_plan(spec).measurements)
 
     assert {"baselines.wanda", "bench.measures.perplexity", "bench.inputs.lmeval"} <= set(names)
@@ -177,14 +168,11 @@ def test_a_rank_that_still_imports_ends_with_its_worker(importing):
 
 def test_plugins_are_not_imported_before_their_own_worker(tmp_path, monkeypatch):
     source = "from baselines.magnitude import Magnitude as Guest\n"
-    runs.put_on_path(
-        runs.distribution(tmp_path / "site", "guest", source, methods={"guest": "guest:Guest"}),
-        monkeypatch,
-    )
+    runs.distribution(tmp_path / "site", "guest", source, methods={"guest": "guest:Guest"})
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    spec = runs.small(tmp_path / "r", methods=("guest",))
     try:
-        names = processes.list_imports(
-            make_plan(runs.small(tmp_path / "r", methods=("guest",))).measurements
-        )
+        names = processes.list_imports(make_plan(spec).measurements)
     finally:
         monkeypatch.undo()
         runs.forget()

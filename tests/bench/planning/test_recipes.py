@@ -28,9 +28,7 @@ def plan(tmp_path, **changes):
         (935_040, "cpu", "tiny"),
         (134.5e6, "cpu", "short-cpu"),
         (134.5e6, "cuda:0", "small"),
-        (2e9, "cuda", "medium"),
         (6.7e9, "cuda", "paper-7b"),
-        (13e9, "cuda", "large"),
     ],
 )
 def test_goes_by_size_and_device(parameters, device, name):
@@ -78,14 +76,12 @@ def test_recipe_below_settings_below_words(tmp_path):
 
 
 def test_a_typed_rate_replaces_the_recipes_rate_in_any_unit(tmp_path):
-    (config,) = (
-        s.config
-        for s in plan(tmp_path, methods=("cast:relative_lr=0.5",))["cast:relative_lr=0.5"].stages
-    )
+    name = "cast:relative_lr=0.5"
+    (stage,) = plan(tmp_path, methods=(name,))[name].stages
+    fields = recipes.recipes()["tiny"].fields_of("cast")
+    del fields["lr"]
 
-    assert config == {
-        k: v for k, v in recipes.recipes()["tiny"].fields_of("cast").items() if k != "lr"
-    } | {"relative_lr": 0.5}
+    assert stage.config == fields | {"relative_lr": 0.5}
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
@@ -109,19 +105,11 @@ def test_only_who_trains_has_a_course(tmp_path):
     assert [s.name for s in chain.stages] == ["sparsegpt", "retrain"]
 
 
-def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
-    one, two = (
-        plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384)
-    )
+def test_a_budget_is_part_of_the_key(tmp_path):
+    budgets = [{"tokens": tokens} for tokens in (8192, 16384)]
+    one, two = (plan(tmp_path, methods=("cast",), training=each)["cast"] for each in budgets)
 
     assert one.key != two.key
-    measurements = make_plan(
-        small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})
-    ).measurements
-    assert {c.identity.labels()["training"] for c in measurements} == {
-        None,
-        "wiki-mini@128x32, 8,192 tokens",
-    }
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path
         "threads=1",
     )
     said = output(
-        "allocate", "--choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small,
+        "allocate --choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small,
         "--pruner", "magnitude", "--device", "cpu", "--out", str(out), "--json",
     )  # fmt: skip
     rows = {row["choice"]: row for row in json.loads(said)}
@@ -104,7 +104,7 @@ def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path
     assert set(linears.values()) <= set(choices.split(",")) and len(linears) == 3
 
     said = output(
-        "run", "--methods", "dense", "--quant", f"allocated:file={out}", "--measures", "size",
+        "run --methods dense --quant", f"allocated:file={out}", "--measures", "size",
         *small, "--device", "cpu", "--results", str(tmp_path / "r"), "--json",
     )  # fmt: skip
     found = {

@@ -148,8 +148,6 @@ def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, g
 
 
 def test_no_cluster_is_one_sentence(cli, tmp_path):
-    code, _, err = cli(
-        "run", "--executor", "ray", "--ray-address", "127.0.0.1:9", *runs.flags(tmp_path / "r")
-    )
+    code, _, err = cli("run --executor ray --ray-address 127.0.0.1:9", *runs.flags(tmp_path / "r"))
 
     assert code == 2 and "no Ray cluster at --ray-address '127.0.0.1:9'" in err.splitlines()[-1]

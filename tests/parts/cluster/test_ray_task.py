@@ -246,9 +246,7 @@ def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(
     tmp_path, refused, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    said = refused(
-        "run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r")
-    )
+    said = refused("run --executor ray --methods magnitude", *runs.flags(tmp_path / "r"))
     assert said == (
         "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
     )

@@ -31,13 +31,7 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(
 ):
     flags = ["--methods", "magnitude,wanda,ria", "--measures", "perplexity,size"]
     code, _, err = cli(
-        "plan",
-        "--slurm",
-        "x.sh",
-        "--shards",
-        TASKS,
-        *flags,
-        *runs.flags("r", quantizers="none,int8"),
+        "plan --slurm x.sh --shards", TASKS, *flags, *runs.flags("r", quantizers="none,int8")
     )
     assert code == 0 and err.endswith("then: sbatch x.sh\n"), err
     assert subprocess.run(["bash", "-n", "x.sh"], check=False).returncode == 0

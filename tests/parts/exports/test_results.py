@@ -330,6 +330,6 @@ def test_two_models_of_one_file_are_refused(refused, tmp_path):
         windows(tmp_path / "r", identity={"dtype": dtype})
 
     assert "would have the file" in refused(
-        "export", "--format", "lm-eval", "--results", tmp_path / "r", "--out", tmp_path / "out"
+        "export --format lm-eval --results", tmp_path / "r", "--out", tmp_path / "out"
     )
     assert not (tmp_path / "out").exists()

@@ -24,17 +24,7 @@ def planned(tmp_path, **changes):
 
 
 def test_a_plan_with_no_file_present(tmp_path, cli):
-    code, out, err = cli(
-        "plan",
-        "--model",
-        "llama2-70b",
-        "--methods",
-        "wanda",
-        "--quant",
-        "none",
-        "--device",
-        "8xh100",
-    )
+    code, out, err = cli("plan --model llama2-70b --methods wanda --quant none --device 8xh100")
 
     assert code == 0, err
     assert "1, block by block" in out and "arithmetic, not measured" in err
@@ -77,9 +67,7 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
 def test_the_total_of_all_rows(methods, device, said, cli):
     """A sum over trainings, each of which takes all cards, and no sum if a row takes more than
     there are."""
-    code, _, err = cli(
-        "plan", "--model", "llama2-7b", "--quant", "none", "--methods", methods, "--device", device
-    )
+    code, _, err = cli("plan --model llama2-7b --quant none --methods", methods, "--device", device)
 
     assert code == 0, err
     assert said in err

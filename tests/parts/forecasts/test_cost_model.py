@@ -161,13 +161,7 @@ def test_damaged_records_are_skipped(tmp_path, change):
 
 def test_a_plan_may_be_for_cards_of_another_machine(cli, tmp_path):
     code, out, err = cli(
-        "plan",
-        "--methods",
-        "cast",
-        "--device",
-        "cuda",
-        "--json",
-        *runs.flags(tmp_path / "r", device="cuda"),
+        "plan --methods cast --device cuda --json", *runs.flags(tmp_path / "r", device="cuda")
     )
     assert code == 0 and "device 'cuda' is not on this machine: planned for one that has it" in err
     assert all(row["about_device_GB"] >= 0 for row in json.loads(out))

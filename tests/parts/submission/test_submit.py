@@ -218,7 +218,7 @@ def test_a_check_needs_results_to_compare_with(checkout, cli, refused):
     shutil.rmtree("results")
 
     assert "no folder 'results' to compare with" in refused(
-        "submit", "submissions/tiny-xeon-ada.zip", "--check"
+        "submit submissions/tiny-xeon-ada.zip --check"
     )
 
 
