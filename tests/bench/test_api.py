@@ -40,12 +40,10 @@ def test_public_names_are_there_and_come_from_the_api():
     for name in public:
         module, _, attribute = name.rpartition(".")
         assert getattr(import_module(module), attribute) is not None, name
-    assert {n for n in public if n.startswith("methods.")} == {
-        f"methods.{n}" for n in methods.__all__
-    }
-    assert {n for n in public if n.startswith("bench.") and n.count(".") == 1} == {
-        f"bench.{n}" for n in bench.__all__
-    }
+    found = {n for n in public if n.startswith("methods.")}
+    assert found == {f"methods.{n}" for n in methods.__all__}
+    got = {n for n in public if n.startswith("bench.") and n.count(".") == 1}
+    assert got == {f"bench.{n}" for n in bench.__all__}
     assert all(getattr(bench, name) is getattr(api, name) for name in bench.__all__)
 
 

@@ -218,9 +218,8 @@ def test_history(past, cli, tmp_path):
     assert code == 0 and len(rows) == 12
     assert [r["commit"] for r in rows][-2:] == ["10" * 6, "11" * 6 + "*"]
     assert [i for i, r in enumerate(rows) if r["step"]] == [7]
-    assert {i: r["surroundings"] for i, r in enumerate(rows) if r["surroundings"]} == {
-        4: "torch 2.9 to 2.10"
-    }
+    found = {i: r["surroundings"] for i, r in enumerate(rows) if r["surroundings"]}
+    assert found == {4: "torch 2.9 to 2.10"}
     assert rows[7]["moved"].startswith("+1.9") or rows[7]["moved"].startswith("+2.0")
     assert rows[0]["seeds"] == 2
     drawn = figure.read_bytes()

@@ -77,9 +77,8 @@ def test_a_log_is_bounded(root, monkeypatch):
     journal.take(running, failed, TimeLeft())
     (log,) = (root / "logs").iterdir()
     assert log.stat().st_size < 2000 + 2 * journals.MAX_REASON
-    assert [e["event"] for e in lines(root)[running.artifact.key[:32]]][-1] == "measurement", (
-        "what happened is always said"
-    )
+    found = [e["event"] for e in lines(root)[running.artifact.key[:32]]][-1]
+    assert found == "measurement", "what happened is always said"
     journal.start(running, TimeLeft())
     assert len(lines(root)[running.artifact.key[:32]]) == 1, "the next attempt begins a new one"
     journal.close()

@@ -31,10 +31,8 @@ def test_weights_in_memory_are_those_of_the_walk(folder):
     model = loading.load(folder, Compute(stream=True))
     found = artifact(folder, methods=("magnitude",), stream=True)
 
-    assert (
-        memory.streamed_bytes(found)
-        == LIBRARY_BYTES + 4 * hold(model, folder, Compute(stream=True)).parameters
-    )
+    got = memory.streamed_bytes(found)
+    assert got == LIBRARY_BYTES + 4 * hold(model, folder, Compute(stream=True)).parameters
 
 
 def test_processes_that_share_a_calibration_have_whole_blocks_and_their_part_of_the_activations(

@@ -88,9 +88,8 @@ def test_a_typed_rate_replaces_the_recipes_rate_in_any_unit(tmp_path):
 def test_every_method_of_a_recipe_ends_its_cosine_at_one_floor(name):
     recipe = recipes.recipes()[name]
 
-    assert {
-        recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains
-    } == {recipe.final_lr_ratio}
+    found = {recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains}
+    assert found == {recipe.final_lr_ratio}
     assert "final_lr_ratio" not in recipe.fields_of("a-plug-in")
 
 
@@ -130,8 +129,7 @@ def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_pa
     again = make_plan(Spec(**reproduce.settings(record) | {"results": tmp_path}))
 
     assert one.identity.training.label == f"wiki-mini@128x4, 8,192 tokens{label}"
-    assert [(m.key, m.identity) for m in again.measurements if m.key == one.key] == [
-        (one.key, one.identity)
-    ]
+    found = [(m.key, m.identity) for m in again.measurements if m.key == one.key]
+    assert found == [(one.key, one.identity)]
     assert ("training.recipe=small-gpu" in reproduce.command([record])) == bool(label)
     require_consistent(record)

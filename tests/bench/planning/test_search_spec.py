@@ -129,10 +129,8 @@ def test_values_can_be_typed():
     assert allowed.rounded(0.00999999) == 0.01
     assert Range(choices=("a", "b")).rounded("a") == "a"
     assert Range(low=1, high=5).rounded(3) == 3
-    assert (
-        Search(trials=1, fields={"cast": {"lr": allowed}}).label("cast", {"lr": 1e-5})
-        == "cast:lr=1e-05"
-    )
+    found = Search(trials=1, fields={"cast": {"lr": allowed}}).label("cast", {"lr": 1e-5})
+    assert found == "cast:lr=1e-05"
 
 
 def test_what_is_no_number_is_in_no_range():

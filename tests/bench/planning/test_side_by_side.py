@@ -96,9 +96,8 @@ def test_each_card_has_an_artifact(jobs, count, used):
 
     assert plan.jobs == count
     assert plan.devices == ("cuda:0", "cuda:2", "cuda:3")[:used]
-    assert {m.key for m in plan.measurements} == {
-        m.key for m in api.plan(runs.small("r", device="cuda:1")).measurements
-    }
+    found = {m.key for m in plan.measurements}
+    assert found == {m.key for m in api.plan(runs.small("r", device="cuda:1")).measurements}
 
 
 @pytest.mark.usefixtures("cards")

@@ -169,9 +169,8 @@ def test_its_stored_tensors_give_its_weights_and_take_the_bits_of_the_formula(
         per_weight = (bits if pattern == "dense" else bits / 2 + 1) + scale / of_group
         formula += per_weight * weight.numel() + of_tensor
     counted = stored.count()
-    assert set(stored) == set(weights) and counted.weights == sum(
-        w.numel() for w in weights.values()
-    )
+    assert set(stored) == set(weights)
+    assert counted.weights == sum(w.numel() for w in weights.values())
     assert 8 * (counted.values + counted.others) == formula
     about = outcome.config.get(ACTIVATIONS_KEY, {})
     assert about.get("bits") == INPUT_BITS.get(quantizer.name)

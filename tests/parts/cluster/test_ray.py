@@ -99,9 +99,8 @@ def test_what_dies_is_made_again_elsewhere(cluster, tmp_path, monkeypatch, gate,
         cluster.add_node(num_cpus=1)
 
     assert err.count("another attempt follows") == 1, err
-    assert runs.contents(tmp_path / "r") == undisturbed(
-        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
-    )
+    found = runs.contents(tmp_path / "r")
+    assert found == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
 def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gate):
@@ -113,9 +112,8 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     gate.unlink()
     ended(started(cluster, tmp_path / "r", ",".join(WAITING)))
 
-    assert runs.contents(tmp_path / "r") == undisturbed(
-        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
-    )
+    found = runs.contents(tmp_path / "r")
+    assert found == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
 @pytest.mark.parametrize("who", ["a spot node", "the driver"])

@@ -68,17 +68,14 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path, sour
         assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
             "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
         ]  # fmt: skip
-        assert events[1]["shares_results"] is False and not runs.contents(
-            away.results
-        ).keys() & set(keys(order))
+        assert events[1]["shares_results"] is False
+        assert not runs.contents(away.results).keys() & set(keys(order))
         for event in events:
             if event["event"] == "record":
                 unpack_record(store, event, keys(order))
 
-    assert (
-        runs.contents(away.results) == runs.contents(source.root)
-        and len(runs.contents(source.root)) == 6
-    )
+    assert runs.contents(away.results) == runs.contents(source.root)
+    assert len(runs.contents(source.root)) == 6
     for record in store:
         if record.items:
             assert len(store.items(record).ids) == record.items.rows
@@ -89,9 +86,8 @@ def test_a_node_that_sees_the_folder_writes_there(tmp_path):
     (Store(spec.results).root / "locks/mark").touch()
     for order in orders(spec, mark="mark"):
         events = events_of(order)
-        assert events[1]["shares_results"] is True and not [
-            e for e in events if e["event"] == "record"
-        ]
+        assert events[1]["shares_results"] is True
+        assert not [e for e in events if e["event"] == "record"]
     assert len(runs.contents(spec.results)) == 6
 
 
@@ -100,11 +96,8 @@ def test_another_version_makes_nothing(tmp_path):
     Store(spec.results)
     (event,) = events_of(next(orders(spec, code="9.9.9 (code 00000000)")))
 
-    assert (
-        event["event"] == "refused"
-        and "9.9.9 (code 00000000)" in event["reason"]
-        and describe_code() in event["reason"]
-    )
+    assert event["event"] == "refused" and "9.9.9 (code 00000000)" in event["reason"]
+    assert describe_code() in event["reason"]
     assert not runs.contents(spec.results)
 
 
@@ -230,9 +223,8 @@ def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
         [node, node], wanted
     )
     assert describe_lack([node, node | {"GPU": 8.0}], wanted) == ""
-    assert find_least(wanted)["num_gpus"] == 1, (
-        "those that need one card fill the cluster, whatever others need"
-    )
+    found = find_least(wanted)["num_gpus"]
+    assert found == 1, "those that need one card fill the cluster, whatever others need"
 
 
 def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):

@@ -49,10 +49,8 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(
     assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
 
     expected = runs.contents(tmp_path / "whole")
-    assert (
-        runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected
-        and len(expected) == 24
-    )
+    assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected
+    assert len(expected) == 24
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
@@ -81,9 +79,8 @@ def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(script_writer, "estimate_columns", lambda *_: columns)
     script = script_writer.compose_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
 
-    assert (
-        f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
-    )
+    assert f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script
+    assert len(fitted) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -108,10 +105,8 @@ def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path)
     assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *runs.flags("r"))[0] == 0
     text = (tmp_path / "x.sh").read_text()
 
-    assert (
-        "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
-        and "#SBATCH --cpus-per-task=1\n" in text
-    )
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
+    assert "#SBATCH --cpus-per-task=1\n" in text
     assert "\nsrun bench run " in text and "\nexport MASTER_ADDR MASTER_PORT\n" in text
     assert '\nexport SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in text, (
         "or a task of srun has one processor"
@@ -122,9 +117,8 @@ def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path)
 def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, tmp_path, requests):
     training = {"tokens": 40_000, "batch": 8, "seqlen": 32}
     settings = [f"--set=training.{name}={value}" for name, value in training.items()]
-    assert (
-        cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0] == 0
-    )
+    found = cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0]
+    assert found == 0
     first = slurm.start(tmp_path / "x.sh", 1, 1)
     log = tmp_path / "r/logs"
     deadline = time.monotonic() + PATIENCE_S

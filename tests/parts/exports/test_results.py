@@ -117,10 +117,8 @@ def test_every_eval_ever_takes_it(root, output, tmp_path):
         assert path.startswith(f"data/cast-bench/{name}/")
         assert document["evaluation_id"].split("/")[1:-1] == name.split("/")
         assert document["source_metadata"]["source_organization_name"] == "us"
-    assert [d["model_info"]["id"] for d in found.values()] == [
-        "cast-bench/tiny",
-        "cast-bench/tiny-sparsegpt-2-4-int8-seed0",
-    ]
+    got = [d["model_info"]["id"] for d in found.values()]
+    assert got == ["cast-bench/tiny", "cast-bench/tiny-sparsegpt-2-4-int8-seed0"]
 
 
 def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
@@ -136,14 +134,10 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
     }
     acc = results["zeroshot/piqa@1.0/acc"]
     assert acc["score_details"]["score"] == 0.25
-    assert acc["score_details"]["uncertainty"] == {
-        "standard_error": {"value": 0.01},
-        "num_samples": 40,
-    }
-    assert (
-        acc["metric_config"]["lower_is_better"] is False
-        and acc["metric_config"]["metric_id"] == "accuracy"
-    )
+    got = acc["score_details"]["uncertainty"]
+    assert got == {"standard_error": {"value": 0.01}, "num_samples": 40}
+    assert acc["metric_config"]["lower_is_better"] is False
+    assert acc["metric_config"]["metric_id"] == "accuracy"
     assert acc["source_data"] == {
         "dataset_name": "piqa",
         "source_type": "hf_dataset",

@@ -116,8 +116,5 @@ def test_devices_of_this_machine_are_left_alone(device):
 
 def test_a_card_without_a_count():
     spec, cards = split_cards(Spec(device="h200"))
-    assert isinstance(cards, Cards) and (cards.count, cards.card.gb, spec.training.processes) == (
-        1,
-        141,
-        1,
-    )
+    assert isinstance(cards, Cards)
+    assert (cards.count, cards.card.gb, spec.training.processes) == (1, 141, 1)

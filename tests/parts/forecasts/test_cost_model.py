@@ -70,16 +70,12 @@ def test_a_loaded_moment_moves_nothing_and_the_error_says_it():
 
     assert model.seconds(cost("x").parts) == pytest.approx(cost("x").seconds)
     error = model.error()
-    assert (
-        error.artifacts == 9
-        and error.share == pytest.approx(8 / 9)
-        and error.median == pytest.approx(1.0)
-    )
+    assert error.artifacts == 9 and error.share == pytest.approx(8 / 9)
+    assert error.median == pytest.approx(1.0)
     assert CostModel([cost("a"), cost("b")]).error() is None
     pair = CostModel([cost("a"), cost("b", slow=4.0)])
-    assert [factor for _, factor in pair.leave_one_out()] == pytest.approx([4.0, 0.25]), (
-        "none is estimated from itself"
-    )
+    found = [factor for _, factor in pair.leave_one_out()]
+    assert found == pytest.approx([4.0, 0.25]), "none is estimated from itself"
 
 
 def test_a_folder_beside_that_cannot_be_read_has_no_records(tmp_path, monkeypatch):

@@ -78,9 +78,8 @@ def test_proportions_promise_nothing_until_an_artifact_has_taken_a_minute(foreca
 def test_what_is_left_is_scaled_by_what_was_seen(forecast):
     run, work = forecast({"a": 5.0, "b": 10.0, "c": 20.0})
     work("a", 15.0)  # three times the estimate
-    assert run.seconds_left() == pytest.approx(30 * (15 + 2) / (5 + 2)), (
-        "and a tenth of the longest as planned"
-    )
+    found = run.seconds_left()
+    assert found == pytest.approx(30 * (15 + 2) / (5 + 2)), "and a tenth of the longest as planned"
 
     work("b", 15.0)  # one and a half times: two in all
     assert run.seconds_left() == pytest.approx(20 * (30 + 2) / (15 + 2))
@@ -180,9 +179,8 @@ def test_a_stage_in_the_cache_takes_no_time(tmp_path, cache):
     after = estimate_seconds(missing, CostModel(()))
 
     assert after[built.key] < before[built.key] / 2
-    assert {k: v for k, v in after.items() if k != built.key} == {
-        k: v for k, v in before.items() if k != built.key
-    }
+    found = {k: v for k, v in after.items() if k != built.key}
+    assert found == {k: v for k, v in before.items() if k != built.key}
     again = estimated_tokens(spec)
     assert again["sparsegpt"] == planned["sparsegpt"] - 400 * built.calibration.seqlen
     assert again["wanda"] == planned["wanda"]

@@ -229,7 +229,5 @@ def test_a_choice_is_kept_for_its_device_alone(monkeypatch, tmp_path):
         fakes.device = device
         layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")
         torch.testing.assert_close(layer(x), x)
-        assert (
-            layer.cusparselt_weight.choices[16].plan == (4, 2, 1)
-            and len(fakes.searches) == searches
-        )
+        assert layer.cusparselt_weight.choices[16].plan == (4, 2, 1)
+        assert len(fakes.searches) == searches

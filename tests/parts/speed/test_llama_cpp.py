@@ -44,9 +44,8 @@ def package(monkeypatch, model):
         def __init__(
             self, path, *, n_ctx, n_batch, n_ubatch, n_threads, n_threads_batch, logits_all, verbose
         ):
-            assert (
-                n_threads == n_threads_batch == 2 and not verbose and n_batch == n_ubatch == n_ctx
-            )
+            assert n_threads == n_threads_batch == 2 and not verbose
+            assert n_batch == n_ubatch == n_ctx
             self.n_tokens, self.limit, self.path = 0, n_ctx, path.rpartition("/")[2]
             self.scores = np.zeros((n_ctx, 64), np.float32)
 

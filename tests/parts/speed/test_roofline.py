@@ -52,9 +52,8 @@ def test_a_kind_has_the_peak_of_its_own_instructions():
     )
     sparse = seconds[0] / 2, (out * width * 5 / 8 + tokens * (width + 2 * out)) / 3.35e12
     for kind in ("int8", "fp8"):
-        assert roofline.shape_limit(out, width, tokens, kind, H100) == pytest.approx(
-            max(seconds) / max(sparse)
-        )
+        found = roofline.shape_limit(out, width, tokens, kind, H100)
+        assert found == pytest.approx(max(seconds) / max(sparse))
 
 
 @pytest.mark.parametrize(
@@ -108,9 +107,8 @@ def test_the_command_marks_every_row_as_a_model(cli):
         r["what"].startswith("11008 x 4096") and r["tokens"] == 1 and r["bf16_at_most"] == 1.78
         for r in rows
     )
-    assert [
-        r["bf16_at_most"] for r in rows if (r["tokens"], r["kv_tokens_each"]) == (64, 2048)
-    ] == [1.07]
+    found = [r["bf16_at_most"] for r in rows if (r["tokens"], r["kv_tokens_each"]) == (64, 2048)]
+    assert found == [1.07]
 
 
 def test_a_model_without_its_files_is_one_sentence(monkeypatch, tmp_path):

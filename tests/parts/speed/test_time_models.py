@@ -100,9 +100,8 @@ def test_each_engine_and_kind_has_a_record_of_each_step(engines, tmp_path):
         items = store.items(record)
         both = record.identity.protocol.engine == "fake"
         metrics = ["tokens_per_s", "tokens_per_s_dense", "speedup"] if both else ["tokens_per_s"]
-        assert [r.metric for r in record.readings] == metrics and len(
-            items.ids
-        ) == time_models.BLOCKS
+        assert [r.metric for r in record.readings] == metrics
+        assert len(items.ids) == time_models.BLOCKS
         about = {"name": record.identity.protocol.engine, "fake": "1"}
         assert record.key_inputs["engine"] == record.notes["engine"] == about
         assert set(record.notes["noise"]) == ({"2:4", "dense"} if both else {"dense"})
@@ -172,9 +171,8 @@ def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
         assert both.notes["noise"] == pytest.approx({"2:4": 0.01, "dense": 0.01})
         assert both.notes["again"]["2:4"] == pytest.approx([4 * tokens / 1.01] * 12)
         columns = items(both).columns
-        assert set(columns["value"]) == {4 * tokens} and set(items(dense).columns["value"]) == {
-            tokens
-        }
+        assert set(columns["value"]) == {4 * tokens}
+        assert set(items(dense).columns["value"]) == {tokens}
         assert set(columns["tokens_per_s_dense"]) == {tokens} and set(columns["speedup"]) == {4}
 
 
@@ -286,12 +284,8 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
     args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
     out = output(*args)
     rows = json.loads(out)
-    assert {row["engine"] for row in rows} >= {
-        "torch bf16",
-        "torch fp32",
-        "onnxruntime fp32",
-        "onnxruntime fp32 2:4",
-    }
+    found = {row["engine"] for row in rows}
+    assert found >= {"torch bf16", "torch fp32", "onnxruntime fp32", "onnxruntime fp32 2:4"}
     assert all(row["tokens_per_s"] > 0 for row in rows)
     assert "onnxruntime fp32 2:4" in (tmp_path / "f.svg").read_text()
     # Exported once for both sides and both steps.
@@ -323,10 +317,8 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
 
     command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
     before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
-    assert (
-        code == 0
-        and err.splitlines()[-1] == f"bench: to compare it with llama.cpp: {before}{command}"
-    )
+    assert code == 0
+    assert err.splitlines()[-1] == f"bench: to compare it with llama.cpp: {before}{command}"
 
 
 @pytest.mark.parts("onnx")
