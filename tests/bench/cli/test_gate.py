@@ -55,20 +55,14 @@ def sound(tmp_path_factory):
         ("[margin]\nacc = 0.1\n", "margins"),
         ("[margins]\nacc = -1\n", "invalid margins.acc = -1: must be at least 0"),
         ("[tolerances]\nacc = inf\n", "invalid tolerances.acc = inf: must be a finite number"),
-        (
-            "[seed_noise]\nacc = 1e308\n",
-            "invalid seed_noise.acc = 1e+308: must be at most 1000000000",
-        ),
-        (
-            "[margins]\nperplexty = 0.1\n",
-            "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean",
-        ),
-        (
-            "not_comparable = ['latenzy']\n",
-            "invalid not_comparable: unknown metric 'latenzy': did you mean latency",
-        ),
+        ("[seed_noise]\nacc = 1e308\n",
+         "invalid seed_noise.acc = 1e+308: must be at most 1000000000"),
+        ("[margins]\nperplexty = 0.1\n",
+         "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
+        ("not_comparable = ['latenzy']\n",
+         "invalid not_comparable: unknown metric 'latenzy': did you mean latency"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_config_is_a_sentence(sound, cli, tmp_path, toml, part):
     (tmp_path / "g.toml").write_text(toml)
 

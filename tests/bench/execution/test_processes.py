@@ -59,20 +59,11 @@ def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):
 def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
     """No library starts a thread when it is imported, or it ends it before a fork."""
     everything = {
-        "methods": (
-            "magnitude",
-            "wanda",
-            "ria",
-            "sparsegpt",
-            "alps",
-            "admm",
-            "dsnot:from=wanda",
-            "retrain",
-            "cast",
-        ),
+        "methods": ("magnitude", "wanda", "ria", "sparsegpt", "alps", "admm", "dsnot:from=wanda",
+                    "retrain", "cast"),
         "measures": ("perplexity", "agreement", "zeroshot", "size"),
         "quantizers": ("none", "int8", "int4-gptq"),
-    }
+    }  # fmt: skip
     names = processes.list_imports(make_plan(runs.small(tmp_path / "r", **everything)).measurements)
     server = ForkServer(names, processes.worker_environment())
     with closing(server), (tmp_path / "log").open("w") as log:

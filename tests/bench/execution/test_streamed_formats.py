@@ -132,11 +132,8 @@ def test_a_streamed_model_is_timed_as_one_in_memory(kind, dtype, stored, tmp_pat
 def test_mixtures_and_other_layouts(family, kind, dtype, tmp_path):
     folder = runs.store_as(models.random_folder(family, tmp_path / "model"), kind)
 
-    changes = {
-        "perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 32},
-        "dtype": dtype,
-        "arithmetic": "float32",
-    }
+    changes = {"perplexity": {"windows": 2, "data": "wiki-mini", "seqlen": 32}, "dtype": dtype,
+               "arithmetic": "float32"}  # fmt: skip
     records = require_same(folder, tmp_path, quantizers=("none", "w8a8"), **changes)
 
     wanted = kind if dtype == "auto" else dtype

@@ -271,20 +271,14 @@ def test_dense_and_the_pattern_are_always_there():
     ("method", "quantizer", "stages"),
     [
         ("dense", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16"),
-        (
-            "wanda:from=awq/grid=10",
-            "int4-awq:group=16",
-            "awq:grid=10:group=16 + wanda:from=awq/grid=10 + int4-awq:group=16",
-        ),
+        ("wanda:from=awq/grid=10", "int4-awq:group=16",
+         "awq:grid=10:group=16 + wanda:from=awq/grid=10 + int4-awq:group=16"),
         ("awq:bits=4:group=16", "int4-awq:group=16", "awq:bits=4:group=16 + int4-awq:group=16"),
         ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
-        (
-            "wanda:from=depth/drop=1",
-            "w8a8-smooth",
-            "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth",
-        ),
+        ("wanda:from=depth/drop=1", "w8a8-smooth",
+         "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
     ],
-)
+)  # fmt: skip
 def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, stages):
     spec = runs.small("r", methods=(method,), quantizers=("none", quantizer), measures=("size",))
     chains = [one[0].artifact.stages for one in api.plan(spec).artifacts().values()]
@@ -413,13 +407,9 @@ def test_a_method_that_needs_the_dense_model_in_the_same_basis_follows_no_other(
 
 def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
     folder = runs.tiny(tmp_path / "model")
-    many = {
-        "methods": ("magnitude", "rotate", "retrain:from=wanda", f"folder:path={folder}"),
-        "patterns": ("2:4", "50%"),
-        "quantizers": ("none", "int8", "int4-gptq"),
-        "measures": ("perplexity", "continuation", "size"),
-        "seeds": (0, 1),
-    }
+    many = {"methods": ("magnitude", "rotate", "retrain:from=wanda", f"folder:path={folder}"),
+            "patterns": ("2:4", "50%"), "quantizers": ("none", "int8", "int4-gptq"),
+            "measures": ("perplexity", "continuation", "size"), "seeds": (0, 1)}  # fmt: skip
     spec = runs.small(tmp_path / "r", models=(str(folder),), **many)
     # The cache now knows the digests of the files, and the pattern of the model made elsewhere.
     assert len(api.plan(spec).measurements) > 50

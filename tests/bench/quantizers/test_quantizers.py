@@ -232,18 +232,12 @@ def test_errs_as_little_as_torchao(name):
     symmetric = {"granularity": ao.PerGroup(64), "mapping_type": MappingType.SYMMETRIC}
     config, grid, group = {
         "int8": lambda: (ao.Int8WeightOnlyConfig(), grids.Integer(8), 256),
-        "int4": lambda: (
-            ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric),
-            grids.Integer(4),
-            64,
-        ),
-        "int3": lambda: (
-            ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric),
-            grids.Integer(3),
-            64,
-        ),
+        "int4": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric),
+                         grids.Integer(4), 64),
+        "int3": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric),
+                         grids.Integer(3), 64),
         "fp8": lambda: (ao.Float8WeightOnlyConfig(), grids.Float8(), 256),
-    }[name]()
+    }[name]()  # fmt: skip
     ao.quantize_(linear, config)
     ours = before.clone()
     grids.round_(ours, grid, group)

@@ -150,20 +150,14 @@ def test_a_file_must_be_named():
     [
         ("{}", "has no object 'linears'", "dense"),
         ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
-        (
-            '{"linears": {"a": "int8"}}',
-            None,
-            "depth",
-        ),  # which linears are left is known when it has run
+        ('{"linears": {"a": "int8"}}', None,
+         "depth"),  # which linears are left is known when it has run
         ("whole", None, "magnitude"),
-        (
-            "pruned",
-            "prunes linears, and this model is pruned to 2:4: use --methods dense",
-            "magnitude",
-        ),
+        ("pruned", "prunes linears, and this model is pruned to 2:4: use --methods dense",
+         "magnitude"),
         ("pruned", None, "dense"),
     ],
-)
+)  # fmt: skip
 def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
     linears = dict.fromkeys(
         (f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8"

@@ -84,14 +84,8 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
 def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path, monkeypatch):
     runs.workers_here(monkeypatch)
     out = tmp_path / "a.json"
-    small = (
-        "--set",
-        "targets.include=*.0.mlp.*",
-        "--set",
-        "calibration.sequences=2",
-        "--set",
-        "threads=1",
-    )
+    small = ("--set", "targets.include=*.0.mlp.*", "--set", "calibration.sequences=2", "--set",
+             "threads=1")  # fmt: skip
     said = output(
         "allocate --choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small,
         "--pruner", "magnitude", "--device", "cpu", "--out", str(out), "--json",
@@ -131,15 +125,8 @@ def test_bits_of_a_pruned_method_have_its_mask(monkeypatch):
 
 def test_a_budget_below_the_smallest_choices_is_a_sentence(refused, tmp_path, monkeypatch):
     monkeypatch.setattr(allocation._Problem, "make", lambda *_: pytest.fail("said after the work"))
-    line = (
-        "allocate",
-        "--choices",
-        "int4-gptq,int8",
-        "--bits",
-        "4",
-        "--out",
-        str(tmp_path / "a.json"),
-    )
+    line = ("allocate", "--choices", "int4-gptq,int8", "--bits", "4", "--out",
+            str(tmp_path / "a.json"))  # fmt: skip
     assert "--bits 4 is below the 4.209 bits of the smallest choices" in refused(*line)
 
 

@@ -70,11 +70,8 @@ def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch)
     err = ended(run)
 
     assert "writes into the results folder" in err
-    chosen = {
-        "methods": ("magnitude", "wanda"),
-        "quantizers": ("none", "int8"),
-        "measures": ("perplexity", "size"),
-    }
+    chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"),
+              "measures": ("perplexity", "size")}  # fmt: skip
     expected = undisturbed(tmp_path, monkeypatch, **chosen)
     assert runs.contents(tmp_path / "r") == expected and len(expected) == 18
 

@@ -208,12 +208,8 @@ def test_a_task_asks_for_what_its_plan_says(tmp_path):
 
 
 def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
-    settings = {
-        "methods": ("cast",),
-        "device": "cuda",
-        "training": {"processes": 8, "batch": 8},
-        "measures": ("size",),
-    }
+    settings = {"methods": ("cast",), "device": "cuda", "training": {"processes": 8, "batch": 8},
+                "measures": ("size",)}  # fmt: skip
     plan = api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
     wanted = [resources_of(measurements[0].artifact) for measurements in plan.artifacts().values()]
     node = {"CPU": 64.0, "GPU": 4.0, "memory": 500e9}

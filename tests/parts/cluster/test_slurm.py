@@ -91,14 +91,8 @@ def test_a_time_that_is_not_known_is_said(cli, tmp_path, device):
     assert code == 0 and said == [device == "cuda"] * 2
 
 
-NODES = [
-    "--methods",
-    "cast",
-    "--measures",
-    "perplexity",
-    "--set=training.nodes=2",
-    "--set=training.processes=2",
-]
+NODES = ["--methods", "cast", "--measures", "perplexity", "--set=training.nodes=2",
+         "--set=training.processes=2"]  # fmt: skip
 
 
 def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path):
@@ -162,12 +156,8 @@ def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
 
 
 def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
-    changes = {
-        "methods": ("retrain",),
-        "calibration": {"sequences": 6, "processes": 2},
-        "threads": 3,
-        "jobs": 2,
-    }
+    changes = {"methods": ("retrain",), "calibration": {"sequences": 6, "processes": 2},
+               "threads": 3, "jobs": 2}  # fmt: skip
     plan = api.plan(runs.small("r", **changes, training={"processes": 2}))
     assert "--cpus-per-task=6\n" in script_writer.compose_script(plan, 1)
 

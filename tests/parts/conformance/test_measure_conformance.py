@@ -86,8 +86,5 @@ def test_a_check_that_raises_is_a_failed_row():
         raise KeyError("no such record")
 
     row = checks.row(looks_for_a_record, None)
-    assert row == {
-        "check": "looks for a record",
-        "state": "failed",
-        "detail": "KeyError: 'no such record'",
-    }
+    assert row == {"check": "looks for a record", "state": "failed",
+                   "detail": "KeyError: 'no such record'"}  # fmt: skip

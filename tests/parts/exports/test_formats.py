@@ -40,13 +40,8 @@ class Faulty(ModelFormat):
 class Other:
     pass
 """
-NAMES = {
-    "shapes": "Shapes",
-    "names": "Names",
-    "faulty": "Faulty",
-    "other": "Other",
-    "stored": "Shapes",
-}
+NAMES = {"shapes": "Shapes", "names": "Names", "faulty": "Faulty", "other": "Other",
+         "stored": "Shapes"}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -26,11 +26,8 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 def windows(root, **about):
-    measure = {
-        "name": "perplexity",
-        "config": {"corpus": "wiki-mini", "seqlen": 128},
-        "content": "d1",
-    }
+    measure = {"name": "perplexity", "config": {"corpus": "wiki-mini", "seqlen": 128},
+               "content": "d1"}  # fmt: skip
     return fake_records.perplexity(
         root, key_inputs={"model": "0" * 64, "stages": [], "measure": measure}, **about
     )
@@ -38,23 +35,13 @@ def windows(root, **about):
 
 def questions(root, task="piqa", limit=None, stderr=0.01, **about):
     config = {"task": task, "file": "", "version": "1.0", "harness": "0.4.13", "batch": 16}
-    measure = {
-        "name": "zeroshot",
-        "config": config | ({"limit": limit} if limit else {}),
-        "content": "",
-    }
-    fields = {
-        "measure": "zeroshot",
-        "protocol": f"{task}@1.0" + (f"x{limit}" if limit else ""),
-        "token_digest": "",
-    }
+    measure = {"name": "zeroshot", "config": config | ({"limit": limit} if limit else {}),
+               "content": ""}  # fmt: skip
+    fields = {"measure": "zeroshot", "protocol": f"{task}@1.0" + (f"x{limit}" if limit else ""),
+              "token_digest": ""}  # fmt: skip
     notes = {"data": "baber/piqa" if task == "piqa" else "wiki-mini", "revision": "abc"}
-    found = fake_records.record(
-        key_inputs={"model": "0" * 64, "stages": [], "measure": measure},
-        notes=notes,
-        **fields,
-        **about,
-    )
+    found = fake_records.record(key_inputs={"model": "0" * 64, "stages": [], "measure": measure},
+                                notes=notes, **fields, **about)  # fmt: skip
     rows = [
         ReadingRow(
             metric="acc", value=0.25, unit="1", better="higher", stderr=stderr, n=limit or 40
@@ -126,24 +113,17 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
 
     dense = next(d for d in found.values() if d["model_info"]["id"] == "cast-bench/tiny")
     results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
-    assert set(results) == {
-        "perplexity/wiki-mini@128/perplexity",
-        "size/weights/bytes_packed",
-        "zeroshot/piqa@1.0/acc",
-        "zeroshot/piqa@1.0/acc_norm",
-    }
+    assert set(results) == {"perplexity/wiki-mini@128/perplexity", "size/weights/bytes_packed",
+                            "zeroshot/piqa@1.0/acc", "zeroshot/piqa@1.0/acc_norm"}  # fmt: skip
     acc = results["zeroshot/piqa@1.0/acc"]
     assert acc["score_details"]["score"] == 0.25
     got = acc["score_details"]["uncertainty"]
     assert got == {"standard_error": {"value": 0.01}, "num_samples": 40}
     assert acc["metric_config"]["lower_is_better"] is False
     assert acc["metric_config"]["metric_id"] == "accuracy"
-    assert acc["source_data"] == {
-        "dataset_name": "piqa",
-        "source_type": "hf_dataset",
-        "hf_repo": "baber/piqa",
-        "additional_details": {"revision_or_digest": "abc"},
-    }
+    assert acc["source_data"] == {"dataset_name": "piqa", "source_type": "hf_dataset",
+                                  "hf_repo": "baber/piqa",
+                                  "additional_details": {"revision_or_digest": "abc"}}  # fmt: skip
     perplexity = results["perplexity/wiki-mini@128/perplexity"]["metric_config"]
     assert perplexity["lower_is_better"] is True
     assert (perplexity["min_score"], perplexity["max_score"]) == (1.0, "Infinity")

@@ -32,13 +32,8 @@ def test_a_plan_with_no_file_present(tmp_path, cli):
 
 
 def test_the_time_and_the_cards_that_are_enough(tmp_path):
-    plan, cards = planned(
-        tmp_path,
-        models=("llama2-7b",),
-        methods=("cast",),
-        device="8xh100",
-        training={"recipe": "paper-7b"},
-    )
+    plan, cards = planned(tmp_path, models=("llama2-7b",), methods=("cast",), device="8xh100",
+                          training={"recipe": "paper-7b"})  # fmt: skip
 
     found = estimate_columns(plan, CostModel(()), cards)
     (trained,) = [m[0].artifact for m in plan.artifacts().values() if m[0].artifact.training]

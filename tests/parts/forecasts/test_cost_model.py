@@ -52,12 +52,9 @@ def test_rates_are_found_and_scale_with_weights_and_tokens():
 
 def test_another_method_takes_the_rate_of_those_that_need_the_same():
     model = CostModel(
-        [
-            cost("a", name="wanda"),
-            cost("b", name="ria", slow=1.0),
-            cost("c", name="admm", slow=10.0),
-        ]
-    )
+        [cost("a", name="wanda"), cost("b", name="ria", slow=1.0),
+         cost("c", name="admm", slow=10.0)]
+    )  # fmt: skip
 
     assert model.seconds([stage_part("new", 1e6, 1000, 0)]) == pytest.approx(3.0)
     assert model.seconds([stage_part("admm", 1e6, 1000, 0)]) == pytest.approx(30.0)
@@ -133,17 +130,12 @@ def reading(name, value):
 
 @pytest.mark.parametrize(
     "change",
-    [
-        lambda fields: fields | {"cost": fields["cost"] | {"wall_s": 10**400}},
-        lambda fields: fields | {"cost": fields["cost"] | {"wall_s": -0.5}},
-        lambda fields: fields | {"cost": {"wall_s": "NaN"}},
-        reading("parameters", 10**400),
-        reading("parameters", 0),
-        lambda fields: [],
-        lambda fields: fields | {"identity": 3},
-        lambda fields: fields | {"key_inputs": {}},
-    ],
-)
+    [lambda fields: fields | {"cost": fields["cost"] | {"wall_s": 10**400}},
+     lambda fields: fields | {"cost": fields["cost"] | {"wall_s": -0.5}},
+     lambda fields: fields | {"cost": {"wall_s": "NaN"}}, reading("parameters", 10**400),
+     reading("parameters", 0), lambda fields: [], lambda fields: fields | {"identity": 3},
+     lambda fields: fields | {"key_inputs": {}}],
+)  # fmt: skip
 def test_damaged_records_are_skipped(tmp_path, change):
     folder = tmp_path / "r/records"
     shutil.copytree(RECORDS, folder)

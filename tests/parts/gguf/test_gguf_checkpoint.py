@@ -9,12 +9,8 @@ from helpers import gguf_files
 
 def test_a_gguf_file_of_gpt2_has_its_weights_out_by_in(tmp_path, cache):
     """transformers turns them for its Conv1D, and the folder in the cache has them turned."""
-    sizes = {
-        "context_length": 1024,
-        "embedding_length": 32,
-        "block_count": 2,
-        "feed_forward_length": 128,
-    }
+    sizes = {"context_length": 1024, "embedding_length": 32, "block_count": 2,
+             "feed_forward_length": 128}  # fmt: skip
     sizes |= {"attention.head_count": 4, "attention.layer_norm_epsilon": 1e-5}
     fields = {name: None for name in gguf_files.FIELDS if name.startswith("llama.")}
     block = {"attn_norm": (32,), "attn_qkv": (96, 32), "attn_output": (32, 32)}
@@ -22,11 +18,8 @@ def test_a_gguf_file_of_gpt2_has_its_weights_out_by_in(tmp_path, cache):
     tensors = dict.fromkeys(gguf_files.shapes()) | {
         "token_embd.weight": (len(gguf_files.TOKENS), 32)
     }
-    tensors |= {
-        "position_embd.weight": (1024, 32),
-        "output_norm.weight": (32,),
-        "output_norm.bias": (32,),
-    }
+    tensors |= {"position_embd.weight": (1024, 32), "output_norm.weight": (32,),
+                "output_norm.bias": (32,)}  # fmt: skip
     for name, shape in block.items():
         for i in range(2):
             tensors |= {f"blk.{i}.{name}.weight": shape, f"blk.{i}.{name}.bias": shape[:1]}
@@ -36,12 +29,8 @@ def test_a_gguf_file_of_gpt2_has_its_weights_out_by_in(tmp_path, cache):
     opened = open_checkpoint(file)
 
     stored = {tensor.name: torch.tensor(tensor.data) for tensor in gguf.GGUFReader(file).tensors}
-    names = {
-        "attn.c_attn": "attn_qkv",
-        "attn.c_proj": "attn_output",
-        "mlp.c_fc": "ffn_up",
-        "mlp.c_proj": "ffn_down",
-    }
+    names = {"attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up",
+             "mlp.c_proj": "ffn_down"}  # fmt: skip
     for i in range(2):
         for ours, theirs in names.items():
             assert torch.equal(

@@ -138,11 +138,8 @@ def test_rounding_at_run_time_is_no_gguf(tmp_path):
 
 def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
     monkeypatch.setattr(gguf_export, "IMATRIX_SEQUENCES", 4)
-    targets = [
-        "model.layers.0.self_attn.q_proj",
-        "model.layers.0.self_attn.v_proj",
-        "model.layers.1.mlp.down_proj",
-    ]
+    targets = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj",
+               "model.layers.1.mlp.down_proj"]  # fmt: skip
     found = gguf_export._measure_importance(runs.TINY, targets, "wiki-mini")
 
     assert list(found) == ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"]

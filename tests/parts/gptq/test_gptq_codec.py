@@ -18,23 +18,15 @@ CASES = {
     "awq": (packers.awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
     "auto-round": (
         lambda w: packers.gptq(w, 4),
-        {
-            "quant_method": "auto-round",
-            "packing_format": "auto_round:auto_gptq",
-            "bits": 4,
-            "group_size": 16,
-        },
+        {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "bits": 4,
+         "group_size": 16},
     ),
     "auto-round for GPTQModel": (
         lambda w: zeros_themselves(*packers.gptq(w, 4)),
-        {
-            "quant_method": "auto-round",
-            "packing_format": "auto_round:gptqmodel",
-            "bits": 4,
-            "group_size": 16,
-        },
+        {"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel", "bits": 4,
+         "group_size": 16},
     ),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)

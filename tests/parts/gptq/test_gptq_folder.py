@@ -63,14 +63,11 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, quantized_r
 @pytest.mark.parametrize(
     ("by", "fault", "said"),
     [
-        (
-            1e5,
-            UserError,
-            "model.norm.weight has values beyond float16, .*: use --format compressed-tensors",
-        ),
+        (1e5, UserError,
+         "model.norm.weight has values beyond float16, .*: use --format compressed-tensors"),
         (6e4, CheckFailed, "this model overflows in float16, .*: use --format compressed-tensors"),
     ],
-)
+)  # fmt: skip
 def test_a_model_that_float16_cannot_hold_is_refused(
     kind, by, fault, said, quantized_row, tmp_path, monkeypatch
 ):

@@ -26,11 +26,8 @@ def write(file, content):
 
 
 def lighteval(path, right, asked="Question"):
-    about = {
-        "config_general": {"model_name": "/home/me/models/mine", "lighteval_sha": "abc"},
-        "versions": {"mini|0": 0},
-        "results": {"mini|0": {"acc": 0.5}},
-    }
+    about = {"config_general": {"model_name": "/home/me/models/mine", "lighteval_sha": "abc"},
+             "versions": {"mini|0": 0}, "results": {"mini|0": {"acc": 0.5}}}  # fmt: skip
     write(path / f"results/mine/results_{DATE}.json", about)
     question = {"instruction": None, "gold_index": 0, "choices": ["a", "b"]}
     rows = [
@@ -72,16 +69,10 @@ def evalscope(path, right, asked="Question"):
 
 def every_eval_ever(path, right, asked="Question"):
     home = path / "mini/org/mine"
-    result = {
-        "evaluation_result_id": "acc",
-        "evaluation_name": "mini",
-        "metric_config": {"metric_name": "acc", "lower_is_better": False},
-    }
-    about = {
-        "eval_library": {"name": "lm_eval", "version": "0.4.13"},
-        "model_info": {"name": "org/mine"},
-        "evaluation_results": [result],
-    }
+    result = {"evaluation_result_id": "acc", "evaluation_name": "mini",
+              "metric_config": {"metric_name": "acc", "lower_is_better": False}}  # fmt: skip
+    about = {"eval_library": {"name": "lm_eval", "version": "0.4.13"},
+             "model_info": {"name": "org/mine"}, "evaluation_results": [result]}  # fmt: skip
     write(home / f"{UUID}.json", about)
     named, rows = {"evaluation_name": "mini", "evaluation_result_id": "acc"}, []
     for i, x in enumerate(right):

@@ -25,23 +25,19 @@ WAYS = {
     "Gemm, [out, in]": (WEIGHT, [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1)]),
     "turned": (
         WEIGHT,
-        [
-            helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
-            helper.make_node("MatMul", ["x", "t"], ["h"]),
-        ],
+        [helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+         helper.make_node("MatMul", ["x", "t"], ["h"])],
     ),
     "left, [out, in]": (
         WEIGHT,
-        [
-            helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
-            helper.make_node("MatMul", ["w", "t"], ["h"]),
-        ],
+        [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+         helper.make_node("MatMul", ["w", "t"], ["h"])],
     ),
     "left in Gemm, [in, out]": (
         WEIGHT.T,
         [helper.make_node("Gemm", ["w", "x"], ["h"], transA=1, transB=1)],
     ),
-}
+}  # fmt: skip
 
 
 def save(path, nodes, weights, *, external=False, result="h"):

@@ -148,23 +148,15 @@ def entry(key, value):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (
-            lambda raw: raw.update(version=4),
-            "has version 4, and this code reads version 3: upgrade cast-bench",
-        ),
-        (
-            lambda raw: raw.update(version=2),
-            "has version 2, and this code reads version 3: export it again",
-        ),
+        (lambda raw: raw.update(version=4),
+         "has version 4, and this code reads version 3: upgrade cast-bench"),
+        (lambda raw: raw.update(version=2),
+         "has version 2, and this code reads version 3: export it again"),
         (lambda raw: raw.update(format="other"), "cannot be read as packed24"),
-        (
-            lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"),
-            "outside its folder: refused",
-        ),
-        (
-            lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="none.safetensors"),
-            "none.safetensors cannot be read",
-        ),
+        (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="../x.safetensors"),
+         "outside its folder: refused"),
+        (lambda raw: raw["tensors"][NAME]["parts"]["mask"].update(file="none.safetensors"),
+         "none.safetensors cannot be read"),
         (lambda raw: raw["tensors"][NAME]["parts"].pop("mask"), "is not valid packed24"),
         (entry("shape", [352, 10**12]), "does not have the shape"),
         (entry("shape", [352, -4]), "is not valid packed24"),
@@ -178,7 +170,7 @@ def entry(key, value):
         (entry("windows", 7), "is not valid packed24"),
         (entry("windows", 10**12), "is not valid packed24"),
     ],
-)
+)  # fmt: skip
 def test_nonsense_is_refused_in_a_sentence(packed, change, sentence):
     rewrite(packed, change, sign=not sentence.startswith(("has version", "cannot")))
     with pytest.raises(UserError, match=sentence):
@@ -219,12 +211,8 @@ def test_linears_left_dense(pruned, tmp_path):
     save_file(tensors, file)
     with pytest.raises(UserError, match=r"layers\.0\.mlp\.up_proj\.weight is not 2:4"):
         export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out")
-    output = export_model(
-        str(tmp_path / "mixed"),
-        "packed24",
-        tmp_path / "out",
-        exclude=("model.layers.0.mlp.up_proj",),
-    )
+    output = export_model(str(tmp_path / "mixed"), "packed24", tmp_path / "out",
+                          exclude=("model.layers.0.mlp.up_proj",))  # fmt: skip
     assert "27 linears packed" in output
     assert torch.equal(Folder24(tmp_path / "out").tensor(NAME), tensors[NAME])
 

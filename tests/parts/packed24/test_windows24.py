@@ -132,11 +132,6 @@ def test_export_goes_both_ways_and_runs(pruned, tmp_path, values):
     ],
 )
 def test_bad_options_are_one_sentence(pruned, tmp_path, refused, options, said):
-    assert said in refused(
-        "export",
-        tiny(tmp_path / "tiny") if "14:16" in options else pruned,
-        *options,
-        "--out",
-        tmp_path / "out",
-    )
+    assert said in refused("export", tiny(tmp_path / "tiny") if "14:16" in options else pruned,
+                           *options, "--out", tmp_path / "out")  # fmt: skip
     assert not (tmp_path / "out").exists()

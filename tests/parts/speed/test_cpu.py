@@ -136,11 +136,8 @@ def test_the_packed_model_decodes_what_the_dense_one_does(device, tmp_path):
         n: pack(model.get_submodule(n).weight) for n in find_targets(model.config.to_dict(), shapes)
     }
     step = decoding.decode_step(2, 16)
-    steps = [
-        step(model),
-        step(swap_linears(load(), packed)),
-        step(use_dense_twins(swap_linears(load(), packed))),
-    ]
+    steps = [step(model), step(swap_linears(load(), packed)),
+             step(use_dense_twins(swap_linears(load(), packed)))]  # fmt: skip
     logits = [s() for s in steps]
     assert torch.equal(steps[0](), logits[0])  # the cache is as it was
     for other in logits[1:]:
@@ -159,12 +156,8 @@ def test_the_dense_twin_of_an_int8_model_keeps_its_packed_head(device, tmp_path)
     )
     ids = torch.randint(1000, (2, 17), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(
-            use_dense_twins(copy.deepcopy(sparse))(ids).logits,
-            sparse(ids).logits,
-            rtol=0.05,
-            atol=0.1,
-        )
+        torch.testing.assert_close(use_dense_twins(copy.deepcopy(sparse))(ids).logits,
+                                   sparse(ids).logits, rtol=0.05, atol=0.1)  # fmt: skip
 
 
 def test_models_that_answer_otherwise_are_not_timed():
@@ -308,17 +301,8 @@ def test_other_hardware_is_another_record():
 
 
 def test_bench_speed_leaves_records_and_a_figure(device, tmp_path, cli):
-    args = (
-        "speed",
-        "--model",
-        tiny(tmp_path / "tiny"),
-        "--device",
-        "cpu",
-        "--kinds",
-        "bf16,fp16",
-        "--threads",
-        1,
-    )
+    args = ("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,fp16",
+            "--threads", 1)  # fmt: skip
     args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
     code, out, _ = cli(*args)
     rows = json.loads(out)
@@ -352,19 +336,10 @@ def test_an_error_of_a_library_fails_its_record_and_not_the_others(
 
     monkeypatch.setattr(type(device), "compare", broken)
     code, out, err = cli(
-        *(
-            "speed",
-            "--model",
-            tiny(tmp_path / "tiny"),
-            "--device",
-            "cpu",
-            "--kinds",
-            "bf16,int8",
-            "--threads",
-            1,
-        ),
+        *("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,int8",
+          "--threads", 1),
         *("--results", tmp_path / "r", "--json"),
-    )
+    )  # fmt: skip
 
     assert code == 1 and all(r["2:4_us"] > 0 for r in json.loads(out) if r["kind"] == "int8")
     (failed,) = (r for r in ReadOnlyStore(tmp_path / "r") if r.status == "failed")

@@ -42,11 +42,8 @@ def entries(*pairs):
     return engine_report.entries([r for r, _ in pairs], lambda r: tables[r.key])
 
 
-MADE = (
-    record("native", "int8", 30, 20),
-    record("native", "bf16", 24, 16),
-    record("llamacpp", "q8_0", 60),
-)
+MADE = (record("native", "int8", 30, 20), record("native", "bf16", 24, 16),
+        record("llamacpp", "q8_0", 60))  # fmt: skip
 
 
 def test_bytes_bandwidth_and_quality_stand_beside_a_speed():

@@ -71,11 +71,8 @@ def test_grouped_queries_and_models_that_are_here():
     assert roofline.model_sizes("llama3-8b").linears[1024, 4096] == 64
     of = roofline.model_sizes("tiny")
     config = json.loads((TINY / "config.json").read_text())
-    hidden, inner, layers = (
-        config["hidden_size"],
-        config["intermediate_size"],
-        config["num_hidden_layers"],
-    )
+    hidden, inner, layers = (config["hidden_size"], config["intermediate_size"],
+                             config["num_hidden_layers"])  # fmt: skip
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     each = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
     assert of.linears == Counter(each * layers) and of.head == config["vocab_size"] * hidden

@@ -265,22 +265,10 @@ def test_other_models_are_timed_dense_in_the_same_turn(engines, tmp_path, cli):
 def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
     """The same exported graph twice, and torch; llama.cpp where it is installed."""
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-4)
-    names = [
-        "torch",
-        "onnxruntime",
-        *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else []),
-    ]
-    args = (
-        "speed",
-        "--model",
-        runs.tiny(tmp_path / "m"),
-        "--engine",
-        ",".join(names),
-        "--tokens",
-        8,
-        "--threads",
-        1,
-    )
+    names = ["torch", "onnxruntime",
+             *(["llamacpp"] if importlib.util.find_spec("llama_cpp") else [])]  # fmt: skip
+    args = ("speed", "--model", runs.tiny(tmp_path / "m"), "--engine", ",".join(names), "--tokens",
+            8, "--threads", 1)  # fmt: skip
     args += ("--results", tmp_path / "r", "--figure", tmp_path / "f.svg", "--json")
     out = output(*args)
     rows = json.loads(out)
@@ -302,17 +290,8 @@ def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
         "find_spec",
         lambda n, *a: (installed or None) if n == "llama_cpp" else find(n, *a),
     )
-    args = (
-        "speed",
-        "--model",
-        runs.tiny(tmp_path / "a b"),
-        "--device",
-        "cpu",
-        "--tokens",
-        8,
-        "--threads",
-        1,
-    )
+    args = ("speed", "--model", runs.tiny(tmp_path / "a b"), "--device", "cpu", "--tokens", 8,
+            "--threads", 1)  # fmt: skip
     code, _, err = cli(*args, "--engine", "fake", "--results", tmp_path / "r")
 
     command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"

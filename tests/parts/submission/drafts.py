@@ -37,11 +37,8 @@ def chosen(method, *quantizers):
             and identity.quantizer in quantizers
             and identity.measure in MEASURES
         ):
-            yield (
-                record,
-                store.path(record.key).read_bytes(),
-                store.content(record) if record.items else b"",
-            )
+            yield (record, store.path(record.key).read_bytes(),
+                   store.content(record) if record.items else b"")  # fmt: skip
 
 
 class Draft(dict):

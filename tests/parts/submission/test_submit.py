@@ -82,12 +82,8 @@ def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
         update={"key": digests.of(inputs), "key_inputs": inputs, "provenance": provenance}
     )
     items = fake_records.read_items(store.items_path(record))
-    fake_records.put(
-        checkout / "results/local",
-        older.model_copy(update={"artifact": ""}),
-        items,
-        record.readings,
-    )
+    fake_records.put(checkout / "results/local", older.model_copy(update={"artifact": ""}), items,
+                     record.readings)  # fmt: skip
 
     code, out, err = cli(*MAKE)
     assert code == 0, err
@@ -109,16 +105,8 @@ def test_a_command_names_each_task_and_each_seed_once():
     assert got == {",".join(str(s) for s in sorted({r.identity.seed for r in row}))}
 
 
-MAKE = (
-    "submit",
-    "results/local",
-    "--credit",
-    "Ada *L*",
-    "--about",
-    "Wanda, again.",
-    "--name",
-    "tiny-xeon-ada",
-)
+MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name",
+        "tiny-xeon-ada")  # fmt: skip
 
 
 @pytest.mark.parametrize(("count", "others"), [(1, ""), (3, " and 2 more records")])
@@ -210,12 +198,8 @@ def test_a_check_needs_results_to_compare_with(checkout, cli, refused):
 
 
 def test_refusals_are_listed_to_a_limit():
-    found = Review(
-        Path("x"),
-        About(),
-        FolderCheck((), 0, {}, (), ()),
-        tuple(f"reason {i} " + "x" * 2000 for i in range(60)),
-    )
+    found = Review(Path("x"), About(), FolderCheck((), 0, {}, (), ()),
+                   tuple(f"reason {i} " + "x" * 2000 for i in range(60)))  # fmt: skip
 
     lines = message.refusal(found, "x").splitlines()
     assert lines[-2].startswith("- reason 49 x") and lines[-1] == "- and 10 more"
@@ -256,24 +240,15 @@ def git(folder, *arguments):
 
 def run_steps(room, base):
     """Run the job's steps in order, as a runner does."""
-    summary = {
-        "GITHUB_STEP_SUMMARY": str(room / "summary.md"),
-        "BASE": base,
-        "PATH": f"{room / 'bin'}:{os.environ['PATH']}",
-    }
+    summary = {"GITHUB_STEP_SUMMARY": str(room / "summary.md"), "BASE": base,
+               "PATH": f"{room / 'bin'}:{os.environ['PATH']}"}  # fmt: skip
     summary["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
     failed, said = 0, ""
     for step in WORKFLOW["jobs"]["review"]["steps"]:
         if "run" in step and (not failed or step.get("if") == "always()"):
             command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
-            done = subprocess.run(
-                command,
-                cwd=room,
-                env=os.environ | summary,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            done = subprocess.run(command, cwd=room, env=os.environ | summary, capture_output=True,
+                                  text=True, check=False)  # fmt: skip
             failed, said = failed or done.returncode, said + done.stdout + done.stderr
     return failed, said
 

@@ -221,32 +221,19 @@ def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
 
 
 ORDERS = [
-    {
-        "do": "start",
-        "artifact": "a",
-        "name": "tiny cast",
-        "params": {"key.x": "y" * 9000},
-        "tags": {"cast_bench.key": "a"},
-    },
-    {
-        "do": "curve",
-        "artifact": "a",
-        "phase": "cast",
-        "step": 1,
-        "figures": {"loss": 3.0, "tokens_per_s": 7.0},
-    },
+    {"do": "start", "artifact": "a", "name": "tiny cast", "params": {"key.x": "y" * 9000},
+     "tags": {"cast_bench.key": "a"}},
+    {"do": "curve", "artifact": "a", "phase": "cast", "step": 1,
+     "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
     {"do": "curve", "artifact": "a", "phase": "cast", "step": 2, "figures": {"loss": 2.0}},
     {
         "do": "metrics",
         "artifact": "a",
-        "values": {
-            "perplexity/perplexity": 9.5,
-            "perplexity/perplexity_low": 9.1,
-            "zeroshot x/acc %": 1.0,
-        },
+        "values": {"perplexity/perplexity": 9.5, "perplexity/perplexity_low": 9.1,
+                   "zeroshot x/acc %": 1.0},
     },
     {"do": "end", "artifact": "a", "ok": True},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("store", ["sqlite:///{}/mlflow.db", "file://{}/mlruns"])
@@ -319,11 +306,8 @@ class Lines:
 def lines(tmp_path, monkeypatch):
     """A tracker of another package, which has a second one with the name of ours."""
     file = tmp_path / "lines.txt"
-    names = {
-        "lines": "lines_tracker:Lines",
-        "wandb": "lines_tracker:Lines",
-        "lost": "lines_tracker:Lost",
-    }
+    names = {"lines": "lines_tracker:Lines", "wandb": "lines_tracker:Lines",
+             "lost": "lines_tracker:Lost"}  # fmt: skip
     source = f"FILE = {str(file)!r}\n" + LINES.replace("\\\\", "\\")
     runs.distribution(tmp_path / "site", "lines_tracker", source, trackers=names)
     runs.put_on_path(tmp_path / "site", monkeypatch)
