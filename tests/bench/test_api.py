@@ -24,7 +24,6 @@ def test_an_unknown_name_is_an_attribute_error():
         ({"model": "tiny"}, "unknown setting 'model': did you mean models"),
         ({"perplexity": {"seqle": 1}}, "did you mean perplexity.seqlen"),
         ({"seeds": "a"}, "invalid seeds=a: must be a whole number"),
-        ({"self": 1}, "unknown setting 'self'"),
     ],
 )
 def test_a_spec_refuses_in_one_sentence_of_ours(settings, sentence):

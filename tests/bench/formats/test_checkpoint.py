@@ -109,8 +109,6 @@ def test_an_adapter_of_gpt2_is_merged_as_in_peft(tmp_path):
         ({"alpha_pattern": [1]}, "alpha_pattern is [1], not an object"),
         ({"alpha_pattern": {"(": 1}}, "( in alpha_pattern"),
         ({"init_lora_weights": "pissa_niter_4"}, "starts from 'pissa_niter_4'"),
-        ({"init_lora_weights": "OLoRA"}, "starts from 'OLoRA'"),
-        ({"init_lora_weights": "lora_ga"}, "starts from 'lora_ga'"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens is [1]"),
     ],
 )

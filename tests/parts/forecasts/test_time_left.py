@@ -206,12 +206,9 @@ def test_listeners_are_told_the_time_left(tmp_path, monkeypatch):
     none."""
     runs.workers_here(monkeypatch)
     still = partial(ScaledForecast, clock=lambda: 0.0)
+    five = lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing}  # noqa: E731
     monkeypatch.setattr(service, "ScaledForecast", still)
-    monkeypatch.setattr(
-        service,
-        "estimate_seconds",
-        lambda missing, model: {ms[0].artifact.key: 5.0 for ms in missing},
-    )
+    monkeypatch.setattr(service, "estimate_seconds", five)
     told = Told()
     api.execute(runs.small(tmp_path / "r", measures=("perplexity",)), told)
 

@@ -179,13 +179,11 @@ def test_the_layout_has_a_way_back(shape):
 
 
 def test_memory_is_nine_bits_a_weight_five_or_three_and_scales():
-    assert 8 * cpu24.to_kernel_layout(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
-    assert (
-        8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8")).memory.nbytes / (4 * 4096)
-        == 5
-    )
-    four = cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int4"))
-    assert 8 * (four.memory.nbytes + four.scales.nbytes) / (4 * 4096) == 3.25
+    weight = sparse(4, 4096)
+    made = pack(weight), pack_rounded(weight, "int8"), pack_rounded(weight, "int4")
+    floats, eight, four = map(cpu24.to_kernel_layout, made)
+    held = (floats.memory.nbytes, eight.memory.nbytes, four.memory.nbytes + four.scales.nbytes)
+    assert [8 * size / weight.numel() for size in held] == [9, 5, 3.25]
 
 
 def test_the_environment_names_a_path(kernel, monkeypatch):
@@ -254,10 +252,9 @@ def test_code_for_another_processor_is_not_loaded(compiler, monkeypatch):
 
 
 def test_a_compiler_that_fails_says_why(compiler, tmp_path):
+    fails = 'case "$1" in --version) echo fake 1;; *) echo "x.cpp:1: error: no" >&2; exit 1;; esac'
     with pytest.raises(native.NoKernel, match=r"the C\+\+ compiler fails: x\.cpp:1: error: no"):
-        compiler(
-            'case "$1" in --version) echo fake 1;; *) echo "x.cpp:1: error: no" >&2; exit 1;; esac'
-        )()
+        compiler(fails)()
     assert not list((tmp_path / "cache/native").iterdir())
 
 

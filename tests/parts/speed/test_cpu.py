@@ -185,7 +185,6 @@ def test_models_that_answer_otherwise_are_not_timed():
             "no 2:4 kernel for the grid of model.layers.0.",
         ),
         ({"dtype": "bfloat16", "quantizers": ("nf4",)}, "only floats, int8 and int4 have one"),
-        ({"dtype": "bfloat16", "quantizers": ("int3-rtn",)}, "only floats, int8 and int4 have one"),
     ],
 )
 def test_an_artifact_without_a_kernel_is_skipped_with_the_reason(device, tmp_path, changes, reason):
@@ -335,19 +334,13 @@ def test_an_error_of_a_library_fails_its_record_and_not_the_others(
         return compare(self, weight, tokens, kind)
 
     monkeypatch.setattr(type(device), "compare", broken)
-    code, out, err = cli(
-        *("speed", "--model", tiny(tmp_path / "tiny"), "--device", "cpu", "--kinds", "bf16,int8",
-          "--threads", 1),
-        *("--results", tmp_path / "r", "--json"),
-    )  # fmt: skip
+    places = ("--model", tiny(tmp_path / "tiny"), "--results", tmp_path / "r")
+    code, out, err = cli("speed --device cpu --kinds bf16,int8 --threads 1 --json", *places)
 
     assert code == 1 and all(r["2:4_us"] > 0 for r in json.loads(out) if r["kind"] == "int8")
     (failed,) = (r for r in ReadOnlyStore(tmp_path / "r") if r.status == "failed")
     assert failed.reason.endswith("an illegal memory access") and "RuntimeError" in failed.traceback
-    assert (
-        f"1 record failed: bench show {failed.short_key} --results {tmp_path}/r prints the "
-        "traceback" in err
-    )
+    assert f"bench show {failed.short_key} --results {tmp_path}/r" in err
 
 
 @pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])

@@ -8,7 +8,6 @@ import pytest
 from bench.inputs.datasheets import device_specs
 from bench.parts.speed import roofline
 from helpers.runs import TINY
-from methods.contract.errors import UserError
 
 H100 = device_specs()["h100"]
 
@@ -106,9 +105,3 @@ def test_the_command_marks_every_row_as_a_model(cli):
     )
     found = [r["bf16_at_most"] for r in rows if (r["tokens"], r["kv_tokens_each"]) == (64, 2048)]
     assert found == [1.07]
-
-
-def test_a_model_without_its_files_is_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="bench pull opt-125m"):
-        roofline.model_sizes("opt-125m")

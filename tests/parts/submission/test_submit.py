@@ -29,12 +29,9 @@ def copy(target, keep):
     """Copy records of a published folder, with their items."""
     store = ReadOnlyStore(ROOT / "results/tiny-default")
     for record in store:
-        identity = record.identity
-        if keep(identity) and identity.measure in ("perplexity", "size", "pattern"):
-            for path in (
-                store.path(record.key),
-                *([store.items_path(record)] if record.items else []),
-            ):
+        if keep(record.identity) and record.identity.measure in ("perplexity", "size", "pattern"):
+            files = [store.path(record.key)] + [store.items_path(record)] * bool(record.items)
+            for path in files:
                 (target / path.parent.name).mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, target / path.parent.name)
 
@@ -43,22 +40,15 @@ def copy(target, keep):
 def made(tmp_path_factory):
     """Repository with a published folder, and a run of more than that."""
     home = tmp_path_factory.mktemp("made")
-    copy(
-        home / "results/base",
-        lambda i: i.stages in (("dense",), ("magnitude",)) and i.quantizer == "none",
-    )
-    copy(
-        home / "results/local",
-        lambda i: i.stages in (("dense",), ("wanda",)) and i.quantizer == "none",
-    )
-    copy(
-        home / "more",
-        lambda i: i.stages == ("wanda",) and i.quantizer == "int8" and i.measure == "pattern",
-    )
+    for name, method in (("base", "magnitude"), ("local", "wanda")):
+        stages = (("dense",), (method,))
+        keep = lambda i, stages=stages: i.stages in stages and i.quantizer == "none"  # noqa: E731
+        copy(home / "results" / name, keep)
+    quantized = ("wanda",), "int8", "pattern"
+    copy(home / "more", lambda i: (i.stages, i.quantizer, i.measure) == quantized)
     (path,) = (home / "more/records").iterdir()
-    fake_records.edit(
-        path, seal=True, status="failed", readings=[], reason="OOM", traceback="/home/ada/x.py"
-    )
+    failure = {"status": "failed", "readings": [], "reason": "OOM", "traceback": "/home/ada/x.py"}
+    fake_records.edit(path, seal=True, **failure)
     shutil.move(path, home / "results/local/records")
     return home
 
@@ -92,17 +82,18 @@ def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
 
 
 def test_a_command_names_each_task_and_each_seed_once():
-    store = [
-        r for r in ReadOnlyStore(ROOT / "results/tiny-default") if r.identity.measure == "zeroshot"
+    store = ReadOnlyStore(ROOT / "results/tiny-default")
+    of_wanda = [
+        r for r in store if (r.identity.stages, r.identity.quantizer) == (("wanda",), "none")
     ]
-    row = [r for r in store if r.identity.stages == ("wanda",) and r.identity.quantizer == "none"]
+    row = [r for r in of_wanda if r.identity.measure == "zeroshot"]
+    seeds = sorted({r.identity.seed for r in row})
 
     text = message._commands([*row, *row])
 
-    found = sorted(re.findall(r"--tasks (\S+)", text))
-    assert found == sorted({r.identity.protocol.name for r in row})
-    got = set(re.findall(r"--seeds (\S+)", text))
-    assert got == {",".join(str(s) for s in sorted({r.identity.seed for r in row}))}
+    tasks = sorted({r.identity.protocol.name for r in row})
+    assert sorted(re.findall(r"--tasks (\S+)", text)) == tasks
+    assert set(re.findall(r"--seeds (\S+)", text)) == {",".join(map(str, seeds))}
 
 
 MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name",
@@ -198,8 +189,8 @@ def test_a_check_needs_results_to_compare_with(checkout, cli, refused):
 
 
 def test_refusals_are_listed_to_a_limit():
-    found = Review(Path("x"), About(), FolderCheck((), 0, {}, (), ()),
-                   tuple(f"reason {i} " + "x" * 2000 for i in range(60)))  # fmt: skip
+    reasons = tuple(f"reason {i} " + "x" * 2000 for i in range(60))
+    found = Review(Path("x"), About(), FolderCheck((), 0, {}, (), ()), reasons)
 
     lines = message.refusal(found, "x").splitlines()
     assert lines[-2].startswith("- reason 49 x") and lines[-1] == "- and 10 more"
@@ -210,17 +201,14 @@ def test_another_dense_number_than_the_published_one(checkout, refused):
     """Such a machine, or its libraries, measures something else. No other number of the folder
     counts either."""
     store = ReadOnlyStore(checkout / "results/base")
-    dense = next(
-        r for r in store if r.identity.stages == ("dense",) and r.identity.measure == "size"
-    )
+    sizes = [r for r in store if r.identity.measure == "size"]
+    (dense,) = (r for r in sizes if r.identity.stages == ("dense",))
     path = store.path(dense.key)
     readings = json.loads(path.read_text())["readings"]
-    more = [
-        r | {"value": r["value"] * 2} if r["metric"] in ("bytes", "bytes_packed") else r
-        for r in readings
-    ]
-    bits = [r | {"value": r["value"] * 2} if r["metric"] == "bits_per_weight" else r for r in more]
-    fake_records.edit(path, seal=True, readings=bits)
+    for reading in readings:
+        if reading["metric"] in ("bytes", "bytes_packed", "bits_per_weight"):
+            reading["value"] *= 2
+    fake_records.edit(path, seal=True, readings=readings)
 
     assert "disagrees with results/base: its bytes_packed" in refused(*MAKE)
 
@@ -240,15 +228,15 @@ def git(folder, *arguments):
 
 def run_steps(room, base):
     """Run the job's steps in order, as a runner does."""
-    summary = {"GITHUB_STEP_SUMMARY": str(room / "summary.md"), "BASE": base,
-               "PATH": f"{room / 'bin'}:{os.environ['PATH']}"}  # fmt: skip
-    summary["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    environment = os.environ | {"GITHUB_STEP_SUMMARY": str(room / "summary.md"), "BASE": base}
+    environment["PATH"] = f"{room / 'bin'}:{os.environ['PATH']}"
+    environment["PYTHONPATH"] = f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    bash = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"]
+    options = {"cwd": room, "env": environment, "capture_output": True, "text": True}
     failed, said = 0, ""
     for step in WORKFLOW["jobs"]["review"]["steps"]:
         if "run" in step and (not failed or step.get("if") == "always()"):
-            command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
-            done = subprocess.run(command, cwd=room, env=os.environ | summary, capture_output=True,
-                                  text=True, check=False)  # fmt: skip
+            done = subprocess.run([*bash, step["run"]], check=False, **options)
             failed, said = failed or done.returncode, said + done.stdout + done.stderr
     return failed, said
 

@@ -220,20 +220,17 @@ def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
     channel.close()
 
 
+OF = {"artifact": "a"}
+CURVE = OF | {"do": "curve", "phase": "cast"}
+VALUES = {"perplexity/perplexity": 9.5, "perplexity/perplexity_low": 9.1, "zeroshot x/acc %": 1.0}
+START = OF | {"do": "start", "name": "tiny cast", "tags": {"cast_bench.key": "a"}}
 ORDERS = [
-    {"do": "start", "artifact": "a", "name": "tiny cast", "params": {"key.x": "y" * 9000},
-     "tags": {"cast_bench.key": "a"}},
-    {"do": "curve", "artifact": "a", "phase": "cast", "step": 1,
-     "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
-    {"do": "curve", "artifact": "a", "phase": "cast", "step": 2, "figures": {"loss": 2.0}},
-    {
-        "do": "metrics",
-        "artifact": "a",
-        "values": {"perplexity/perplexity": 9.5, "perplexity/perplexity_low": 9.1,
-                   "zeroshot x/acc %": 1.0},
-    },
-    {"do": "end", "artifact": "a", "ok": True},
-]  # fmt: skip
+    START | {"params": {"key.x": "y" * 9000}},
+    CURVE | {"step": 1, "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
+    CURVE | {"step": 2, "figures": {"loss": 2.0}},
+    OF | {"do": "metrics", "values": VALUES},
+    OF | {"do": "end", "ok": True},
+]
 
 
 @pytest.mark.parametrize("store", ["sqlite:///{}/mlflow.db", "file://{}/mlruns"])
