@@ -159,15 +159,11 @@ def entry(key, value):
          "none.safetensors cannot be read"),
         (lambda raw: raw["tensors"][NAME]["parts"].pop("mask"), "is not valid packed24"),
         (entry("shape", [352, 10**12]), "does not have the shape"),
-        
-        
         (entry("shape", [352]), "is not valid packed24"),
         (entry("dtype", "float16"), "does not have the shape and dtype"),
-        
         (entry("dtype", "object"), "is not valid packed24"),
         (entry("kind", "int8"), "is not valid packed24"),
         (entry("windows", 8), "does not have the shape"),
-        
         (entry("windows", 10**12), "is not valid packed24"),
     ],
 )  # fmt: skip
