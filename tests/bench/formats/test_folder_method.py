@@ -25,10 +25,8 @@ def with_tensors(folder, change):
     """A copy of tiny with other tensors."""
     runs.tiny(folder)
     file = folder / "model.safetensors"
-    tensors = load_file(file)
-    save_file(
-        {n: t.contiguous() for n, t in change(tensors).items()}, file, metadata={"format": "pt"}
-    )
+    changed = {n: t.contiguous() for n, t in change(load_file(file)).items()}
+    save_file(changed, file, metadata={"format": "pt"})
     return folder
 
 

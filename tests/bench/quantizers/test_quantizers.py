@@ -230,14 +230,18 @@ def test_errs_as_little_as_torchao(name):
     linear = torch.nn.Linear(256, 64, bias=False)
     before = linear.weight.detach().clone()
     symmetric = {"granularity": ao.PerGroup(64), "mapping_type": MappingType.SYMMETRIC}
+
+    def grouped(bits):
+        dtype = getattr(torch, f"int{bits}")
+        config = ao.IntxWeightOnlyConfig(weight_dtype=dtype, **symmetric)
+        return config, grids.Integer(bits), 64
+
     config, grid, group = {
         "int8": lambda: (ao.Int8WeightOnlyConfig(), grids.Integer(8), 256),
-        "int4": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric),
-                         grids.Integer(4), 64),
-        "int3": lambda: (ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric),
-                         grids.Integer(3), 64),
+        "int4": lambda: grouped(4),
+        "int3": lambda: grouped(3),
         "fp8": lambda: (ao.Float8WeightOnlyConfig(), grids.Float8(), 256),
-    }[name]()  # fmt: skip
+    }[name]()
     ao.quantize_(linear, config)
     ours = before.clone()
     grids.round_(ours, grid, group)

@@ -157,26 +157,17 @@ def test_an_artifact_whose_record_comes_damaged_is_made_again(source, tmp_path, 
     key = next(r.key for r in source if r.items)
     damaged = {"event": "record", **pack_record(source, key), "items": "é"}
     cancelled = []
-    faults = {
-        name: type(name, (Exception,), {})
-        for name in ("TaskCancelledError", "RayTaskError", "RayError")
-    }
-    ray = SimpleNamespace(
-        get=lambda event: event,
-        cancel=lambda task, force: cancelled.append(task),
-        exceptions=SimpleNamespace(**faults),
-    )
+    names = ("TaskCancelledError", "RayTaskError", "RayError")
+    faults = {name: type(name, (Exception,), {}) for name in names}
+    ray = SimpleNamespace(get=lambda event: event, exceptions=SimpleNamespace(**faults))
+    ray.cancel = lambda task, force: cancelled.append(task)
     monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
-    executor = SimpleNamespace(
-        store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)]
-    )
+    submit = lambda line: [json.dumps(damaged)]  # noqa: E731
+    executor = SimpleNamespace(store=Store(tmp_path / "t"), submit=submit)
+    job = next(o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o))
     with (tmp_path / "log").open("w") as log:
         worker = ray_executor.RayWorker(executor, log)
-        worker.send(
-            next(
-                o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o)
-            ).model_dump_json()
-        )
+        worker.send(job.model_dump_json())
         assert not list(worker.lines())
 
     assert ray_executor.RayExecutor.reruns(executor, worker.wait()) and cancelled

@@ -119,11 +119,9 @@ def test_a_plan_goes_by_the_records_of_this_machine_and_what_is_measured_is_not_
 
 def reading(name, value):
     def change(fields):
-        return fields | {
-            "readings": [
-                r | ({"value": value} if r["metric"] == name else {}) for r in fields["readings"]
-            ]
-        }
+        for one in fields["readings"]:
+            one |= {"value": value} if one["metric"] == name else {}
+        return fields
 
     return change
 

@@ -202,13 +202,10 @@ def test_a_number_beyond_all_scores(tmp_path):
         elsewhere.read(tmp_path)
 
 
-LAUGHS = "a0: &a0 [x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
-)
+NINE = [(i, ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 30)]
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{nine}]\n" for i, nine in NINE)
 PAIRS = LAUGHS.replace("[", "!!omap [k: ").replace(", ", ", k: ")
-MERGES = "a0: &a0 {x: 1}\n" + "".join(
-    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 30)
-)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{nine}]}}\n" for i, nine in NINE)
 
 
 @pytest.mark.parametrize(
