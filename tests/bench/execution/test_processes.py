@@ -157,15 +157,10 @@ def test_a_rank_that_still_imports_ends_with_its_worker(importing):
     assert time.monotonic() - closed < IMPORTS_S / 2
 
 
-def test_plugins_are_not_imported_before_their_own_worker(tmp_path, monkeypatch):
+def test_plugins_are_not_imported_before_their_own_worker(tmp_path, installed):
     source = "from baselines.magnitude import Magnitude as Guest\n"
-    runs.distribution(tmp_path / "site", "guest", source, methods={"guest": "guest:Guest"})
-    runs.put_on_path(tmp_path / "site", monkeypatch)
+    installed("guest", source, methods={"guest": "guest:Guest"})
     spec = runs.small(tmp_path / "r", methods=("guest",))
-    try:
-        names = processes.list_imports(make_plan(spec).measurements)
-    finally:
-        monkeypatch.undo()
-        runs.forget()
+    names = processes.list_imports(make_plan(spec).measurements)
 
     assert not [n for n in names if n.startswith("guest")]

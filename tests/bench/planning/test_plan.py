@@ -247,24 +247,19 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monke
     assert {name for name in watched if before[name] != after[name]} == methods
 
 
-def test_without_randomness_once_whatever_the_seeds():
-    spec = runs.small("r", methods=("magnitude", "wanda"), measures=("size",), seeds=(0, 1, 2))
-    sizes = [m.artifact for m in api.plan(spec).measurements if m.measure == "size"]
+def test_without_randomness_once_whatever_the_seeds_and_dense_and_the_pattern_always():
+    methods = ("magnitude", "wanda")
+    spec = runs.small(
+        "r", methods=methods, measures=("size",), patterns=("2:4", "1:4"), seeds=(0, 1)
+    )
+    rows = [("dense", "dense", None)]
+    for pattern in ("2:4", "1:4"):
+        rows += [("magnitude", pattern, None), *(("wanda", pattern, seed) for seed in (0, 1))]
 
-    made = [(a.method, a.seed) for a in sizes]
-    assert made == [("dense", None), ("magnitude", None), *(("wanda", s) for s in (0, 1, 2))]
-
-
-def test_dense_and_the_pattern_are_always_there():
-    measurements = api.plan(
-        runs.small("r", methods=("magnitude",), measures=("size",), patterns=("2:4", "1:4"))
-    ).measurements
-
-    assert [(c.artifact.method, c.artifact.pattern, c.measure) for c in measurements] == [
-        (m, p, measure)
-        for m, p in (("dense", "dense"), ("magnitude", "2:4"), ("magnitude", "1:4"))
-        for measure in ("size", "pattern")
-    ]
+    found = [(m.artifact, m.measure) for m in api.plan(spec).measurements]
+    planned = {(a.method, a.pattern, a.seed, measure) for a, measure in found}
+    assert planned == {(*row, measure) for row in rows for measure in ("size", "pattern")}
+    assert len(found) == 14
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,8 @@ class Taken(Binned):
 
 
 @pytest.fixture(autouse=True)
-def site(tmp_path, monkeypatch, cache):
-    names = {"binned-error": "bins:Binned", "taken": "bins:Taken"}
-    runs.put_on_path(
-        runs.distribution(tmp_path / "site", "bins", SOURCE, measures=names), monkeypatch
-    )
-    yield
-    monkeypatch.undo()
-    runs.forget()
+def site(cache, installed):
+    installed("bins", SOURCE, measures={"binned-error": "bins:Binned", "taken": "bins:Taken"})
 
 
 def planned(**settings):

@@ -45,13 +45,8 @@ NAMES = {"shapes": "Shapes", "names": "Names", "faulty": "Faulty", "other": "Oth
 
 
 @pytest.fixture(autouse=True)
-def site(tmp_path, monkeypatch):
-    targets = {name: f"listing:{kind}" for name, kind in NAMES.items()}
-    runs.distribution(tmp_path / "site", "listing", LIST, exports=targets)
-    runs.put_on_path(tmp_path / "site", monkeypatch)
-    yield
-    monkeypatch.undo()
-    runs.forget()
+def site(installed):
+    installed("listing", LIST, exports={name: f"listing:{kind}" for name, kind in NAMES.items()})
 
 
 def test_a_format_of_another_package_writes_a_model(tmp_path, output):

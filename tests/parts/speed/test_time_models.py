@@ -58,17 +58,14 @@ class Faulty(Other):
 
 
 @pytest.fixture
-def engines(monkeypatch, tmp_path, cache):
+def engines(monkeypatch, cache, installed):
     """Engines of another package, blocks of no length, and a machine whose bandwidth is known."""
     monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
     monkeypatch.setattr(time_models, "PEAK_SIZE", 16)
-    names = {name: f"fakes:{name.capitalize()}" for name in ("fake", "other", "faulty")}
-    runs.distribution(tmp_path / "site", "fakes", SOURCE, engines=names)
-    runs.put_on_path(tmp_path / "site", monkeypatch)
-    yield importlib.import_module("fakes")
-    monkeypatch.undo()
-    runs.forget()
+    names = ("fake", "other", "faulty")
+    installed("fakes", SOURCE, engines={name: f"fakes:{name.capitalize()}" for name in names})
+    return importlib.import_module("fakes")
 
 
 def request(model, *names, tokens=(8,), threads=1):

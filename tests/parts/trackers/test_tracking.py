@@ -300,17 +300,14 @@ class Lines:
 
 
 @pytest.fixture
-def lines(tmp_path, monkeypatch):
+def lines(tmp_path, installed):
     """A tracker of another package, which has a second one with the name of ours."""
     file = tmp_path / "lines.txt"
-    names = {"lines": "lines_tracker:Lines", "wandb": "lines_tracker:Lines",
-             "lost": "lines_tracker:Lost"}  # fmt: skip
+    targets = {"lines": "Lines", "wandb": "Lines", "lost": "Lost"}
+    names = {name: f"lines_tracker:{target}" for name, target in targets.items()}
     source = f"FILE = {str(file)!r}\n" + LINES.replace("\\\\", "\\")
-    runs.distribution(tmp_path / "site", "lines_tracker", source, trackers=names)
-    runs.put_on_path(tmp_path / "site", monkeypatch)
-    yield file
-    monkeypatch.undo()
-    runs.forget()
+    installed("lines_tracker", source, trackers=names)
+    return file
 
 
 def test_a_tracker_of_another_package_follows_a_run(lines, tmp_path, monkeypatch):
