@@ -30,8 +30,8 @@ def copy(target, keep):
     store = ReadOnlyStore(ROOT / "results/tiny-default")
     for record in store:
         if keep(record.identity) and record.identity.measure in ("perplexity", "size", "pattern"):
-            files = [store.path(record.key)] + [store.items_path(record)] * bool(record.items)
-            for path in files:
+            items = [store.items_path(record)] if record.items else []
+            for path in (store.path(record.key), *items):
                 (target / path.parent.name).mkdir(parents=True, exist_ok=True)
                 shutil.copy(path, target / path.parent.name)
 
