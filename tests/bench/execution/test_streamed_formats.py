@@ -50,7 +50,6 @@ def require_same(folder, tmp_path, **changes):
 
 
 def bits(records, method, quantizer="none"):
-    """Return the bits per weight of a row."""
     found = []
     for record in records:
         identity = record["identity"]

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 def with_tensors(folder, change):
-    """A copy of tiny with other tensors."""
     runs.tiny(folder)
     file = folder / "model.safetensors"
     changed = {n: t.contiguous() for n, t in change(load_file(file)).items()}

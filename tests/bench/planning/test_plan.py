@@ -27,14 +27,12 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 def keys(results="r", **changes):
-    """Return the key of each method and measure."""
     spec = runs.small(results, **({"methods": ("magnitude", "wanda", "sparsegpt")} | changes))
     return {(c.artifact.method, c.measure): c.key for c in api.plan(spec).measurements}
 
 
 @cache
 def usual():
-    """Return the keys of the spec that the tests change."""
     return keys()
 
 

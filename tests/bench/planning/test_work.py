@@ -10,7 +10,6 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 def tokens_of(spec):
-    """Return the tokens of each artifact, by method and quantizer."""
     made, found = set(), {}
     for some in api.plan(spec).artifacts().values():
         row = some[0].artifact.method.split(":")[0], some[0].artifact.quantizer

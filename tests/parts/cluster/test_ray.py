@@ -64,10 +64,8 @@ def both_at_the_gate(gate):
 
 
 def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch):
-    run = started(
-        cluster, tmp_path / "r", "magnitude,wanda", "perplexity,size", quantizers="none,int8"
-    )
-    err = ended(run)
+    asked = ("magnitude,wanda", "perplexity,size")
+    err = ended(started(cluster, tmp_path / "r", *asked, quantizers="none,int8"))
 
     assert "writes into the results folder" in err
     chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"),

@@ -34,7 +34,6 @@ def world(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The store of a run."""
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("source")
         runs.own_cache(root, patch)
@@ -126,7 +125,6 @@ def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path,
 
 
 def of_another_artifact(record):
-    """Return the record with another artifact, and with a digest of that."""
     return parse(record.encode(), "a record").model_copy(update={"artifact": "0" * 64}).to_json()
 
 

@@ -144,15 +144,13 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
 
 
 def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
-    model, script = (
-        ("--model", "llama2-7b", "--quant", "none", "--methods", "cast", "--device", "8xh100"),
-        tmp_path / "s",
-    )
-    code, _, err = cli("plan", *model, "--slurm", str(script), "--shards", "2")
+    line = "plan --model llama2-7b --quant none --methods cast --device 8xh100 --shards 2 --slurm"
+    code, _, err = cli(line, tmp_path / "s")
+    script = (tmp_path / "s").read_text()
 
     assert code == 0, err
-    hours = int(re.search(r"--time=(\d+):", script.read_text())[1])
-    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script.read_text()
+    hours = int(re.search(r"--time=(\d+):", script)[1])
+    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script
 
 
 def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():

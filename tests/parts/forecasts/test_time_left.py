@@ -150,7 +150,6 @@ def test_a_phase_of_any_length_has_a_finish_time(forecast, clock):
 
 
 def estimated_tokens(spec):
-    """Return the tokens of each method."""
     plan = make_plan(spec)
     methods = [some[0].artifact.method for some in plan.artifacts().values()]
     columns = estimate_columns(plan, CostModel(()))

@@ -84,8 +84,6 @@ def split(**options):
 
 
 def tokenizer(**keys):
-    """Change keys of tokenizer.json."""
-
     def change(folder):
         file = folder / "tokenizer.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | keys))

@@ -71,7 +71,6 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, quantized_r
 def test_a_model_that_float16_cannot_hold_is_refused(
     kind, by, fault, said, quantized_row, tmp_path, monkeypatch
 ):
-    """Its final norm is large, or what that makes of the hidden states."""
     results, record = quantized_row("int4-rtn")
     read = Folder.tensor
     norm = "model.norm.weight"

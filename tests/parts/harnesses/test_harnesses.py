@@ -160,7 +160,6 @@ def test_settings_of_evalscope_are_compared(tmp_path):
 
 
 def changed(file, *path, to):
-    """Set a value in a file of one JSON object."""
     about = json.loads(file.read_text())
     inner = about
     for part in path[:-1]:

@@ -208,7 +208,6 @@ def test_a_cache_goes_by_the_name_that_the_model_has_for_it(model):
 
 
 def test_a_file_that_is_not_the_model_is_refused(exported, tmp_path, monkeypatch):
-    """The model has other weights than the file."""
     source, out, _ = exported("llama")
     other = shutil.copytree(source, tmp_path / "m")
     model = loading.load(source, Compute())

@@ -333,7 +333,6 @@ def test_an_error_of_a_library_fails_its_record_and_not_the_others(
 
 @pytest.mark.parametrize(("noise", "warned"), [(0.1, False), (5.56, True)])
 def test_a_timing_that_is_not_steady_is_warned_of(capsys, noise, warned):
-    """Timings of linears and of whole models."""
     for notes in (
         {"shapes": [{"skipped": "x"}, {"noise": noise}]},
         {"noise": {"2:4": 0.01, "dense": noise}},

@@ -223,7 +223,6 @@ def taken(draft, method):
 
 
 def take_again(draft):
-    """Add a record that is published, under another key."""
     old, record = taken(draft, "magnitude")
     record.key_inputs["processes"] = 2
     record.key = digests.of(record.key_inputs)

@@ -69,7 +69,6 @@ def sound():
 
 
 def stored_with(**fields):
-    """Change what the notes say of the stored weights."""
     said = {"bits": 8, "scale_bits": 16, "scales": 0} | fields
 
     def change(draft):
@@ -80,8 +79,6 @@ def stored_with(**fields):
 
 
 def with_bits(value):
-    """Change the bits per weight."""
-
     def change(draft):
         readings = [r.model_copy() for r in draft.find("size", "int8").readings]
         (bits,) = (r for r in readings if r.metric == "bits_per_weight")
@@ -259,7 +256,6 @@ CASES = [
 
 
 def judge(draft, published, tmp_path):
-    """Return the review of a draft."""
     archive = tmp_path / f"{draft.name}.zip"
     archive.write_bytes(draft.packed())
     with limits(bytes_=6 * 10**8), opened(archive) as (folder, name):
