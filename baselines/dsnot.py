@@ -2,12 +2,11 @@
 outputs shrinks.
 
 Zhang et al. 2024, arXiv 2310.08915. A refinement: `dsnot:from=wanda`. It starts from the mask of
-the stage before and
-the weights of the dense model, as the released code does: changes that the stage before made to the
-weights are undone. The criteria are those of the released code, with two exceptions. With n:m it
-prunes by the score of the method that made the mask, and here always by |W_j| ||X_j||. Its variance
-is the mean of the variances within sequences, and here that over all tokens. The equations of the
-paper could not be checked.
+the stage before and the weights of the dense model, as the released code does: changes that the
+stage before made to the weights are undone. The criteria are those of the released code, with two
+exceptions. With n:m it prunes by the score of the method that made the mask, and here always by
+|W_j| ||X_j||. Its variance is the mean of the variances within sequences, and here that over all
+tokens. The equations of the paper could not be checked.
 """
 
 from __future__ import annotations

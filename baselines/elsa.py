@@ -36,11 +36,9 @@ class ElsaAdam(torch.optim.AdamW):
 
     Args:
         total: number of steps of the whole training; lambda grows from 0 to `lambda_` over them,
-        along a cosine, or is
-            constant.
+            along a cosine, or is constant.
         projection: "momentum" keeps the largest sqrt(v) |x + u|, v being Adam's second moment, an
-        estimate of the
-            Fisher information; "identity" the largest |x + u|.
+            estimate of the Fisher information; "identity" the largest |x + u|.
     """
 
     def __init__(

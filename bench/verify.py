@@ -76,14 +76,13 @@ def verify(
     Args:
         declared: names of tensors outside the targets that may change, or be new.
         counting: count broken groups, and zeros of `before` that `after` lost, instead of failing.
-        For quantizers, whose
-            rows show these numbers.
+            For quantizers, whose rows show these numbers.
         frozen: no weight of a target may change, either.
 
     Raises:
         CheckFailed: a broken pattern (unless `counting`), a weight that is not finite, a missing or
-        new tensor, another
-            shape or dtype, or a changed tensor that is neither a target nor declared.
+            new tensor, another shape or dtype, or a changed tensor that is neither a target nor
+            declared.
     """
     # Here, so that the command line starts without it.
     import torch
@@ -155,7 +154,7 @@ def count_terms(
 
     Raises:
         CheckFailed: a term of another linear than a target, of another shape or dtype, or with a
-        value that is not finite.
+            value that is not finite.
     """
     for name, term in terms.items():
         b, a, bits = term
@@ -281,8 +280,7 @@ def verify_folder(
 
     Raises:
         UserError: a damaged or quantized folder, an unsupported architecture, no linear that
-        matches, or input widths
-            that are not multiples of the group.
+            matches, or input widths that are not multiples of the group.
     """
     parsed = Pattern.parse(pattern)
     shapes = folder.shapes()

@@ -4,8 +4,8 @@ python benchmarks/gate.py [--gates 1000]
 
 Gates of 20 metrics. Perplexities are per-window losses from results/tiny: a metric's change is the
 difference of two rows there, article by article, without its mean, and each gate draws other
-articles for all of them at once. Accuracies are simulated
-by question: questions flip both ways, easy ones rarely. Latencies are log-normal.
+articles for all of them at once. Accuracies are simulated by question: questions flip both ways,
+easy ones rarely. Latencies are log-normal.
 
 Type I error: share of gates with a REGRESSION although no metric has changed, or although each lost
 exactly its margin. Power: one accuracy loses 3 points, or one perplexity 2%. Before: the p value

@@ -156,14 +156,12 @@ class AdamS(torch.optim.Optimizer):
     Args:
         total: number of steps of the whole training, T.
         lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta,
-        measured in the
-            first `refresh` steps and then constant.
+            measured in the first `refresh` steps and then constant.
         fixed: keep the first mask.
         decoupled: pull the weight outside the adaptive step, as AST does (arXiv 2407.20584). An
-        ablation.
+            ablation.
         kernel: "reference", "foreach", "fused", or "auto": fused if there is a compiler and the
-        model is large.
-            They differ in rounding.
+            model is large. They differ in rounding.
 
     State of a weight in Theta: `mu`, `v`, and the mask `keep`, bool.
     """

@@ -303,7 +303,8 @@ def _paragraphs(target: Any) -> Iterator[str]:
         if head in ("Args:", "Raises:"):
             lines = re.split(r"\n(?! )", textwrap.dedent(rest))
             pairs = [line.partition(": ") for line in lines]
-            yield f"{head}\n\n" + "\n".join(f"- `{n}`: {escape(text)}" for n, _, text in pairs)
+            items = [f"- `{name}`: {escape(' '.join(about.split()))}" for name, _, about in pairs]
+            yield f"{head}\n\n" + "\n".join(items)
         elif paragraph.startswith("- "):
             items = re.split(r"^- ", paragraph, flags=re.MULTILINE)[1:]
             yield "\n".join(f"- {escape(item)}" for item in items)

@@ -116,8 +116,7 @@ def build(entry: CatalogEntry, name: str, config: dict[str, Any]) -> Method:
 
     Raises:
         UserError: it is not a frozen dataclass, or has no `apply(self, model, job)`; a field is
-        unknown or missing, a value
-            is out of range, or values contradict each other.
+            unknown or missing, a value is out of range, or values contradict each other.
     """
     with guarded(entry):
         return _build(entry, name, config)

@@ -27,10 +27,9 @@ class CompareSettings(BaseModel, extra="forbid", frozen=True):
     """Settings of a gate. The dicts by metric replace the values that measures declare.
 
     A gate does not judge a metric without a margin. The margin `latency` is for all times and
-    speeds, and so is
-    `latency` in `not_comparable`: metrics or measures that pass although their numbers cannot be
-    compared. `seed_noise`: standard deviations of a row's number between calibration seeds, which
-    replace those of the rows with several seeds.
+    speeds, and so is `latency` in `not_comparable`: metrics or measures that pass although their
+    numbers cannot be compared. `seed_noise`: standard deviations of a row's number between
+    calibration seeds, which replace those of the rows with several seeds.
     """
 
     alpha: Number = Field(default=0.05, gt=0, lt=1)

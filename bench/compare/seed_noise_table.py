@@ -27,9 +27,8 @@ DESTROYED_FROM = 100.0
 differ by whole factors."""
 MIN_FREEDOM, MIN_OWN_FREEDOM = 2.0, 8.0
 """Fewest degrees of freedom of a kind of row, and of its rows under one protocol, which are taken
-alone from there on. With fewer
-than the first, rows of other kinds are pooled: first of rounded dense weights of any bits, then of
-all rows of the model."""
+alone from there on. With fewer than the first, rows of other kinds are pooled: first of rounded
+dense weights of any bits, then of all rows of the model."""
 
 Kind = tuple[str, str, Protocol | None, str]
 """Model, kind of row, protocol, metric."""

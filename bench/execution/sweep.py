@@ -78,7 +78,7 @@ class Sweep:
         Raises:
             RunStopped: results can no longer be saved.
             KeyboardInterrupt, SystemExit: after a signal. Every worker has ended, trainings after a
-            checkpoint.
+                checkpoint.
         """
         try:
             while self._queue or self._at_work:

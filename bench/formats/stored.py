@@ -118,9 +118,8 @@ def write(
 
     Raises:
         UserError: a codec whose name is not that of its class in the catalog, a field that is no
-        JSON value, or a part
-            that is not of the kind that its codec states. Names and fields are bounded, since their
-            bytes are not counted.
+            JSON value, or a part that is not of the kind that its codec states. Names and fields
+            are bounded, since their bytes are not counted.
     """
     fields = {target: _fields(one.codec) for target, one in stored.items()}
     distinct = {json.dumps([stored[target].codec.name, each]) for target, each in fields.items()}

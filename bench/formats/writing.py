@@ -88,8 +88,7 @@ def export_model(
 
     Raises:
         UserError: no such model or format, `out` exists, the format cannot represent the model, or
-        an option of
-            another format.
+            an option of another format.
         CheckFailed: a written file does not match the model.
     """
     given = Options(**options)

@@ -210,7 +210,7 @@ def evaluate(
         batch: number of requests in a forward pass of lm-eval.
         limit: number of questions, from the first; None for all.
         scorer: function that answers requests for log-likelihoods. lm-eval answers the others, and
-        all without a scorer.
+            all without a scorer.
 
     Raises:
         UserError: the data cannot be read.

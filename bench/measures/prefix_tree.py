@@ -42,8 +42,8 @@ def grow_trees(sequences: Sequence[Sequence[int]], capacity: int, reach: int) ->
     """Return trees with all sequences, the largest tree first.
 
     Sort the sequences by their tokens. Add each to the tree of the one before it if that is less
-    work than a new tree. Work
-    counts as in attention: each node reads every node of its tree, even through a mask.
+    work than a new tree. Work counts as in attention: each node reads every node of its tree, even
+    through a mask.
 
     Args:
         capacity: largest number of nodes in a tree, unless one sequence alone is longer.
@@ -83,7 +83,7 @@ def group_prefixes(sequences: Sequence[Sequence[int]], least: int) -> list[Prefi
 
     Args:
         least: tokens of the shortest prefix that counts. All other sequences are one group without
-        a prefix.
+            a prefix.
     """
     numbers: dict[tuple[int, ...], list[int]] = {}
     for number, sequence in enumerate(sequences):

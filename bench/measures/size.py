@@ -185,8 +185,8 @@ class Size:
         not hold enough.
 
         A quantizer's bits are in its notes, which are in another record, so only the bytes follow
-        from the bits. A model made
-        elsewhere has the bits of its files: its packed bytes follow if nothing of it was packed.
+        from the bits. A model made elsewhere has the bits of its files: its packed bytes follow if
+        nothing of it was packed.
         """
         known = {r.metric: r.value for r in record.readings if r.value is not None}
         if not {"parameters", "bytes", "sparsity"} <= known.keys() or not known["parameters"]:

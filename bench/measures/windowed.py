@@ -92,7 +92,7 @@ class Windowed(ABC):
 
         Raises:
             UserError: the corpus lacks the split or has too few windows, or the model has too few
-            positions.
+                positions.
         """
         wanted, data_dir = context.run.settings_of(WindowSettings), context.run.data_dir
         facts = context.facts

@@ -115,7 +115,7 @@ class Spec(_MeasureTables, extra="allow"):
 
     Raises:
         UserError: a setting is unknown, or a value is invalid. Names of methods and models are
-        checked by `bench.plan`.
+            checked by `bench.plan`.
     """
 
     def __init__(self, /, **settings: Any) -> None:

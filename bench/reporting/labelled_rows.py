@@ -2,8 +2,7 @@
 rows of quantized files.
 
 An alias can be dequantized from a file of fewer bits. A table then has a row for the file, with the
-numbers of the dense
-model and the size of the file: the weights are the same.
+numbers of the dense model and the size of the file: the weights are the same.
 """
 
 from __future__ import annotations

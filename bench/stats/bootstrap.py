@@ -295,7 +295,7 @@ def estimate_means(
 
     Args:
         differences: [seeds, questions], or sums over the questions of an article, [seeds,
-        articles].
+            articles].
         level: 1 - coverage.
         weights: [articles], the numbers of their questions.
         margin: change that `p_margin` tests.

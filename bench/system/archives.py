@@ -42,7 +42,7 @@ def read(path: Path, max_bytes: int, wanted: Collection[str] | None = None) -> d
     Raises:
         TooLarge: they unpack to more than max_bytes, or to MAX_RATIO times the size of the zip
         file. Exception: it is damaged, see FAULTS; or it has two files of one name, a link, or data
-        that belong to no file.
+            that belong to no file.
     """
     max_bytes = min(max_bytes, MAX_RATIO * path.stat().st_size)
     with zipfile.ZipFile(path) as packed:

@@ -27,7 +27,7 @@ def describe_unknown(kind: str, name: str, known: Any, also: str = "") -> str:
     hint = f"known: {_list(list(known))}{also}"
     if near:
         hint = f"did you mean {' or '.join(near)}{also}?"
-    if not near and not known and not also:
+    elif not known and not also:
         hint = "none is installed"
     return f"unknown {kind} {name!r}: {hint}"
 

@@ -75,8 +75,7 @@ def make_console(stream: TextIO) -> Console:
     """Return a rich console that interprets no markup and makes the text of each segment printable.
 
     stream: sys.stdout or sys.stderr. Lines in a file have any length. COLUMNS=0, as some terminals
-    without a size set it,
-    is no width: rich would print nothing.
+    without a size set it, is no width: rich would print nothing.
     """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment

@@ -40,7 +40,7 @@ def read_header(folder: Path, name: str) -> dict[str, TensorInfo]:
 
     Raises:
         UserError: the file is not safetensors, is incomplete, or has a dtype that torch cannot
-        read.
+            read.
     """
     try:
         file = find_file(folder, name, None)

@@ -48,7 +48,7 @@ def count_kept(kept: Kept, config: Config) -> dict[str, int]:
 
     Raises:
         ValueError: an axis is unknown; an index is unknown, out of order or repeated; or blocks
-        differ in their numbers.
+            differ in their numbers.
     """
     family, counts = family_of(config), {}
     blocks = len(kept["blocks"]) if "blocks" in kept else AXES["blocks"].size(family, config)

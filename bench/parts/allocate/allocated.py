@@ -187,8 +187,7 @@ def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) ->
 
     Raises:
         UserError: the file cannot be read, has changed since the plan, names other linears, unknown
-        choices, or a method
-            whose code has changed since.
+            choices, or a method whose code has changed since.
     """
     try:
         content = file.read_bytes()

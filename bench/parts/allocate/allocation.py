@@ -96,7 +96,7 @@ def allocate(
 
     Raises:
         UserError: an unknown choice, a pruner or a method that does not fit, or a budget below that
-        of the smallest.
+            of the smallest.
     """
     parsed = [LinearChoice.parse(name) for name in choices]
     with in_use():

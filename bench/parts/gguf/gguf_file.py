@@ -52,14 +52,14 @@ def write(
     Args:
         kind: one of KINDS.
         linears: the linears that get `kind`, while the other matrices are in F16. None: all
-        matrices get `kind`. Vectors are
-            in float32. Stored integers of the folder keep their codes, where `kind` has them.
+            matrices get `kind`. Vectors are in float32. Stored integers of the folder keep their
+            codes, where `kind` has them.
         vocabulary: add the tokenizer of the folder, which a file for timing does not need.
         instead: what else the user can do, for errors.
 
     Raises:
         UserError: a damaged folder, another family, a scaled rotary embedding, a tensor or a
-        tokenizer that is not written.
+            tokenizer that is not written.
     """
     from gguf import (
         MODEL_ARCH,

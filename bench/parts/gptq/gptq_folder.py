@@ -43,7 +43,7 @@ def write(folder: Path, workdir: Path, kind: str) -> tuple[str, dict[str, Any]]:
 
     Raises:
         UserError: the folder has no integers of that format, or the architecture is stored in
-        another way.
+            another way.
         CheckFailed: a decoded weight differs.
     """
     source, stored = Folder(folder), StoredFolder(folder)

@@ -83,14 +83,13 @@ def write(
 
     Args:
         dtype: name in DTYPES. None: the dtype of the folder's weights, or float32 if it is not in
-        DTYPES.
+            DTYPES.
         pattern: pattern of the targets in the file, or None for the sparsest that holds.
         include, exclude: globs of the targets.
 
     Raises:
         UserError: an unknown dtype, a missing package, a model that rounds its inputs, a mixture of
-        experts, or a model
-            that torch cannot export.
+            experts, or a model that torch cannot export.
         CheckFailed: the pattern does not hold in the file, or the logits differ from the model's.
     """
     require("onnx", "onnxscript", "onnxruntime", what="ONNX", how=pip_install("onnx"))

@@ -81,8 +81,7 @@ def pack(weight: Tensor, name: str = "weight") -> PackedWeight:
 
     Raises:
         UserError: not a matrix of bfloat16, float16 or float32, a width that 4 does not divide, a
-        -0.0, or a group with
-            more than two non-zeros.
+            -0.0, or a group with more than two non-zeros.
     """
     if weight.ndim != 2 or weight.dtype not in FLOAT_DTYPES:
         kinds = ", ".join(dtype_name(d) for d in FLOAT_DTYPES)

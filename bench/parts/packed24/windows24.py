@@ -2,9 +2,8 @@
 arXiv 2603.05232.
 
 A group of 2N weights has N - 1 windows of four weights, each two further. A kernel of 2:4 then
-multiplies them by inputs that
-are repeated in the same way: 2(N-1)/N times as many, at half of the dense arithmetic each, so
-N/(N-1) times as fast as dense.
+multiplies them by inputs that are repeated in the same way: 2(N-1)/N times as many, at half of the
+dense arithmetic each, so N/(N-1) times as fast as dense.
 """
 
 from __future__ import annotations

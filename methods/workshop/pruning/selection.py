@@ -122,7 +122,7 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
 
     Raises:
         FloatingPointError: a weight on a CPU is NaN. On a card a check would wait for it, and a NaN
-        shows in the sums.
+            shows in the sums.
     """
     is_on_cpu = weight.device.type == "cpu"
     if m == 4 and is_on_cpu and mask.is_contiguous():

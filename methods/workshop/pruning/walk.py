@@ -56,7 +56,7 @@ class Visit(NamedTuple):
 
         Raises:
             TypeError: `keep` is not bool, or has another shape. A mask of one row would be used for
-            all of them.
+                all of them.
         """
         if keep.dtype != torch.bool or keep.shape != self.weight.shape:
             got, want = f"{keep.dtype} {[*keep.shape]}", f"torch.bool {[*self.weight.shape]}"

@@ -328,7 +328,7 @@ def group_size(width: int, requested: int | None, maximum: int, name: str) -> in
 
     Raises:
         UserError: the requested size does not divide the width, or no size of at least MIN_GROUP
-        does.
+            does.
     """
     group = requested if requested is not None else math.gcd(width, maximum)
     if group < 1 or width % group or (requested is None and group < min(MIN_GROUP, width)):

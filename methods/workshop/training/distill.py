@@ -140,6 +140,6 @@ def distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student, teacher: outputs of the same block [batch, tokens, width]. A gradient reaches the
-        student only.
+            student only.
     """
     return _Distance.apply(student, teacher)  # type: ignore[no-any-return, no-untyped-call]

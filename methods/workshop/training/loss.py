@@ -79,7 +79,7 @@ class Loss:
 
         Args:
             logits, teacher: float32 [tokens, vocabulary]. teacher: None, unless the loss
-            `needs_logits`.
+                `needs_logits`.
             targets: the next tokens, int64 [tokens].
         """
         raise NotImplementedError
@@ -134,7 +134,7 @@ class Loss:
         Args:
             targets: int64 [tokens].
             logits_bytes: largest size of one model's logits in memory; None for what suits the
-            device.
+                device.
             part_bytes: size of the float32 logits processed at a time.
         """
         hidden, head, bias, finish, _ = student

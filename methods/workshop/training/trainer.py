@@ -63,7 +63,7 @@ class Trainer:
         """
         Raises:
             UserError: the budget is less than one step, or a step cannot be divided among the
-            processes.
+                processes.
         """
         if job.training is None:
             raise RuntimeError("this job has no corpus: the method's `needs` must name TRAINING")

@@ -48,9 +48,9 @@ def learn_order(
 
     Args:
         start: first order, int64 [heads, width]: an order within each head of the inputs, or one
-        head for all.
+            head for all.
         lr: largest change of a logit in the first step. The order so far has logits of 1, and any
-        other of 0.
+            other of 0.
         block: least number of channels that change places.
         seed: of the rows that a gradient takes, and of the random numbers.
     """

@@ -141,7 +141,7 @@ def test_a_set_that_cannot_be_judged_is_whole_and_says_so():
 def test_averages_stand_in_the_table():
     worse = SEVEN | {"piqa": SEVEN["piqa"] - 0.2}
     made = rows("dense", SEVEN, pattern="dense") + rows("wanda", worse)
-    grid = table._text_table("m", made + rows("magnitude", {"piqa": 0.4}), None)
+    grid = table._text_table("m", made + rows("magnitude", {"piqa": 0.4}), None, ())
     cells = {line[0]: dict(zip(grid.headers, line, strict=True)) for line in grid.lines}
     assert cells["wanda"]["worst drop maskllm7"] == "0.2 (piqa)"
     assert cells["wanda"]["mean acc maskllm7"].startswith("0.501")
