@@ -219,15 +219,13 @@ def show_use(results: Path) -> None:
     """Print tokens per second of each training, and the share of the card's peak."""
     import torch
 
-    from bench.inputs.datasheets import device_specs
+    from bench.inputs.datasheets import find_spec
     from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
-    name = torch.cuda.get_device_name().lower().replace(" ", "")
-    specs = device_specs()
-    known = [key for key in sorted(specs, key=len, reverse=True) if key in name]
+    card = find_spec(torch.cuda.get_device_name())
     for record in ReadOnlyStore(results):
         identity, rate = record.identity, record.cost.get("training_tokens_per_s")
         if rate is None or identity.measure != "pattern" or identity.training.recipe != RECIPE:
@@ -235,8 +233,8 @@ def show_use(results: Path) -> None:
         # A step has six products per weight, and eight with a teacher's forward pass.
         passes = 6 if identity.method.startswith("dense-ft") else 8
         text = f"{identity.method}: {rate:,.0f} tokens/s"
-        if known:
-            peak = specs[known[0]].peak("bf16") * 1e12
+        if card:
+            peak = card.peak("bf16") * 1e12
             text += f", {passes * weights * rate / peak:.0%} of the peak"
         print(text)
 

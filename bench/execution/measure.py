@@ -69,7 +69,9 @@ def measure(
     out = []
     for measurement, attempt in zip(measurements, attempts, strict=True):
         record, items = _record(measurement, attempt, built)
-        own = attempt.seconds + (shared / len(sharing) if attempt.shares else 0.0)
+        own = attempt.seconds
+        if attempt.shares:
+            own += shared / len(sharing)
         record.cost["wall_s"] = round(own, 3)
         if attempt.shares and len(sharing) > 1:
             record.cost |= {
@@ -166,21 +168,26 @@ def _record_readings(
             f"{measurement.measure}.read returned {returned}: end it with return "
             "Readings((Reading(...),))"
         )
-    notes = dict(readings.notes) | (
-        {"terms": terms} if (terms := measurement.artifact.terms) else {}
-    )
+    notes = dict(readings.notes)
+    if measurement.artifact.terms:
+        notes["terms"] = measurement.artifact.terms
     cost: dict[str, Any] = {
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,
     }
     # Every artifact has this measure, so its record has the cost of the build.
     if measurement.measure == "pattern":
-        notes |= dict(built.notes) | (built.storage.notes() if built.storage else {})
+        notes |= dict(built.notes)
+        if built.storage:
+            notes |= built.storage.notes()
         cost |= built.cost
+    status, items = "ok", readings.items
     bad = [r for r in readings.values if not math.isfinite(r.value)]
+    if bad:
+        status, items = "diverged", ()
     record = new_record(
         measurement,
-        status="diverged" if bad else "ok",
+        status=status,
         reason=", ".join(f"{r.metric} is {r.value}" for r in bad),
         readings=rows_of(readings),
         token_digest=readings.token_digest,
@@ -188,7 +195,7 @@ def _record_readings(
         cost=cost,
         provenance=gather(measurement),
     )
-    return record, () if bad else readings.items
+    return record, items
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:

@@ -68,11 +68,10 @@ class QuestionSet(NamedTuple):
 @cache
 def _read() -> dict[str, dict[str, TrackTask]]:
     text = resources.files("bench").joinpath("assets", "tracks.toml").read_text(encoding="utf-8")
-    tracks = tomllib.loads(text).items()
-    return {
-        track: {name: TrackTask(**fields) for name, fields in tasks.items()}
-        for track, tasks in tracks
-    }
+    tracks: dict[str, dict[str, TrackTask]] = {}
+    for track, tasks in tomllib.loads(text).items():
+        tracks[track] = {name: TrackTask(**fields) for name, fields in tasks.items()}
+    return tracks
 
 
 def names() -> tuple[str, ...]:

@@ -60,9 +60,9 @@ class PackedCorpus:
 
     @cached_property
     def digest(self) -> str:
-        order = f"{self.seqlen} {self.sequences} {self.seed} {self.ids.dtype}" + (
-            f" {self.first}" if self.first else ""
-        )
+        order = f"{self.seqlen} {self.sequences} {self.seed} {self.ids.dtype}"
+        if self.first:
+            order += f" {self.first}"
         return hashlib.sha256(order.encode() + np.ascontiguousarray(self.ids).data).hexdigest()
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
@@ -156,10 +156,9 @@ def _load_tokens(
         tokens = _tokens(
             _texts(name, use, data_dir, own_text.template_of(tokenizer)), tokenizer, limit
         )
+        kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
-            _write_tokens(
-                stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-            )
+            _write_tokens(stream, tokens, np.dtype(kind))
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 

@@ -31,10 +31,8 @@ def describe(entry: CatalogEntry) -> str:
     parts = [f"after {entry.after}"] if entry.after else []
     if cost.passes:
         work = SEQUENCES * SEQLEN * (2 * cost.passes * weights + cost.hessians * squares * blocks)
-        parts.append(
-            f"{cost.passes:g} pass{'' if cost.passes == 1 else 'es'} of {SEQUENCES} x {SEQLEN} "
-            f"tokens, {work:.1e} FLOP"
-        )
+        passes = "pass" if cost.passes == 1 else "passes"
+        parts.append(f"{cost.passes:g} {passes} of {SEQUENCES} x {SEQLEN} tokens, {work:.1e} FLOP")
     if cost.hessians:
         parts.append(f"{cost.hessians * 4 * squares / 1e9:.1f} GB of Hessians")
     if cost.training:

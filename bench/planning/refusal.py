@@ -42,8 +42,12 @@ def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None
 def find_problem(artifact: Artifact) -> str:
     """Return why an artifact does not fit on this machine and what helps, or ""."""
     on_gpu = artifact.device != "cpu"
-    memory = SHARE * (_gpu_bytes(artifact.device) if on_gpu else memory_bytes())
-    has = f"and {'a GPU' if on_gpu else 'this machine'} has {_gb(memory)}"
+    if on_gpu:
+        memory = SHARE * _gpu_bytes(artifact.device)
+        has = f"and a GPU has {_gb(memory)}"
+    else:
+        memory = SHARE * memory_bytes()
+        has = f"and this machine has {_gb(memory)}"
     if not memory:
         return ""
     own = artifact.ranks_per_node
@@ -63,7 +67,9 @@ def find_problem(artifact: Artifact) -> str:
             f"{_divide(artifact, memory)}"
         )
     processes = 1 if on_gpu else artifact.calibration_ranks
-    weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
+    weights = model_bytes(artifact)
+    if not on_gpu:
+        weights += LIBRARY_BYTES
     if artifact.sizes.expert and not keeps_blocks(artifact):
         unit = "expert by expert"
     else:

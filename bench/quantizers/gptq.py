@@ -113,9 +113,8 @@ class Int4Gptq:
     act_order: bool = True
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = HessianWalk(
-            model, job, self.damping, largest_first if self.act_order else left_to_right
-        )
+        order = largest_first if self.act_order else left_to_right
+        walk = HessianWalk(model, job, self.damping, order)
         for visit, prepared in walk:
             out, width = visit.weight.shape
             codec = self.format.codec(width, self.group, self.name)

@@ -45,7 +45,7 @@ def count_of(extent: int | Literal["all"] | None, default: int | None) -> int | 
     return None if extent == "all" else extent or default
 
 
-KINDS = {
+DESCRIPTIONS = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number",
@@ -81,22 +81,27 @@ class Strict(BaseModel):
     @classmethod
     def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
         takes_bool = cls.model_fields[info.field_name or ""].annotation is bool
-        for one in value if isinstance(value, list | tuple) else (value,):
+        values = value if isinstance(value, list | tuple) else (value,)
+        for one in values:
             if isinstance(one, bool) and not takes_bool:
                 raise ValueError("must not be true or false")
+            if one == "":
+                raise ValueError("must not be empty")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.
             if isinstance(one, str) and (
-                not one or "\0" in one or one.encode(errors="ignore").decode() != one
+                "\0" in one or one.encode(errors="ignore").decode() != one
             ):
-                raise ValueError("must be valid text" if one else "must not be empty")
+                raise ValueError("must be valid text")
         return value
 
 
 def split_commas(text: str) -> list[str]:
     """Return the parts between commas. Raise ValueError if a part is empty."""
     parts = text.split(",")
+    if not text.strip():
+        raise ValueError("must not be empty")
     if not all(part.strip() for part in parts):
-        raise ValueError("leave the extra comma out" if "," in text else "must not be empty")
+        raise ValueError("leave the extra comma out")
     return parts
 
 
@@ -111,4 +116,4 @@ def describe_allowed(error: ErrorDetails) -> str:
         .replace("Input should be", "must be")
         .replace("'", "")
     )
-    return KINDS.get(error["type"], message)
+    return DESCRIPTIONS.get(error["type"], message)

@@ -224,7 +224,8 @@ def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, 
     many = f"{len(homeless)} of {len(wanted)} artifacts" if len(wanted) > 1 else "the artifact"
     first = homeless[0]
     what = f"{first['num_cpus']:g} CPUs, {first['memory'] / 1e9:.1f} GB of memory"
-    what += f", {first['num_gpus']:g} cards" if "num_gpus" in first else ""
+    if "num_gpus" in first:
+        what += f", {first['num_gpus']:g} cards"
     return f"no node of the cluster has {what}: {many} must wait until one joins"
 
 
@@ -244,10 +245,7 @@ def _connect(ray: Any, address: str) -> None:
             with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):
                 pass
         # Ray puts it on its workers' module path: see SECURITY.md.
-        with (
-            signals.kept(),
-            contextlib.chdir(ROOT),
-        ):
+        with signals.kept(), contextlib.chdir(ROOT):
             ray.init(
                 address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False
             )

@@ -21,13 +21,7 @@ def export(
             help="For a model: a record (the first digits of its key) or a model folder."
         ),
     ] = None,
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="Format of the files. {exports}",
-        ),
-    ] = "hf",
+    format_: Annotated[str, typer.Option("--format", help="Format of the files. {exports}")] = "hf",
     values: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +69,7 @@ def export(
     """
     from bench.formats.contract import Options, ResultsFormat
     from bench.formats.writing import export_model, find_format
-    from bench.parts.exports.results import export_results
+    from bench.parts.exports.results_export import export_results
     from bench.results.store import RESULTS
     from bench.verify import CheckFailed
 

@@ -206,13 +206,15 @@ def product(
         ValueError: another number of inputs, or a bias of another length.
     """
     if x.shape[1] != weight.width or (bias is not None and bias.shape != (len(weight.memory),)):
+        lengths = bias if bias is None else list(bias.shape)
         raise ValueError(
-            f"inputs {list(x.shape)} or a bias {bias if bias is None else list(bias.shape)} for a "
-            f"matrix of {len(weight.memory)} x {weight.width}"
+            f"inputs {list(x.shape)} or a bias {lengths} for a matrix of {len(weight.memory)} x "
+            f"{weight.width}"
         )
     kernel = native.load()
     wide = weight.bits < 16 and x.dtype != torch.bfloat16
-    x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
+    taken = torch.float32 if wide else torch.bfloat16
+    x = x.to(taken).contiguous()
     rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out, dtype=dtype)
     bias = bias if bias is None else bias.to(dtype).contiguous()

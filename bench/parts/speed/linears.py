@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from bench.parts.speed.cpu import Cpu
 from bench.parts.speed.cuda import Cuda
 from bench.parts.speed.decoding import KIND_OF_DTYPE, find_kind, pack_stored
 from bench.results.record import Reading
-from methods.contract.errors import Skipped
+from bench.system import nvidia_smi
+from methods.contract.errors import Skipped, first_line
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.folder import dtype_name
@@ -51,9 +53,11 @@ def read_linears(
     firsts = {shape: weights[name] for shape, name in names.items()}
     if integers:
         pack_stored({name: weights[name] for name in names.values()}, integers, context)
-    return time_linears(
-        device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind
-    )
+    place = str(context.compute.device)
+    before = nvidia_smi.describe(place)
+    counted = ((multiplicity[shape], weight) for shape, weight in firsts.items())
+    readings = time_linears(device, counted, tokens, kind)
+    return replace(readings, notes={**readings.notes, **nvidia_smi.note(before, place)})
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
@@ -78,6 +82,7 @@ def time_linears(
     after_shape: called after each shape that was timed. Raise Skipped if no shape has a kernel.
     """
     peaks = device.peaks()
+    fault: RuntimeError | None = None
     rows: list[dict[str, Any]] = []
     sums = [[0.0] * comparison.BLOCKS for _ in range(2)]
     for count, weight in weights:
@@ -89,11 +94,16 @@ def time_linears(
         }
         try:
             compared = device.compare(weight, tokens, kind)
+            started = time.monotonic()
+            timings = compared.run(device.clock)
         except (Skipped, WrongProduct) as why:
             rows.append(row | {"skipped": str(why)})
             continue
-        started = time.monotonic()
-        timings = compared.run(device.clock)
+        except RuntimeError as why:
+            # Of a library for this shape. The others do not depend on it.
+            fault = fault or why
+            rows.append(row | {"skipped": f"failed: {first_line(why)}"})
+            continue
         row |= comparison.summarize(compared, timings, peaks) | {
             "wall_s": round(time.monotonic() - started, 2)
         }
@@ -103,6 +113,8 @@ def time_linears(
                 side[i] += count * t
         after_shape()
     if not any("speedup" in row for row in rows):
+        if fault:
+            raise fault
         raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
     notes = {
         "shapes": rows,

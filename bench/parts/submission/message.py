@@ -51,10 +51,9 @@ def text(review: Review, name: str) -> str:
 def refusal(review: Review, name: str) -> str:
     """Return the text for a refused submission in Markdown."""
     more = len(review.refusals) - MAX_REFUSALS
-    lines = [
-        *(escape(one[:MAX_REFUSAL]) for one in review.refusals[:MAX_REFUSALS]),
-        *([f"and {more:,} more"] if more > 0 else []),
-    ]
+    lines = [escape(one[:MAX_REFUSAL]) for one in review.refusals[:MAX_REFUSALS]]
+    if more > 0:
+        lines.append(f"and {more:,} more")
     return f"## Refused: {escape(name)}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
 
@@ -115,13 +114,12 @@ def _commands(records: Sequence[Record]) -> str:
     these.
     """
     rows = group_by(records, lambda r: r.identity.key("seed", "measure", "protocol"))
-    measured = [
-        [r for r in of_row if r.identity.subject != "weights"] or of_row[:1]
-        for of_row in rows.values()
-    ]
-    by_task = (group_by(of_row, lambda r: r.identity.key("seed")).values() for of_row in measured)
-    commands = list(dict.fromkeys(reproduce.command(some) for groups in by_task for some in groups))
-    more = [f"# and {len(commands) - MAX_COMMANDS:,} more"] if len(commands) > MAX_COMMANDS else []
-    return (
-        "```bash\n" + "\n".join([*commands[:MAX_COMMANDS], *more]).replace("```", "'''") + "\n```"
-    )
+    commands: dict[str, None] = {}
+    for row in rows.values():
+        measured = [r for r in row if r.identity.subject != "weights"] or row[:1]
+        for some in group_by(measured, lambda r: r.identity.key("seed")).values():
+            commands[reproduce.command(some)] = None
+    lines = list(commands)
+    if len(lines) > MAX_COMMANDS:
+        lines[MAX_COMMANDS:] = [f"# and {len(lines) - MAX_COMMANDS:,} more"]
+    return "```bash\n" + "\n".join(lines).replace("```", "'''") + "\n```"

@@ -52,7 +52,8 @@ class MlflowRuns:
         self._log(artifact, values, 0)
 
     def end(self, artifact: str, ok: bool) -> None:
-        self._client.set_terminated(self._runs.pop(artifact), "FINISHED" if ok else "FAILED")
+        status = "FINISHED" if ok else "FAILED"
+        self._client.set_terminated(self._runs.pop(artifact), status)
 
     def close(self) -> None:
         pass
