@@ -149,7 +149,7 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
     if stage == "shapes":
         model = SHAPES if rig.model == MODEL else rig.model
         if rig.device == "cpu":
-            return [rig.bench("speed --engine torch", model)]
+            return [rig.bench("speed --engine native", model)]
         tokens = "--tokens 1,512,8192"
         return [rig.bench(f"speed --kinds {kind} {tokens}", model) for kind in ("bf16", "fp8")]
     if stage in ("decode", "prefill"):
