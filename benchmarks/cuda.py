@@ -465,9 +465,9 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
         print(f"{name}: exit codes {codes}, {time.monotonic() - started:.0f} s", flush=True)
         keep(rig.results, archive)
         worst = max(worst, *codes)
-        if worst == STOPPED:
+        if STOPPED in codes:
             print("stopped: the same command goes on", flush=True)
-            break
+            return STOPPED
     return worst
 
 
