@@ -57,6 +57,7 @@ NOT_PACKED = "install the one for this machine's CUDA driver; --pack leaves it o
 THERE = re.compile(r"(torch|triton|nvidia|cuda)([-_.].*)?$")
 """Packages that a machine with a card has: they are large, and belong to its driver."""
 PART_BYTES = 45_000_000
+OWN_PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 GRACE_S = 40.0
 """Seconds that a stopped command has to save its state."""
 CHECKPOINT_S = 90
@@ -148,7 +149,7 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
     if stage == "shapes":
         model = SHAPES if rig.model == MODEL else rig.model
         if rig.device == "cpu":
-            return [rig.bench("speed --engine torch", model)]
+            return [rig.bench("speed --engine native", model)]
         tokens = "--tokens 1,512,8192"
         return [rig.bench(f"speed --kinds {kind} {tokens}", model) for kind in ("bf16", "fp8")]
     if stage in ("decode", "prefill"):
@@ -251,10 +252,17 @@ def pack(folder: Path, python: str) -> None:
         wheels, archive = Path(room) / "wheels", Path(room) / "archive.tar.gz"
         packages = [f"{name}=={metadata.version(name)}" for name in sorted(_closure())]
         pip = [sys.executable, "-m", "pip"]
-        there = ["--only-binary", ":all:", "--python-version", python, "-d", str(wheels)]
-        subprocess.run([*pip, "download", "-q", "--no-deps", *there, *packages], check=True)
-        own = ["wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]
-        subprocess.run([*pip, *own], check=True)
+        built = ["wheel", "-q", "--no-deps", "-w", str(wheels)]
+        subprocess.run([*pip, *built, *packages, str(ROOT)], check=True)
+        # Those of pure Python suit the other machine too.
+        compiled = [w for w in wheels.iterdir() if not w.name.endswith("none-any.whl")]
+        if compiled and python != OWN_PYTHON:
+            there = ["-q", "--no-deps", "--only-binary", ":all:", "--python-version", python]
+            names = ["==".join(wheel.name.split("-")[:2]) for wheel in compiled]
+            subprocess.run([*pip, "download", *there, "-d", str(wheels), *names], check=True)
+            for wheel in compiled:
+                if "-abi3-" not in wheel.name and "-py3-" not in wheel.name:
+                    wheel.unlink()
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             tar.add(wheels, "wheels")
             for model in (MODEL, SECOND):
@@ -343,7 +351,7 @@ def main() -> int:
     asked.add_argument("--archive", type=Path, metavar="FILE", help="default: cuda.tar.gz in $OUT")
     asked.add_argument("--needs", action="store_true")
     asked.add_argument("--pack", type=Path, metavar="DIR")
-    asked.add_argument("--python", default="{}.{}".format(*sys.version_info), help="with --pack")
+    asked.add_argument("--python", default=OWN_PYTHON, help="with --pack")
     asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
     given = asked.parse_args()
     chosen = choose(given.stage, given.model, given.dry)
@@ -457,9 +465,9 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
         print(f"{name}: exit codes {codes}, {time.monotonic() - started:.0f} s", flush=True)
         keep(rig.results, archive)
         worst = max(worst, *codes)
-        if worst == STOPPED:
+        if STOPPED in codes:
             print("stopped: the same command goes on", flush=True)
-            break
+            return STOPPED
     return worst
 
 
