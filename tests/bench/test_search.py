@@ -19,19 +19,17 @@ pytest.importorskip("optuna")
 
 
 def values(trials=4):
+    fields = {
+        "ria": {"power": {"low": 0.1, "high": 2.0}},
+        "sparsegpt:mask-only": {"damping": {"low": 1e-3, "high": 0.5, "log": True}},
+    }
     return {
         "models": ["tiny"],
         "threads": 1,
         "device": "cpu",
         "perplexity": {"data": "wiki-mini", "split": "validation", "seqlen": 32, "windows": 2},
         "calibration": {"sequences": 2, "seqlen": 32},
-        "search": {
-            "trials": trials,
-            "fields": {
-                "ria": {"power": {"low": 0.1, "high": 2.0}},
-                "sparsegpt:mask-only": {"damping": {"low": 1e-3, "high": 0.5, "log": True}},
-            },
-        },
+        "search": {"trials": trials, "fields": fields},
     }
 
 
@@ -95,9 +93,8 @@ def test_a_killed_search_goes_on_as_it_would_have(here, monkeypatch, tmp_path):
 
     undisturbed = spec.model_copy(update={"results": tmp_path / "undisturbed"})
     # two records of one second come in the order of their keys
-    assert list(map(sorted, labels(searching.run(undisturbed, search)))) == list(
-        map(sorted, labels(resumed))
-    )
+    found = list(map(sorted, labels(searching.run(undisturbed, search))))
+    assert found == list(map(sorted, labels(resumed)))
 
 
 def test_a_trial_that_was_typed_in_another_way_is_known_by_its_values(here):
@@ -123,13 +120,11 @@ def test_trials_of_others_count(here):
 
 
 def test_a_trial_without_a_number_ends_the_search(here, monkeypatch):
-    spec, search = here(1)
-    monkeypatch.setattr(
-        searching.api, "execute", lambda spec, *listeners: Summary([], Counter(), [])
-    )
+    empty = lambda spec, *listeners: Summary([], Counter(), [])  # noqa: E731
+    monkeypatch.setattr(searching.api, "execute", empty)
 
     with pytest.raises(searching.TrialFailed, match=r"ria:power=.* gave no perplexity"):
-        searching.run(spec, search)
+        searching.run(*here(1))
 
 
 def test_every_value_of_a_finite_space_is_proposed(monkeypatch):
@@ -147,9 +142,7 @@ def test_every_value_of_a_finite_space_is_proposed(monkeypatch):
 def test_without_optuna_it_says_what_to_install(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
 
-    with pytest.raises(
-        UserError, match=r"^a search needs the package optuna: pip install 'cast-bench\[search\]'$"
-    ):
+    with pytest.raises(UserError, match=r"needs the package optuna: pip install 'cast-bench\[sear"):
         searching.run(*here())
 
 

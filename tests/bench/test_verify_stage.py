@@ -59,8 +59,7 @@ def test_counts(check):
 
 def test_change_outside_the_targets(check):
     with pytest.raises(
-        CheckFailed,
-        match=r"model\.norm\.weight changed, and .* nor declared: .*Outcome\.changed",
+        CheckFailed, match=r"model\.norm\.weight changed, and .* nor declared: .*Outcome\.changed"
     ):
         check(lambda t: t[NORM][0].fill_(2))
 
@@ -83,32 +82,21 @@ def test_change_of_the_sign_of_zero_is_a_change(tmp_path):
     ("change", "said"),
     [
         (lambda t: t.pop(NORM), r"tensor model\.norm\.weight is missing"),
-        (
-            lambda t: t.update({"model.norm.bias": torch.ones(8)}),
-            r"tensor model\.norm\.bias is new",
-        ),
+        (lambda t: t.update({"model.norm.bias": torch.ones(8)}),
+         r"tensor model\.norm\.bias is new"),
         (lambda t: t.update({NORM: torch.ones(4)}), r"changed from float32 \[8\] to float32 \[4\]"),
-        (
-            lambda t: t.update({NORM: torch.ones(8).half()}),
-            r"changed from float32 \[8\] to float16 \[8\]",
-        ),
-        (
-            lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan),
-            r"up_proj\.weight contains NaN or infinity",
-        ),
+        (lambda t: t.update({NORM: torch.ones(8).half()}),
+         r"changed from float32 \[8\] to float16 \[8\]"),
+        (lambda t: t[TARGET + ".weight"][0, 0].fill_(torch.nan),
+         r"up_proj\.weight contains NaN or infinity"),
         (lambda t: t[NORM][0].fill_(torch.inf), r"norm\.weight contains NaN or infinity"),
-        (
-            lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5),
-            rf"2:4 does not hold in 1 group, 1 of them in {TARGET}",
-        ),
+        (lambda t: t[TARGET + ".weight"][3, 2].fill_(0.5),
+         rf"2:4 does not hold in 1 group, 1 of them in {TARGET}"),
         # Its bits are a third weight's.
-        (
-            lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0),
-            "2:4 does not hold in 1 group",
-        ),
+        (lambda t: t[TARGET + ".weight"][3, 2].fill_(-0.0), "2:4 does not hold in 1 group"),
     ],
     ids=["missing", "new", "shape", "dtype", "nan", "inf", "a group too full", "negative zero"],
-)
+)  # fmt: skip
 def test_what_no_method_may_do(check, change, said):
     with pytest.raises(CheckFailed, match=said):
         check(change, declared=[NORM])

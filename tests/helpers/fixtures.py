@@ -214,6 +214,20 @@ def world(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+    """installed(name, source, **groups) -> the folder of a distribution, which is on the path."""
+
+    def install(name: str, source: str, **groups: dict[str, str]) -> Path:
+        folder = runs.distribution(tmp_path / "site", name, source, **groups)
+        runs.put_on_path(folder, monkeypatch)
+        return folder
+
+    yield install
+    monkeypatch.undo()
+    runs.forget()
+
+
+@pytest.fixture
 def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file at which the method `waits` stands still until it is gone."""
     path = tmp_path / "gate"

@@ -226,8 +226,10 @@ def left_over(results, cache) -> list[Path]:
 
 
 def call(capsys, monkeypatch, *args):
-    """The command line, in this process: exit code, stdout, stderr."""
-    monkeypatch.setattr(sys, "argv", ["bench", *map(str, args)])
+    """The command line, in this process: exit code, stdout, stderr. The first of `args` may hold
+    several words."""
+    command, *others = map(str, args)
+    monkeypatch.setattr(sys, "argv", ["bench", *command.split(), *others])
     capsys.readouterr()
     code = 0
     try:

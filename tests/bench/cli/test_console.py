@@ -44,11 +44,8 @@ def test_a_column_without_text_is_left_out(printed):
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_row_without_numbers_hides_no_column(printed, order):
     """`bench speed` has no times of a linear that no kernel takes."""
-    rows = [{"kind": "int8", "us": 12, "status": "ok"}, {"kind": "int4", "status": "skipped"}][
-        ::order
-    ]
-
-    lines = printed(None, rows).splitlines()
+    rows = [{"kind": "int8", "us": 12, "status": "ok"}, {"kind": "int4", "status": "skipped"}]
+    lines = printed(None, rows[::order]).splitlines()
 
     assert lines[0].split() == ["kind", "us", "status"]
     assert sorted(line.split() for line in lines[2:]) == [["int4", "skipped"], ["int8", "12", "ok"]]
@@ -63,17 +60,8 @@ def test_counts_of_one_column_are_written_alike(printed):
 def test_a_table_has_six_digits_of_a_number(printed):
     rows = [{"value": value} for value in (55.598923871144486, 3740160.0, 0.5, 17.0, float("inf"))]
 
-    assert [line.strip() for line in printed(None, rows).splitlines()[2:]] == [
-        "55.5989",
-        "3,740,160",
-        "0.5",
-        "17.0",
-        "inf",
-    ]
-
-
-def test_nothing_here(printed):
-    assert printed(80, []).splitlines()[0] == "nothing here"
+    lines = printed(None, rows).splitlines()[2:]
+    assert " ".join(lines).split() == ["55.5989", "3,740,160", "0.5", "17.0", "inf"]
 
 
 @pytest.mark.parametrize("text", ["a\nb\x1b[2J", "::error::x"])

@@ -55,25 +55,14 @@ def sound(tmp_path_factory):
         ("[margin]\nacc = 0.1\n", "margins"),
         ("[margins]\nacc = -1\n", "invalid margins.acc = -1: must be at least 0"),
         ("[tolerances]\nacc = inf\n", "invalid tolerances.acc = inf: must be a finite number"),
-        (
-            "[seed_noise]\nacc = 1e308\n",
-            "invalid seed_noise.acc = 1e+308: must be at most 1000000000",
-        ),
-        ("[margins]\nacc = true\n", "invalid margins.acc = True: must be a number"),
-        (
-            "[margins]\nperplexty = 0.1\n",
-            "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean",
-        ),
-        (
-            "[tolerances]\nzzz = 0.1\n",
-            "invalid tolerances.zzz = 0.1: unknown metric 'zzz': known: perplexity, kl",
-        ),
-        (
-            "not_comparable = ['latenzy']\n",
-            "invalid not_comparable: unknown metric 'latenzy': did you mean latency",
-        ),
+        ("[seed_noise]\nacc = 1e308\n",
+         "invalid seed_noise.acc = 1e+308: must be at most 1000000000"),
+        ("[margins]\nperplexty = 0.1\n",
+         "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
+        ("not_comparable = ['latenzy']\n",
+         "invalid not_comparable: unknown metric 'latenzy': did you mean latency"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_config_is_a_sentence(sound, cli, tmp_path, toml, part):
     (tmp_path / "g.toml").write_text(toml)
 
@@ -121,21 +110,6 @@ def test_a_file_named_dash_is_stdout(roots, cli, tmp_path, monkeypatch):
     assert not (tmp_path / "-").exists()
 
 
-def test_json_rows(roots, cli):
-    fake_records.perplexity(roots[0])
-    fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
-
-    code, out, _ = call(cli, roots, "--json")
-
-    printed = json.loads(out)
-    assert code == 1 and printed["passed"] is False and printed["counts"] == {"REGRESSION": 1}
-    (row,) = printed["rows"]
-    assert row["low"] < row["value"] < row["high"] and row["value"] == pytest.approx(
-        1.03, abs=0.002
-    )
-    assert row["effect"] == "ratio" and row["margin"] == 0.005 and row["n"] == 30
-
-
 @pytest.mark.full
 def test_a_suspect_is_measured_again(tmp_path, monkeypatch, cli):
     """A number that was wrong once is not called a regression; a fault that stays is."""
@@ -162,9 +136,15 @@ def test_what_cannot_be_measured_again_stays_a_regression(roots, cli):
     fake_records.perplexity(roots[0])
     fake_records.perplexity(roots[1], 0.03, made="b", noise=1)
 
-    code, _, err = call(cli, roots, "--rerun-suspects")
+    code, out, err = call(cli, roots, "--rerun-suspects", "--json")
 
     assert code == 1 and "cannot measure again" in err
+    printed = json.loads(out)
+    assert printed["passed"] is False and printed["counts"] == {"REGRESSION": 1}
+    (row,) = printed["rows"]
+    assert row["low"] < row["value"] < row["high"] and row["n"] == 30
+    assert row["value"] == pytest.approx(1.03, abs=0.002)
+    assert row["effect"] == "ratio" and row["margin"] == 0.005
 
 
 def test_unknown_metrics_are_named_and_not_judged(roots, cli):

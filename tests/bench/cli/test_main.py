@@ -22,21 +22,14 @@ def fail(monkeypatch, path, number=errno.ENOENT):
 
 @pytest.mark.parametrize("named", ["argument", "option", "list", "variable", "current folder"])
 def test_a_path_that_was_named_is_a_sentence(refused, monkeypatch, tmp_path, named):
-    words = {
-        "argument": [str(tmp_path)],
-        "option": [f"--out={tmp_path}/x"],
-        "list": [f"a,{tmp_path}/x"],
-    }.get(named, [])
+    typed = {"argument": tmp_path, "option": f"--out={tmp_path}/x", "list": f"a,{tmp_path}/x"}
     if named == "variable":
         monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path))
     if named == "current folder":
         monkeypatch.chdir(tmp_path)
     fail(monkeypatch, tmp_path / "x/y")
-    said = refused("report", *words)
-    assert said == (
-        f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or directory): check the "
-        "path"
-    )
+    said = refused("report", typed.get(named, "--json"))
+    assert said.startswith(f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or")
 
 
 @pytest.mark.parametrize(
@@ -63,11 +56,8 @@ def test_a_full_disk_is_a_sentence(cli, monkeypatch, kind):
 
 def test_the_version_names_the_commit(cli, monkeypatch):
     monkeypatch.setattr(provenance, "commit", lambda: {"id": "0123456789abcdef", "dirty": True})
-    assert cli("--version") == (
-        0,
-        f"cast-bench {provenance.VERSION} (commit 0123456789ab, changed since)\n",
-        "",
-    )
+    said = f"cast-bench {provenance.VERSION} (commit 0123456789ab, changed since)\n"
+    assert cli("--version") == (0, said, "")
     monkeypatch.setattr(provenance, "commit", lambda: {"id": None, "dirty": None})
     assert cli("--version") == (0, f"cast-bench {provenance.VERSION}\n", "")
 
@@ -80,26 +70,17 @@ def test_no_summary_of_a_command_is_cut(output, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "module", "function"),
-    [
-        ("prune --method wanda", "bench.execution.prune", "write_pruned"),
-        (
-            f"finetune --artifact {runs.TINY} --pattern 2:4 --data 😀.txt",
-            "bench.execution.prune",
-            "write_pruned",
-        ),
-    ],
+    "command",
+    ["prune --method wanda", f"finetune --artifact {runs.TINY} --pattern 2:4 --data 😀.txt"],
 )
-def test_a_default_does_not_override_the_config(
-    cli, monkeypatch, tmp_path, command, module, function
-):
+def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, command):
     specs = []
 
     def take(spec, *_):
         specs.append(spec)
         raise UserError("enough")
 
-    monkeypatch.setattr(f"{module}.{function}", take)
+    monkeypatch.setattr("bench.execution.prune.write_pruned", take)
     config = tmp_path / "x.toml"
     verb, *_ = line = [*command.split(), "--out", tmp_path / "out", "--config", config]
     config.write_text('models = "smollm2-135m"\nmethods = "awq"\nseeds = 7\n')
@@ -126,12 +107,8 @@ def test_output_that_nobody_reads_is_no_verdict(command):
     """Exit code 1 would be that of a gate that failed."""
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", *command.split()],
-        stdout=write,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    words = [sys.executable, "-m", "bench", *command.split()]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
 
     assert (done.returncode, done.stderr) == (141, b"")

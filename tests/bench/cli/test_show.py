@@ -16,11 +16,8 @@ def shown(tmp_path, cli):
     def run(record, *readings):
         fake_records.put(tmp_path / "r", record, readings=readings)
         code, out, err = cli("show", record.short_key, "--results", tmp_path / "r")
-        assert (
-            (code, err) == (0, "")
-            and out.startswith("record ")
-            and record.stem in out.splitlines()[0]
-        )
+        head = out.splitlines()[0].split()
+        assert (code, err, head) == (0, "", ["record", record.stem])
         return out.splitlines()[2:]
 
     return run
@@ -34,13 +31,10 @@ def test_numbers_settings_and_what_made_them(shown):
     versions = {"python": "3.11.7", "torch": "2.13.0"}
     commit = {"id": "0123456789abcdef", "dirty": True}
     record = fake_records.record(
-        "sparsegpt",
-        0,
-        identity={"calibration": "c4@512x32"},
-        key_inputs={"threads": 2},
+        "sparsegpt", 0, identity={"calibration": "c4@512x32"}, key_inputs={"threads": 2},
         cost={"build_s": 197.584, "wall_s": 26.9, "peak_bytes": 1694420992, "tokens": 20480},
-        provenance={"versions": versions, "commit": commit},
-    )
+        provenance={"versions": versions, "commit": commit}
+    )  # fmt: skip
     numbers = (
         ReadingRow(
             metric="perplexity", value=37.64317, unit="1", better="lower", stderr=2.45984, n=1200
@@ -66,10 +60,7 @@ def test_one_that_failed_has_its_reason_and_its_traceback(shown, tmp_path, cli):
     )
     lines = shown(record)
 
-    assert facts(lines)["status"] == "failed: it is odd" and lines[-3:] == [
-        "Traceback:",
-        "  line 1",
-        "OddError",
-    ]
+    assert facts(lines)["status"] == "failed: it is odd"
+    assert lines[-3:] == ["Traceback:", "  line 1", "OddError"]
     whole = json.loads(cli("show", record.short_key, "--results", tmp_path / "r", "--json")[1])
     assert whole == json.loads(record.model_dump_json())

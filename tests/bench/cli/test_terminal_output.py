@@ -55,31 +55,19 @@ def data(tmp_path_factory):
         root = home / "results" / side
         about = {"made": side, "provenance": {"commit": {"id": side[0] * 40, "dirty": False}}}
         fake_records.perplexity(root, method="dense", **about)
-        fake_records.perplexity(
-            root, loss, method="magnitude + retrain:from=magnitude", noise=1, **about
-        )
-        fake_records.perplexity(
-            root, loss / 20, method="sparsegpt", seed=0, noise=len(side), **about
-        )
+        retrained = "magnitude + retrain:from=magnitude"
+        fake_records.perplexity(root, loss, method=retrained, noise=1, **about)
+        few = {"method": "sparsegpt", "seed": 0, "noise": len(side)} | about
+        fake_records.perplexity(root, loss / 20, **few)
         fake_records.accuracy(root, int(loss * 1000), 2, method="wanda", seed=0, **about)
         fake_records.counted(
             root, "bytes_packed", 2.2e6, method="wanda", seed=0, measure="size", unit="B", **about
         )
     (home / "results/ended/records").mkdir(parents=True)
-    about = {
-        "host": "node7",
-        "executor": "ray",
-        "code": "1.2.0 (code 0123abcd)",
-        "started": 1e9,
-        "updated": 1e9 + 4000,
-    }
-    ended = {
-        "ended": 1e9 + 4000,
-        "total": 120,
-        "known": 20,
-        "tried": {"ok": 97, "failed": 2, "skipped": 1},
-    }
-    write_status(home / "results/ended", RunStatus(name="a", **about, **ended))
+    about = {"host": "node7", "executor": "ray", "code": "1.2.0 (code 0123abcd)"}
+    times = {"started": 1e9, "updated": 1e9 + 4000, "ended": 1e9 + 4000}
+    counts = {"total": 120, "known": 20, "tried": {"ok": 97, "failed": 2, "skipped": 1}}
+    write_status(home / "results/ended", RunStatus(name="a", **about, **times, **counts))
     fake_records.failed(
         home / "results/after", "ValueError: expected 4 tensors, found 3", method="maskllm"
     )
@@ -105,14 +93,10 @@ def _wide(root):
         ("sparsegpt + finetune:rank=8", "2:4", "llmcompressor-gptq", 0.2),
     )
     for method, pattern, quantizer, loss in rows:
-        about = {
-            "method": method,
-            "seed": 0,
-            "identity": {"pattern": pattern, "quantizer": quantizer},
-        }
-        fake_records.perplexity(
-            root, loss, protocol="wikitext2-stripped@2048x128", noise=1, **about
-        )
+        identity = {"pattern": pattern, "quantizer": quantizer}
+        about = {"method": method, "seed": 0, "identity": identity}
+        protocol = "wikitext2-stripped@2048x128"
+        fake_records.perplexity(root, loss, protocol=protocol, noise=1, **about)
         for task in ("arc_challenge", "hellaswag", "wiki_continuation"):
             fake_records.accuracy(root, int(1000 * loss), protocol=f"{task}@1.0x1000", **about)
         beside = {"bits_per_weight": 9.125, "sparsity": 0.5}
@@ -136,12 +120,7 @@ def _equal(root):
 
 def _machine(monkeypatch):
     # So that a new method changes no file.
-    shown = (
-        "dense",
-        "sparsegpt",
-        "cast",
-        "sparseml-magnitude",
-    )
+    shown = ("dense", "sparsegpt", "cast", "sparseml-magnitude")
     built_in = {
         kind: {n: e for n, e in s.items() if n in shown} for kind, s in registry.SECTIONS.items()
     }

@@ -18,13 +18,9 @@ NAME = "smollm2-135m-instruct-q4 sparsegpt + finetune:rank=8 2:4 int4-gptq, seed
 
 
 def line(**changes):
-    about = {
-        "done": 30,
-        "total": 300,
-        "until": "14:02:11",
-        "figures": ["loss 2.31", "1,234 tokens/s"],
-    }
-    return Line(NAME, **(about | {"since": time.monotonic() - 63.5} | changes))
+    about = {"done": 30, "total": 300, "until": "14:02:11", "since": time.monotonic() - 63.5}
+    about["figures"] = ["loss 2.31", "1,234 tokens/s"]
+    return Line(NAME, **(about | changes))
 
 
 @pytest.mark.parametrize("width", [14, 30, 59, 120])
@@ -44,9 +40,8 @@ def test_a_long_name_is_cut_in_the_middle(width):
 def test_all_is_told_where_there_is_room():
     text = line().compose(200).plain
 
-    assert text.startswith(NAME) and re.search(
-        "30/300  0:01:0[3-9]  loss 2.31  1,234 tokens/s  until", text
-    )
+    figures = "30/300  0:01:0[3-9]  loss 2.31  1,234 tokens/s  until"
+    assert text.startswith(NAME) and re.search(figures, text)
     assert text.count("━") * 10 == text.count("━") + text.count("─") == bars.MAX_BAR
 
 
@@ -85,11 +80,8 @@ def test_a_line_follows_its_artifact(display):
     assert drawn(display)[1].startswith("tiny cast 2:4: cast  first step")
     display.take(cast, runs.progress("cast", 1, 20, loss=2.5), TimeLeft(run=3600.0))
     first, second = drawn(display)
-    assert (
-        second.startswith("tiny cast 2:4: cast  ━")
-        and "  1/20  " in second
-        and "loss 2.5" in second
-    )
+    assert second.startswith("tiny cast 2:4: cast  ━")
+    assert "  1/20  " in second and "loss 2.5" in second
     assert re.search(r" 2/8 .* until \d\d:\d\d:\d\d$", first)
     display.take(cast, {"event": "measurement", "key": "perplexity", "status": "ok"}, TimeLeft())
     assert " 3/8 " in drawn(display)[0]
@@ -103,24 +95,12 @@ def test_a_line_follows_its_artifact(display):
 def test_rows_appear_in_the_table_as_their_artifacts_end(display):
     cast = runs.running(LABEL)
     display.start(cast, TimeLeft())
-    display.end(
-        cast,
-        "",
-        [
-            fake_records.record(
-                "cast",
-                readings=[ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")],
-            )
-        ],
-    )
+    reading = ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")
+    display.end(cast, "", [fake_records.record("cast", readings=[reading])])
     head, row, bar = drawn(display)
 
-    assert (
-        head.startswith("method")
-        and row.startswith("cast")
-        and "2:4" in row
-        and bar.startswith("measurements")
-    )
+    assert head.startswith("method") and bar.startswith("measurements")
+    assert row.startswith("cast") and "2:4" in row
 
 
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch):

@@ -3,7 +3,6 @@ noticed."""
 
 import errno
 import shutil
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,60 +14,27 @@ from helpers import runs
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def full(file=None):
-    return OSError(errno.ENOSPC, "No space left on device", file)
+def test_a_full_disk_is_named(cache, tmp_path, monkeypatch):
+    """Without a file, as safetensors raises it: the place without space, or both where none is
+    full, as under a quota."""
+    results, temporary = tmp_path / "r", cache / "tmp/x"
+    results.mkdir()
 
+    def said(file=None, other=None, place=results, full=()):
+        free = lambda path: SimpleNamespace(free=0 if path in full else 2**40)  # noqa: E731
+        monkeypatch.setattr(disk.shutil, "disk_usage", free)
+        fault = OSError(errno.ENOSPC, "No space left on device", file, None, other)
+        return disk.describe_full_disk(fault, place).partition(": free some space")[0]
 
-def test_a_file_in_the_cache_names_the_cache(cache):
-    sentence = disk.describe_full_disk(full(str(cache / "tmp/x/model.safetensors")), Path("r"))
-
-    assert sentence == (
-        f"the disk is full (the cache: {cache}/tmp/x/model.safetensors): free some space (bench "
-        "cache gc deletes what no run uses), then run the same command again"
-    )
-
-
-def test_a_file_elsewhere_is_named(cache):
-    assert "full (r/records/a.json): free some space, then" in disk.describe_full_disk(
-        full("r/records/a.json"), Path("r")
-    )
-    copied = OSError(errno.ENOSPC, "No space left on device", f"{cache}/a", None, "out/a")
-    assert "full (out/a): free some space, then" in disk.describe_full_disk(copied)
-
-
-def test_results_in_the_cache_are_none_of_the_users(cache, monkeypatch):
-    monkeypatch.setattr(disk, "NEARLY_FULL", 0)
-
-    assert f"full (the cache {cache}): free" in disk.describe_full_disk(full(), cache / "tmp/prune")
-    assert (
-        disk.describe_full_disk(full())
-        == "the disk is full: free some space, then run the same command again"
-    )
-
-
-@pytest.mark.parametrize(("place", "word"), [("cache", "the cache"), ("r", "the results")])
-def test_without_a_file_the_place_without_space_is_named(cache, tmp_path, monkeypatch, place, word):
-    """safetensors names none."""
-    nowhere = tmp_path / place
-    (tmp_path / "r").mkdir()
-    monkeypatch.setattr(
-        disk.shutil,
-        "disk_usage",
-        lambda path: SimpleNamespace(free=0 if path == nowhere else 2**40),
-    )
-
-    assert disk.describe_full_disk(full(), tmp_path / "r").startswith(
-        f"the disk is full ({word} {tmp_path / place}): "
-    )
-
-
-def test_where_no_place_is_full_both_are_named(cache, monkeypatch):
-    """A quota, for example."""
-    monkeypatch.setattr(disk, "NEARLY_FULL", 0)
-
-    assert f"full (the cache {cache} or the results r)" in disk.describe_full_disk(
-        full(), Path("r")
-    )
+    assert said(f"{temporary}/m") == f"the disk is full (the cache: {temporary}/m)"
+    assert said("r/records/a.json") == "the disk is full (r/records/a.json)"
+    assert said(f"{cache}/a", "out/a", None) == "the disk is full (out/a)"
+    assert said(full=[cache]) == f"the disk is full (the cache {cache})"
+    assert said(full=[results]) == f"the disk is full (the results {results})"
+    assert said() == f"the disk is full (the cache {cache} or the results {results})"
+    # Results in the cache are none of the user's.
+    assert said(place=temporary) == f"the disk is full (the cache {cache})"
+    assert said(place=None) == "the disk is full"
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -85,9 +51,7 @@ def test_results_that_vanish_end_the_run(tmp_path, cli, monkeypatch, again):
 
     monkeypatch.setattr(store, "PATIENCE_S", 0.5)
     monkeypatch.setattr("bench.execution.processes.WorkerProcesses.start", lambda *_: Deleting())
-    code, _, err = cli(
-        "run", "--methods", "magnitude", "--measures", "size", *runs.flags(tmp_path / "r")
-    )
+    code, _, err = cli("run --methods magnitude --measures size", *runs.flags(tmp_path / "r"))
 
     assert code == 1
     last = err.splitlines()[-1]

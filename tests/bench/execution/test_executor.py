@@ -25,15 +25,10 @@ class Absent:
 
 
 @pytest.fixture
-def mine(tmp_path, monkeypatch):
-    runs.own_cache(tmp_path, monkeypatch)
+def mine(cache, monkeypatch, installed):
     runs.workers_here(monkeypatch)
     names = {"mine": "my_cluster:Mine", "absent": "my_cluster:Absent"}
-    runs.distribution(tmp_path / "site", "my_cluster", MINE, executors=names)
-    runs.put_on_path(tmp_path / "site", monkeypatch)
-    yield
-    monkeypatch.undo()
-    runs.forget()
+    installed("my_cluster", MINE, executors=names)
 
 
 @pytest.mark.usefixtures("mine")

@@ -77,9 +77,8 @@ def test_a_log_is_bounded(root, monkeypatch):
     journal.take(running, failed, TimeLeft())
     (log,) = (root / "logs").iterdir()
     assert log.stat().st_size < 2000 + 2 * journals.MAX_REASON
-    assert [e["event"] for e in lines(root)[running.artifact.key[:32]]][-1] == "measurement", (
-        "what happened is always said"
-    )
+    found = [e["event"] for e in lines(root)[running.artifact.key[:32]]][-1]
+    assert found == "measurement", "what happened is always said"
     journal.start(running, TimeLeft())
     assert len(lines(root)[running.artifact.key[:32]]) == 1, "the next attempt begins a new one"
     journal.close()
@@ -94,9 +93,8 @@ def test_the_logs_of_artifacts_side_by_side_all_have_progress(root):
         journal.take(running, runs.progress("p", 1, 9), TimeLeft())
     journal.close()
 
-    assert [[e["event"] for e in log] for log in lines(root).values()] == [
-        ["started", "progress"]
-    ] * 2
+    events = [[e["event"] for e in log] for log in lines(root).values()]
+    assert events == [["started", "progress"]] * 2
 
 
 def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
@@ -162,27 +160,11 @@ def test_old_statuses_go_and_living_runs_stay(root):
 
 def at_work(root, name="living"):
     now = time.time()
-    about = {
-        "code": "1.0 (code a)",
-        "host": "node7",
-        "executor": "ray",
-        "total": 8,
-        "known": 2,
-        "tried": {"failed": 1},
-    }
-    work = AtWork(
-        label="tiny cast",
-        phase="train",
-        done=30,
-        total=60,
-        figures={"loss": 2.5},
-        since=now - 60,
-        left=600.0,
-    )
-    write_status(
-        root,
-        RunStatus(name=name, started=now - 90, updated=now, left=900.0, at_work=[work], **about),
-    )
+    progress = {"label": "tiny cast", "phase": "train", "done": 30, "total": 60}
+    work = AtWork(**progress, figures={"loss": 2.5}, since=now - 60, left=600.0)
+    about = {"code": "1.0 (code a)", "host": "node7", "executor": "ray"}
+    counts = {"total": 8, "known": 2, "tried": {"failed": 1}, "left": 900.0, "at_work": [work]}
+    write_status(root, RunStatus(name=name, started=now - 90, updated=now, **about, **counts))
 
 
 def test_top_shows_what_is_at_work(root, cli, monkeypatch):
@@ -190,14 +172,8 @@ def test_top_shows_what_is_at_work(root, cli, monkeypatch):
     with FileLock(lock_of(root, "living")):
         code, out, _ = cli("top", root, "--once")
         one, two = out.splitlines()
-        assert (
-            code == 0
-            and "node7 ray" in one
-            and "3/8" in one
-            and "1 failed" in one
-            and "until" in one
-        )
-        assert "tiny cast: train" in two and "30/60" in two and "loss 2.5" in two and "until" in two
+        assert code == 0 and all(word in one for word in ("node7 ray", "3/8", "1 failed", "until"))
+        assert all(word in two for word in ("tiny cast: train", "30/60", "loss 2.5", "until"))
         (row,) = json.loads(cli("top", root, "--json")[1])
         assert row["state"] == "running" and row["at_work"][0]["label"] == "tiny cast"
     _, out, _ = cli("top", root)

@@ -21,15 +21,13 @@ ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))
 
 @pytest.fixture
 def measurement(tmp_path, cache):
-    return api.plan(
-        runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",))
-    ).measurements[0]
+    spec = runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",))
+    return api.plan(spec).measurements[0]
 
 
 def record_of(measurement, readings, monkeypatch):
-    monkeypatch.setattr(
-        measure, "_read", lambda *_: [measure.Participant(readings=readings, shares=True)]
-    )
+    participant = measure.Participant(readings=readings, shares=True)
+    monkeypatch.setattr(measure, "_read", lambda *_: [participant])
     ((record, items),) = measure.measure([measurement], None, None)
     return record, items
 
@@ -43,13 +41,7 @@ def record_of(measurement, readings, monkeypatch):
         (Readings((BITS,), items=ITEMS + ITEMS[:1]), "failed"),
         (Readings((BITS,), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))), "failed"),
     ],
-    ids=[
-        "good",
-        "a note that is no JSON",
-        "a wrong unit",
-        "an item twice",
-        "columns of some items",
-    ],
+    ids=["good", "a note that is no JSON", "a wrong unit", "an item twice", "some columns"],
 )
 def test_what_readers_would_refuse_is_failed(readings, status, measurement, monkeypatch, tmp_path):
     record, items = record_of(measurement, readings, monkeypatch)
@@ -76,9 +68,7 @@ def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(
 def test_what_is_no_readings_is_named(measurement, monkeypatch):
     record, _ = record_of(measurement, 9.0, monkeypatch)
 
-    assert record.reason.startswith(
-        "TypeError: size.read returned float: end it with return Readings("
-    )
+    assert record.reason.startswith("TypeError: size.read returned float: end it with return Read")
 
 
 @pytest.mark.parametrize("fault", [Diverged(), Skipped()])
@@ -112,8 +102,5 @@ def test_a_record_holds_any_fault(fault, reason, measurement, tmp_path):
     assert record.reason.startswith(reason)
     store = Store(tmp_path / "r")
     store.write(record)
-    assert (
-        store.path(record.key).stat().st_size < 20_000
-        and store.get(record.key)
-        and not store.damaged
-    )
+    assert store.path(record.key).stat().st_size < 20_000
+    assert store.get(record.key) and not store.damaged

@@ -24,6 +24,8 @@ def test_workers_sleep_soon_and_keep_memory(monkeypatch):
     defaults = ("GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_ALLOC_CONF")
     for name in ("OMP_WAIT_POLICY", *defaults):
         monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
 
     environment = processes.worker_environment()
 
@@ -50,12 +52,8 @@ def test_a_wait_policy_is_not_overruled(monkeypatch):
 
 
 def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):
-    spec = runs.small(
-        tmp_path,
-        methods=("wanda",),
-        measures=("perplexity", "zeroshot"),
-        quantizers=("none", "int8"),
-    )
+    measures = ("perplexity", "zeroshot")
+    spec = runs.small(tmp_path, methods=("wanda",), measures=measures, quantizers=("none", "int8"))
     names = processes.list_imports(make_plan(spec).measurements)
 
     assert {"baselines.wanda", "bench.measures.perplexity", "bench.inputs.lmeval"} <= set(names)
@@ -71,20 +69,11 @@ def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):
 def test_all_that_any_measure_and_method_imports_can_be_forked(tmp_path):
     """No library starts a thread when it is imported, or it ends it before a fork."""
     everything = {
-        "methods": (
-            "magnitude",
-            "wanda",
-            "ria",
-            "sparsegpt",
-            "alps",
-            "admm",
-            "dsnot:from=wanda",
-            "retrain",
-            "cast",
-        ),
+        "methods": ("magnitude", "wanda", "ria", "sparsegpt", "alps", "admm", "dsnot:from=wanda",
+                    "retrain", "cast"),
         "measures": ("perplexity", "agreement", "zeroshot", "size"),
         "quantizers": ("none", "int8", "int4-gptq"),
-    }
+    }  # fmt: skip
     names = processes.list_imports(make_plan(runs.small(tmp_path / "r", **everything)).measurements)
     server = ForkServer(names, processes.worker_environment())
     with closing(server), (tmp_path / "log").open("w") as log:
@@ -178,18 +167,10 @@ def test_a_rank_that_still_imports_ends_with_its_worker(importing):
     assert time.monotonic() - closed < IMPORTS_S / 2
 
 
-def test_plugins_are_not_imported_before_their_own_worker(tmp_path, monkeypatch):
+def test_plugins_are_not_imported_before_their_own_worker(tmp_path, installed):
     source = "from baselines.magnitude import Magnitude as Guest\n"
-    runs.put_on_path(
-        runs.distribution(tmp_path / "site", "guest", source, methods={"guest": "guest:Guest"}),
-        monkeypatch,
-    )
-    try:
-        names = processes.list_imports(
-            make_plan(runs.small(tmp_path / "r", methods=("guest",))).measurements
-        )
-    finally:
-        monkeypatch.undo()
-        runs.forget()
+    installed("guest", source, methods={"guest": "guest:Guest"})
+    spec = runs.small(tmp_path / "r", methods=("guest",))
+    names = processes.list_imports(make_plan(spec).measurements)
 
     assert not [n for n in names if n.startswith("guest")]

@@ -28,9 +28,8 @@ def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(
     for name in ("barrier", "destroy_process_group"):
         monkeypatch.setattr(ranks.dist, name, lambda: None)
     draw = {"sequences": 4, "processes": 2}
-    plan = api.plan(
-        runs.small(tmp_path / "r", methods=("wanda",), measures=("size",), calibration=draw)
-    )
+    asked = {"methods": ("wanda",), "measures": ("size",), "calibration": draw}
+    plan = api.plan(runs.small(tmp_path / "r", **asked))
     artifact = next(m.artifact for m in plan.measurements if m.artifact.ranks == 2)
     with ranks.start_ranks(artifact):
         assert not killed

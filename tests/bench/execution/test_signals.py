@@ -18,18 +18,15 @@ def handlers():
 
 
 @pytest.mark.parametrize(
-    ("signum", "block", "code", "word"),
-    [
-        (signal.SIGTERM, signals.ended_by_signals, 143, "Terminated"),
-        (signal.SIGHUP, signals.ended_by_signals, 129, "Hung up"),
-    ],
+    ("signum", "code", "word"),
+    [(signal.SIGTERM, 143, "Terminated"), (signal.SIGHUP, 129, "Hung up")],
 )
-def test_a_signal_ends_a_command_with_its_code(signum, block, code, word):
+def test_a_signal_ends_a_command_with_its_code(signum, code, word):
     # A worker of xdist ignores SIGINT, and what is ignored stays so.
     own = signal.signal(signum, signal.default_int_handler)
     try:
         before = handlers()
-        with pytest.raises(SystemExit) as ended, block():
+        with pytest.raises(SystemExit) as ended, signals.ended_by_signals():
             signal.raise_signal(signum)
         assert ended.value.code == code and handlers() == before
     finally:
@@ -44,11 +41,8 @@ def test_a_training_that_failed_is_not_waited_for(tmp_path, monkeypatch, cache):
 
     monkeypatch.setattr(Builder, "_apply", fail)
     spec = runs.small(tmp_path / "r", measures=("size",))
-    artifact = next(
-        ms[0].artifact
-        for ms in make_plan(spec).artifacts().values()
-        if ms[0].artifact.method != "dense"
-    )
+    artifacts = [m.artifact for m in make_plan(spec).measurements]
+    artifact = next(artifact for artifact in artifacts if artifact.method != "dense")
     with pytest.raises(RuntimeError, match="fault"):
         Builder(artifact, Events(io.StringIO())).build(artifact)
     try:

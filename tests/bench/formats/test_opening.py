@@ -93,6 +93,5 @@ def test_ours_are_asked_first_and_a_taken_name_is_ignored(halved, tmp_path, monk
     everything = HALVED.replace('(path / "halved.txt").exists()', "1 / 0")
     install(tmp_path, monkeypatch, everything, stored="halved:Halved")
     output("verify", halved)
-    assert registry.ignored("readers") == [
-        ("stored", "the name is built in: rename it in the package's entry points")
-    ]
+    found = registry.ignored("readers")
+    assert found == [("stored", "the name is built in: rename it in the package's entry points")]

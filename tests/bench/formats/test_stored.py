@@ -74,14 +74,10 @@ def test_every_grid_comes_back_and_takes_the_bytes_of_its_bits(
             count // 8 if pattern == "2:4" else 0
         )
     counted = folder.count()
-    assert (counted.weights, counted.values, counted.others) == (
-        12 * 16 + 6 * 8 + 5 * 24,
-        values,
-        others,
-    )
-    assert (
-        counted.is_packed == (pattern == "2:4") and len(list(tmp_path.rglob("*.safetensors"))) > 1
-    )
+    found = (counted.weights, counted.values, counted.others)
+    assert found == (12 * 16 + 6 * 8 + 5 * 24, values, others)
+    assert counted.is_packed == (pattern == "2:4")
+    assert len(list(tmp_path.rglob("*.safetensors"))) > 1
 
 
 @pytest.mark.parametrize("pattern", ["dense", "2:4", "50%"])
@@ -126,17 +122,14 @@ CODES = FOUR.encode(torch.randn(4, 8))
         (Unknown(), {"values": ONES}, "no installed package has codec 'unknown'"),
         (Other(), {"values": ONES}, "codec 'float' is not Other: register that class"),
         (replace(FOUR, group=torch.tensor(8)), CODES, "a field that JSON does not give back"),
-        (
-            FOUR,
-            CODES | {"codes": torch.full_like(CODES["codes"], 16)},
-            "the number 16, which its codec stores in 4 bits",
-        ),
+        (FOUR, CODES | {"codes": torch.full_like(CODES["codes"], 16)},
+         "the number 16, which its codec stores in 4 bits"),
         (FOUR, CODES | {"codes": CODES["codes"].int()}, r"x\.codes is int32 of 4 bits"),
         (FloatCodec(), {"values": ONES, "mask": ONES}, "a part named 'mask'"),
         (FloatCodec(), {"values": ONES, "a" * 33: ONES[:0]}, "a part named 'aaa"),
         (FloatCodec(), {"values": ONES} | {f"p{i}": ONES for i in range(16)}, "as 17 parts"),
     ],
-)
+)  # fmt: skip
 def test_what_another_codec_would_be_made_of_is_refused(codec, parts, said, tmp_path):
     with pytest.raises(UserError, match=said):
         stored.write(tmp_path, {"x": StoredWeight(codec, parts)}, {"x": (4, 8)}, Pattern())

@@ -15,15 +15,10 @@ def named_in(file):
     nodes = list(ast.walk(ast.parse(file.read_bytes())))
     docstrings = [node.value for node in nodes if isinstance(node, ast.Expr)]
     for node in nodes:
-        if (
-            isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and node not in docstrings
-        ):
-            yield from NAMES & {
-                node.value,
-                *re.findall(r"(?:from=|--methods |use )([a-z-]+)", node.value),
-            }
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and node not in docstrings:
+            in_commands = re.findall(r"(?:from=|--methods |use )([a-z-]+)", node.value)
+            yield from NAMES & {node.value, *in_commands}
 
 
 def test_planning_and_execution_name_no_method():

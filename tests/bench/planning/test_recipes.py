@@ -28,9 +28,7 @@ def plan(tmp_path, **changes):
         (935_040, "cpu", "tiny"),
         (134.5e6, "cpu", "short-cpu"),
         (134.5e6, "cuda:0", "small"),
-        (2e9, "cuda", "medium"),
         (6.7e9, "cuda", "paper-7b"),
-        (13e9, "cuda", "large"),
     ],
 )
 def test_goes_by_size_and_device(parameters, device, name):
@@ -78,23 +76,20 @@ def test_recipe_below_settings_below_words(tmp_path):
 
 
 def test_a_typed_rate_replaces_the_recipes_rate_in_any_unit(tmp_path):
-    (config,) = (
-        s.config
-        for s in plan(tmp_path, methods=("cast:relative_lr=0.5",))["cast:relative_lr=0.5"].stages
-    )
+    name = "cast:relative_lr=0.5"
+    (stage,) = plan(tmp_path, methods=(name,))[name].stages
+    fields = recipes.recipes()["tiny"].fields_of("cast")
+    del fields["lr"]
 
-    assert config == {
-        k: v for k, v in recipes.recipes()["tiny"].fields_of("cast").items() if k != "lr"
-    } | {"relative_lr": 0.5}
+    assert stage.config == fields | {"relative_lr": 0.5}
 
 
 @pytest.mark.parametrize("name", recipes.recipes())
 def test_every_method_of_a_recipe_ends_its_cosine_at_one_floor(name):
     recipe = recipes.recipes()[name]
 
-    assert {
-        recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains
-    } == {recipe.final_lr_ratio}
+    found = {recipe.fields_of(m)["final_lr_ratio"] for m, entry in METHODS.items() if entry.trains}
+    assert found == {recipe.final_lr_ratio}
     assert "final_lr_ratio" not in recipe.fields_of("a-plug-in")
 
 
@@ -109,19 +104,11 @@ def test_only_who_trains_has_a_course(tmp_path):
     assert [s.name for s in chain.stages] == ["sparsegpt", "retrain"]
 
 
-def test_a_budget_is_part_of_the_key_and_of_the_name(tmp_path):
-    one, two = (
-        plan(tmp_path, methods=("cast",), training={"tokens": t})["cast"] for t in (8192, 16384)
-    )
+def test_a_budget_is_part_of_the_key(tmp_path):
+    budgets = [{"tokens": tokens} for tokens in (8192, 16384)]
+    one, two = (plan(tmp_path, methods=("cast",), training=each)["cast"] for each in budgets)
 
     assert one.key != two.key
-    measurements = make_plan(
-        small(tmp_path / "r", methods=("cast",), training={"tokens": 8192})
-    ).measurements
-    assert {c.identity.labels()["training"] for c in measurements} == {
-        None,
-        "wiki-mini@128x32, 8,192 tokens",
-    }
 
 
 @pytest.mark.parametrize(
@@ -142,8 +129,7 @@ def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_pa
     again = make_plan(Spec(**reproduce.settings(record) | {"results": tmp_path}))
 
     assert one.identity.training.label == f"wiki-mini@128x4, 8,192 tokens{label}"
-    assert [(m.key, m.identity) for m in again.measurements if m.key == one.key] == [
-        (one.key, one.identity)
-    ]
+    found = [(m.key, m.identity) for m in again.measurements if m.key == one.key]
+    assert found == [(one.key, one.identity)]
     assert ("training.recipe=small-gpu" in reproduce.command([record])) == bool(label)
     require_consistent(record)

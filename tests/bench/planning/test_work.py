@@ -29,10 +29,8 @@ def test_a_stage_that_several_share_is_counted_once(tmp_path):
     both = tokens("sparsegpt", "finetune:from=sparsegpt", quantizers=("none", "int8"))
     assert both["sparsegpt", "none"] == alone > 0
     assert both["sparsegpt", "int8"] == both["sparsegpt + finetune", "int8"] == 0
-    assert (
-        both["sparsegpt + finetune", "none"]
-        == tokens("finetune:from=sparsegpt")["sparsegpt + finetune", "none"] - alone
-    )
+    tuned = "sparsegpt + finetune", "none"
+    assert both[tuned] == tokens("finetune:from=sparsegpt")[tuned] - alone
 
 
 def test_measures_of_the_same_windows_count_their_tokens_once():
@@ -54,12 +52,9 @@ def test_measures_of_the_same_windows_count_their_tokens_once():
 def test_a_training_is_shared_by_cards_and_by_machines_with_processors(device, shared, parts):
     plan = api.plan(runs.small("r", methods=("cast",), measures=("pattern",)))
     (trained,) = [m for m in plan.measurements if m.artifact.training]
-    alone, together = (
-        trained.model_copy(
-            update={"artifact": trained.artifact.model_copy(update={"device": device} | changes)}
-        )
-        for changes in ({}, shared)
-    )
-    one, several = (count_operations([[m]]) for m in (alone, together))
+    operations = []
+    for changes in ({}, shared):
+        artifact = trained.artifact.model_copy(update={"device": device} | changes)
+        operations.append(count_operations([[trained.model_copy(update={"artifact": artifact})]]))
 
-    assert several == pytest.approx(one / parts, rel=0.01)
+    assert operations[1] == pytest.approx(operations[0] / parts, rel=0.01)

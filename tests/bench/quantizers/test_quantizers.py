@@ -169,9 +169,8 @@ def test_its_stored_tensors_give_its_weights_and_take_the_bits_of_the_formula(
         per_weight = (bits if pattern == "dense" else bits / 2 + 1) + scale / of_group
         formula += per_weight * weight.numel() + of_tensor
     counted = stored.count()
-    assert set(stored) == set(weights) and counted.weights == sum(
-        w.numel() for w in weights.values()
-    )
+    assert set(stored) == set(weights)
+    assert counted.weights == sum(w.numel() for w in weights.values())
     assert 8 * (counted.values + counted.others) == formula
     about = outcome.config.get(ACTIVATIONS_KEY, {})
     assert about.get("bits") == INPUT_BITS.get(quantizer.name)
@@ -231,18 +230,16 @@ def test_errs_as_little_as_torchao(name):
     linear = torch.nn.Linear(256, 64, bias=False)
     before = linear.weight.detach().clone()
     symmetric = {"granularity": ao.PerGroup(64), "mapping_type": MappingType.SYMMETRIC}
+
+    def grouped(bits):
+        dtype = getattr(torch, f"int{bits}")
+        config = ao.IntxWeightOnlyConfig(weight_dtype=dtype, **symmetric)
+        return config, grids.Integer(bits), 64
+
     config, grid, group = {
         "int8": lambda: (ao.Int8WeightOnlyConfig(), grids.Integer(8), 256),
-        "int4": lambda: (
-            ao.IntxWeightOnlyConfig(weight_dtype=torch.int4, **symmetric),
-            grids.Integer(4),
-            64,
-        ),
-        "int3": lambda: (
-            ao.IntxWeightOnlyConfig(weight_dtype=torch.int3, **symmetric),
-            grids.Integer(3),
-            64,
-        ),
+        "int4": lambda: grouped(4),
+        "int3": lambda: grouped(3),
         "fp8": lambda: (ao.Float8WeightOnlyConfig(), grids.Float8(), 256),
     }[name]()
     ao.quantize_(linear, config)

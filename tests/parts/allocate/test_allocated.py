@@ -92,12 +92,7 @@ def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_pa
 
 @pytest.mark.parametrize(
     ("text", "pattern", "quantizer"),
-    [
-        ("int8", "dense", "int8"),
-        ("2:4", "2:4", "none"),
-        ("6:8+int4-rtn", "6:8", "int4-rtn"),
-        ("dense", "dense", "none"),
-    ],
+    [("int8", "dense", "int8"), ("2:4", "2:4", "none"), ("6:8+int4-rtn", "6:8", "int4-rtn")],
 )
 def test_a_choice_is_a_pattern_a_quantizer_or_both(text, pattern, quantizer):
     assert LinearChoice.parse(text) == (Pattern.parse(pattern), quantizer)
@@ -145,41 +140,27 @@ def test_a_file_must_be_named():
         parse_quantizer("allocated")
 
 
+LINEARS = {f"model.layers.0.mlp.{part}_proj": "int8" for part in ("gate", "up", "down")}
+OTHERS = {"linears": {"a": "int8"}}
+WHOLE = {"linears": LINEARS, "pruner": {"method": "magnitude", "code": pruner_code("magnitude")}}
+PRUNED = WHOLE | {"linears": dict.fromkeys(LINEARS, "2:4")}
+
+
 @pytest.mark.parametrize(
     ("content", "why", "method"),
     [
-        ("{}", "has no object 'linears'", "dense"),
-        ('{"linears": {"a": "int8"}}', "names other linears than the 3 of this run", "dense"),
-        (
-            '{"linears": {"a": "int8"}}',
-            None,
-            "depth",
-        ),  # which linears are left is known when it has run
-        ("whole", None, "magnitude"),
-        (
-            "pruned",
-            "prunes linears, and this model is pruned to 2:4: use --methods dense",
-            "magnitude",
-        ),
-        ("pruned", None, "dense"),
+        ({}, "has no object 'linears'", "dense"),
+        (OTHERS, "names other linears than the 3 of this run", "dense"),
+        (OTHERS, None, "depth"),  # which linears are left is known when it has run
+        (WHOLE, None, "magnitude"),
+        (PRUNED, "prunes linears, and this model is pruned to 2:4", "magnitude"),
+        (PRUNED, None, "dense"),
     ],
 )
 def test_a_settings_file_is_read_before_anything_is_loaded(content, why, method, tmp_path):
-    linears = dict.fromkeys(
-        (f"model.layers.0.mlp.{part}_proj" for part in ("gate", "up", "down")), "int8"
-    )
-    whole = {
-        "linears": linears,
-        "pruner": {"method": "magnitude", "code": pruner_code("magnitude")},
-    }
-    pruned = whole | {"linears": dict.fromkeys(linears, "2:4")}
     file = tmp_path / "a.json"
-    file.write_text(
-        {"whole": json.dumps(whole), "pruned": json.dumps(pruned)}.get(content, content)
-    )
-    targets = {"include": ["*.0.mlp.*"]}
-    spec = runs.small(
-        "r", methods=(method,), quantizers=(f"allocated:file={file}",), targets=targets
-    )
+    file.write_text(json.dumps(content))
+    asked = {"methods": (method,), "quantizers": (f"allocated:file={file}",)}
+    spec = runs.small("r", **asked, targets={"include": ["*.0.mlp.*"]})
     with pytest.raises(UserError, match=why) if why else nullcontext():
         assert api.plan(spec).measurements

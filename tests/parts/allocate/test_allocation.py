@@ -75,43 +75,31 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("choices", "budget", "key"),
-    [
-        ("int3-rtn,int8", ("--bits", "5"), "bits per weight"),
-        ("1:4,2:4,dense", ("--kept", "0.5"), "kept"),
-    ],
+    ("choices", "budget", "limit", "key"),
+    [("int3-rtn,int8", "--bits", 5, "bits per weight"), ("1:4,2:4,dense", "--kept", 0.5, "kept")],
 )
-def test_the_file_of_the_command_is_a_row(choices, budget, key, output, tmp_path, monkeypatch):
+def test_the_file_of_the_command_is_a_row(
+    choices, budget, limit, key, output, tmp_path, monkeypatch
+):
     runs.workers_here(monkeypatch)
     out = tmp_path / "a.json"
-    small = (
-        "--set",
-        "targets.include=*.0.mlp.*",
-        "--set",
-        "calibration.sequences=2",
-        "--set",
-        "threads=1",
+    settings = ("targets.include=*.0.mlp.*", "calibration.sequences=2", "threads=1")
+    small = ("--device", "cpu", "--json", *(f"--set={setting}" for setting in settings))
+    line = (
+        f"allocate --choices {choices} {budget} {limit} --tokens 256 --swaps 2 --pruner magnitude"
     )
-    said = output(
-        "allocate", "--choices", choices, *budget, "--tokens", "256", "--swaps", "2", *small,
-        "--pruner", "magnitude", "--device", "cpu", "--out", str(out), "--json",
-    )  # fmt: skip
+    said = output(line, *small, "--out", out)
     rows = {row["choice"]: row for row in json.loads(said)}
     worst, *_, best = choices.split(",")
     assert rows[best]["measured KL"] < rows["allocated"]["measured KL"] < rows[worst]["measured KL"]
-    assert rows["allocated"][key] <= float(budget[1])
+    assert rows["allocated"][key] <= limit
     linears = json.loads(out.read_text())["linears"]
     assert set(linears.values()) <= set(choices.split(",")) and len(linears) == 3
 
-    said = output(
-        "run", "--methods", "dense", "--quant", f"allocated:file={out}", "--measures", "size",
-        *small, "--device", "cpu", "--results", str(tmp_path / "r"), "--json",
-    )  # fmt: skip
-    found = {
-        r["metric"]: r["value"]
-        for r in json.loads(said)
-        if r["quantizer"] == f"allocated:file={out}"
-    }
+    name = f"allocated:file={out}"
+    results = ("--results", tmp_path / "r")
+    said = output("run --methods dense --measures size --quant", name, *small, *results)
+    found = {r["metric"]: r["value"] for r in json.loads(said) if r["quantizer"] == name}
     assert found["bits_per_weight"] == pytest.approx(rows["allocated"]["bits per weight"], abs=1e-3)
     if key == "kept":
         assert 1 - found["sparsity"] == pytest.approx(rows["allocated"]["kept"], abs=5e-3)
@@ -131,16 +119,8 @@ def test_bits_of_a_pruned_method_have_its_mask(monkeypatch):
 
 def test_a_budget_below_the_smallest_choices_is_a_sentence(refused, tmp_path, monkeypatch):
     monkeypatch.setattr(allocation._Problem, "make", lambda *_: pytest.fail("said after the work"))
-    line = (
-        "allocate",
-        "--choices",
-        "int4-gptq,int8",
-        "--bits",
-        "4",
-        "--out",
-        str(tmp_path / "a.json"),
-    )
-    assert "--bits 4 is below the 4.209 bits of the smallest choices" in refused(*line)
+    said = refused("allocate --choices int4-gptq,int8 --bits 4 --out", tmp_path / "a.json")
+    assert "--bits 4 is below the 4.209 bits of the smallest choices" in said
 
 
 def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path):

@@ -64,17 +64,12 @@ def both_at_the_gate(gate):
 
 
 def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch):
-    run = started(
-        cluster, tmp_path / "r", "magnitude,wanda", "perplexity,size", quantizers="none,int8"
-    )
-    err = ended(run)
+    asked = ("magnitude,wanda", "perplexity,size")
+    err = ended(started(cluster, tmp_path / "r", *asked, quantizers="none,int8"))
 
     assert "writes into the results folder" in err
-    chosen = {
-        "methods": ("magnitude", "wanda"),
-        "quantizers": ("none", "int8"),
-        "measures": ("perplexity", "size"),
-    }
+    chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"),
+              "measures": ("perplexity", "size")}  # fmt: skip
     expected = undisturbed(tmp_path, monkeypatch, **chosen)
     assert runs.contents(tmp_path / "r") == expected and len(expected) == 18
 
@@ -99,9 +94,8 @@ def test_what_dies_is_made_again_elsewhere(cluster, tmp_path, monkeypatch, gate,
         cluster.add_node(num_cpus=1)
 
     assert err.count("another attempt follows") == 1, err
-    assert runs.contents(tmp_path / "r") == undisturbed(
-        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
-    )
+    found = runs.contents(tmp_path / "r")
+    assert found == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
 def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gate):
@@ -113,9 +107,8 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     gate.unlink()
     ended(started(cluster, tmp_path / "r", ",".join(WAITING)))
 
-    assert runs.contents(tmp_path / "r") == undisturbed(
-        tmp_path, monkeypatch, methods=WAITING, measures=("size",)
-    )
+    found = runs.contents(tmp_path / "r")
+    assert found == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
 @pytest.mark.parametrize("who", ["a spot node", "the driver"])
@@ -148,8 +141,6 @@ def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, g
 
 
 def test_no_cluster_is_one_sentence(cli, tmp_path):
-    code, _, err = cli(
-        "run", "--executor", "ray", "--ray-address", "127.0.0.1:9", *runs.flags(tmp_path / "r")
-    )
+    code, _, err = cli("run --executor ray --ray-address 127.0.0.1:9", *runs.flags(tmp_path / "r"))
 
     assert code == 2 and "no Ray cluster at --ray-address '127.0.0.1:9'" in err.splitlines()[-1]

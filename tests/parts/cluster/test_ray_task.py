@@ -34,7 +34,6 @@ def world(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The store of a run."""
     with pytest.MonkeyPatch.context() as patch:
         root = tmp_path_factory.mktemp("source")
         runs.own_cache(root, patch)
@@ -68,17 +67,14 @@ def test_records_of_a_node_that_sees_no_results_folder_come_whole(tmp_path, sour
         assert [e["event"] for e in events if e["event"] not in ("state", "progress")] == [
             "begun", "node", "imported", *["record", "measurement"] * 3, "exit",
         ]  # fmt: skip
-        assert events[1]["shares_results"] is False and not runs.contents(
-            away.results
-        ).keys() & set(keys(order))
+        assert events[1]["shares_results"] is False
+        assert not runs.contents(away.results).keys() & set(keys(order))
         for event in events:
             if event["event"] == "record":
                 unpack_record(store, event, keys(order))
 
-    assert (
-        runs.contents(away.results) == runs.contents(source.root)
-        and len(runs.contents(source.root)) == 6
-    )
+    assert runs.contents(away.results) == runs.contents(source.root)
+    assert len(runs.contents(source.root)) == 6
     for record in store:
         if record.items:
             assert len(store.items(record).ids) == record.items.rows
@@ -89,9 +85,8 @@ def test_a_node_that_sees_the_folder_writes_there(tmp_path):
     (Store(spec.results).root / "locks/mark").touch()
     for order in orders(spec, mark="mark"):
         events = events_of(order)
-        assert events[1]["shares_results"] is True and not [
-            e for e in events if e["event"] == "record"
-        ]
+        assert events[1]["shares_results"] is True
+        assert not [e for e in events if e["event"] == "record"]
     assert len(runs.contents(spec.results)) == 6
 
 
@@ -100,11 +95,8 @@ def test_another_version_makes_nothing(tmp_path):
     Store(spec.results)
     (event,) = events_of(next(orders(spec, code="9.9.9 (code 00000000)")))
 
-    assert (
-        event["event"] == "refused"
-        and "9.9.9 (code 00000000)" in event["reason"]
-        and describe_code() in event["reason"]
-    )
+    assert event["event"] == "refused" and "9.9.9 (code 00000000)" in event["reason"]
+    assert describe_code() in event["reason"]
     assert not runs.contents(spec.results)
 
 
@@ -133,7 +125,6 @@ def test_artifacts_of_one_ray_worker_get_the_cards_that_ray_gives_them(tmp_path,
 
 
 def of_another_artifact(record):
-    """Return the record with another artifact, and with a digest of that."""
     return parse(record.encode(), "a record").model_copy(update={"artifact": "0" * 64}).to_json()
 
 
@@ -164,26 +155,17 @@ def test_an_artifact_whose_record_comes_damaged_is_made_again(source, tmp_path, 
     key = next(r.key for r in source if r.items)
     damaged = {"event": "record", **pack_record(source, key), "items": "é"}
     cancelled = []
-    faults = {
-        name: type(name, (Exception,), {})
-        for name in ("TaskCancelledError", "RayTaskError", "RayError")
-    }
-    ray = SimpleNamespace(
-        get=lambda event: event,
-        cancel=lambda task, force: cancelled.append(task),
-        exceptions=SimpleNamespace(**faults),
-    )
+    names = ("TaskCancelledError", "RayTaskError", "RayError")
+    faults = {name: type(name, (Exception,), {}) for name in names}
+    ray = SimpleNamespace(get=lambda event: event, exceptions=SimpleNamespace(**faults))
+    ray.cancel = lambda task, force: cancelled.append(task)
     monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
-    executor = SimpleNamespace(
-        store=Store(tmp_path / "t"), submit=lambda line: [json.dumps(damaged)]
-    )
+    submit = lambda line: [json.dumps(damaged)]  # noqa: E731
+    executor = SimpleNamespace(store=Store(tmp_path / "t"), submit=submit)
+    job = next(o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o))
     with (tmp_path / "log").open("w") as log:
         worker = ray_executor.RayWorker(executor, log)
-        worker.send(
-            next(
-                o.job for o in orders(runs.small(tmp_path / "r")) if key in keys(o)
-            ).model_dump_json()
-        )
+        worker.send(job.model_dump_json())
         assert not list(worker.lines())
 
     assert ray_executor.RayExecutor.reruns(executor, worker.wait()) and cancelled
@@ -215,12 +197,8 @@ def test_a_task_asks_for_what_its_plan_says(tmp_path):
 
 
 def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
-    settings = {
-        "methods": ("cast",),
-        "device": "cuda",
-        "training": {"processes": 8, "batch": 8},
-        "measures": ("size",),
-    }
+    settings = {"methods": ("cast",), "device": "cuda", "training": {"processes": 8, "batch": 8},
+                "measures": ("size",)}  # fmt: skip
     plan = api.plan(runs.small(tmp_path / "r", executor="ray", **settings))
     wanted = [resources_of(measurements[0].artifact) for measurements in plan.artifacts().values()]
     node = {"CPU": 64.0, "GPU": 4.0, "memory": 500e9}
@@ -230,9 +208,8 @@ def test_an_artifact_that_no_node_has_room_for_is_said(tmp_path):
         [node, node], wanted
     )
     assert describe_lack([node, node | {"GPU": 8.0}], wanted) == ""
-    assert find_least(wanted)["num_gpus"] == 1, (
-        "those that need one card fill the cluster, whatever others need"
-    )
+    found = find_least(wanted)["num_gpus"]
+    assert found == 1, "those that need one card fill the cluster, whatever others need"
 
 
 def test_threads_do_not_depend_on_the_driver_s_machine(tmp_path):
@@ -246,9 +223,7 @@ def test_a_run_without_ray_installed_is_refused_before_it_is_said_to_begin(
     tmp_path, refused, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    said = refused(
-        "run", "--executor", "ray", "--methods", "magnitude", *runs.flags(tmp_path / "r")
-    )
+    said = refused("run --executor ray --methods magnitude", *runs.flags(tmp_path / "r"))
     assert said == (
         "bench: --executor ray needs the package ray: pip install 'cast-bench[ray]' on every node"
     )

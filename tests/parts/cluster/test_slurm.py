@@ -31,13 +31,7 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(
 ):
     flags = ["--methods", "magnitude,wanda,ria", "--measures", "perplexity,size"]
     code, _, err = cli(
-        "plan",
-        "--slurm",
-        "x.sh",
-        "--shards",
-        TASKS,
-        *flags,
-        *runs.flags("r", quantizers="none,int8"),
+        "plan --slurm x.sh --shards", TASKS, *flags, *runs.flags("r", quantizers="none,int8")
     )
     assert code == 0 and err.endswith("then: sbatch x.sh\n"), err
     assert subprocess.run(["bash", "-n", "x.sh"], check=False).returncode == 0
@@ -55,10 +49,8 @@ def test_the_tasks_fill_one_folder_and_their_own_folders_merge_to_the_same(
     assert cli("merge", *list(shards)[1:], "--results", "merged")[0] == 0
 
     expected = runs.contents(tmp_path / "whole")
-    assert (
-        runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected
-        and len(expected) == 24
-    )
+    assert runs.contents(tmp_path / "r") == runs.contents(tmp_path / "merged") == expected
+    assert len(expected) == 24
 
 
 def test_the_script_asks_for_what_the_plan_needs(cli, tmp_path):
@@ -87,9 +79,8 @@ def test_jobs_do_not_divide_an_artifact(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(script_writer, "estimate_columns", lambda *_: columns)
     script = script_writer.compose_script(api.plan(runs.small(tmp_path / "r", jobs=2)), 2)
 
-    assert (
-        f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script and len(fitted) == 1
-    )
+    assert f"#SBATCH --time={10 * script_writer.MARGIN:02.0f}:00:00\n" in script
+    assert len(fitted) == 1
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -100,24 +91,16 @@ def test_a_time_that_is_not_known_is_said(cli, tmp_path, device):
     assert code == 0 and said == [device == "cuda"] * 2
 
 
-NODES = [
-    "--methods",
-    "cast",
-    "--measures",
-    "perplexity",
-    "--set=training.nodes=2",
-    "--set=training.processes=2",
-]
+NODES = ["--methods", "cast", "--measures", "perplexity", "--set=training.nodes=2",
+         "--set=training.processes=2"]  # fmt: skip
 
 
 def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path):
     assert cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *runs.flags("r"))[0] == 0
     text = (tmp_path / "x.sh").read_text()
 
-    assert (
-        "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
-        and "#SBATCH --cpus-per-task=1\n" in text
-    )
+    assert "#SBATCH --nodes=2\n#SBATCH --ntasks-per-node=1\n" in text
+    assert "#SBATCH --cpus-per-task=1\n" in text
     assert "\nsrun bench run " in text and "\nexport MASTER_ADDR MASTER_PORT\n" in text
     assert '\nexport SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"' in text, (
         "or a task of srun has one processor"
@@ -128,9 +111,8 @@ def test_the_script_of_a_training_over_nodes_starts_bench_on_each(cli, tmp_path)
 def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, tmp_path, requests):
     training = {"tokens": 40_000, "batch": 8, "seqlen": 32}
     settings = [f"--set=training.{name}={value}" for name, value in training.items()]
-    assert (
-        cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0] == 0
-    )
+    found = cli("plan", "--slurm", "x.sh", "--shards", "1", *NODES, *settings, *runs.flags("r"))[0]
+    assert found == 0
     first = slurm.start(tmp_path / "x.sh", 1, 1)
     log = tmp_path / "r/logs"
     deadline = time.monotonic() + PATIENCE_S
@@ -162,24 +144,18 @@ def test_a_training_over_nodes_that_slurm_ends_goes_on_when_it_is_requeued(cli, 
 
 
 def test_a_script_for_slurm_has_the_time_of_the_cards(tmp_path, cli):
-    model, script = (
-        ("--model", "llama2-7b", "--quant", "none", "--methods", "cast", "--device", "8xh100"),
-        tmp_path / "s",
-    )
-    code, _, err = cli("plan", *model, "--slurm", str(script), "--shards", "2")
+    line = "plan --model llama2-7b --quant none --methods cast --device 8xh100 --shards 2 --slurm"
+    code, _, err = cli(line, tmp_path / "s")
+    script = (tmp_path / "s").read_text()
 
     assert code == 0, err
-    hours = int(re.search(r"--time=(\d+):", script.read_text())[1])
-    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script.read_text()
+    hours = int(re.search(r"--time=(\d+):", script)[1])
+    assert hours == pytest.approx(2 * 37, abs=1) and "no time is known" not in script
 
 
 def test_the_processes_of_a_slurm_task_share_its_cores_and_not_its_gpus():
-    changes = {
-        "methods": ("retrain",),
-        "calibration": {"sequences": 6, "processes": 2},
-        "threads": 3,
-        "jobs": 2,
-    }
+    changes = {"methods": ("retrain",), "calibration": {"sequences": 6, "processes": 2},
+               "threads": 3, "jobs": 2}  # fmt: skip
     plan = api.plan(runs.small("r", **changes, training={"processes": 2}))
     assert "--cpus-per-task=6\n" in script_writer.compose_script(plan, 1)
 

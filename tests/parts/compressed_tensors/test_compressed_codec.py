@@ -11,35 +11,21 @@ from bench.results.folder_check import check_folder
 from helpers import packers, runs
 from methods.workshop.quantizing.grids import FP4
 
-GROUPED = {
-    "num_bits": 4,
-    "type": "int",
-    "strategy": "group",
-    "group_size": packers.GROUP,
-    "symmetric": False,
-}
+GROUPED = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": packers.GROUP,
+           "symmetric": False}  # fmt: skip
 ROUNDED = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
 
 
+PACKED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+OTHER = {"weights": GROUPED | {"group_size": 32}}
 CASES = {
     "pack-quantized, 3 bits": (
         partial(packers.pack_quantized, bits=3),
-        {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "config_groups": {"g": {"weights": GROUPED | {"num_bits": 3}}},
-        },
+        PACKED | {"config_groups": {"g": {"weights": GROUPED | {"num_bits": 3}}}},
     ),
     "pack-quantized": (
         packers.pack_quantized,
-        {
-            "quant_method": "compressed-tensors",
-            "format": "pack-quantized",
-            "config_groups": {
-                "other": {"weights": GROUPED | {"group_size": 32}},
-                "g": {"weights": GROUPED},
-            },
-        },
+        PACKED | {"config_groups": {"other": OTHER, "g": {"weights": GROUPED}}},
     ),
 }
 

@@ -29,26 +29,12 @@ FORMATS = {
 def test_transformers_loads_what_was_measured(quantizer, quantized_row, output, tmp_path):
     results, record = quantized_row(quantizer)
     out = tmp_path / "out"
-    said = output(
-        "export",
-        record.key,
-        "--results",
-        str(results),
-        "--format",
-        "compressed-tensors",
-        "--out",
-        str(out),
-    )
+    said = output("export", record.key, "--results", str(results), "--format", "compressed-tensors",
+                  "--out", str(out))  # fmt: skip
     assert re.search(r"bits per weight, where the row counts \d", said)
     error = float(re.search(r"its logits differ by (\S+) of", said)[1])
-    assert error <= {
-        "w8a8": 0.05,
-        "w8a8-smooth": 0.05,
-        "nvfp4": 0.02,
-        "nvfp4-gptq": 0.02,
-        "mxfp4": 0.02,
-        "mxfp4-gptq": 0.02,
-    }.get(quantizer, 0)
+    assert error <= {"w8a8": 0.05, "w8a8-smooth": 0.05, "nvfp4": 0.02, "nvfp4-gptq": 0.02,
+                     "mxfp4": 0.02, "mxfp4-gptq": 0.02}.get(quantizer, 0)  # fmt: skip
     config = json.loads((out / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == "compressed-tensors"
     assert config["quantization_config"]["format"] == FORMATS[quantizer]

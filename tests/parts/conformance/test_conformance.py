@@ -24,20 +24,16 @@ ENDS = {
 }
 """Statements that each method runs after it has pruned."""
 BROKEN = {
-    "touches": (
-        checks.prunes_its_targets_and_nothing_else,
-        "model.norm.weight changed, and it is neither a target",
-    ),
+    "touches": (checks.prunes_its_targets_and_nothing_else,
+                "model.norm.weight changed, and it is neither a target"),
     "draws": (checks.gives_the_same_twice, "two runs with one seed differ in their notes"),
     "writes": (checks.leaves_its_job_alone, "it wrote into its source folder"),
-    "casts": (
-        checks.keeps_the_dtype,
-        "model.norm.weight became torch.float64 in a model of torch.float32",
-    ),
+    "casts": (checks.keeps_the_dtype,
+              "model.norm.weight became torch.float64 in a model of torch.float32"),
     "notes": (checks.notes_are_json, "its notes are not a JSON object without NaN"),
     "stores": (checks.stores_its_weights, "q_proj give another weight than its model has"),
     "starts": (checks.leaves_nothing_running, "processes running: end them before"),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +50,8 @@ def test_a_method_that_conforms(cli):
     rows = json.loads(out)
 
     assert code == 0, err
-    assert [row["check"] for row in rows] == [
-        check.__name__.replace("_", " ") for check in checks.CHECKS
-    ]
+    found = [row["check"] for row in rows]
+    assert found == [check.__name__.replace("_", " ") for check in checks.CHECKS]
     assert {row["state"] for row in rows} == {"ok"}
 
 

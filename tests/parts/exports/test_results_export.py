@@ -25,45 +25,28 @@ HOSTILE = "../<img src=x>/a:b\n=cmd|'/C calc'!A0"
 pytestmark = pytest.mark.usefixtures("cache")
 
 
+def inputs(name, config, content=""):
+    """The key inputs of a measure."""
+    measure = {"name": name, "config": config, "content": content}
+    return {"model": "0" * 64, "stages": [], "measure": measure}
+
+
 def windows(root, **about):
-    measure = {
-        "name": "perplexity",
-        "config": {"corpus": "wiki-mini", "seqlen": 128},
-        "content": "d1",
-    }
-    return fake_records.perplexity(
-        root, key_inputs={"model": "0" * 64, "stages": [], "measure": measure}, **about
-    )
+    key_inputs = inputs("perplexity", {"corpus": "wiki-mini", "seqlen": 128}, "d1")
+    return fake_records.perplexity(root, key_inputs=key_inputs, **about)
 
 
 def questions(root, task="piqa", limit=None, stderr=0.01, **about):
     config = {"task": task, "file": "", "version": "1.0", "harness": "0.4.13", "batch": 16}
-    measure = {
-        "name": "zeroshot",
-        "config": config | ({"limit": limit} if limit else {}),
-        "content": "",
-    }
-    fields = {
-        "measure": "zeroshot",
-        "protocol": f"{task}@1.0" + (f"x{limit}" if limit else ""),
-        "token_digest": "",
-    }
+    config |= {"limit": limit} if limit else {}
     notes = {"data": "baber/piqa" if task == "piqa" else "wiki-mini", "revision": "abc"}
-    found = fake_records.record(
-        key_inputs={"model": "0" * 64, "stages": [], "measure": measure},
-        notes=notes,
-        **fields,
-        **about,
-    )
-    rows = [
-        ReadingRow(
-            metric="acc", value=0.25, unit="1", better="higher", stderr=stderr, n=limit or 40
-        ),
-        ReadingRow(
-            metric="acc_norm", value=0.5, unit="1", better="higher", stderr=stderr, n=limit or 40
-        ),
-    ]
-    return fake_records.put(root, found, [Item("a", "a", 1.0, 1.0)], rows)
+    about |= {"measure": "zeroshot", "protocol": f"{task}@1.0" + (f"x{limit}" if limit else "")}
+    key_inputs = inputs("zeroshot", config)
+    record = fake_records.record(key_inputs=key_inputs, notes=notes, token_digest="", **about)
+    error = {"unit": "1", "better": "higher", "stderr": stderr, "n": limit or 40}
+    values = {"acc": 0.25, "acc_norm": 0.5}
+    rows = [ReadingRow(metric=name, value=value, **error) for name, value in values.items()]
+    return fake_records.put(root, record, [Item("a", "a", 1.0, 1.0)], rows)
 
 
 def size(root, **about):
@@ -71,12 +54,8 @@ def size(root, **about):
         ReadingRow(metric="parameters", value=134515008.0, unit="1", better=""),
         ReadingRow(metric="bytes_packed", value=2e6, unit="B", better="lower"),
     ]
-    return fake_records.put(
-        root,
-        fake_records.record(measure="size", protocol="weights", token_digest="", **about),
-        (),
-        rows,
-    )
+    record = fake_records.record(measure="size", protocol="weights", token_digest="", **about)
+    return fake_records.put(root, record, (), rows)
 
 
 @pytest.fixture
@@ -93,9 +72,14 @@ def root(tmp_path):
 
 def exported(output, root, format_, out, *more):
     said = output("export", "--format", format_, "--results", root, "--out", out, *more)
-    return said, {
-        str(p.relative_to(out)): json.loads(p.read_text()) for p in sorted(out.rglob("*.json"))
-    }
+    files = sorted(out.rglob("*.json"))
+    return said, {str(p.relative_to(out)): json.loads(p.read_text()) for p in files}
+
+
+def dense_with(found, task):
+    """The documents of the dense model that have a task."""
+    documents = [d for path, d in found.items() if path.startswith("cast-bench__tiny/")]
+    return [d for d in documents if task in d["results"]]
 
 
 def test_every_eval_ever_takes_it(root, output, tmp_path):
@@ -117,10 +101,8 @@ def test_every_eval_ever_takes_it(root, output, tmp_path):
         assert path.startswith(f"data/cast-bench/{name}/")
         assert document["evaluation_id"].split("/")[1:-1] == name.split("/")
         assert document["source_metadata"]["source_organization_name"] == "us"
-    assert [d["model_info"]["id"] for d in found.values()] == [
-        "cast-bench/tiny",
-        "cast-bench/tiny-sparsegpt-2-4-int8-seed0",
-    ]
+    got = [d["model_info"]["id"] for d in found.values()]
+    assert got == ["cast-bench/tiny", "cast-bench/tiny-sparsegpt-2-4-int8-seed0"]
 
 
 def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
@@ -128,28 +110,17 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
 
     dense = next(d for d in found.values() if d["model_info"]["id"] == "cast-bench/tiny")
     results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
-    assert set(results) == {
-        "perplexity/wiki-mini@128/perplexity",
-        "size/weights/bytes_packed",
-        "zeroshot/piqa@1.0/acc",
-        "zeroshot/piqa@1.0/acc_norm",
-    }
+    assert set(results) == {"perplexity/wiki-mini@128/perplexity", "size/weights/bytes_packed",
+                            "zeroshot/piqa@1.0/acc", "zeroshot/piqa@1.0/acc_norm"}  # fmt: skip
     acc = results["zeroshot/piqa@1.0/acc"]
     assert acc["score_details"]["score"] == 0.25
-    assert acc["score_details"]["uncertainty"] == {
-        "standard_error": {"value": 0.01},
-        "num_samples": 40,
-    }
-    assert (
-        acc["metric_config"]["lower_is_better"] is False
-        and acc["metric_config"]["metric_id"] == "accuracy"
-    )
-    assert acc["source_data"] == {
-        "dataset_name": "piqa",
-        "source_type": "hf_dataset",
-        "hf_repo": "baber/piqa",
-        "additional_details": {"revision_or_digest": "abc"},
-    }
+    got = acc["score_details"]["uncertainty"]
+    assert got == {"standard_error": {"value": 0.01}, "num_samples": 40}
+    assert acc["metric_config"]["lower_is_better"] is False
+    assert acc["metric_config"]["metric_id"] == "accuracy"
+    assert acc["source_data"] == {"dataset_name": "piqa", "source_type": "hf_dataset",
+                                  "hf_repo": "baber/piqa",
+                                  "additional_details": {"revision_or_digest": "abc"}}  # fmt: skip
     perplexity = results["perplexity/wiki-mini@128/perplexity"]["metric_config"]
     assert perplexity["lower_is_better"] is True
     assert (perplexity["min_score"], perplexity["max_score"]) == (1.0, "Infinity")
@@ -177,11 +148,7 @@ def test_lm_evals_table_shows_every_number(root, output, tmp_path):
     perplexity = shown["wiki-mini@128", "perplexity"]
     assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
     # Nothing of weights alone.
-    assert {task for task, _ in shown} == {
-        "piqa",
-        "wiki_lastword",
-        "wiki-mini@128",
-    }
+    assert {task for task, _ in shown} == {"piqa", "wiki_lastword", "wiki-mini@128"}
 
 
 def test_a_filter_has_its_place_in_a_key(root, output, tmp_path):
@@ -228,67 +195,41 @@ def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, output, tmp_path):
 
 def put_changed(root, record, config, **protocol):
     """Put a record with other settings of its measure, and another protocol."""
-    measure = record.key_inputs["measure"]
-    inputs = record.key_inputs | {"measure": measure | {"config": measure["config"] | config}}
-    changed = record.identity.protocol.model_copy(update=protocol)
-    about = {
-        "identity": record.identity.model_copy(update={"protocol": changed}),
-        "key_inputs": inputs,
-    }
-    fake_records.put(
-        root,
-        record.model_copy(update=about | {"key": digests.of(inputs)}),
-        [Item("a", "a", 1.0, 1.0)],
-        record.readings,
-    )
+    changed = record.model_copy(deep=True)
+    changed.key_inputs["measure"]["config"] |= config
+    changed.key = digests.of(changed.key_inputs)
+    protocol = record.identity.protocol.model_copy(update=protocol)
+    changed.identity = record.identity.model_copy(update={"protocol": protocol})
+    fake_records.put(root, changed, [Item("a", "a", 1.0, 1.0)], record.readings)
 
 
-def test_other_prompts_are_not_in_one_file(root, output, tmp_path):
+def test_other_prompts_and_rules_of_bos_are_not_in_one_file(root, output, tmp_path):
     prompt = {"num_fewshot": 5, "apply_chat_template": True, "system_instruction": "Be brief."}
     record = questions(tmp_path / "other", method="dense")
     put_changed(root, record, prompt, prompt=describe_prompt(5, True, "Be brief.", None))
-
-    _, found = exported(output, root, "lm-eval", tmp_path / "out")
-
-    dense = [
-        d for p, d in found.items() if p.startswith("cast-bench__tiny/") and "piqa" in d["results"]
-    ]
-    keys = ("system_instruction", "system_instruction_sha", "fewshot_as_multiturn")
-    none, five = sorted(
-        [d["n-shot"]["piqa"], d["configs"]["piqa"]["num_fewshot"], *map(d.get, keys)] for d in dense
-    )
-    assert none == [0, 0, None, None, False]
-    assert five == [5, 5, "Be brief.", utils.hash_string("Be brief."), True]
-
-
-def test_rules_of_bos_are_not_in_one_file(root, output, tmp_path):
-    record = questions(tmp_path / "other", method="dense")
     put_changed(root, record, {"bos": "auto"}, bos="auto")
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")
 
-    assert (
-        len(
-            [
-                d
-                for p, d in found.items()
-                if p.startswith("cast-bench__tiny/") and "piqa" in d["results"]
-            ]
-        )
-        == 2
+    keys = ("system_instruction", "system_instruction_sha", "fewshot_as_multiturn")
+    none, of_bos, five = sorted(
+        [d["n-shot"]["piqa"], d["configs"]["piqa"]["num_fewshot"], *map(d.get, keys)]
+        for d in dense_with(found, "piqa")
     )
+    assert none == of_bos == [0, 0, None, None, False]
+    assert five == [5, 5, "Be brief.", utils.hash_string("Be brief."), True]
 
 
 @pytest.mark.parametrize("format_", ["eee", "lm-eval"])
 def test_the_same_records_give_the_same_bytes(root, output, tmp_path, format_):
     for name in ("one", "two"):
         exported(output, root, format_, tmp_path / name)
-    files = [
-        {p.relative_to(f): p.read_bytes() for p in f.rglob("*.json")}
-        for f in (tmp_path / "one", tmp_path / "two")
-    ]
+    one, two = (sorted((tmp_path / name).rglob("*.json")) for name in ("one", "two"))
 
-    assert files[0] == files[1] and files[0]
+    assert one and [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert [p.relative_to(tmp_path / "one") for p in one] == [
+        p.relative_to(tmp_path / "two") for p in two
+    ]
 
 
 @pytest.mark.parametrize("format_", ["eee", "lm-eval"])
@@ -317,23 +258,18 @@ def test_a_folder_of_the_users_is_named_without_its_path(tmp_path, output):
     [
         ("llama2-7b", "meta-llama/Llama-2-7b-hf"),
         ("owner/name", "owner/name"),
-        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M"),
         ("smollm2-135m-instruct-q4", "cast-bench/smollm2-135m-instruct-q4"),
     ],
 )
 def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, name):
-    found, _ = result_sets.group_by_model(
-        [windows(tmp_path, method="dense", identity={"model": model})]
-    )
-
-    assert [line.name for line in found] == [name]
+    record = windows(tmp_path, method="dense", identity={"model": model})
+    assert [line.name for line in result_sets.group_by_model([record])[0]] == [name]
 
 
 def test_two_models_of_one_file_are_refused(refused, tmp_path):
     for dtype in ("float32", "bfloat16"):
         windows(tmp_path / "r", identity={"dtype": dtype})
 
-    assert "would have the file" in refused(
-        "export", "--format", "lm-eval", "--results", tmp_path / "r", "--out", tmp_path / "out"
-    )
+    line = ("export --format lm-eval --results", tmp_path / "r", "--out", tmp_path / "out")
+    assert "would have the file" in refused(*line)
     assert not (tmp_path / "out").exists()

@@ -80,11 +80,8 @@ def test_an_architecture_that_was_never_here(tmp_path, keep_as):
     kind, family, _ = teach.teach(folder)
 
     assert kind == "arcee" and kind not in FAMILIES
-    assert family.linears == (
-        *(f"self_attn.{x}_proj" for x in "qkvo"),
-        "mlp.up_proj",
-        "mlp.down_proj",
-    )
+    found = family.linears
+    assert found == (*(f"self_attn.{x}_proj" for x in "qkvo"), "mlp.up_proj", "mlp.down_proj")
     assert set(family.when) == {"attention_bias", "mlp_bias"}
 
 

@@ -52,12 +52,9 @@ def test_rates_are_found_and_scale_with_weights_and_tokens():
 
 def test_another_method_takes_the_rate_of_those_that_need_the_same():
     model = CostModel(
-        [
-            cost("a", name="wanda"),
-            cost("b", name="ria", slow=1.0),
-            cost("c", name="admm", slow=10.0),
-        ]
-    )
+        [cost("a", name="wanda"), cost("b", name="ria", slow=1.0),
+         cost("c", name="admm", slow=10.0)]
+    )  # fmt: skip
 
     assert model.seconds([stage_part("new", 1e6, 1000, 0)]) == pytest.approx(3.0)
     assert model.seconds([stage_part("admm", 1e6, 1000, 0)]) == pytest.approx(30.0)
@@ -70,16 +67,12 @@ def test_a_loaded_moment_moves_nothing_and_the_error_says_it():
 
     assert model.seconds(cost("x").parts) == pytest.approx(cost("x").seconds)
     error = model.error()
-    assert (
-        error.artifacts == 9
-        and error.share == pytest.approx(8 / 9)
-        and error.median == pytest.approx(1.0)
-    )
+    assert error.artifacts == 9 and error.share == pytest.approx(8 / 9)
+    assert error.median == pytest.approx(1.0)
     assert CostModel([cost("a"), cost("b")]).error() is None
     pair = CostModel([cost("a"), cost("b", slow=4.0)])
-    assert [factor for _, factor in pair.leave_one_out()] == pytest.approx([4.0, 0.25]), (
-        "none is estimated from itself"
-    )
+    found = [factor for _, factor in pair.leave_one_out()]
+    assert found == pytest.approx([4.0, 0.25]), "none is estimated from itself"
 
 
 def test_a_folder_beside_that_cannot_be_read_has_no_records(tmp_path, monkeypatch):
@@ -126,28 +119,21 @@ def test_a_plan_goes_by_the_records_of_this_machine_and_what_is_measured_is_not_
 
 def reading(name, value):
     def change(fields):
-        return fields | {
-            "readings": [
-                r | ({"value": value} if r["metric"] == name else {}) for r in fields["readings"]
-            ]
-        }
+        for one in fields["readings"]:
+            one |= {"value": value} if one["metric"] == name else {}
+        return fields
 
     return change
 
 
 @pytest.mark.parametrize(
     "change",
-    [
-        lambda fields: fields | {"cost": fields["cost"] | {"wall_s": 10**400}},
-        lambda fields: fields | {"cost": fields["cost"] | {"wall_s": -0.5}},
-        lambda fields: fields | {"cost": {"wall_s": "NaN"}},
-        reading("parameters", 10**400),
-        reading("parameters", 0),
-        lambda fields: [],
-        lambda fields: fields | {"identity": 3},
-        lambda fields: fields | {"key_inputs": {}},
-    ],
-)
+    [lambda fields: fields | {"cost": fields["cost"] | {"wall_s": 10**400}},
+     lambda fields: fields | {"cost": fields["cost"] | {"wall_s": -0.5}},
+     lambda fields: fields | {"cost": {"wall_s": "NaN"}}, reading("parameters", 10**400),
+     reading("parameters", 0), lambda fields: [], lambda fields: fields | {"identity": 3},
+     lambda fields: fields | {"key_inputs": {}}],
+)  # fmt: skip
 def test_damaged_records_are_skipped(tmp_path, change):
     folder = tmp_path / "r/records"
     shutil.copytree(RECORDS, folder)
@@ -161,13 +147,7 @@ def test_damaged_records_are_skipped(tmp_path, change):
 
 def test_a_plan_may_be_for_cards_of_another_machine(cli, tmp_path):
     code, out, err = cli(
-        "plan",
-        "--methods",
-        "cast",
-        "--device",
-        "cuda",
-        "--json",
-        *runs.flags(tmp_path / "r", device="cuda"),
+        "plan --methods cast --device cuda --json", *runs.flags(tmp_path / "r", device="cuda")
     )
     assert code == 0 and "device 'cuda' is not on this machine: planned for one that has it" in err
     assert all(row["about_device_GB"] >= 0 for row in json.loads(out))

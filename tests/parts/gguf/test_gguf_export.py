@@ -84,8 +84,6 @@ def split(**options):
 
 
 def tokenizer(**keys):
-    """Change keys of tokenizer.json."""
-
     def change(folder):
         file = folder / "tokenizer.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | keys))
@@ -129,20 +127,14 @@ def test_llama_cpp_writes_k_quants(tmp_path):
 
 def test_rounding_at_run_time_is_no_gguf(tmp_path):
     folder = runs.tiny(tmp_path / "m", cast_bench_cache={"bits": 8})
-    with pytest.raises(
-        UserError,
-        match="rounds keys and values while it runs, which no GGUF file says: use --format hf",
-    ):
+    with pytest.raises(UserError, match="rounds keys and values while it runs"):
         export_model(str(folder), "gguf", tmp_path / "out")
 
 
 def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
     monkeypatch.setattr(gguf_export, "IMATRIX_SEQUENCES", 4)
-    targets = [
-        "model.layers.0.self_attn.q_proj",
-        "model.layers.0.self_attn.v_proj",
-        "model.layers.1.mlp.down_proj",
-    ]
+    targets = ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj",
+               "model.layers.1.mlp.down_proj"]  # fmt: skip
     found = gguf_export._measure_importance(runs.TINY, targets, "wiki-mini")
 
     assert list(found) == ["blk.0.attn_q.weight", "blk.0.attn_v.weight", "blk.1.ffn_down.weight"]

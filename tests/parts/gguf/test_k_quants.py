@@ -84,22 +84,19 @@ def test_a_row_has_the_weights_and_bits_of_its_types(model, make_job, tmp_path):
 
     expected = k_quants.dequantize(k_quants.quantize(up, "Q4_K", squares[0]), "Q4_K")
     found = outcome.model.get_submodule(f"{LAYER}.mlp.up_proj").weight
-    assert float((found - expected).norm() / (up - expected).norm()) < 0.1, (
-        "the inputs of the layers before are rounded"
-    )
+    got = float((found - expected).norm() / (up - expected).norm())
+    assert got < 0.1, "the inputs of the layers before are rounded"
     sizes = {target: outcome.model.get_submodule(target).weight.shape for target in job.targets}
     bits = sum(out * width * (4.5 if width == 256 else 5.5) for out, width in sizes.values())
     counted = store(outcome.stored, tmp_path).count()
-    assert counted.all_bits == pytest.approx(
-        bits / sum(out * width for out, width in sizes.values())
-    )
+    given = counted.all_bits
+    assert given == pytest.approx(bits / sum(out * width for out, width in sizes.values()))
     assert not torch.equal(outcome.model.get_submodule(f"{LAYER}.mlp.down_proj").weight, down)
 
 
 def test_rows_that_no_type_fits_are_a_sentence():
     with pytest.raises(
-        UserError,
-        match=r"q3_k needs rows of a multiple of 32 weights, and these have 40: use int4-gptq",
+        UserError, match="needs rows of a multiple of 32 weights, and these have 40"
     ):
         k_quants.type_for("q3_k", 40)
 

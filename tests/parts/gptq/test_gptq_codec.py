@@ -13,26 +13,18 @@ def zeros_themselves(parts, dense):
     return parts | {"qzeros": parts["qzeros"] + 0x11111111}, dense
 
 
+FOUR = {"bits": 4, "group_size": 16}
+AUTO_ROUND = FOUR | {"quant_method": "auto-round"}
 CASES = {
-    "gptq-3": (lambda w: packers.gptq(w, 3), {"quant_method": "gptq", "bits": 3, "group_size": 16}),
-    "awq": (packers.awq, {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm"}),
+    "gptq-3": (lambda w: packers.gptq(w, 3), FOUR | {"quant_method": "gptq", "bits": 3}),
+    "awq": (packers.awq, FOUR | {"quant_method": "awq", "version": "gemm"}),
     "auto-round": (
         lambda w: packers.gptq(w, 4),
-        {
-            "quant_method": "auto-round",
-            "packing_format": "auto_round:auto_gptq",
-            "bits": 4,
-            "group_size": 16,
-        },
+        AUTO_ROUND | {"packing_format": "auto_round:auto_gptq"},
     ),
     "auto-round for GPTQModel": (
         lambda w: zeros_themselves(*packers.gptq(w, 4)),
-        {
-            "quant_method": "auto-round",
-            "packing_format": "auto_round:gptqmodel",
-            "bits": 4,
-            "group_size": 16,
-        },
+        AUTO_ROUND | {"packing_format": "auto_round:gptqmodel"},
     ),
 }
 

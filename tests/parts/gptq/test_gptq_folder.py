@@ -48,16 +48,14 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, quantized_r
     said = export_model(record.key, kind, tmp_path / "out", results=results)
 
     assert "28 linears stored as" in said and "read back bit for bit" in said
-    assert float(re.search(r"([\d.]+) bits per weight, where", said)[1]) == pytest.approx(
-        bits, rel=0.03
-    )
+    found = float(re.search(r"([\d.]+) bits per weight, where", said)[1])
+    assert found == pytest.approx(bits, rel=0.03)
     about = json.loads((tmp_path / "out/config.json").read_text())
     assert about["quantization_config"]["group_size"] == (-1 if quantizer == "int8" else 32)
     assert about["dtype"] == "float16"
     weights = load_file(tmp_path / "out/model.safetensors")
-    assert {
-        w.dtype for n, w in weights.items() if not n.endswith(("qweight", "qzeros", "g_idx"))
-    } == {torch.float16}
+    got = {w.dtype for n, w in weights.items() if not n.endswith(("qweight", "qzeros", "g_idx"))}
+    assert got == {torch.float16}
     assert not [n for n in weights if n.endswith("_proj.weight")]
 
 
@@ -65,18 +63,14 @@ def test_a_folder_with_integers_holds_the_row(kind, quantizer, bits, quantized_r
 @pytest.mark.parametrize(
     ("by", "fault", "said"),
     [
-        (
-            1e5,
-            UserError,
-            "model.norm.weight has values beyond float16, .*: use --format compressed-tensors",
-        ),
+        (1e5, UserError,
+         "model.norm.weight has values beyond float16, .*: use --format compressed-tensors"),
         (6e4, CheckFailed, "this model overflows in float16, .*: use --format compressed-tensors"),
     ],
-)
+)  # fmt: skip
 def test_a_model_that_float16_cannot_hold_is_refused(
     kind, by, fault, said, quantized_row, tmp_path, monkeypatch
 ):
-    """Its final norm is large, or what that makes of the hidden states."""
     results, record = quantized_row("int4-rtn")
     read = Folder.tensor
     norm = "model.norm.weight"

@@ -10,7 +10,6 @@ from methods.contract.errors import UserError
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
-    """A folder of GPTQ."""
     folder = tmp_path_factory.mktemp("quantized") / "m"
     packers.folder(
         folder, lambda w: packers.gptq(w, 4), {"quant_method": "gptq", "bits": 4, "group_size": 16}

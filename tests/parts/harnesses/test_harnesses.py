@@ -26,11 +26,8 @@ def write(file, content):
 
 
 def lighteval(path, right, asked="Question"):
-    about = {
-        "config_general": {"model_name": "/home/me/models/mine", "lighteval_sha": "abc"},
-        "versions": {"mini|0": 0},
-        "results": {"mini|0": {"acc": 0.5}},
-    }
+    about = {"config_general": {"model_name": "/home/me/models/mine", "lighteval_sha": "abc"},
+             "versions": {"mini|0": 0}, "results": {"mini|0": {"acc": 0.5}}}  # fmt: skip
     write(path / f"results/mine/results_{DATE}.json", about)
     question = {"instruction": None, "gold_index": 0, "choices": ["a", "b"]}
     rows = [
@@ -72,16 +69,10 @@ def evalscope(path, right, asked="Question"):
 
 def every_eval_ever(path, right, asked="Question"):
     home = path / "mini/org/mine"
-    result = {
-        "evaluation_result_id": "acc",
-        "evaluation_name": "mini",
-        "metric_config": {"metric_name": "acc", "lower_is_better": False},
-    }
-    about = {
-        "eval_library": {"name": "lm_eval", "version": "0.4.13"},
-        "model_info": {"name": "org/mine"},
-        "evaluation_results": [result],
-    }
+    result = {"evaluation_result_id": "acc", "evaluation_name": "mini",
+              "metric_config": {"metric_name": "acc", "lower_is_better": False}}  # fmt: skip
+    about = {"eval_library": {"name": "lm_eval", "version": "0.4.13"},
+             "model_info": {"name": "org/mine"}, "evaluation_results": [result]}  # fmt: skip
     write(home / f"{UUID}.json", about)
     named, rows = {"evaluation_name": "mini", "evaluation_result_id": "acc"}, []
     for i, x in enumerate(right):
@@ -169,7 +160,6 @@ def test_settings_of_evalscope_are_compared(tmp_path):
 
 
 def changed(file, *path, to):
-    """Set a value in a file of one JSON object."""
     about = json.loads(file.read_text())
     inner = about
     for part in path[:-1]:
@@ -211,13 +201,10 @@ def test_a_number_beyond_all_scores(tmp_path):
         elsewhere.read(tmp_path)
 
 
-LAUGHS = "a0: &a0 [x]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30)
-)
+NINE = [(i, ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, 30)]
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{nine}]\n" for i, nine in NINE)
 PAIRS = LAUGHS.replace("[", "!!omap [k: ").replace(", ", ", k: ")
-MERGES = "a0: &a0 {x: 1}\n" + "".join(
-    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 30)
-)
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{nine}]}}\n" for i, nine in NINE)
 
 
 @pytest.mark.parametrize(

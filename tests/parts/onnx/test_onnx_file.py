@@ -25,23 +25,19 @@ WAYS = {
     "Gemm, [out, in]": (WEIGHT, [helper.make_node("Gemm", ["x", "w"], ["h"], transB=1)]),
     "turned": (
         WEIGHT,
-        [
-            helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
-            helper.make_node("MatMul", ["x", "t"], ["h"]),
-        ],
+        [helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+         helper.make_node("MatMul", ["x", "t"], ["h"])],
     ),
     "left, [out, in]": (
         WEIGHT,
-        [
-            helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
-            helper.make_node("MatMul", ["w", "t"], ["h"]),
-        ],
+        [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+         helper.make_node("MatMul", ["w", "t"], ["h"])],
     ),
     "left in Gemm, [in, out]": (
         WEIGHT.T,
         [helper.make_node("Gemm", ["w", "x"], ["h"], transA=1, transB=1)],
     ),
-}
+}  # fmt: skip
 
 
 def save(path, nodes, weights, *, external=False, result="h"):
@@ -117,16 +113,6 @@ def test_other_floats(tmp_path, dtype):
     assert torch.equal(file.weight(file.targets()[0]).float(), torch.from_numpy(WEIGHT))
 
 
-def test_weights_in_a_file_of_their_own(tmp_path):
-    path = save(tmp_path / "x.onnx", WAYS["turned"][1], {"w": WEIGHT}, external=True)
-    file = OnnxFile(path)
-
-    assert (tmp_path / "weights").exists()
-    assert [
-        torch.equal(file.weight(file.targets()[0]), torch.from_numpy(WEIGHT)) for _ in range(2)
-    ] == [True, True]
-
-
 def test_the_head_is_no_target_and_names_can_be_chosen(tmp_path):
     nodes = [
         helper.make_node("MatMul", ["x", "a"], ["p"]),
@@ -150,21 +136,17 @@ def test_the_head_is_no_target_and_names_can_be_chosen(tmp_path):
 
 
 def test_a_file_that_is_none_is_a_sentence(refused, tmp_path):
-    path = save(tmp_path / "x.onnx", WAYS["turned"][1], {"w": WEIGHT}, external=True)
-    content = path.read_bytes()
+    content = save(
+        tmp_path / "x.onnx", WAYS["turned"][1], {"w": WEIGHT}, external=True
+    ).read_bytes()
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "cut.onnx").write_bytes(content[:-20])
     (tmp_path / "link.onnx").symlink_to("/etc/passwd")
-    lost = tmp_path / "lost"
-    lost.mkdir()
-    (lost / "x.onnx").write_bytes(content)
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "x.onnx").write_bytes(content.replace(b"weights", b"../pass"))
-    short = tmp_path / "short"
-    short.mkdir()
-    (short / "x.onnx").write_bytes(content)
-    (short / "weights").write_bytes(b"1234")
+    outside = content.replace(b"weights", b"../pass")
+    for name, graph in (("lost", content), ("out", outside), ("short", content)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.onnx").write_bytes(graph)
+    (tmp_path / "short/weights").write_bytes(b"1234")
 
     for name in ("none", "text", "cut", "link", "lost/x", "out/x", "short/x"):
         assert "Traceback" not in refused("verify", str(tmp_path / f"{name}.onnx"))

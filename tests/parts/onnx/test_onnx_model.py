@@ -122,12 +122,8 @@ def test_the_layout_is_optimums(exported):
     assert shapes["logits"] == ["batch_size", "sequence_length", 64]
     for i in range(2):
         for kind in ("key", "value"):
-            assert shapes[f"past_key_values.{i}.{kind}"] == [
-                "batch_size",
-                2,
-                "past_sequence_length",
-                8,
-            ]
+            found = shapes[f"past_key_values.{i}.{kind}"]
+            assert found == ["batch_size", 2, "past_sequence_length", 8]
             assert shapes[f"present.{i}.{kind}"][1::2] == [2, 8]
     model = onnx.load(out / "model.onnx")
     assert (model.producer_name, model.opset_import[0].version) == ("cast-bench", onnx_model.OPSET)
@@ -154,11 +150,8 @@ def test_a_dtype_is_that_of_every_weight_and_the_tokenizer_goes_along(tmp_path, 
     assert ("logits not compared: onnxruntime has no bfloat16 on a CPU" in sentence) == (
         dtype == "bfloat16"
     )
-    assert {p.name for p in (tmp_path / "out").iterdir()} >= {
-        "model.onnx",
-        "tokenizer.json",
-        "config.json",
-    }
+    found = {p.name for p in (tmp_path / "out").iterdir()}
+    assert found >= {"model.onnx", "tokenizer.json", "config.json"}
 
 
 @pytest.mark.full
@@ -215,7 +208,6 @@ def test_a_cache_goes_by_the_name_that_the_model_has_for_it(model):
 
 
 def test_a_file_that_is_not_the_model_is_refused(exported, tmp_path, monkeypatch):
-    """The model has other weights than the file."""
     source, out, _ = exported("llama")
     other = shutil.copytree(source, tmp_path / "m")
     model = loading.load(source, Compute())

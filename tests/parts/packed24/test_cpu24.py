@@ -46,10 +46,8 @@ def test_bfloat16_is_the_definition_on_every_path(kernel, shape, threads):
         x = torch.randn(rows, shape[1]).bfloat16()
         wanted = x.double() @ weight.double().T
         for path in kernel.paths:
-            for laid in (
-                cpu24.to_kernel_layout(pack(weight)),
-                cpu24.to_dense_kernel_layout(weight),
-            ):
+            dense = cpu24.to_dense_kernel_layout(weight)
+            for laid in (cpu24.to_kernel_layout(pack(weight)), dense):
                 got = cpu24.product(x, laid, threads=threads, path=path)
                 assert got.dtype == torch.float32
                 torch.testing.assert_close(
@@ -102,10 +100,8 @@ def test_the_largest_sums_overflow_nowhere(kernel):
         dense = torch.full((1, width), -128, dtype=torch.int8)
         wanted = {False: -sign * 128.0 * width / 2, True: -sign * 128.0 * width}
         for path in kernel.paths:
-            for laid in (
-                cpu24.to_kernel_layout(packed),
-                cpu24.to_dense_kernel_layout(dense, torch.ones(1)),
-            ):
+            twin = cpu24.to_dense_kernel_layout(dense, torch.ones(1))
+            for laid in (cpu24.to_kernel_layout(packed), twin):
                 got = cpu24.product(x, laid, path=path)
                 torch.testing.assert_close(
                     got, torch.tensor([[wanted[laid.dense]]]), rtol=1e-6, atol=0
@@ -156,10 +152,8 @@ def test_a_nan_is_not_hidden(kernel):
     weight = sparse(5, 64)
     x = torch.randn(2, 64)
     x[1, 3] = float("nan")
-    for laid in (
-        cpu24.to_kernel_layout(pack(weight)),
-        cpu24.to_kernel_layout(pack_rounded(weight, "int8")),
-    ):
+    for packed in (pack(weight), pack_rounded(weight, "int8")):
+        laid = cpu24.to_kernel_layout(packed)
         for path in kernel.paths:
             got = cpu24.product(x, laid, path=path)
             assert got[0].isfinite().all()
@@ -179,13 +173,11 @@ def test_the_layout_has_a_way_back(shape):
 
 
 def test_memory_is_nine_bits_a_weight_five_or_three_and_scales():
-    assert 8 * cpu24.to_kernel_layout(pack(sparse(4, 4096))).memory.nbytes / (4 * 4096) == 9
-    assert (
-        8 * cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int8")).memory.nbytes / (4 * 4096)
-        == 5
-    )
-    four = cpu24.to_kernel_layout(pack_rounded(sparse(4, 4096), "int4"))
-    assert 8 * (four.memory.nbytes + four.scales.nbytes) / (4 * 4096) == 3.25
+    weight = sparse(4, 4096)
+    made = pack(weight), pack_rounded(weight, "int8"), pack_rounded(weight, "int4")
+    floats, eight, four = map(cpu24.to_kernel_layout, made)
+    held = (floats.memory.nbytes, eight.memory.nbytes, four.memory.nbytes + four.scales.nbytes)
+    assert [8 * size / weight.numel() for size in held] == [9, 5, 3.25]
 
 
 def test_the_environment_names_a_path(kernel, monkeypatch):
@@ -254,10 +246,9 @@ def test_code_for_another_processor_is_not_loaded(compiler, monkeypatch):
 
 
 def test_a_compiler_that_fails_says_why(compiler, tmp_path):
+    fails = 'case "$1" in --version) echo fake 1;; *) echo "x.cpp:1: error: no" >&2; exit 1;; esac'
     with pytest.raises(native.NoKernel, match=r"the C\+\+ compiler fails: x\.cpp:1: error: no"):
-        compiler(
-            'case "$1" in --version) echo fake 1;; *) echo "x.cpp:1: error: no" >&2; exit 1;; esac'
-        )()
+        compiler(fails)()
     assert not list((tmp_path / "cache/native").iterdir())
 
 

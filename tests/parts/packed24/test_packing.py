@@ -72,14 +72,6 @@ def test_extremes_come_back(dtype):
     assert torch.equal(unpack(pack(weight)).view(torch.uint8), weight.view(torch.uint8))
 
 
-def test_a_seven_billion_models_shape_takes_nine_sixteenths():
-    weight = sparse(40, 11008, torch.bfloat16)
-    assert pack(weight).nbytes / weight.nbytes == pytest.approx(9 / 16, rel=0.01)
-    assert 8 * pack_rounded(weight, "int8").nbytes / weight.numel() == pytest.approx(5, rel=0.01)
-    four = pack_rounded(weight, "int4")
-    assert 8 * (four.nbytes - four.scales.nbytes) / weight.numel() == 3
-
-
 class OnCard(torch.Tensor):
     """Numpy reads it only after it was moved."""
 

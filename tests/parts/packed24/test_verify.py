@@ -26,9 +26,8 @@ def test_a_packed_folder_counts_as_the_dense_one(tmp_path, cli, values):
         ("--exclude", "*.q_proj", "--pattern", "1:4"): " groups of p",
     }.items():
         code, packed, err = cli("verify", "p", "--json", *more)
-        assert (code, packed) == cli("verify", "d", "--json", *more)[:2] and err.endswith(
-            f"{said}\n"
-        )
+        assert (code, packed) == cli("verify", "d", "--json", *more)[:2]
+        assert err.endswith(f"{said}\n")
 
 
 def test_a_family_that_stores_weights_transposed(make, keep_as, cli, tmp_path):

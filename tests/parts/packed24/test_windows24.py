@@ -28,12 +28,9 @@ from methods.model.folder import Folder
 def draw(pattern, rows=7, groups=5):
     """Whole numbers, so that every sum is exact in any order."""
     parsed = Pattern.parse(pattern)
-    weight = torch.randint(
-        1, 9, (rows, groups * parsed.m), generator=torch.Generator().manual_seed(0)
-    ).float()
-    return weight.where(
-        parsed.keep(torch.rand(weight.shape, generator=torch.Generator().manual_seed(1))), 0
-    )
+    first, second = (torch.Generator().manual_seed(seed) for seed in (0, 1))
+    weight = torch.randint(1, 9, (rows, groups * parsed.m), generator=first).float()
+    return weight.where(parsed.keep(torch.rand(weight.shape, generator=second)), 0)
 
 
 @pytest.mark.parametrize("pattern", ["4:6", "6:8", "14:16"])
@@ -122,8 +119,6 @@ def test_export_goes_both_ways_and_runs(pruned, tmp_path, values):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--format", "packed24", "--windows", "14:16"], "is not 14:16: row"),
-        (["--format", "packed24", "--windows", "4:8"], "4:8 is not stored as windows of 2:4"),
         (["--format", "hf", "--windows", "6:8"], "--windows 6:8 needs --format packed24"),
         (
             ["--format", "packed24", "--windows", "6:8", "--values", "int4"],
@@ -132,11 +127,6 @@ def test_export_goes_both_ways_and_runs(pruned, tmp_path, values):
     ],
 )
 def test_bad_options_are_one_sentence(pruned, tmp_path, refused, options, said):
-    assert said in refused(
-        "export",
-        tiny(tmp_path / "tiny") if "14:16" in options else pruned,
-        *options,
-        "--out",
-        tmp_path / "out",
-    )
+    assert said in refused("export", tiny(tmp_path / "tiny") if "14:16" in options else pruned,
+                           *options, "--out", tmp_path / "out")  # fmt: skip
     assert not (tmp_path / "out").exists()

@@ -31,7 +31,6 @@ def packed(model, kind="int8"):
 
 
 def greedy(model, count):
-    """Return the tokens that transformers generates."""
     out = model.generate(
         PROMPT, max_new_tokens=count, min_new_tokens=count, do_sample=False, pad_token_id=0
     )

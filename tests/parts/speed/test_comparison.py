@@ -10,13 +10,7 @@ from scipy import stats
 
 from bench.parts.packed24.timing import WrongProduct, check_product
 from bench.parts.speed import comparison
-from bench.parts.speed.comparison import (
-    Peaks,
-    RooflineCost,
-    SpeedComparison,
-    Timings,
-    interleave,
-)
+from bench.parts.speed.comparison import Peaks, RooflineCost, SpeedComparison, Timings, interleave
 
 
 class Clock:
@@ -92,10 +86,8 @@ def test_copies_outgrow_the_cache_three_times_over_and_take_turns():
 
 def test_the_least_time_is_that_of_the_scarcer():
     peaks = Peaks(10.0, {"bf16": 100.0})
-    assert (
-        peaks.seconds(RooflineCost(1000, 10), "bf16") == 10
-        and peaks.seconds(RooflineCost(10, 1000), "bf16") == 100
-    )
+    assert peaks.seconds(RooflineCost(1000, 10), "bf16") == 10
+    assert peaks.seconds(RooflineCost(10, 1000), "bf16") == 100
     assert peaks.seconds(RooflineCost(1e9, 10), "unknown") == 1
 
 

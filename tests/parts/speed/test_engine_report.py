@@ -42,11 +42,8 @@ def entries(*pairs):
     return engine_report.entries([r for r, _ in pairs], lambda r: tables[r.key])
 
 
-MADE = (
-    record("native", "int8", 30, 20),
-    record("native", "bf16", 24, 16),
-    record("llamacpp", "q8_0", 60),
-)
+MADE = (record("native", "int8", 30, 20), record("native", "bf16", 24, 16),
+        record("llamacpp", "q8_0", 60))  # fmt: skip
 
 
 def test_bytes_bandwidth_and_quality_stand_beside_a_speed():
@@ -104,6 +101,7 @@ def test_a_ratio_has_the_interval_of_its_blocks():
     assert low < 0.49 and high > 0.51
     assert engine_report.rows(found)[2]["ratio"] == f"{wanted[0]:.2f} ({low:.2f} to {high:.2f})"
     of_step = engine_report.figures(found)["decode after 8 tokens, 1 thread"]
+    json.dumps(of_step, allow_nan=False)
     for slow, times in (("llamacpp q8_0", 1), ("native int8", 3)):
         ends = of_step[f"native int8 2:4 / {slow}"]
         assert ends == dict(zip(("median", "min", "max"), (wanted * times).round(3), strict=True))
@@ -137,16 +135,6 @@ def test_other_records_are_left_out():
     linears = Record(key="k", identity=identity, status="ok")
     failed, _ = record("torch", "bf16", 10, status="failed")
     assert engine_report.entries([linears, failed], lambda r: None) == []
-
-
-def test_figures_are_what_the_pages_take():
-    of_step = engine_report.figures(entries(*MADE))["decode after 8 tokens, 1 thread"]
-    assert of_step["native int8 2:4, tokens/s"] == 45
-    assert of_step["noise, llamacpp q8_0 against itself"] == "1.0%"
-    assert of_step["native int8 2:4 / llamacpp q8_0"] == {"median": 0.5, "min": 0.5, "max": 0.5}
-    for pair in ("native int8 2:4 / native int8", "native bf16 2:4 / dense"):
-        assert of_step[pair]["median"] == 1.5
-    json.dumps(of_step, allow_nan=False)
 
 
 def test_a_figure_has_every_entry(tmp_path):

@@ -8,18 +8,10 @@ from bench import api
 from bench.api import Spec
 from bench.parts.speed import linears
 from bench.parts.speed.measure import Speed
-from bench.results.identity import Identity
 from bench.system import products
 from bench.verify import WeightCounts
 from methods.contract.errors import Skipped, UserError
 from methods.contract.pattern import Pattern
-
-
-@pytest.mark.parametrize("workload", ["linears", "decode"])
-def test_its_subject_is_a_timing(workload):
-    protocol = Speed(workload=workload, tokens=8).protocol
-    about = {"model": "m", "stages": ("dense",), "pattern": "dense", "measure": "speed"}
-    assert Identity(**about, protocol=protocol).subject == "timing"
 
 
 def test_it_times_torchs_own_products(monkeypatch):

@@ -10,7 +10,6 @@ from bench.inputs.datasheets import device_specs
 from bench.parts.speed import roofline
 from bench.parts.speed.command import speed
 from helpers.runs import TINY
-from methods.contract.errors import UserError
 
 H100 = device_specs()["h100"]
 
@@ -55,9 +54,8 @@ def test_a_kind_has_the_peak_of_its_own_instructions():
     )
     sparse = seconds[0] / 2, (out * width * 5 / 8 + tokens * (width + 2 * out)) / 3.35e12
     for kind in ("int8", "fp8"):
-        assert roofline.shape_limit(out, width, tokens, kind, H100) == pytest.approx(
-            max(seconds) / max(sparse)
-        )
+        found = roofline.shape_limit(out, width, tokens, kind, H100)
+        assert found == pytest.approx(max(seconds) / max(sparse))
 
 
 @pytest.mark.parametrize(
@@ -75,11 +73,8 @@ def test_grouped_queries_and_models_that_are_here():
     assert roofline.model_sizes("llama3-8b").linears[1024, 4096] == 64
     of = roofline.model_sizes("tiny")
     config = json.loads((TINY / "config.json").read_text())
-    hidden, inner, layers = (
-        config["hidden_size"],
-        config["intermediate_size"],
-        config["num_hidden_layers"],
-    )
+    hidden, inner, layers = (config["hidden_size"], config["intermediate_size"],
+                             config["num_hidden_layers"])  # fmt: skip
     keys = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
     each = [(hidden, hidden)] * 2 + [(keys, hidden)] * 2 + [(inner, hidden)] * 2 + [(hidden, inner)]
     assert of.linears == Counter(each * layers) and of.head == config["vocab_size"] * hidden

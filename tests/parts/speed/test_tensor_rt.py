@@ -64,31 +64,22 @@ def test_both_sides_are_one_file_built_with_and_without_sparse_kernels(package):
     sparse, dense = tensor_rt.TensorRt().contestants(Versions(), Step("decode", 1, 8), "cpu", 1)
 
     steps = ("parse_from_file", "set_flag", "add_optimization_profile", "build_serialized_network")
-    called = [
-        (name.rpartition(".")[2], *args[:1])
-        for name, args, _ in package.mock_calls
-        if name.endswith(steps)
-    ]
+    calls = [(name, args) for name, args, _ in package.mock_calls if name.endswith(steps)]
+    called = [(name.rpartition(".")[2], *args[:1]) for name, args in calls]
     assert called[:2] == [
         ("parse_from_file", "2:4 float16"),
         ("set_flag", package.BuilderFlag.SPARSE_WEIGHTS),
     ]
-    assert called[4] == called[0] and [name for name, _ in called[2:]] == [
-        *steps[2:],
-        steps[0],
-        *steps[2:],
-    ]
+    assert called[4] == called[0]
+    assert [name for name, _ in called[2:]] == [*steps[2:], steps[0], *steps[2:]]
     builder = package.Builder()
     assert builder.create_network.call_args.args == (2,)
-    assert (
-        builder.create_builder_config().profiling_verbosity == package.ProfilingVerbosity.DETAILED
-    )
+    found = builder.create_builder_config().profiling_verbosity
+    assert found == package.ProfilingVerbosity.DETAILED
     assert (sparse.side, dense.side) == ("2:4", "dense")
     assert sparse.notes == {"layers": 3, "sparse_layers": ["mm1"]}
-    shapes = {
-        call.args[0]: call.args[1:]
-        for call in builder.create_optimization_profile().set_shape.call_args_list
-    }
+    set_shapes = builder.create_optimization_profile().set_shape.call_args_list
+    shapes = {call.args[0]: call.args[1:] for call in set_shapes}
     assert shapes["input_ids"] == ((1, 1),) * 3 and shapes["attention_mask"] == ((1, 9),) * 3
     assert shapes["past_key_values.0.key"] == ((1, 2, 8, 4),) * 3
     memory = sparse.work()
@@ -96,11 +87,8 @@ def test_both_sides_are_one_file_built_with_and_without_sparse_kernels(package):
     context.execute_async_v3.assert_called_once_with(7)
     assert {call.args[0] for call in context.set_input_shape.call_args_list} == set(SHAPES)
     assert {call.args[0] for call in context.set_tensor_address.call_args_list} == set(NAMES)
-    assert memory["past_key_values.0.key"].dtype == torch.float16 and memory["logits"].shape == (
-        1,
-        1,
-        64,
-    )
+    assert memory["past_key_values.0.key"].dtype == torch.float16
+    assert memory["logits"].shape == (1, 1, 64)
     assert memory["input_ids"].dtype == torch.int64 and memory["input_ids"].numel() == 1
 
 

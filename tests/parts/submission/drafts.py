@@ -32,16 +32,10 @@ def chosen(method, *quantizers):
     store = ReadOnlyStore(RESULTS / "tiny-default")
     for record in store:
         identity = record.identity
-        if (
-            identity.stages == (method,)
-            and identity.quantizer in quantizers
-            and identity.measure in MEASURES
-        ):
-            yield (
-                record,
-                store.path(record.key).read_bytes(),
-                store.content(record) if record.items else b"",
-            )
+        is_of_row = identity.stages == (method,) and identity.quantizer in quantizers
+        if is_of_row and identity.measure in MEASURES:
+            items = store.content(record) if record.items else b""
+            yield record, store.path(record.key).read_bytes(), items
 
 
 class Draft(dict):
@@ -220,15 +214,18 @@ def take(method, measure="perplexity"):
     return change
 
 
-def take_again(draft):
-    """Add a record that is published, under another key."""
-    take("magnitude")(draft)
+def taken(draft, method):
+    """Add a record that is published, and return it and a copy that may get another key."""
+    take(method)(draft)
     names = [n for n in draft if n.startswith("records/")]
-    old = next(r for n in names if (r := parse(draft[n], n)).identity.stages == ("magnitude",))
-    record = old.model_copy(deep=True)
+    old = next(r for n in names if (r := parse(draft[n], n)).identity.stages == (method,))
+    return old, old.model_copy(deep=True, update={"artifact": ""})
+
+
+def take_again(draft):
+    old, record = taken(draft, "magnitude")
     record.key_inputs["processes"] = 2
     record.key = digests.of(record.key_inputs)
-    record.artifact = ""
     draft.put(record, old)
 
 
@@ -243,27 +240,19 @@ def twice(draft):
 def copied(draft):
     """Give Wanda the scores of the dense model."""
     take("dense")(draft)
-    dense = next(
-        iter(r for r, _, _ in chosen("dense", "none") if r.identity.measure == "perplexity")
-    )
+    dense = next(r for r, _, _ in chosen("dense", "none") if r.identity.measure == "perplexity")
     old = draft.find()
     draft[f"items/{old.stem}.parquet"] = draft[f"items/{dense.stem}.parquet"]
-    record = old.model_copy(
-        deep=True, update={"items": dense.items.model_copy(), "readings": dense.readings}
-    )
-    draft.put(record, old)
+    scores = {"items": dense.items.model_copy(), "readings": dense.readings}
+    draft.put(old.model_copy(deep=True, update=scores), old)
 
 
 def on_cuda(draft, factor=1.02):
     """Add a dense model of another device, with another number."""
-    take("dense")(draft)
-    names = [n for n in draft if n.startswith("records/")]
-    old = next(r for n in names if (r := parse(draft[n], n)).identity.stages == ("dense",))
-    record = old.model_copy(deep=True)
+    old, record = taken(draft, "dense")
     record.identity = record.identity.model_copy(update={"device": "cuda"})
     record.key_inputs["device"] = "cuda"
     record.key = digests.of(record.key_inputs)
-    record.artifact = ""
     draft.put(record, old)
     found = draft.find
     draft.find = lambda *_: record

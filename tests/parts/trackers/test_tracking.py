@@ -81,10 +81,8 @@ def test_orders_reach_the_tracker_and_what_was_left_open_has_failed():
     process.tell(tracker, map(json.dumps, orders))
 
     assert tracker.said[1] == ("end", {"artifact": "a", "ok": True})
-    assert (
-        tracker.said[-2:] == [("end", {"artifact": "b", "ok": False}), ("close", {})]
-        and len(tracker.said) == 5
-    )
+    assert tracker.said[-2:] == [("end", {"artifact": "b", "ok": False}), ("close", {})]
+    assert len(tracker.said) == 5
 
 
 def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
@@ -95,21 +93,16 @@ def test_a_tracker_is_told_of_each_artifact(told, tmp_path):
     assert not said
     starts = {order["artifact"]: order for order in orders if order["do"] == "start"}
     assert set(starts) == {record.artifact for record in records} and len(starts) == 2
-    assert {(o["artifact"], o["ok"]) for o in orders if o["do"] == "end"} == {
-        (key, True) for key in starts
-    }
+    found = {(o["artifact"], o["ok"]) for o in orders if o["do"] == "end"}
+    assert found == {(key, True) for key in starts}
     trained = next(order for order in starts.values() if order["params"]["method"] == "cast")
-    assert (
-        trained["name"].startswith("tiny cast")
-        and trained["params"]["key.training.tokens"] == "1024"
-    )
+    assert trained["name"].startswith("tiny cast")
+    assert trained["params"]["key.training.tokens"] == "1024"
     assert trained["params"]["key.stages.0.name"] == "cast"
     assert trained["params"]["arithmetic"] == trained["params"]["dtype"] == "float32"
     assert trained["tags"]["cast_bench.key"] == trained["artifact"]
-    assert (
-        trained["params"]["perplexity.windows"] == "4"
-        and trained["params"]["perplexity.corpus"] == "wiki-mini"
-    )
+    assert trained["params"]["perplexity.windows"] == "4"
+    assert trained["params"]["perplexity.corpus"] == "wiki-mini"
     assert trained["tags"]["cast_bench.record.perplexity"] in {record.key for record in records}
     assert {"cast_bench.run", "cast_bench.version"} <= set(trained["tags"])
     losses = [
@@ -191,10 +184,8 @@ def test_ctrl_c_leaves_what_a_tracker_still_has_to_send(track, monkeypatch):
     monkeypatch.setattr(tracking._Channel, "has_ended", interrupted)
     trackers.close()
 
-    assert (
-        said == ["--log-to mlflow: not all was sent"]
-        and trackers._channels[0]._process.returncode is not None
-    )
+    assert said == ["--log-to mlflow: not all was sent"]
+    assert trackers._channels[0]._process.returncode is not None
 
 
 def test_what_another_run_has_recorded_is_not_sent_again(track, tmp_path, monkeypatch):
@@ -229,32 +220,16 @@ def test_what_no_tracker_takes_is_not_kept(track, monkeypatch):
     channel.close()
 
 
+OF = {"artifact": "a"}
+CURVE = OF | {"do": "curve", "phase": "cast"}
+VALUES = {"perplexity/perplexity": 9.5, "perplexity/perplexity_low": 9.1, "zeroshot x/acc %": 1.0}
+START = OF | {"do": "start", "name": "tiny cast", "tags": {"cast_bench.key": "a"}}
 ORDERS = [
-    {
-        "do": "start",
-        "artifact": "a",
-        "name": "tiny cast",
-        "params": {"key.x": "y" * 9000},
-        "tags": {"cast_bench.key": "a"},
-    },
-    {
-        "do": "curve",
-        "artifact": "a",
-        "phase": "cast",
-        "step": 1,
-        "figures": {"loss": 3.0, "tokens_per_s": 7.0},
-    },
-    {"do": "curve", "artifact": "a", "phase": "cast", "step": 2, "figures": {"loss": 2.0}},
-    {
-        "do": "metrics",
-        "artifact": "a",
-        "values": {
-            "perplexity/perplexity": 9.5,
-            "perplexity/perplexity_low": 9.1,
-            "zeroshot x/acc %": 1.0,
-        },
-    },
-    {"do": "end", "artifact": "a", "ok": True},
+    START | {"params": {"key.x": "y" * 9000}},
+    CURVE | {"step": 1, "figures": {"loss": 3.0, "tokens_per_s": 7.0}},
+    CURVE | {"step": 2, "figures": {"loss": 2.0}},
+    OF | {"do": "metrics", "values": VALUES},
+    OF | {"do": "end", "ok": True},
 ]
 
 
@@ -270,14 +245,10 @@ def test_mlflow_has_the_run(monkeypatch, tmp_path, store):
     (run,) = client.search_runs([client.get_experiment_by_name("cast-bench").experiment_id])
     assert run.info.run_name == "tiny cast" and run.info.status == "FINISHED"
     assert run.data.tags["cast_bench.key"] == "a" and len(run.data.params["key.x"]) == 500
-    assert (
-        run.data.metrics["perplexity/perplexity"] == 9.5
-        and run.data.metrics["zeroshot x/acc _"] == 1.0
-    )
-    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "cast/loss")] == [
-        (1, 3.0),
-        (2, 2.0),
-    ]
+    assert run.data.metrics["perplexity/perplexity"] == 9.5
+    assert run.data.metrics["zeroshot x/acc _"] == 1.0
+    found = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "cast/loss")]
+    assert found == [(1, 3.0), (2, 2.0)]
 
 
 def test_mlflow_says_soon_that_a_server_refuses(monkeypatch):
@@ -289,11 +260,8 @@ def test_mlflow_says_soon_that_a_server_refuses(monkeypatch):
         command, env=environment, input="", capture_output=True, text=True, timeout=60, check=False
     )
 
-    assert (
-        done.returncode == 1
-        and done.stdout.startswith("MlflowException: ")
-        and "Connection refused" in done.stdout
-    )
+    assert done.returncode == 1 and done.stdout.startswith("MlflowException: ")
+    assert "Connection refused" in done.stdout
 
 
 def test_wandb_has_the_run(monkeypatch, tmp_path):
@@ -332,20 +300,14 @@ class Lines:
 
 
 @pytest.fixture
-def lines(tmp_path, monkeypatch):
+def lines(tmp_path, installed):
     """A tracker of another package, which has a second one with the name of ours."""
     file = tmp_path / "lines.txt"
-    names = {
-        "lines": "lines_tracker:Lines",
-        "wandb": "lines_tracker:Lines",
-        "lost": "lines_tracker:Lost",
-    }
+    targets = {"lines": "Lines", "wandb": "Lines", "lost": "Lost"}
+    names = {name: f"lines_tracker:{target}" for name, target in targets.items()}
     source = f"FILE = {str(file)!r}\n" + LINES.replace("\\\\", "\\")
-    runs.distribution(tmp_path / "site", "lines_tracker", source, trackers=names)
-    runs.put_on_path(tmp_path / "site", monkeypatch)
-    yield file
-    monkeypatch.undo()
-    runs.forget()
+    installed("lines_tracker", source, trackers=names)
+    return file
 
 
 def test_a_tracker_of_another_package_follows_a_run(lines, tmp_path, monkeypatch):
