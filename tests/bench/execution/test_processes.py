@@ -24,9 +24,6 @@ def test_workers_sleep_soon_and_keep_memory(monkeypatch):
     defaults = ("GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_ALLOC_CONF")
     for name in ("OMP_WAIT_POLICY", *defaults):
         monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
     environment = processes.worker_environment()
 
     assert environment["GOMP_SPINCOUNT"] == "4000"
