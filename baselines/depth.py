@@ -24,7 +24,7 @@ from methods.workshop.pruning.activations import Replay, batch_of, replaced, req
 from methods.workshop.pruning.holders import each_block, hold
 
 OFFSPRING, MOST_SWAPS = 16, 3
-"""Children of a generation, and the largest number of blocks that a child trades."""
+"""Number of children in a generation, and largest number of blocks that a child trades."""
 
 
 def influences(model: nn.Module, job: Job) -> list[float]:
@@ -62,7 +62,7 @@ def loss(model: nn.Module, job: Job) -> float:
 
 
 class SetLosses:
-    """Losses of a model without a set of its blocks. Each set is measured once."""
+    """Loss of a model for a set of removed blocks. Each set is measured once."""
 
     def __init__(self, model: nn.Module, job: Job, expected: int) -> None:
         """expected: number of calls, for the progress."""
@@ -102,7 +102,7 @@ def search(
     evaluations: int,
     seed: int,
 ) -> frozenset[int]:
-    """Return the set of blocks with the lowest loss of `evaluations` draws, and of the start.
+    """Return the removed blocks with the lowest loss among the start and `evaluations` draws.
 
     In each generation the parent has OFFSPRING children, and the best of all is the next parent. A
     child trades a few removed blocks for as many others (EvoPress, algorithm 1).
@@ -125,11 +125,11 @@ def search(
 class Depth:
     """Remove whole decoder blocks; what is left is an ordinary smaller model.
 
-    drop: share of the blocks, such as 25%, or their number; by: "influence", all at once those that
-    change their input least; "perplexity", one at a time that whose removal raises the perplexity
-    of the calibration text least; "search", the set with the lowest perplexity that an evolution
-    from the better of these two finds. evaluations: number of sets that the search draws; all sets
-    are tried if they are no more.
+    drop: share of the blocks, such as 25%, or their number. by: "influence" removes at once the
+    blocks that change their input least. "perplexity" removes one block at a time, whose removal
+    raises the perplexity of the calibration text least. "search" starts from the better of these
+    two sets and evolves it towards the lowest perplexity. evaluations: number of sets that the
+    search draws. If no more sets exist, it tries all.
     """
 
     name: ClassVar[str] = "depth"

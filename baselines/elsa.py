@@ -58,8 +58,8 @@ class ElsaAdam(torch.optim.AdamW):
         self.total, self.pattern, self.interval = total, pattern, interval
         self.lambda_, self.schedule, self.projection = lambda_, schedule, projection
         self.metrics: dict[str, float] = {}
-        """gap, ||x - z|| / ||x|| of all weights to prune; flipped, the share of z's pattern that
-        changed so far; lambda."""
+        """Points of the curve. gap: ||x - z|| / ||x|| of all weights to prune. flipped: fraction of
+        z's pattern that has changed so far. lambda: strength of the pull."""
 
     def _sparse(self) -> Iterator[Tensor]:
         return (p for group in self.param_groups if group["sparse"] for p in group["params"])
@@ -89,10 +89,8 @@ class ElsaAdam(torch.optim.AdamW):
                     local(dual), alpha=dual_strength
                 )
         super().step()
-        for p, (
-            split,
-            dual,
-        ) in splits.items():  # not before: Adam makes its state where there is none
+        # After Adam's first step, which makes its state only where there is none.
+        for p, (split, dual) in splits.items():
             self.state[p]["split"], self.state[p]["dual"] = split, dual
         for group in self.param_groups:
             group["done"] += 1

@@ -25,7 +25,7 @@ from methods.workshop.transforms.wiring import Wiring
 ROWS = 2**14
 """Largest number of rows of scores that decide an order."""
 Figures = dict[str, defaultdict[str, list[list[float]]]]
-"""Figures of the note by name and by the part that is permuted, each before and after."""
+"""Figures of the notes: pairs of before and after, by name and by the part that is permuted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,13 @@ class Permute:
     """Order the channels so that n:m keeps more, where the permutation is free.
 
     There is one order for the residual stream, one for the inner units of each MLP, and one within
-    each head, since these need nothing at run time. An order is chosen for what the pattern keeps
-    of (|W| * ||X||)^2, each linear's own total being 1. residual, units, heads: which to permute;
-    rounds: passes of linear assignment over the positions of a group.
+    each head, since these need nothing at run time. An order is chosen to keep most of
+    (|W| * ||X||)^2 under the pattern, as a share of each linear's total. residual, units, heads:
+    whether to permute them. rounds: passes of linear assignment over the positions of a group.
 
     With steps a search by gradients starts from this order, as in PermLLM. It lowers the error that
-    Wanda makes in the linears that read the channels. steps: number of steps, 0 for none; lr: size
-    of the first step; block: least number of neighboring channels that change places with each
-    other.
+    Wanda makes in the linears that read the channels. steps: number of steps, 0 for none. lr: size
+    of the first step. block: smallest number of neighboring channels that change places.
     """
 
     name: ClassVar[str] = "permute"
@@ -108,8 +107,10 @@ class Permute:
         job: Job,
         found: Figures,
     ) -> Permutation:
-        """Return an order for each of some scores [rows, width], and note what the pattern keeps
-        and where it errs."""
+        """Return an order for each tensor of scores [rows, width].
+
+        Add to `found` the share of the scores that the pattern keeps, and the error of a search.
+        """
         n, m = job.pattern.n, job.pattern.m
         scores = [rows[:: -(-len(rows) // ROWS)].cpu() for rows in scores]
         orders = torch.stack([best_order(rows, n, m, self.rounds) for rows in scores])
@@ -136,7 +137,7 @@ class Permute:
 def _means(
     found: Mapping[str, Mapping[str, list[list[float]]]],
 ) -> dict[str, dict[str, list[float]]]:
-    """Return the mean of the figures of each part."""
+    """Return the mean of each figure before and after, by name and part."""
     means: dict[str, dict[str, list[float]]] = {}
     for name, parts in found.items():
         for part, each in parts.items():

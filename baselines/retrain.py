@@ -38,9 +38,10 @@ def train_kept(
     job: Job,
     mask_of: Callable[[str], Tensor] | None = None,
 ) -> Outcome:
-    """Train all weights, of the targets those that are kept.
+    """Train all weights, except the pruned weights of the targets.
 
-    mask_of: from a target to which of its weights are kept, bool [out, in]. None: all of them.
+    mask_of: returns the mask of a target by name, bool [out, in], True for a kept weight. None: all
+    weights are kept.
     """
     changed = other_parameters(model, job.targets)
     trainer = Trainer(name, model, job, settings)

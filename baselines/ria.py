@@ -16,8 +16,8 @@ from methods.contract.ranges import NonNegative
 
 
 def relative_importance(weight: Tensor) -> Tensor:
-    """Relative importance: |W_ij| / sum_k |W_ik| + |W_ij| / sum_k |W_kj|. 0 in a row or column of
-    zeros. [out, in]"""
+    """Return |W_ij| / sum_k |W_ik| + |W_ij| / sum_k |W_kj|, [out, in]. A row or column of zeros
+    gives 0."""
     size = weight.abs().float()
     rows, columns = size.sum(1, keepdim=True), size.sum(0)
     tiny = torch.finfo(size.dtype).tiny

@@ -82,7 +82,7 @@ class SparseGPT:
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2301.00774",
         presets={"mask-only": {"mask_only": True}},
-        cost=Cost(passes=2, hessians=1),
+        cost=Cost(passes=2, hessians=1, launches=7),
         rules=(WholeGroups("block"),),
     )
     damping: Fraction = 0.01

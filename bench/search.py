@@ -18,7 +18,7 @@ from bench import api
 from bench.catalog.choice import parse_chain
 from bench.execution.listener import RunListener
 from bench.planning.plan import make_plan
-from bench.planning.search import MAX_TRIALS, Range, Search, Value
+from bench.planning.search_space import MAX_TRIALS, Range, Search, Value
 from bench.planning.spec import Spec
 from bench.results.identity import Identity
 from bench.results.record import DONE, Record
@@ -194,10 +194,8 @@ def run(
                     for r in summary.records
                     if r.identity.stages[-1] == label and r.status not in DONE
                 ]
-                raise TrialFailed(
-                    f"{label} gave no perplexity: "
-                    f"{reasons[0] if reasons else 'it was not measured'}"
-                )
+                why = reasons[0] if reasons else "it was not measured"
+                raise TrialFailed(f"{label} gave no perplexity: {why}")
         left = sum(done.budget - len(done.trials) for done in trials)
         for method in (method for method, label in proposed.items() if label):
             on_trial(by_method[method], left)

@@ -105,10 +105,12 @@ def verify(
         _count(counts, name, new)
         changed.add(name)
     for name in before:
-        new, old = (
-            f.weight(names[name]) if name in names else f.tensor(name) for f in (after, before)
-        )
-        old = old.to(dtype) if old.is_floating_point() else old
+        if name in names:
+            new, old = after.weight(names[name]), before.weight(names[name])
+        else:
+            new, old = after.tensor(name), before.tensor(name)
+        if old.is_floating_point():
+            old = old.to(dtype)
         if new.shape != old.shape or new.dtype != old.dtype:
             raise CheckFailed(
                 f"{name} changed from {dtype_name(old.dtype)} {list(old.shape)} to "
@@ -167,7 +169,8 @@ def count_terms(
             )
         if not bool(a.isfinite().all() & b.isfinite().all()):
             raise CheckFailed(f"the low-rank term of {name} contains NaN or infinity")
-        for group in term.groups() if bits else ():
+        groups = term.groups() if bits else ()
+        for group in groups:
             if int(group.sort(-1).values.diff(dim=-1).ne(0).sum(-1).max()) >= 2 ** (bits or 0):
                 raise CheckFailed(
                     f"the low-rank term of {name} has more values in a group than {bits} bits can "

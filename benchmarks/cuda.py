@@ -1,14 +1,17 @@
-"""The first half hour on a CUDA card: stages, the most valuable first, each with its records.
+"""The first hour on a CUDA card: stages, the most valuable first, each with its records.
 
 python benchmarks/cuda.py --needs                what this machine lacks; exit code 1 if anything
 python benchmarks/cuda.py --pack DIR             what it may lack, for a machine without a network
 python benchmarks/cuda.py --from DIR [...]       unpack and use them
-python benchmarks/cuda.py [--stage check,shapes] run stages; all of them by default
+python benchmarks/cuda.py                        the stages of the first half hour
+python benchmarks/cuda.py --stage more           the other stages; or some by name: shapes,decode
+python benchmarks/cuda.py --model llama2-7b      pruners and quantizers of your own model
+python benchmarks/cuda.py --dry                  all stages on the CPU with tiny, to test them
 
-Recorded numbers are not measured again, so a stopped stage continues. --limit SECONDS stops one in
-time, a training after a checkpoint, with exit code 75. --archive FILE holds the records after each
-command. The script starts without any package. torch is not packed: a machine with a card has the
-one for its driver. Without a card each stage is planned and not run.
+Recorded numbers are not measured again, and a stage that ended well is skipped, so the same command
+goes on. --limit SECONDS stops in time, a training after a checkpoint, with exit code 75. Logs,
+records and a report are in one archive, after each command. The script starts without any package.
+torch is not packed: a machine with a card has the one for its driver.
 """
 
 from __future__ import annotations
@@ -34,13 +37,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-MODEL = "smollm2-135m-instruct-q4"
-SHAPES = ("llama2-7b", MODEL)
+MODEL, SECOND = "smollm2-135m-instruct-q4", "gemma-3-270m"
+SMALL = "tiny"
+SHAPES = "llama2-7b"
 TRAINED = "cast,retrain,dense-ft"
 RECIPE, STEPS_TOKENS = "small-gpu", 80 * 128 * 1024
 """Recipe of the timed trainings, and tokens of enough steps to show their speed."""
-COMPARED = "short-cpu"
-"""Recipe of the trainings whose quality is measured, as in results/smollm2-135m-recon."""
+COMPARED, COMPARED_TOKENS = "short-cpu", 4 * 819_200
+"""Recipe of the trainings whose quality is measured, and tokens: four times the recipe's."""
+PRUNED = "run --methods wanda,sparsegpt,recon --quant none,int4-gptq"
+WINDOWS = "--set perplexity.seqlen=512 --set perplexity.windows=120"
+"""Windows of the records in results/smollm2-135m-recon, which are of a CPU."""
+TOLERANCE = 0.02
+"""Largest relative difference of a perplexity between a card and a CPU: products are summed in
+another order, which changes masks near ties."""
+ATEN = {"TORCHINDUCTOR_MAX_AUTOTUNE_GEMM_BACKENDS": "ATEN"}
+"""Environment in which torch.compile does not search kernels, which takes minutes a shape."""
 NOT_PACKED = "install the one for this machine's CUDA driver; --pack leaves it out"
 THERE = re.compile(r"(torch|triton|nvidia|cuda)([-_.].*)?$")
 """Packages that a machine with a card has: they are large, and belong to its driver."""
@@ -60,61 +72,117 @@ class CardStage(NamedTuple):
 
     minutes: float
     about: str
+    is_first: bool = True
+    """True if it belongs to the first half hour."""
 
 
 STAGES = {
-    "check": CardStage(3, "the tests that need a card"),
-    "shapes": CardStage(10, "linears of LLaMA2-7B and SmolLM2, 2:4 against dense, in bf16 and fp8"),
-    "decode": CardStage(8, "tokens per second of SmolLM2 with CUDA graphs"),
-    "prefill": CardStage(10, "prompts, and linears on the model's own weights"),
-    "train": CardStage(
-        6, f"{TRAINED} on SmolLM2 by {RECIPE}: tokens per second, share of the peak"
+    "smoke": CardStage(2, "pruners, cast and int4-gptq on tiny, beside the same on the CPU"),
+    "train": CardStage(8, "cast and retrain from recon on SmolLM2 at 3.3 million tokens"),
+    "quality": CardStage(4, "pruners and int4-gptq on SmolLM2: perplexity and KL"),
+    "shapes": CardStage(6, "linears of LLaMA2-7B, 2:4 against dense, in bf16, then fp8"),
+    "decode": CardStage(5, "tokens per second of SmolLM2 with CUDA graphs"),
+    "gemma": CardStage(8, "train on Gemma 3", is_first=False),
+    "prefill": CardStage(8, "prompts, and linears on the model's own weights", is_first=False),
+    "rate": CardStage(
+        6, f"{TRAINED} on SmolLM2 by {RECIPE}: tokens/s and share of the peak", is_first=False
     ),
-    "quality": CardStage(8, f"{TRAINED} by {COMPARED}: perplexity and KL, beside those of a CPU"),
+    "check": CardStage(3, "the tests that need a card", is_first=False),
 }
+OWN = ("smoke", "quality", "shapes", "decode")
+"""Stages of --model."""
 
 
-def commands(stage: str, results: Path) -> list[list[str]]:
+class Rig(NamedTuple):
+    """Where and on what the stages run."""
+
+    results: Path
+    device: str = "cuda"
+    model: str = MODEL
+    is_dry: bool = False
+    """True to take tiny in place of each model, and few tokens."""
+
+    def bench(self, words: str, model: str, *more: str) -> list[str]:
+        """Return a command of bench."""
+        few = ""
+        if self.is_dry and words.startswith("run"):
+            few = "--set perplexity.windows=8 --set calibration.sequences=8"
+        options = " ".join([words, *more, few])
+        command = [sys.executable, "-m", "bench", *options.split()]
+        place = ["--device", self.device, "--results", str(self.results)]
+        return [*command, "--model", SMALL if self.is_dry else model, *place]
+
+    @property
+    def windows(self) -> str:
+        """Settings of perplexity. Another model, and tiny, has those of its alias."""
+        return "" if self.is_dry or self.model != MODEL else WINDOWS
+
+    def train(self, model: str, methods: str, recipe: str, tokens: int) -> list[list[str]]:
+        """Return a command for each training."""
+        words = f"run --quant none --dtype bfloat16 --set training.recipe={recipe} {self.windows}"
+        words += f" --set training.checkpoint_s={CHECKPOINT_S} --set training.tokens="
+        if self.is_dry:
+            words += "32768 --set training.batch=8 --set training.seqlen=128"
+        else:
+            words += str(tokens)
+        measures = "size" if recipe == RECIPE else "perplexity,agreement"
+        words += f" --measures {measures}"
+        return [self.bench(words, model, f"--methods {name}") for name in methods.split(",")]
+
+
+def commands(stage: str, rig: Rig) -> list[list[str]]:
     """Return the commands of a stage."""
-    place = ["--device", "cuda", "--results", str(results)]
-
-    def bench(words: str, *more: str) -> list[str]:
-        return [sys.executable, "-m", "bench", *words.split(), *place, *more]
-
-    def train(settings: str) -> list[list[str]]:
-        words = f"run --model {MODEL} --quant none --dtype bfloat16 {settings}"
-        words += f" --set=training.checkpoint_s={CHECKPOINT_S} --set=perplexity.seqlen=512"
-        return [bench(words, "--methods", method) for method in TRAINED.split(",")]
-
-    speed = (
-        f"run --model {MODEL} --methods magnitude --quant none --measures speed --dtype bfloat16"
-    )
+    if stage == "smoke":
+        words = "run --methods wanda,sparsegpt,recon,cast --quant none,int4-gptq --dtype float32"
+        words += " --measures perplexity --set training.tokens=40960 --set threads=2"
+        sides = {rig.device: "smoke", "cpu": "smoke-cpu"}
+        if rig.device == "cpu":
+            sides = {"cpu": "smoke"}
+        return [
+            rig._replace(device=device, results=rig.results / name).bench(words, SMALL)
+            for device, name in sides.items()
+        ]
     if stage == "check":
         words = "-m pytest -n 0 -m cuda tests/parts/speed/test_cuda.py"
         return [[sys.executable, *words.split()]]
     if stage == "shapes":
-        kinds = ["--kinds", "bf16,fp8", "--tokens", "1,16,512,8192"]
-        figures = {m: ["--figure", str(results / f"{m}.svg")] for m in SHAPES}
-        return [bench(f"speed --model {m}", *kinds, *figure) for m, figure in figures.items()]
-    if stage == "decode":
-        return [bench(speed, '--set=speed.workloads=["decode"]')]
-    if stage == "prefill":
-        return [bench(speed, '--set=speed.workloads=["prefill", "linears"]')]
-    if stage == "train":
-        timed = f"--set=training.recipe={RECIPE} --set=training.tokens={STEPS_TOKENS}"
-        return train(f"{timed} --measures size")
-    measured = f"--set=training.recipe={COMPARED} --measures perplexity,agreement"
-    return train(f"{measured} --set=perplexity.windows=120")
+        model = SHAPES if rig.model == MODEL else rig.model
+        if rig.device == "cpu":
+            return [rig.bench("speed --engine torch", model)]
+        tokens = "--tokens 1,512,8192"
+        return [rig.bench(f"speed --kinds {kind} {tokens}", model) for kind in ("bf16", "fp8")]
+    if stage in ("decode", "prefill"):
+        loads = '["prefill","linears"]'
+        if stage == "decode" or rig.device == "cpu":  # a CPU has no other
+            loads = '["decode"]'
+        words = "run --methods magnitude --quant none --measures speed --dtype bfloat16"
+        return [rig.bench(words, rig.model, f"--set=speed.workloads={loads}")]
+    if stage == "quality":
+        words = f"{PRUNED} --dtype bfloat16 --measures perplexity,agreement"
+        return [rig.bench(words, rig.model, rig.windows)]
+    if stage == "rate":
+        return rig.train(MODEL, TRAINED, RECIPE, STEPS_TOKENS)
+    model = MODEL if stage == "train" else SECOND
+    return rig.train(model, "cast:from=recon,retrain:from=recon", COMPARED, COMPARED_TOKENS)
 
 
-def plan_of(command: list[str]) -> list[str]:
-    """Return a command that collects, computes limits or plans, for a machine without a card."""
-    if "pytest" in command:
-        return [*command, "--collect-only"]
-    words = ["cpu" if word == "cuda" else word for word in command]
-    if words[3] == "speed":
-        return [*words[: words.index("--device")], "--device-spec", "h100"]
-    return [*words[:3], "plan", *words[4:]]
+def compare_devices(results: Path) -> list[str]:
+    """Return each perplexity of the stage smoke that differs between the card and the CPU."""
+    from bench.results.store import ReadOnlyStore
+
+    found: dict[tuple[str, str], list[float]] = {}
+    sides = [results / name for name in ("smoke", "smoke-cpu") if (results / name).is_dir()]
+    for folder in sides:
+        for record in ReadOnlyStore(folder):
+            row = (record.identity.method, record.identity.quantizer)
+            found.setdefault(row, [])
+            found[row] += [r.value or 0.0 for r in record.readings if r.metric == "perplexity"]
+    faults = []
+    for row, values in found.items():
+        if len(values) < len(sides) or max(values) > (1 + TOLERANCE) * min(values):
+            faults.append(f"{' + '.join(row)}: {values}")
+    print(f"smoke: {len(found)} rows, {len(faults)} differ by more than {TOLERANCE:.0%}")
+    return faults
 
 
 def needs() -> Iterator[tuple[str, str]]:
@@ -150,15 +218,13 @@ def show_use(results: Path) -> None:
     """Print tokens per second of each training, and the share of the card's peak."""
     import torch
 
-    from bench.inputs.datasheets import device_specs
+    from bench.inputs.datasheets import find_spec
     from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
-    name = torch.cuda.get_device_name().lower().replace(" ", "")
-    specs = device_specs()
-    known = [key for key in sorted(specs, key=len, reverse=True) if key in name]
+    card = find_spec(torch.cuda.get_device_name())
     for record in ReadOnlyStore(results):
         identity, rate = record.identity, record.cost.get("training_tokens_per_s")
         if rate is None or identity.measure != "pattern" or identity.training.recipe != RECIPE:
@@ -166,29 +232,37 @@ def show_use(results: Path) -> None:
         # A step has six products per weight, and eight with a teacher's forward pass.
         passes = 6 if identity.method.startswith("dense-ft") else 8
         text = f"{identity.method}: {rate:,.0f} tokens/s"
-        if known:
-            peak = specs[known[0]].peak("bf16") * 1e12
+        if card:
+            peak = card.peak("bf16") * 1e12
             text += f", {passes * weights * rate / peak:.0%} of the peak"
         print(text)
 
 
-def pack(folder: Path) -> None:
-    """Write wheels and the model into parts of an archive, for a machine with the same Python."""
+def pack(folder: Path, python: str) -> None:
+    """Write wheels and models into parts of an archive.
+
+    python: version of the other machine's Python, such as 3.12.
+    """
     from bench.inputs import download
     from bench.system.cache import cache_dir
 
-    download.pull(MODEL, None)
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as room:
         wheels, archive = Path(room) / "wheels", Path(room) / "archive.tar.gz"
         packages = [f"{name}=={metadata.version(name)}" for name in sorted(_closure())]
-        pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(wheels)]
-        subprocess.run([*pip, *packages, str(ROOT)], check=True)
+        pip = [sys.executable, "-m", "pip"]
+        there = ["--only-binary", ":all:", "--python-version", python, "-d", str(wheels)]
+        subprocess.run([*pip, "download", "-q", "--no-deps", *there, *packages], check=True)
+        own = ["wheel", "-q", "--no-deps", "-w", str(wheels), str(ROOT)]
+        subprocess.run([*pip, *own], check=True)
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             tar.add(wheels, "wheels")
-            tar.add(cache_dir() / "models" / MODEL, f"cache/models/{MODEL}")
-        count = split(archive, folder)
-    print(f"{count} parts in {folder}: copy them there, then python benchmarks/cuda.py --from DIR")
+            for model in (MODEL, SECOND):
+                download.pull(model, None)
+                tar.add(cache_dir() / "models" / model, f"cache/models/{model}")
+        count, size = split(archive, folder), archive.stat().st_size
+    print(f"{count} parts, {size / 2**20:.0f} MiB: copy {folder} and a sparse checkout there, then")
+    print("python benchmarks/cuda.py --from DIR")
 
 
 def split(archive: Path, folder: Path, size: int = PART_BYTES) -> int:
@@ -260,19 +334,23 @@ def use_parts(folder: Path) -> dict[str, str]:
 def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=form)
-    asked.add_argument("--results", type=Path, default=Path("results/local/speed-cuda"))
-    asked.add_argument("--stage", default=",".join(STAGES), help="by commas")
+    asked.add_argument("--results", type=Path, default=Path("results/local/cuda"))
+    asked.add_argument("--stage", help="by commas; more: those after the first half hour")
+    asked.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    asked.add_argument("--model", default=MODEL)
+    asked.add_argument("--dry", action="store_true")
     asked.add_argument("--limit", type=float, default=math.inf, metavar="SECONDS")
-    asked.add_argument("--archive", type=Path, metavar="FILE", help="a .tar.gz for the records")
+    asked.add_argument("--archive", type=Path, metavar="FILE", help="default: cuda.tar.gz in $OUT")
     asked.add_argument("--needs", action="store_true")
     asked.add_argument("--pack", type=Path, metavar="DIR")
+    asked.add_argument("--python", default="{}.{}".format(*sys.version_info), help="with --pack")
     asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
     given = asked.parse_args()
-    chosen = given.stage.split(",")
+    chosen = choose(given.stage, given.model, given.dry)
     if unknown := [name for name in chosen if name not in STAGES]:
         asked.error(f"unknown stage {unknown[0]!r}: use some of {', '.join(STAGES)}")
     if given.pack:
-        pack(given.pack)
+        pack(given.pack, given.python)
         return 0
     if given.source:
         try:
@@ -288,35 +366,59 @@ def main() -> int:
         for thing, way in lacking:
             print(f"{thing}: {way}")
         return 1 if lacking else 0
-    return run(chosen, given.results, time.monotonic() + given.limit, given.archive)
+    if given.archive is None and (out := os.environ.get("OUT")):
+        given.archive = Path(out) / "cuda.tar.gz"
+    device = "cpu" if given.dry else given.device
+    rig = Rig(given.results, device, given.model, given.dry)
+    return run(chosen, rig, time.monotonic() + given.limit, given.archive)
 
 
-def call(command: list[str], end: float) -> int:
-    """Run a command until a time of `time.monotonic`. Then interrupt it, and kill it if need be."""
-    process = subprocess.Popen(command)
-    try:
-        return process.wait(None if end == math.inf else max(0.0, end - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+def choose(words: str | None, model: str, is_dry: bool) -> list[str]:
+    """Return the names of the stages that were asked for."""
+    if words and words != "more":
+        return words.split(",")
+    if model != MODEL:
+        return list(OWN)
+    return [name for name, stage in STAGES.items() if is_dry or stage.is_first != (words == "more")]
+
+
+def call(command: list[str], end: float, log: Path) -> int:
+    """Run a command until a time of `time.monotonic`. Then interrupt it, and kill it if need be.
+    What it prints is also added to a log."""
+    searches = ATEN if "fp8" in command else {}
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | searches
+        ) as process,
+        subprocess.Popen(["tee", "-a", str(log)], stdin=process.stdout),
+    ):
         try:
-            process.wait(GRACE_S)
+            return process.wait(None if end == math.inf else max(0.0, end - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        return STOPPED
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            return STOPPED
 
 
 def keep(results: Path, archive: Path | None) -> None:
-    """Write the records to an archive."""
-    if archive and results.is_dir():
-        with tarfile.open(archive, "w:gz") as out:
-            out.add(results, results.name)
+    """Write the records, the logs and a report of the records to an archive."""
+    if archive is None:
+        return
+    if (results / "records").is_dir():
+        words = ["report", "--results", str(results), "--out", str(results / "report")]
+        subprocess.run([sys.executable, "-m", "bench", *words], check=False, capture_output=True)
+    with tarfile.open(archive, "w:gz") as out:
+        out.add(results, results.name)
 
 
-def run(chosen: list[str], results: Path, end: float, archive: Path | None = None) -> int:
-    """Run stages in order, or plan them without a card. Returns the largest exit code.
+def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) -> int:
+    """Run stages in order. Returns the largest exit code.
 
-    A command that fails does not end the run.
+    A command that fails does not end the run. A stage that ended well is skipped.
     """
     total = sum(STAGES[name].minutes for name in chosen)
     print(f"{len(chosen)} stages, about {total:g} minutes on an H100", flush=True)
@@ -325,23 +427,39 @@ def run(chosen: list[str], results: Path, end: float, archive: Path | None = Non
         return 2
     import torch
 
-    has_card = torch.cuda.is_available()
+    if rig.device == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device: use --dry to test the stages on the CPU", file=sys.stderr)
+        return 2
+    rig.results.mkdir(parents=True, exist_ok=True)
+    if rig.model != MODEL:
+        spec = "h100" if rig.device == "cuda" else "cpu"
+        words = f"plan --model {rig.model} {PRUNED.removeprefix('run ')} --device {spec}".split()
+        call([sys.executable, "-m", "bench", *words], end, rig.results / "plan.log")
     worst = 0
     for name in (name for name in STAGES if name in chosen):
         print(f"{name}: about {STAGES[name].minutes:g} minutes: {STAGES[name].about}", flush=True)
-        for command in commands(name, results):
-            if not has_card:
-                print("  skipped: no CUDA device:", *command, flush=True)
-                command = plan_of(command)
+        done, log = rig.results / f"{name}.done", rig.results / f"{name}.log"
+        if done.exists():
+            print(f"  skipped: it took {done.read_text()} s", flush=True)
+            continue
+        started, codes = time.monotonic(), []
+        for command in commands(name, rig):
             print(">", *command, flush=True)
-            code = call(command, end)
-            worst = max(worst, code)
-            keep(results, archive)
-            if code == STOPPED:
-                print("stopped: the same command goes on", flush=True)
-                return code
-        if name == "train" and has_card:
-            show_use(results)
+            codes.append(call(command, end, log))
+            if codes[-1] == STOPPED:
+                break
+        if name == "smoke" and not any(codes) and compare_devices(rig.results):
+            codes.append(1)
+        if name == "rate" and rig.device == "cuda":
+            show_use(rig.results)
+        if not any(codes):
+            done.write_text(f"{time.monotonic() - started:.0f}")
+        print(f"{name}: exit codes {codes}, {time.monotonic() - started:.0f} s", flush=True)
+        keep(rig.results, archive)
+        worst = max(worst, *codes)
+        if worst == STOPPED:
+            print("stopped: the same command goes on", flush=True)
+            break
     return worst
 
 

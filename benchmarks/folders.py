@@ -36,7 +36,7 @@ from harness import (
     start,
 )
 
-from bench.formats.method import ModelFolder
+from bench.formats.folder_method import ModelFolder
 from bench.inputs import download, loading
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore

@@ -52,6 +52,9 @@ class Scale(nn.Module):
     """weight[r, c] * scale[r, c // (in / blocks)]; scale [out, blocks], initially 1. Blocks are
     contiguous [i]."""
 
+    is_on_shards = False
+    """See `methods.workshop.training.rounded_rows.RowWise`."""
+
     def __init__(self, weight: Tensor, blocks: int, chunk: int = CHUNK) -> None:
         super().__init__()
         out, width = weight.shape
@@ -64,8 +67,12 @@ class Scale(nn.Module):
         self.scale = nn.Parameter(weight.new_ones(out, blocks))
 
     def forward(self, weight: Tensor) -> Tensor:
+        return weight if self.is_on_shards else self.of_rows(weight, self.scale)
+
+    def of_rows(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Return scaled rows. weight: [rows, in]; scale: [rows, blocks]."""
         scaled: Tensor = _ScaleWeight.apply(
-            weight.unflatten(1, (self.blocks, -1)), self.scale[:, :, None], self.chunk
+            weight.unflatten(1, (self.blocks, -1)), scale[:, :, None], self.chunk
         )  # type: ignore[no-untyped-call]
         return scaled.flatten(1)
 

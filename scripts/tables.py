@@ -29,7 +29,7 @@ from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
 from bench.planning.plan import make_plan
-from bench.planning.search import read_search
+from bench.planning.search_space import read_search
 from bench.planning.spec import Spec
 from bench.reporting import board, pairwise, pareto, profile, searches, table, table_figures
 from bench.reporting import leaderboard as boards

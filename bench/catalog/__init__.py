@@ -1,1 +1,1 @@
-"""Methods, quantizers and measures by name."""
+"""Everything that is found by name, in sections: methods, measures, formats and more."""

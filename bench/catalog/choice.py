@@ -71,7 +71,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
             prior = parse_method(stage, kind).label
         else:
             # The field of `lambda`, a keyword of Python, is `lambda_`.
-            config[key + "_" if keyword.iskeyword(key) else key] = parse_value(value)
+            field = key + "_" if keyword.iskeyword(key) else key
+            config[field] = parse_value(value)
     if Does.REFINES in entry.does and not prior:
         raise UserError(rules.lacks_prior(name))
     file = entry.file.field if entry.file and entry.file.required else ""
@@ -240,7 +241,9 @@ def _allowed(schema: Mapping[str, Any], value: Any) -> str:
     noun = "a whole number" if kind == "integer" else "a number"
     if str(value).lower().lstrip("+-") in ("inf", "infinity"):
         noun = "a finite number"
-    return " ".join(filter(None, (noun, "of" if limits.startswith("at") else "", limits)))
+    if limits.startswith("at"):
+        noun += " of"
+    return f"{noun} {limits}".rstrip()
 
 
 def _range(schema: Mapping[str, Any]) -> str:

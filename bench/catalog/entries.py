@@ -1,5 +1,9 @@
 """The names that are built in. The class behind a name says the rest: `bench.catalog.declarations`
-reads it. What is in a part of bench/parts is named there."""
+reads it.
+
+A part adds its names in the ENTRIES of bench/parts/NAME/__init__.py. A section that is empty here
+is in parts alone.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,16 @@ COMMANDS = _section(
         "plan": "bench.cli.run:plan",
         "top": "bench.cli.watch:top",
         "search": "bench.cli.search:search",
-        "ls": "bench.cli.results:ls",
-        "show": "bench.cli.results:show",
-        "figure": "bench.cli.results:figure",
-        "scaling": "bench.cli.results:scaling",
-        "report": "bench.cli.results:report",
+        "ls": "bench.cli.result_commands:ls",
+        "show": "bench.cli.result_commands:show",
+        "figure": "bench.cli.result_commands:figure",
+        "scaling": "bench.cli.result_commands:scaling",
+        "report": "bench.cli.result_commands:report",
         "pick": "bench.cli.pick:pick",
-        "pull": "bench.cli.models:pull",
+        "pull": "bench.cli.model_commands:pull",
         "prune": "bench.cli.run:prune",
         "finetune": "bench.cli.run:finetune",
-        "verify": "bench.cli.models:verify",
+        "verify": "bench.cli.model_commands:verify",
         "doctor": "bench.cli.setup:doctor",
         "compare": "bench.cli.compare:compare",
         "gate": "bench.cli.compare:gate",
@@ -84,7 +88,7 @@ METHODS = _section(
         "proxsparse": "baselines.proxsparse:ProxSparse",
         "sr-ste": "baselines.sr_ste:SrSte",
         "ast": "baselines.sr_ste:Ast",
-        "folder": "bench.formats.method:ModelFolder",
+        "folder": "bench.formats.folder_method:ModelFolder",
     },
 )
 
@@ -109,8 +113,8 @@ QUANTIZERS = _section(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
-        "kv8": "bench.quantizers.cache:Kv8",
-        "kv4": "bench.quantizers.cache:Kv4",
+        "kv8": "bench.quantizers.kv_rounding:Kv8",
+        "kv4": "bench.quantizers.kv_rounding:Kv4",
         "hqq": "bench.quantizers.libraries:Hqq",
         "torchao-int4": "bench.quantizers.libraries:TorchaoInt4",
     },
@@ -149,8 +153,8 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 """Where the artifacts of a run are made."""
 
 SERVICES = _section("services", {}, of_classes=False)
-"""Objects that the core asks for by name, and works without: forecasts, trackers, slurm and
-foreign_results."""
+"""Objects of parts that the core asks for by name, and works without: forecasts, trackers (the
+listener that starts them), slurm and foreign_results."""
 
 READERS = _section(
     "readers",
@@ -159,7 +163,7 @@ READERS = _section(
         "stored": "bench.formats.opening:Stored",
     },
 )
-"""Formats of models made elsewhere, in the order in which they are asked. The rest is
+"""Formats of models from other tools, in the order in which they are asked. The rest is
 safetensors."""
 
 ALIASES = _section("aliases", {}, of_classes=False)

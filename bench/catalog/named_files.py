@@ -171,7 +171,9 @@ def text_of(kind: str, value: Any) -> str:
         f"{declared.__module__}:{declared.__qualname__}",
     )
     is_known = registry.is_installed(kind, name) and registry.lookup(kind, name).target == target
-    return ":".join([name if is_known else _place_of(declared), *settings])
+    if not is_known:
+        name = _place_of(declared)
+    return ":".join([name, *settings])
 
 
 def _place_of(declared: type) -> str:
@@ -220,7 +222,8 @@ def with_files(kind: str, label: str, plugins: Iterable[Mapping[str, Any]]) -> s
     files = {one["name"]: one["file"] for one in plugins if TYPED.fullmatch(one.get("file") or "")}
     files = {name: file for name, file in files.items() if not registry.is_installed(kind, name)}
     name, colon, rest = label.partition(":")
-    others, options = [], rest.split(":") if colon else []
+    others = []
+    options = rest.split(":") if colon else []
     for place, option in enumerate(options):
         if not option.startswith("from=") or kind != "methods":
             continue

@@ -48,9 +48,9 @@ def merge(
 
     done = merge_folders(sources, results or RESULTS)
     counts = f"{amount(done.taken, 'record')} copied, {done.known} already there"
-    print_line(
-        counts + (f", {done.other} not copied: here they have another number" if done.other else "")
-    )
+    if done.other:
+        counts += f", {done.other} not copied: here they have another number"
+    print_line(counts)
 
 
 def check(
@@ -111,10 +111,11 @@ def check(
             failures.add("damaged")
         if signed_by and _check_signatures(folder, found.records, signed_by):
             failures.add("unsigned")
-    for _, found in checked if remeasure else ():
-        choose(found.records, remeasure or 0, seed)  # refuses too few before the first is measured
-    for _, found in checked if remeasure else ():
-        failures |= _remeasure(found.records, remeasure or 0, seed, tolerance)
+    if remeasure:
+        for _, found in checked:
+            choose(found.records, remeasure, seed)  # refuses too few before the first is measured
+        for _, found in checked:
+            failures |= _remeasure(found.records, remeasure, seed, tolerance)
     for failure, (sentence, code) in FAILURES.items():
         if failure in failures:
             fail(f"records above {sentence}", code)
@@ -133,7 +134,8 @@ def _check_signatures(folder: Path, records: Sequence[Record], allowed: Path) ->
     for problem in signers.problems:
         note(problem)
     for name, count in signatures.counts(records, signers):
-        print_line(f"  {amount(count, 'record')} {f'signed by {name}' if name else 'unsigned'}")
+        by = f"signed by {name}" if name else "unsigned"
+        print_line(f"  {amount(count, 'record')} {by}")
     unsigned = [record for record in records if not signers.of(record)]
     for record in unsigned:
         print_line(f"unsigned: {folder / 'records' / record.stem}.json")
@@ -157,10 +159,8 @@ def _remeasure(
             row = " ".join(
                 str(labels[name]) for name in ("model", "method", "pattern", "measure", "protocol")
             )
-            print_line(
-                f"  {one.record.short_key} {row}: {one.verdict}"
-                + (f": {one.reason}" if one.reason else "")
-            )
+            why = f": {one.reason}" if one.reason else ""
+            print_line(f"  {one.record.short_key} {row}: {one.verdict}{why}")
             verdicts.add(one.verdict)
     return verdicts
 

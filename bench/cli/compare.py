@@ -141,10 +141,10 @@ def gate(
     if github:
         print_commands(ci.to_github(comparison), err=json or "-" in (str(md), str(junit)))
     if all(row.verdict in ("NOT_COMPARABLE", "NO_BASELINE") for row in comparison.rows):
+        why = f" ({comparison.rows[0].reason})" if comparison.rows else ""
         raise UserError(
-            f"baseline {baseline!r} and {after.name!r} have nothing that can be compared"
-            + (f" ({comparison.rows[0].reason})" if comparison.rows else "")
-            + ": bench baseline show lists the baseline's numbers"
+            f"baseline {baseline!r} and {after.name!r} have nothing that can be compared{why}: "
+            "bench baseline show lists the baseline's numbers"
         )
     note(render.describe_outcome(comparison))
     if comparison.failed:
@@ -241,9 +241,9 @@ def baseline_show(
     from bench.compare.baseline import FOLDER, path_of, read, reading_rows
 
     file = Path(name)
-    print_rows(
-        reading_rows(read(file if file.is_file() else path_of(name, folder or FOLDER))), json
-    )
+    if not file.is_file():
+        file = path_of(name, folder or FOLDER)
+    print_rows(reading_rows(read(file)), json)
 
 
 def _read_baseline(text: str) -> ResultSet:
@@ -296,10 +296,7 @@ def _print_verdicts(rows: Sequence[Row]) -> None:
     lines = []
     for row in rows:
         color = COLORS.get(row.verdict, "")
-        lines.append(
-            [
-                StyledCell(cell, color if name in ("", "verdict") else "")
-                for name, cell in cells(row).items()
-            ]
-        )
+        colors = {"": color, "verdict": color}
+        line = [StyledCell(cell, colors.get(name, "")) for name, cell in cells(row).items()]
+        lines.append(line)
     print_table(headers, lines, right)

@@ -20,7 +20,7 @@ from methods.contract.errors import UserError
 if TYPE_CHECKING:
     from bench.results.record import Record
 
-FORMATS = ("table", "json", "csv", "md")
+OUTPUT_FORMATS = ("table", "json", "csv", "md")
 
 LARGE = 1e5
 """Number from which a table has no decimals."""
@@ -30,8 +30,8 @@ Rows = Sequence[dict[str, Any]]
 
 def require_format(format_: str, equal_bytes: bool) -> None:
     """Raise UserError if the format is unknown, or cannot be had with `equal_bytes`."""
-    if format_ not in FORMATS:
-        raise UserError(f"unknown format {format_!r}: use one of {', '.join(FORMATS)}")
+    if format_ not in OUTPUT_FORMATS:
+        raise UserError(f"unknown format {format_!r}: use one of {', '.join(OUTPUT_FORMATS)}")
     if equal_bytes and format_ not in ("table", "md"):
         raise UserError(
             f"--equal-bytes does not work with --format {format_}: use --format table or md"
@@ -138,15 +138,20 @@ def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
     from bench.cli.tables import print_table
 
     # A row without numbers has fewer columns. Those of the longest row come first.
-    names = list(dict.fromkeys(n for row in sorted(rows, key=len, reverse=True) for n in row)) or [
-        "nothing here"
-    ]
-    right = [
-        bool(rows) and all(isinstance(r.get(name), int | float | None) for r in rows)
-        for name in names
-    ]
-    headers = [name.replace("about_", "~").replace("_", " ") for name in names]
-    print_table(headers, [[_text(row.get(n)) for n in names] for row in rows], right, width=width)
+    names: dict[str, None] = {}
+    for row in sorted(rows, key=len, reverse=True):
+        names |= dict.fromkeys(row)
+    columns = {}
+    for name in names or ("nothing here",):
+        columns[name] = [row.get(name) for row in rows]
+    headers = [name.replace("about_", "~").replace("_", " ") for name in columns]
+    right = [bool(rows) and _are_numbers(values) for values in columns.values()]
+    lines = [list(map(_text, line)) for line in zip(*columns.values(), strict=True)]
+    print_table(headers, lines, right, width=width)
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float | None) for value in values)
 
 
 def _text(value: Any) -> str:

@@ -132,7 +132,8 @@ def _mirror(data_dir: Path | None) -> dict[str, Any]:
     folder = mirror(data_dir)
     if folder is None:
         return _row("mirror", "none", f"to use one: --data-dir or ${DATA_ENV}")
-    return _row("mirror", "ok" if folder.is_dir() else "missing", str(folder))
+    state = "ok" if folder.is_dir() else "missing"
+    return _row("mirror", state, str(folder))
 
 
 def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
@@ -141,11 +142,9 @@ def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
     splits = [
         use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, mirror(data_dir))
     ]
-    return _row(
-        f"corpus {name}",
-        "ok" if splits else "absent",
-        " ".join(splits) or f"to download: bench pull {name}",
-    )
+    if splits:
+        return _row(f"corpus {name}", "ok", " ".join(splits))
+    return _row(f"corpus {name}", "absent", f"to download: bench pull {name}")
 
 
 def _tasks(name: str, data_dir: Path | None) -> dict[str, Any]:
@@ -159,5 +158,6 @@ def _model(name: str) -> dict[str, Any]:
         model = models.resolve(name)
     except UserError as fault:
         return _row(f"model {name}", "broken", str(fault))
-    detail = str(model.folder) if model else f"to download: bench pull {name}"
-    return _row(f"model {name}", "ok" if model else "absent", detail)
+    if model:
+        return _row(f"model {name}", "ok", str(model.folder))
+    return _row(f"model {name}", "absent", f"to download: bench pull {name}")

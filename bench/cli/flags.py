@@ -234,15 +234,18 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
 
     flags = {name: value for name, value in flags.items() if value is not None}
     config, assignments = flags.pop("config", None), flags.pop("set_", [])
-    values = defaults | (read_toml(config) if config else {}) | flags
+    if config:
+        defaults |= read_toml(config)
+    values = defaults | flags
     for assignment in assignments:
         spec.assign(values, assignment)
     typed = values.get("seeds")
-    # pydantic would read 1_0 as 10.
-    for seed in typed.split(",") if isinstance(typed, str) else ():
-        if not re.fullmatch(r"\s*-?[0-9]*\s*", seed):
-            raise UserError(
-                f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list all, "
-                "for example 0,1,2"
-            )
+    if isinstance(typed, str):
+        # pydantic would read 1_0 as 10.
+        for seed in typed.split(","):
+            if not re.fullmatch(r"\s*-?[0-9]*\s*", seed):
+                raise UserError(
+                    f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list "
+                    "all, for example 0,1,2"
+                )
     return spec.Spec(**values)

@@ -17,11 +17,11 @@ from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
 
-KINDS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
+LISTS = ("methods", "models", "data", "tasks", "measures", "quantizers", "recipes", "runs")
 
 
 def rows(what: str, long: bool, results: Path | None) -> Rows:
-    """Return the rows of a list. what: a kind in KINDS. long: add columns. results: folder for
+    """Return the rows of a list. what: a kind in LISTS. long: add columns. results: folder for
     `runs`."""
     if what in ("methods", "measures", "quantizers"):
         return [_entry(what, name, entry, long) for name, entry in registry.entries(what).items()]
@@ -46,19 +46,22 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
             ),
         ]
     if what == "recipes":
-        return [
-            {
-                "recipe": n,
-                "up_to_parameters": f"{r.parameters:.3g}" if r.parameters else "only by name",
-                "tokens": r.tokens,
-                "step": f"{r.batch} x {r.seqlen}",
-            }
-            | {"device": r.device or "any", "about": r.about, "source": r.source}
-            for n, r in recipes.recipes().items()
-        ]
+        return [_recipe(name, recipe) for name, recipe in recipes.recipes().items()]
     if what == "runs":
         return _runs(results)
-    raise UserError(describe_unknown("list", what, KINDS))
+    raise UserError(describe_unknown("list", what, LISTS))
+
+
+def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:
+    return {
+        "recipe": name,
+        "up_to_parameters": f"{recipe.parameters:.3g}" if recipe.parameters else "only by name",
+        "tokens": recipe.tokens,
+        "step": f"{recipe.batch} x {recipe.seqlen}",
+        "device": recipe.device or "any",
+        "about": recipe.about,
+        "source": recipe.source,
+    }
 
 
 def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, Any]:
@@ -66,13 +69,13 @@ def _entry(what: str, name: str, entry: CatalogEntry, long: bool) -> dict[str, A
         "name": name,
         "about": f"broken: {entry.broken}" if entry.broken else entry.about,
         "needs": " ".join(entry.needs_with({})),
+        "paper": entry.paper,
+        "year": str(entry.year or ""),
+        "presets": " ".join(entry.presets),
     }
-    row |= {"paper": entry.paper, "year": str(entry.year or ""), "presets": " ".join(entry.presets)}
     if long and what == "methods":
-        row |= {
-            "trains": "yes" if entry.trains else "no",
-            "estimated_on_llama2_7b": method_cost.describe(entry),
-        }
+        row["trains"] = "yes" if entry.trains else "no"
+        row["estimated_on_llama2_7b"] = method_cost.describe(entry)
         row["installed_by"] = installed_by(entry)
     if long:
         row["fields"] = " ".join(_fields(entry))

@@ -174,9 +174,9 @@ def _require_values(arguments: list[str]) -> None:
     folder."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if not argument or re.fullmatch("--[a-z-]+=", argument):
-            name = argument.removesuffix("=") or (
-                before if before.startswith("-") and "=" not in before else ""
-            )
+            name = argument.removesuffix("=")
+            if not name and before.startswith("-") and "=" not in before:
+                name = before
             raise UserError(f"{name or 'an argument'} is empty: give a value, or leave it out")
 
 

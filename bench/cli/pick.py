@@ -157,6 +157,10 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
 
 def as_json(answer: Answer) -> dict[str, Any]:
     """Return the whole answer for other programs."""
+    not_measured = []
+    for one in answer.unmeasured:
+        lacks = [check.limit.noun for check in one.unmeasured]
+        not_measured.append({"row": one.row.name, "lacks": lacks})
     return {
         "model": answer.table.title,
         "protocol": answer.table.protocol,
@@ -164,10 +168,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
         "candidates": answer.candidates,
         "meets": [_candidate_json(c) for c in answer.meets],
         "nearest": _candidate_json(answer.nearest) if answer.nearest else None,
-        "not_measured": [
-            {"row": c.row.name, "lacks": [x.limit.noun for x in c.unmeasured]}
-            for c in answer.unmeasured
-        ],
+        "not_measured": not_measured,
         "pattern_broken": [row.name for row in answer.broken],
         "not_compared_with_the_best": answer.uncompared,
     }
@@ -231,12 +232,14 @@ def _print_rows(answer: Answer) -> None:
     from bench.reporting.table import ABSENT
 
     shown = answer.meets[:MAX_ROWS]
-    cells = [describe_facts(c.facts) for c in shown]
-    kept = [name for name in cells[0] if any(row[name] != ABSENT for row in cells)]
-    lines = [
-        [c.row.name, *(row[name] for name in kept)] for c, row in zip(shown, cells, strict=True)
-    ]
-    print_table(["row", *kept], lines, right=[False, *(True for _ in kept)], width=MAX_WIDTH)
+    rows = [{"row": c.row.name} | describe_facts(c.facts) for c in shown]
+    columns = {}
+    for name in rows[0]:
+        cells = [row[name] for row in rows]
+        if set(cells) != {ABSENT}:
+            columns[name] = cells
+    lines = list(zip(*columns.values(), strict=True))
+    print_table(list(columns), lines, right=[name != "row" for name in columns], width=MAX_WIDTH)
     print_line()
     if len(answer.meets) > MAX_ROWS:
         _say(f"and {len(answer.meets) - MAX_ROWS} more: --json lists all")
@@ -245,7 +248,8 @@ def _print_rows(answer: Answer) -> None:
 def _names(candidates: Sequence[Candidate]) -> str:
     names = [c.row.name for c in candidates]
     more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
+    rest = f" and {more} more" if more > 0 else ""
+    return ", ".join(names[:MAX_NAMES]) + rest
 
 
 def _say(sentence: str) -> None:
@@ -267,24 +271,25 @@ def _say_command(title: str, command: str) -> None:
     end."""
     chunks: list[str] = []
     for word in shlex.split(command):
-        follows_flag = bool(chunks) and chunks[-1].startswith("--") and " " not in chunks[-1]
-        chunks[-1:] = (
-            [f"{chunks[-1]} {shlex.quote(word)}"]
-            if follows_flag
-            else [*chunks[-1:], shlex.quote(word)]
-        )
-    lines = [""]
-    for chunk in chunks:
-        if lines[-1] and len(lines[-1]) + 1 + len(chunk) > MAX_WIDTH - 6:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + chunk
+        word = shlex.quote(word)
+        if chunks and chunks[-1].startswith("--") and " " not in chunks[-1]:
+            chunks[-1] += f" {word}"
+        else:
+            chunks.append(word)
+    lines = chunks[:1]
+    for chunk in chunks[1:]:
+        if len(lines[-1]) + 1 + len(chunk) > MAX_WIDTH - 6:
+            lines.append(chunk)
+        else:
+            lines[-1] += f" {chunk}"
     print_lines(f"{title}:\n  " + " \\\n    ".join(map(one_line, lines)))
 
 
 def _print_first(answer: Answer) -> None:
     first, *others = answer.meets
     tied = [c for c in others if c.tied]
-    _say(f"First: {first.row.name}." + (f" Tied with it: {_names(tied)}." if tied else ""))
+    with_it = f" Tied with it: {_names(tied)}." if tied else ""
+    _say(f"First: {first.row.name}.{with_it}")
     if answer.uncompared:
         _say(f"Rows not compared with the best in pairs: {answer.uncompared}.")
     for check in first.checks:

@@ -29,7 +29,7 @@ from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with
 from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration
-from bench.system.devices import exists
+from bench.system.devices import driver_fault, exists, resolve_device
 from bench.system.text import amount
 from bench.verify import detect_pattern
 from methods.contract.errors import UserError
@@ -59,13 +59,15 @@ def run(json: Json = False, **flags: Any) -> None:
     note_ignored("executors", (spec.executor,))
     for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")
+    _note_driver(spec)
     from bench import api
 
     with adopting(), _place(spec) or nullcontext():
         summary = api.execute(spec)
     for line in summary.moved:
         note(line)
-    print_records(summary.records, "json" if json else "table")
+    form = "json" if json else "table"
+    print_records(summary.records, form)
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
         again = (
@@ -81,6 +83,14 @@ def run(json: Json = False, **flags: Any) -> None:
             "traceback; the same command retries them",
             1,
         )
+
+
+def _note_driver(spec: Spec) -> None:
+    """Say why the automatic device is the CPU on a machine with a card."""
+    if spec.device == "auto" and resolve_device("auto") == "cpu":
+        fault = driver_fault()
+        if fault:
+            note(f"the device is the CPU: {fault}")
 
 
 def _place(spec: Spec) -> AbstractContextManager[None] | None:
@@ -145,6 +155,7 @@ def plan(
     from bench.planning.refusal import describe_whole_blocks, find_problem
     from bench.results.store import ReadOnlyStore
 
+    _note_driver(spec)
     forecasts = find_forecasts()
     spec, cards = forecasts.split_cards(spec)
     planned = api.plan(spec)
@@ -162,8 +173,9 @@ def plan(
     store = ReadOnlyStore(spec.results) if spec.results.exists() else None
     rows = []
     for measurements, columns in zip(planned.artifacts().values(), estimate.columns, strict=True):
-        row = _describe_planned(measurements, store) | columns
-        rows.append(row if json else _with_duration(row))
+        rows.append(_describe_planned(measurements, store) | columns)
+    if not json:
+        rows = [_with_duration(row) for row in rows]
     print_rows(rows, json)
     if planned.measurements and estimate.source:
         note(estimate.source)
@@ -299,7 +311,8 @@ def finetune(
     methods = f"finetune:rank={rank}"
     parse_method(methods)
     resolve(str(folder))
-    patterns = patterns or (record.identity.pattern if record else None)
+    if record:
+        patterns = patterns or record.identity.pattern
     training = [f"training.data={json_module.dumps(data, ensure_ascii=False)}"]
     fixed: dict[str, Any] = {"methods": methods, "models": (str(folder),), "seeds": seeds}
     fixed |= {"patterns": patterns, "quantizers": quantizers}

@@ -32,7 +32,7 @@ def search(
     """
     from bench import search as searching
     from bench.execution.descendants import adopting
-    from bench.planning.search import read_search
+    from bench.planning.search_space import read_search
     from bench.reporting.figures import draw_search
 
     given = {"results": results, "data_dir": data_dir}
@@ -42,8 +42,11 @@ def search(
     def report(one: Any, left: int) -> None:
         nonlocal new
         new += 1
-        end = clock_time(left * (time.monotonic() - started) / new)
-        note(_describe(one) + (f"; {left} left, all done at {end}" if left else ""))
+        said = _describe(one)
+        if left:
+            end = clock_time(left * (time.monotonic() - started) / new)
+            said += f"; {left} left, all done at {end}"
+        note(said)
 
     try:
         with adopting():
@@ -52,9 +55,10 @@ def search(
         fail(f"{failed}: bench show RECORD prints a traceback; the same command tries it again", 1)
     print_rows([_row(one) for one in done], json)
     if out:
-        print_line(
-            draw_search({one.method: [t.value for t in one.trials] for one in done}, out), err=json
-        )
+        values = {}
+        for one in done:
+            values[one.method] = [trial.value for trial in one.trials]
+        print_line(draw_search(values, out), err=json)
 
 
 def _describe(done: Any) -> str:
@@ -68,11 +72,16 @@ def _describe(done: Any) -> str:
 
 def _row(done: Any) -> dict[str, Any]:
     best = done.best
+    found: dict[str, Any] = {"perplexity": None, "best trial": "", "record": ""}
+    if best:
+        found = {
+            "perplexity": float(f"{best.value:.5g}"),
+            "best trial": best.label,
+            "record": best.record[:12],
+        }
     return {
         "method": done.method,
         "trials": len(done.trials),
         "diverged": sum(not math.isfinite(t.value) for t in done.trials),
-        "perplexity": float(f"{best.value:.5g}") if best else None,
-        "best trial": best.label if best else "",
-        "record": best.record[:12] if best else "",
+        **found,
     }

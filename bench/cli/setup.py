@@ -61,9 +61,8 @@ def cache_gc(
     from bench.system import cache
 
     freed, in_use = cache.gc(everything=all_, days=days)
-    print_line(
-        f"{freed / 1e6:,.1f} MB freed" + (f"; still in use and kept: {in_use}" if in_use else "")
-    )
+    kept = f"; still in use and kept: {in_use}" if in_use else ""
+    print_line(f"{freed / 1e6:,.1f} MB freed{kept}")
 
 
 @env_app.command("create")

@@ -52,39 +52,44 @@ def print_table(
         width: columns of a file or a pipe. None: as many as the table needs.
     """
     width = width_of(sys.stdout) or width
-    styled = [
-        [cell if isinstance(cell, StyledCell) else StyledCell(cell) for cell in row] for row in rows
-    ]
-    shown = [
-        [StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color) for cell in row]
-        for row in styled
-    ]
-    kept = [i for i in range(len(headers)) if not rows or any(row[i].text for row in shown)]
-    head = [StyledCell(printable(headers[i]), "bold") for i in kept]
-    body = [[row[i] for i in kept] for row in shown]
-    needed = [max((cell_len(row[n].text) for row in body), default=0) for n in range(len(head))]
-    titled = [max(width, cell_len(cell.text)) for width, cell in zip(needed, head, strict=True)]
-    words = [max(map(cell_len, cell.text.split()), default=0) for cell in head]
-    tight = [max(width, word) for width, word in zip(needed, words, strict=True)]
-    worded = [
-        max(width, cell_len(cell.text[:SHORT_HEADER]))
-        for width, cell in zip(tight, head, strict=True)
-    ]
+    head: list[StyledCell] = []
+    columns: list[list[StyledCell]] = []
+    to_right: list[bool] = []
+    titled: list[int] = []
+    worded: list[int] = []
+    tight: list[int] = []
+    for i, header in enumerate(headers):
+        column = [_shown(row[i]) for row in rows]
+        if column and not any(cell.text for cell in column):
+            continue
+        text = printable(header)
+        needed = max((cell_len(cell.text) for cell in column), default=0)
+        longest_word = max(map(cell_len, text.split()), default=0)
+        head.append(StyledCell(text, "bold"))
+        columns.append(column)
+        to_right.append(right[i])
+        titled.append(max(needed, cell_len(text)))
+        tight.append(max(needed, longest_word))
+        worded.append(max(tight[-1], cell_len(text[:SHORT_HEADER])))
+    body = list(zip(*columns, strict=True))
     lines = arrange(titled, worded, tight, width)
-    to_right = [right[i] for i in kept]
-    total = max(
-        sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0)
-        for n, line in enumerate(lines)
-    )
+    total = 0
+    for n, line in enumerate(lines):
+        total = max(total, sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0))
     out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width or len(title) + 1)]
     out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
     for row in body:
         out += _draw(row, lines, to_right)
     for note in notes:
-        out += [
-            Text(part, "dim") for part in textwrap.wrap(printable(note), width or len(note) + 1)
-        ]
+        parts = textwrap.wrap(printable(note), width or len(note) + 1)
+        out += [Text(part, "dim") for part in parts]
     make_console(sys.stdout).print(Text("\n").join(out))
+
+
+def _shown(cell: str | StyledCell) -> StyledCell:
+    if not isinstance(cell, StyledCell):
+        cell = StyledCell(cell)
+    return StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color)
 
 
 def arrange(

@@ -99,8 +99,8 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
         figures = [
             f"{count} {name}" for name, count in sorted(status.tried.items()) if name != "ok"
         ]
-        # Clocks may jump.
-        took = max(0.0, (now if alive else status.ended or status.updated) - status.started)
+        end = now if alive else status.ended or status.updated
+        took = max(0.0, end - status.started)  # clocks may jump
         head = Line(
             f"{status.host} {status.executor}",
             "",
@@ -117,7 +117,8 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
                 f"{status.code}"
             )
             out.append(Text(shorten(what, width)))
-        for work in status.at_work if alive else ():
+            continue
+        for work in status.at_work:
             name = f"{work.label}: {work.phase}" if work.phase else work.label
             left = clock_time(work.left - age) if work.left is not None and work.left > 2 else ""
             since = clock - max(0.0, now - work.since)

@@ -68,7 +68,9 @@ class Line:
         elapsed = str(timedelta(seconds=int(time.monotonic() - self.since)))
         middle = fitting(elapsed, *self.figures)
         size = 0 if self.state or left - GAP < MIN_BAR else min(left - GAP, MAX_BAR)
-        name = shorten(name, named if size else named + max(0, left))
+        if not size:
+            named += max(0, left)
+        name = shorten(name, named)
         filled = size * min(self.done, self.total) // max(self.total, 1)
         bar, rest = ("#", "-") if ascii_only else ("━", "─")
         drawn = Text.assemble((bar * filled, "green"), (rest * (size - filled), "dim"))
@@ -151,15 +153,15 @@ class RichDisplay(RunListener):
 
 def compose_table(table: TextTable, width: int, rows: int) -> Iterator[Text]:
     """Yield a header and the first rows of a table, with the columns that fit a width."""
-    columns = [
-        [one_line(cell) for cell in column]
-        for column in zip(table.headers, *table.lines, strict=True)
-    ]
-    sizes = [max(map(cell_len, column)) + GAP for column in columns]
-    fits = [i for i in range(len(columns)) if sum(sizes[: i + 1]) <= width + GAP]
-    for number, line in enumerate(zip(*(columns[i] for i in fits), strict=True)):
+    columns: list[list[str]] = []
+    left = width + GAP
+    for column in zip(table.headers, *table.lines, strict=True):
+        cells = [one_line(cell) for cell in column]
+        size = max(map(cell_len, cells)) + GAP
+        left -= size
+        if left < 0:
+            break
+        columns.append([cell + " " * (size - cell_len(cell)) for cell in cells])
+    for number, line in enumerate(zip(*columns, strict=True)):
         if number <= rows:
-            padded = (
-                cell + " " * (sizes[i] - cell_len(cell)) for i, cell in zip(fits, line, strict=True)
-            )
-            yield Text("".join(padded).rstrip(), "" if number else "bold")
+            yield Text("".join(line).rstrip(), "" if number else "bold")

@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import Timeout
@@ -169,10 +170,11 @@ class Builder:
         *,
         frozen: bool,
     ) -> WeightCounts:
-        """Check a folder against one with the same tensors. kept: what is left of the source, None
-        for all.
+        """Check the folder of the last stage against a folder `before`, and count its weights.
 
-        frozen: whether a method that makes a model smaller was the only one since `before`.
+        kept: parts of the source that are left. None: all.
+        frozen: True if the last stage is the only one since `before`. If it removes parts, it may
+        not change a weight.
         """
         stage, opened_after = artifact.stages[-1], Folder(after)
         does = stage.entry.does
@@ -212,15 +214,19 @@ class Builder:
             )
         # A method may report any number.
         rate = self.workspace.progress.figures.get("tokens_per_s", math.nan)
-        cost = {
+        cost: dict[str, Any] = {
             "build_s": round(time.monotonic() - started, 3),
             "build_peak_bytes": provenance.peak_bytes(artifact.device),
-            "calibration_tokens": tokens.numel() if tokens is not None else 0,
-            "training_tokens": artifact.training.tokens
-            if job.training and artifact.training
-            else 0,
-            "training_tokens_per_s": rate if job.training and 0 <= rate <= MAX_AMOUNT else None,
+            "calibration_tokens": 0,
+            "training_tokens": 0,
+            "training_tokens_per_s": None,
         }
+        if tokens is not None:
+            cost["calibration_tokens"] = tokens.numel()
+        if job.training and artifact.training:
+            cost["training_tokens"] = artifact.training.tokens
+        if job.training and 0 <= rate <= MAX_AMOUNT:
+            cost["training_tokens_per_s"] = rate
         notes = dict(outcome.notes)
         if STORED_KEY in notes:
             raise UserError(
@@ -235,10 +241,9 @@ class Builder:
         if Does.KEEPS_FUNCTION in stage.entry.does and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
-        changed, kept = (
-            declared | (before.changed if before else frozenset()),
-            before.kept if before else None,
-        )
+        changed, kept = declared, None
+        if before:
+            changed, kept = declared | before.changed, before.kept
         if smaller is not None:
             family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
@@ -255,16 +260,12 @@ class Builder:
             "changed": sorted(changed),
             "notes": notes,
             "cost": cost,
-        }
-        about |= {
             "zeros_lost": counts.zeros_lost,
             "kept": kept,
             "storage": storage and asdict(storage),
+            "key_inputs": artifact.key_inputs(),
         }
-        write_file(
-            target / "artifact.json",
-            json.dumps(about | {"key_inputs": artifact.key_inputs()}, allow_nan=False),
-        )
+        write_file(target / "artifact.json", json.dumps(about, allow_nan=False))
         return counts
 
     def _store(
@@ -283,7 +284,8 @@ class Builder:
         strangers = sorted(stored.keys() - counts.layers.keys())
         if strangers:
             raise CheckFailed(f"{strangers[0]} is stored, and it is not a target")
-        pattern, measured = Pattern() if counts.violations else counts.pattern, Folder(folder)
+        pattern = Pattern() if counts.violations else counts.pattern
+        measured = Folder(folder)
         known = measured.shapes()
         shapes = {target: known[f"{target}.weight"] for target in stored}
         stored_folder.write(home, stored, shapes, pattern)
@@ -405,7 +407,10 @@ def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:
     place.mkdir(exist_ok=True)
     for file in files:
         is_own = any(file.resolve().is_relative_to(home) for home in own)
-        (shutil.move if is_own else shutil.copyfile)(file, place / file.name)
+        if is_own:
+            shutil.move(file, place / file.name)
+        else:
+            shutil.copyfile(file, place / file.name)
     if not fits:
         shutil.copyfile(source / "config.json", place / "config.json")
         written, writer = Folder(place), Writer(target, dtype=dtype)

@@ -44,20 +44,19 @@ def describe_full_disk(fault: BaseException, results: Path | None = None) -> str
     file = getattr(fault, "filename2", None) or getattr(fault, "filename", None)
     if file:
         is_cache = Path(os.fsdecode(file)).absolute().is_relative_to(cache.absolute())
-        named = [f"the cache: {file}" if is_cache else str(file)]
+        prefix = "the cache: " if is_cache else ""
+        named = [f"{prefix}{file}"]
     else:
         free = {text: shutil.disk_usage(find_existing(path)).free for text, path in places.items()}
-        named = [text for text in places if free[text] < NEARLY_FULL] or (
-            list(places) if results else []
-        )
+        named = [text for text in places if free[text] < NEARLY_FULL]
+        if results and not named:
+            named = list(places)
     where = " or ".join(named)
-    remedy = "free some space" + (
-        " (bench cache gc deletes what no run uses)" if "the cache" in where else ""
-    )
-    return (
-        f"the disk is full{f' ({where})' if where else ''}: {remedy}, then run the same command "
-        "again"
-    )
+    place = f" ({where})" if where else ""
+    remedy = "free some space"
+    if "the cache" in where:
+        remedy += " (bench cache gc deletes what no run uses)"
+    return f"the disk is full{place}: {remedy}, then run the same command again"
 
 
 class ResultsFolder:

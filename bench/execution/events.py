@@ -52,8 +52,10 @@ class Events:
 
 def describe_figures(figures: dict[str, float]) -> list[str]:
     """Describe the figures of a method: "loss 2.31", "1,234 tokens/s"."""
-    words = {"tokens_per_s": "tokens/s"}
-    return [
-        f"{v:,.0f} {words[k]}" if k in words else f"{k.replace('_', ' ')} {v:.4g}"
-        for k, v in figures.items()
-    ]
+    texts = []
+    for name, value in figures.items():
+        if name == "tokens_per_s":
+            texts.append(f"{value:,.0f} tokens/s")
+        else:
+            texts.append(f"{name.replace('_', ' ')} {value:.4g}")
+    return texts

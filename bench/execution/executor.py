@@ -43,7 +43,8 @@ def describe_end(code: int | None) -> str:
     if code >= 0:
         return f"the process ended with code {code}"
     name = NAMES.get(-code, f"signal {-code}")
-    return f"the process was killed by {name}" + (f", {HINTS[name]}" if name in HINTS else "")
+    hint = f", {HINTS[name]}" if name in HINTS else ""
+    return f"the process was killed by {name}{hint}"
 
 
 class Worker(ABC):

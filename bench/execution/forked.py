@@ -101,7 +101,8 @@ class ForkServer:
         code = self._process.wait()
         self._output.seek(0)
         last = (self._output.read().strip().splitlines() or [""])[-1]
-        return f"the fork server ended (code {code})" + (f": {last}" if last else "")
+        why = f": {last}" if last else ""
+        return f"the fork server ended (code {code}){why}"
 
     def close(self) -> None:
         """End the server, which may still be importing and would not notice a closed socket."""

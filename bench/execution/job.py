@@ -105,22 +105,22 @@ class Workspace:
         self, artifact: Artifact, progress: PhaseProgress, card: int | None = None
     ) -> None:
         """card: number of the card, for a rank after the first."""
-        torch.set_num_threads(artifact.threads if card is None else ranks.threads(artifact))
+        threads = artifact.threads if card is None else ranks.threads(artifact)
+        torch.set_num_threads(threads)
         self.progress = progress
         self.source = Folder(artifact.folder)
         self._globs = artifact.include, artifact.exclude
         device = torch.device(ranks.device(artifact, card or 0))
         select_card(str(device))
         dtype: torch.dtype = getattr(torch, artifact.computed_in)
-        shared = artifact.calibration_ranks
+        shared, memory = artifact.calibration_ranks, artifact.max_memory
         self.compute = Compute(
             device=device,
             dtype=dtype,
             written_as=getattr(torch, artifact.dtype),
             threads=artifact.threads,
-            stream=artifact.stream
-            or not fits_device(self.source, device, dtype, artifact.max_memory, shared),
-            max_bytes=int(1e9 * artifact.max_memory / shared) if artifact.max_memory else None,
+            stream=artifact.stream or not fits_device(self.source, device, dtype, memory, shared),
+            max_bytes=int(1e9 * memory / shared) if memory else None,
         )
         self.tokenizer: Callable[[], Any] = cache(partial(loading.load_tokenizer, self.source.path))
         self.choose_products()
@@ -158,12 +158,18 @@ class Workspace:
         """
         stage = artifact.stages[-1]
         source = before.folder if before else self.source.path
-        text, validation = self._training(artifact) if "training" in stage.needs else (None, None)
-        run = artifact.training
         compute = replace(self.compute, scratch=workdir)
+        text, validation = self._training(artifact) if "training" in stage.needs else (None, None)
+        calibration = self.calibration(artifact) if "calibration" in stage.needs else None
+        run, budget = artifact.training, Budget()
+        if run:
+            budget = Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s)
+        if text:
+            workdir = checkpoint_folder(artifact)
         if text and artifact.processes > 1:
             compute = replace(compute, is_shared=True, stream=False)
-        prior, kept = None, before.kept if before else None
+        prior = None
+        kept = before.kept if before else None
         targets = self.targets_of(Folder(source), kept)
         if before:
             prior = Prior(folder=before.folder, masks=KeptWeights(Folder(before.folder), targets))
@@ -180,16 +186,14 @@ class Workspace:
             prior=prior,
             blocks=kept.get("blocks") if kept else None,
             environment=environment,
-            calibration=self.calibration(artifact) if "calibration" in stage.needs else None,
+            calibration=calibration,
             all_experts=artifact.calibration is not None and artifact.calibration.all_experts,
             training=text,
             validation=validation,
-            budget=Budget(tokens=run.tokens, micro=run.micro, checkpoint_s=artifact.checkpoint_s)
-            if run
-            else Budget(),
+            budget=budget,
             compute=compute,
             seed=artifact.seed or 0,
-            workdir=checkpoint_folder(artifact) if text else workdir,
+            workdir=workdir,
             progress=self.progress,
             teacher=lambda: loading.load(teacher, compute),
         )
@@ -252,5 +256,7 @@ def fits_device(
     need = sum(math.prod(s) for s in folder.shapes().values()) * dtype.itemsize
     if device.type == "cuda":
         return need < STREAMED_FROM * torch.cuda.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    return need < STREAMED_FROM * (min(free, 1e9 * max_memory) if max_memory else free) / shared
+    free: float = psutil.virtual_memory().available
+    if max_memory:
+        free = min(free, 1e9 * max_memory)
+    return need < STREAMED_FROM * free / shared

@@ -153,9 +153,8 @@ class Journal(RunListener):
                     path.unlink()
             entry = {"time": format_time(time.time(), "milliseconds"), **event}
             line = json.dumps(entry, allow_nan=False, default=str) + "\n"
-            with path.open(
-                "ab", buffering=0
-            ) as file:  # one write, because other runs may add lines
+            # Unbuffered, so one write: other runs may add lines.
+            with path.open("ab", buffering=0) as file:
                 file.write(line.encode())
 
         self._attempt(append)

@@ -32,7 +32,7 @@ DECIDES_NO_NUMBER = True
 
 
 def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Group measurements of one artifact: those that share a forward pass, and each of the others
+    """Group measurements of one artifact by forward pass. A measurement that shares none is a group
     alone."""
     groups: dict[Any, list[Measurement]] = {}
     for measurement in measurements:
@@ -50,9 +50,9 @@ def measure(
 ) -> list[tuple[Record, tuple[Item, ...]]]:
     """Measure a group, and return records with per-item scores.
 
-    A record is failed where its measure or the forward pass raised, and diverged, without scores,
-    where a reading is not finite. `cost.wall_s` is a measurement's own seconds and an equal part of
-    those it shares, so that sums are right.
+    A record is "failed" if its measure or the forward pass raised. It is "diverged" and has no
+    scores if a reading is not finite. `cost.wall_s` is the time of a measurement alone plus an
+    equal part of the shared time, so that the sum over records is right.
 
     Raises:
         OSError: the disk is full.
@@ -69,7 +69,9 @@ def measure(
     out = []
     for measurement, attempt in zip(measurements, attempts, strict=True):
         record, items = _record(measurement, attempt, built)
-        own = attempt.seconds + (shared / len(sharing) if attempt.shares else 0.0)
+        own = attempt.seconds
+        if attempt.shares:
+            own += shared / len(sharing)
         record.cost["wall_s"] = round(own, 3)
         if attempt.shares and len(sharing) > 1:
             record.cost |= {
@@ -94,7 +96,8 @@ def _read(
     workspace: Workspace,
     states: list[str],
 ) -> list[Participant]:
-    """Read a group. states: receives sentences about the dense model's states."""
+    """Take the readings of a group. states: gets a sentence for each event of the cached hidden
+    states of the dense model."""
     instruments = [_instrument(m) for m in measurements]
     artifact, source, compute = measurements[0].artifact, workspace.source.path, workspace.compute
     workspace.choose_products()
@@ -165,16 +168,18 @@ def _record_readings(
             f"{measurement.measure}.read returned {returned}: end it with return "
             "Readings((Reading(...),))"
         )
-    notes = dict(readings.notes) | (
-        {"terms": terms} if (terms := measurement.artifact.terms) else {}
-    )
+    notes = dict(readings.notes)
+    if measurement.artifact.terms:
+        notes["terms"] = measurement.artifact.terms
     cost: dict[str, Any] = {
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,
     }
     # Every artifact has this measure, so its record has the cost of the build.
     if measurement.measure == "pattern":
-        notes |= dict(built.notes) | (built.storage.notes() if built.storage else {})
+        notes |= dict(built.notes)
+        if built.storage:
+            notes |= built.storage.notes()
         cost |= built.cost
     bad = [r for r in readings.values if not math.isfinite(r.value)]
     record = new_record(
@@ -187,14 +192,15 @@ def _record_readings(
         cost=cost,
         provenance=gather(measurement),
     )
-    return record, () if bad else readings.items
+    items = () if bad else readings.items
+    return record, items
 
 
 def rows_of(readings: Readings) -> list[ReadingRow]:
-    """Convert readings for a record. A value that is not finite becomes None, as does a negative
-    standard error.
+    """Return readings as rows of a record.
 
-    A unit or direction that a reading does not state is that of its metric.
+    A value that is not finite, and a standard error that is not finite or is negative, become None.
+    A reading without unit or direction takes that of its metric.
     """
     out = []
     for r in readings.values:

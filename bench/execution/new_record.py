@@ -30,25 +30,22 @@ def new_record(measurement: Measurement, **fields: Any) -> Record:
 
 def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     """Return a failed, diverged or skipped record with a one-line reason and the traceback."""
-    text = _message(fault)
-    lines = text.strip().splitlines()
-    out_of_memory = (
+    text, name = _message(fault), type(fault).__name__
+    lines = text.strip().splitlines() or ["no message"]
+    status, reason = "failed", f"{name}: {lines[0]}"
+    if isinstance(fault, Skipped):
+        status, reason = "skipped", text or name
+    elif isinstance(fault, Diverged):
+        status, reason = "diverged", text or name
+    elif (
         isinstance(fault, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-    )
-    reason = (
-        "OOM" if out_of_memory else f"{type(fault).__name__}: {lines[0] if lines else 'no message'}"
-    )
-    if isinstance(fault, Diverged | Skipped):
-        reason = text or type(fault).__name__
+    ):
+        reason = "OOM"
     return new_record(
         measurement,
-        status="skipped"
-        if isinstance(fault, Skipped)
-        else "diverged"
-        if isinstance(fault, Diverged)
-        else "failed",
+        status=status,
         reason=reason[:MAX_REASON],
-        traceback="" if isinstance(fault, Skipped) else _traceback(fault),
+        traceback="" if status == "skipped" else _traceback(fault),
         provenance=gather(measurement),
     )
 
@@ -84,4 +81,7 @@ def gather(measurement: Measurement) -> dict[str, Any]:
     plugins = [provenance.describe_plugin(name, one) for name, one in found.items()]
     files = {name: target for kind, name in names if (target := registry.file_of(kind, name))}
     plugins += [provenance.describe_file(name, target) for name, target in files.items()]
-    return provenance.gather() | ({"plugins": plugins} if plugins else {})
+    gathered = provenance.gather()
+    if plugins:
+        gathered["plugins"] = plugins
+    return gathered

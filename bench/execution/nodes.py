@@ -55,11 +55,10 @@ class Announcement(NamedTuple):
 def find_place(count: int, variables: Mapping[str, str]) -> Place:
     """Read this process's place from the variables of torchrun or Slurm. Raise UserError if they do
     not give `count` nodes."""
-    by_slurm = "RANK" not in variables
-    node, world = (
-        variables.get(n, "")
-        for n in (("SLURM_PROCID", "SLURM_NTASKS") if by_slurm else VARIABLES[:2])
-    )
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "RANK" not in variables:
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    node, world, local = (variables.get(name, "") for name in names)
     host, port = variables.get("MASTER_ADDR", ""), variables.get("MASTER_PORT", "")
     if not (node.isdecimal() and world.isdecimal() and port.isdecimal() and host):
         raise UserError(
@@ -71,7 +70,6 @@ def find_place(count: int, variables: Mapping[str, str]) -> Place:
         raise UserError(
             f"training.nodes={count}, and {world} nodes were started: give both the same number"
         )
-    local = variables.get("SLURM_LOCALID" if by_slurm else "LOCAL_RANK", "0")
     agent = variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     return Place(
         int(node), int(local or 0), host, int(port), holds_store=int(node) == 0 and not agent

@@ -17,7 +17,7 @@ from bench.execution.worker_process import StartedWorker, WorkerProcess
 from bench.planning.artifact import Measurement, Plan
 from bench.results.store import Store
 from bench.system import interpreter
-from bench.system.devices import matching_onednn_limit
+from bench.system.devices import EXPANDABLE_SEGMENTS, matching_onednn_limit
 from bench.system.interpreter import OWN_PACKAGES
 
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
@@ -35,7 +35,8 @@ def worker_environment() -> dict[str, str]:
     """Return our environment without the current folder on Python's path, with defaults for
     workers."""
     spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
-    return KEEPS_MEMORY | spin | matching_onednn_limit() | interpreter.environment()
+    defaults = KEEPS_MEMORY | spin | matching_onednn_limit() | EXPANDABLE_SEGMENTS
+    return defaults | interpreter.environment()
 
 
 class WorkerProcesses:

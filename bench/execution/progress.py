@@ -37,10 +37,8 @@ class LogDisplay(RunListener):
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         self._said.pop(running.label, None)
-        self.note(
-            f"{running.label}: "
-            f"{'waiting for another run' if running.waits else 'started'}{_all_done(left)}"
-        )
+        state = "waiting for another run" if running.waits else "started"
+        self.note(f"{running.label}: {state}{_all_done(left)}")
 
     def take(self, running: RunningArtifact, event: Mapping[str, Any], left: TimeLeft) -> None:
         label = running.label
@@ -70,15 +68,13 @@ def describe_rows(records: Sequence[Record]) -> list[str]:
     """Return the numbers of each row that some records make, as its table shows them."""
     from bench.reporting.table import ABSENT, text_tables
 
-    return [
-        ", ".join(
-            f"{head} {cell}"
-            for head, cell in zip(table.headers, line, strict=True)
-            if head not in IDENTITY and cell != ABSENT
-        )
-        for table in text_tables(records)
-        for line in table.lines
-    ]
+    rows = []
+    for table in text_tables(records):
+        for line in table.lines:
+            cells = zip(table.headers, line, strict=True)
+            shown = [(h, cell) for h, cell in cells if h not in IDENTITY and cell != ABSENT]
+            rows.append(", ".join(f"{head} {cell}" for head, cell in shown))
+    return rows
 
 
 def _all_done(left: TimeLeft) -> str:

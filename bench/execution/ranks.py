@@ -26,6 +26,7 @@ from bench.catalog import registry
 from bench.execution import nodes, signals
 from bench.planning.artifact import Artifact
 from bench.system import interpreter
+from bench.system.devices import EXPANDABLE_SEGMENTS
 from bench.system.provenance import describe_code
 from methods.contract.errors import UserError
 
@@ -157,8 +158,9 @@ def take_part(place: nodes.Place, count: int, processes: int) -> None:
 
 def _start(command: Sequence[str], task: NodeTask, rank: int, card: int) -> subprocess.Popen[str]:
     part = RankTask(**dict(task), rank=rank, card=card)
+    environment = EXPANDABLE_SEGMENTS | interpreter.environment()
     worker = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True, env=interpreter.environment()
+        command, stdin=subprocess.PIPE, stdout=sys.stderr, text=True, env=environment
     )
     assert worker.stdin
     with contextlib.suppress(BrokenPipeError):  # it has ended already, which a later wait finds

@@ -95,6 +95,7 @@ def _stop_once(signum: int, frame: FrameType | None) -> None:
 def reset(*signals: int) -> None:
     """Set signals to what a new process does."""
     for signum in signals:
-        signal.signal(
-            signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
-        )
+        if signum == signal.SIGINT:
+            signal.signal(signum, signal.default_int_handler)
+        else:
+            signal.signal(signum, signal.SIG_DFL)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.planning.artifact import Stage
 from bench.verify import CheckFailed
@@ -64,18 +64,22 @@ def is_unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
     """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta
     was never loaded."""
     tensors = state(model)
-    return set(tensors) == set(folder) and all(
-        t.is_meta or torch.equal(t.cpu().to(kind), folder.tensor(n).to(kind))
-        for n, t in tensors.items()
-        for kind in (dtype if t.is_floating_point() else t.dtype,)
-    )
+    if set(tensors) != set(folder):
+        return False
+    for name, tensor in tensors.items():
+        kind = _written_as(tensor, dtype)
+        if not (tensor.is_meta or torch.equal(tensor.cpu().to(kind), folder.tensor(name).to(kind))):
+            return False
+    return True
 
 
 def is_same(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
     """Return whether a model that is written in `dtype` is the folder."""
     dtypes = folder.dtypes()
-    kinds = {
-        n: dtype_name(dtype if t.is_floating_point() else t.dtype) for n, t in state(model).items()
-    }
+    kinds = {name: dtype_name(_written_as(t, dtype)) for name, t in state(model).items()}
     has_formats = all(TORCH_DTYPES.get(dtypes.get(n, "")) == kind for n, kind in kinds.items())
     return has_formats and is_unchanged(model, folder, dtype)
+
+
+def _written_as(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    return dtype if tensor.is_floating_point() else tensor.dtype

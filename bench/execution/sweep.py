@@ -196,10 +196,10 @@ class Sweep:
         """Say once for each node how its records come here."""
         if node not in self._nodes:
             self._nodes.add(node)
-            sends = "does not see the results folder: sends records"
-            self._listener.note(
-                f"node {node} {'writes into the results folder' if shares_results else sends}"
-            )
+            does = "does not see the results folder: sends records"
+            if shares_results:
+                does = "writes into the results folder"
+            self._listener.note(f"node {node} {does}")
 
     def _end(self, task: ArtifactTask) -> None:
         code = None if task.is_busy else task.worker.wait()

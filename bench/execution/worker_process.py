@@ -45,7 +45,8 @@ def is_readable(descriptor: int, timeout: float | None) -> bool:
     above 1023, unlike for select."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(None if timeout is None else 1000 * timeout))
+    milliseconds = None if timeout is None else 1000 * timeout
+    return bool(poll.poll(milliseconds))
 
 
 class WorkerProcess(Worker):

@@ -1,2 +1,2 @@
-"""Models made elsewhere: read their formats, name their pattern, and list how they differ from
-their original."""
+"""Models from other tools: read their formats, name their pattern, and list how they differ from
+their original. Also the storage of quantized weights."""

@@ -103,7 +103,8 @@ class AdapterCheckpoint(Checkpoint):
         if "whole" in read:
             family = FAMILIES.get(self.config.get("model_type", ""))
             turned = family is not None and family.turns(name)
-            whole, shape = read["whole"], weight.shape[::-1] if turned else weight.shape
+            whole = read["whole"]
+            shape = weight.shape[::-1] if turned else weight.shape
             if whole.shape != shape:
                 raise self._cannot_read(f"{name} is {list(whole.shape)}, not {list(shape)}")
             return whole.T.contiguous() if turned else whole
@@ -130,7 +131,8 @@ class AdapterCheckpoint(Checkpoint):
             or not abs(alpha) <= MAX_ALPHA
         ):
             raise self._cannot_read(f"lora_alpha is {alpha!r}, not a number")
-        return float(alpha) / (math.sqrt(rank) if self._about.get("use_rslora") else rank)
+        divisor = math.sqrt(rank) if self._about.get("use_rslora") else rank
+        return float(alpha) / divisor
 
     def _match_alphas(self) -> dict[str, Any]:
         """Return the alphas that alpha_pattern gives to linears. As in peft, its keys are regular

@@ -1,4 +1,4 @@
-"""A model made elsewhere, read tensor by tensor as a plain model, with the bytes that its files
+"""A model from another tool, read tensor by tensor as a plain model, with the bytes that its files
 take."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Differences between a model made elsewhere and its original: pattern, structure, config,
+"""Differences between a model from another tool and its original: pattern, structure, config,
 tokenizer, tensors."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MAX_LISTED = 20
 
 
 class Inspection(BaseModel):
-    """Facts about a model made elsewhere that a plan needs."""
+    """Facts about a model from another tool that a plan needs."""
 
     form: str
     pattern: str

@@ -1,4 +1,4 @@
-"""Open a model made elsewhere in whatever format it has."""
+"""Open a model from another tool in the format of the first reader that owns it."""
 
 from __future__ import annotations
 

@@ -137,12 +137,13 @@ class QuantizedCheckpoint(Checkpoint):
         }
         # The name X.weight.compressed ends with two markers, and only X is a module.
         modules -= {f"{module}.weight" for module in modules}
-        return {
-            module: {
-                part: f"{module}.{part}" for part in self.codec.parts if f"{module}.{part}" in names
-            }
-            for module in sorted(modules)
-        }
+        found: dict[str, dict[str, str]] = {module: {} for module in sorted(modules)}
+        for module, parts in found.items():
+            for part in self.codec.parts:
+                name = f"{module}.{part}"
+                if name in names:
+                    parts[part] = name
+        return found
 
     @cached_property
     def _inner(self) -> set[str]:
@@ -222,7 +223,8 @@ def even_groups(width: int, count: int, size: Any) -> Tensor:
     """
     import torch
 
-    groups = torch.arange(width) // (size if isinstance(size, int) and size > 0 else width)
+    inputs = size if isinstance(size, int) and size > 0 else width
+    groups = torch.arange(width) // inputs
     if int(groups[-1]) + 1 != count:
         raise ValueError(f"{width} inputs have {int(groups[-1]) + 1} groups of {size}, not {count}")
     return groups

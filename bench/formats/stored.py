@@ -138,8 +138,8 @@ def write(
         for part, tensor in one.parts.items():
             name, bits = f"{target}.{part}", one.codec.bits.get(part, 0)
             _require_bits(name, tensor, bits)
-            is_kept = kept is not None and tensor.shape == shape
-            parts[part], packed = _pack(tensor, bits, kept if is_kept else None)
+            mask = kept if tensor.shape == shape else None
+            parts[part], packed = _pack(tensor, bits, mask)
             writer.add(name, packed)
         if kept is not None and any(entry["kept"] for entry in parts.values()):
             writer.add(f"{target}.{MASK}", pack_bits(kept.to(torch.uint8), 1))
@@ -200,8 +200,10 @@ def _pack(tensor: Tensor, bits: int, kept: Tensor | None) -> tuple[dict[str, Any
         # A code of zero is not always 0.
         entry["fill"] = int(left_out[0]) if raw.dtype == torch.uint8 and left_out.numel() else 0
         values = raw[kept]
+    if bits:
+        return entry, pack_bits(values, bits)
     # Parts may share memory, for example one codebook of all weights.
-    return entry, pack_bits(values, bits) if bits else values.clone()
+    return entry, values.clone()
 
 
 def _fields(codec: Codec) -> dict[str, Any]:
@@ -315,9 +317,9 @@ class StoredFolder(Mapping[str, StoredWeight]):
                 values += size
             else:
                 others += size
-        return values, others + (
-            self._tensor(f"{target}.{MASK}").nbytes if self._is_masked(target) else 0
-        )
+        if self._is_masked(target):
+            others += self._tensor(f"{target}.{MASK}").nbytes
+        return values, others
 
     def _is_masked(self, target: str) -> bool:
         """Return whether the values of pruned weights are left out."""

@@ -70,11 +70,8 @@ def check(folder: ModelTensors) -> None:
     family = families.FAMILIES[kind]
     _check_experts(family, config, folder)
     layout = layout_of(family, config)
-    _check_values(
-        config,
-        layout,
-        REDIRECTS if not family.native else tuple(r for r in REDIRECTS if r != "auto_map"),
-    )
+    redirects = [r for r in REDIRECTS if r != "auto_map" or not family.native]
+    _check_values(config, layout, redirects)
     shapes, dtypes = folder.shapes(), folder.dtypes()
     blocks = 1 + max((i for i in map(family.block_of, shapes) if i is not None), default=-1)
     if blocks != layout.blocks:
@@ -186,7 +183,8 @@ def layout_of(family: Family, config: ModelConfig) -> Layout:
     for condition, tensors in family.when.items():
         if values.size(condition):
             for name, shape in tensors.items():
-                (outer if name.startswith(family.base) else block)[name] = values.shape(shape)
+                place = outer if name.startswith(family.base) else block
+                place[name] = values.shape(shape)
     experts = family.experts
     if experts:
         shapes = {linear: values.shape(shape) for linear, shape in experts.linears.items()}

@@ -54,4 +54,6 @@ def first_tokens(tokenizer: Any, bos: Bos) -> list[int]:
 def encode(tokenizer: Any, text: str, first: list[int], **options: Any) -> Any:
     """Encode a text that is cut into sequences, which start with `first`. If that is empty, the
     tokenizer may add BOS once."""
-    return tokenizer(text, **options, **({"add_special_tokens": False} if first else {}))
+    if first:
+        options["add_special_tokens"] = False
+    return tokenizer(text, **options)

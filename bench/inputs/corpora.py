@@ -138,14 +138,15 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
     """
     corpus = lookup(name)
     patterns = dict(corpus.files)
-    for root in roots(data_dir) if use in patterns else ():
+    if use not in patterns:
+        return []
+    calibration = patterns.get("calibration", "")
+    for root in roots(data_dir):
         folder = root / corpus.hub
         paths = sorted(folder.glob(patterns[use]))
-        if use == "training" and patterns[use] != patterns.get("calibration", ""):
-            others = (
-                set(folder.glob(patterns["calibration"])) if "calibration" in patterns else set()
-            )
-            paths = paths if set(paths) - others else []
+        if use == "training" and calibration not in ("", patterns[use]):
+            only_calibration = set(paths) <= set(folder.glob(calibration))
+            paths = [] if only_calibration else paths
         if paths and is_whole(folder, patterns[use]):
             return paths
     return []
@@ -172,7 +173,8 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     if not corpus.hub:
         return []
     table = "calibration" if use == "calibration" else "perplexity"
-    way = f"take a corpus that needs no download ({f'--set {table}.data=' if use else ''}wiki-mini)"
+    option = f"--set {table}.data=" if use else ""
+    way = f"take a corpus that needs no download ({option}wiki-mini)"
     repository = data_set(corpus.hub, f"corpus {name}", way, data_dir)
     return fill(
         root,

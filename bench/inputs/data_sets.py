@@ -24,9 +24,7 @@ def files(folder: Path) -> list[Path]:
         for p in sorted(folder.rglob("*"))
         if p.is_file() and p.name not in (REVISION_FILE, UNFINISHED_FILE)
     ]
-    visible = [
-        p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    ]
+    visible = [p for p in found if "/." not in f"/{p.relative_to(folder).as_posix()}"]
     return visible if any(p.suffix not in (".md", "") for p in visible) else []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ class DeviceSpec:
     """The datasheet of a card."""
 
     name: str
+    known_as: str
+    """Pattern of the whole name that torch gives the card."""
     tflops: Mapping[str, float]
     """10^12 dense operations per second, by kind of weight."""
     tbps: float
@@ -31,3 +34,12 @@ def device_specs() -> dict[str, DeviceSpec]:
     """Return the datasheets by name."""
     text = (resources.files("bench") / "assets" / "devices.toml").read_text()
     return {name: DeviceSpec(**about) for name, about in tomllib.loads(text).items()}
+
+
+def find_spec(name: str) -> DeviceSpec | None:
+    """Return the datasheet of the card that torch calls `name`, or None if it is of another
+    card."""
+    for spec in device_specs().values():
+        if re.fullmatch(spec.known_as, name):
+            return spec
+    return None

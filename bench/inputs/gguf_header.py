@@ -240,7 +240,9 @@ def _check_architecture(header: Header) -> None:
 def _is_read(name: str, kind: str) -> bool:
     """Return whether transformers (at least up to 5.24) reads a tensor. It leaves out others
     without a word."""
-    outer = "token_embd|output|output_norm" + ("|position_embd" if kind == "gpt2" else "")
+    outer = "token_embd|output|output_norm"
+    if kind == "gpt2":
+        outer += "|position_embd"
     norms = {
         "qwen3": "|attn_[qk]_norm",
         "gemma3": "|attn_[qk]_norm|post_attention_norm|post_ffw_norm",

@@ -36,7 +36,9 @@ UNFINISHED_FILE = "UNFINISHED"
 def mirror(data_dir: Path | None) -> Path | None:
     """Return the mirror: `data_dir`, else the folder in $BENCH_DATA_DIR, else None."""
     named = os.environ.get(DATA_ENV)
-    return data_dir or (Path(named) if named else None)
+    if named and not data_dir:
+        return Path(named)
+    return data_dir
 
 
 def offline_variable() -> str:
@@ -150,7 +152,8 @@ class Repository:
             missing = f"{what} is not in {' or '.join(map(str, self.searched))}"
         else:
             missing = f"{what} is not here"
-        page = f"huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
+        folder = "datasets/" if self.kind == "dataset" else ""
+        page = f"huggingface.co/{folder}{self.id}"
         copy = f"copy it to <mirror>/{self.id}/ and pass --data-dir <mirror> (or set {DATA_ENV})"
         try:
             yield
@@ -213,8 +216,8 @@ def matching(
     files: Iterable[str], only: tuple[str, ...], ignore: tuple[str, ...] = ()
 ) -> list[str]:
     """Return the files that match a pattern of `only` and none of `ignore`."""
-    return [
-        f
-        for f in files
-        if any(fnmatch(f, p) for p in only) and not any(fnmatch(f, p) for p in ignore)
-    ]
+    return [f for f in files if _matches(f, only) and not _matches(f, ignore)]
+
+
+def _matches(file: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(file, pattern) for pattern in patterns)

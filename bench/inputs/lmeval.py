@@ -309,7 +309,8 @@ def _load(task: Task, data: Path | None, shots: int | None = None) -> Any:
     if not config.get("custom_dataset"):
         kwargs = config.get("dataset_kwargs") or {}
         config["dataset_kwargs"] = kwargs | {"cache_dir": str(cache_dir() / "datasets")}
-    if not (config.get("num_fewshot") if shots is None else shots):
+    examples = config.get("num_fewshot") if shots is None else shots
+    if not examples:
         config["training_split"] = None  # only few-shot examples need it, and a mirror may lack it
     try:
         return TaskManager(include_defaults=False).load([config])
@@ -334,7 +335,8 @@ def _scores(
     results: Mapping[str, Any], higher: Mapping[str, bool], samples: Sequence[Sample]
 ) -> list[TaskScore]:
     """Return the metrics of a task, those with a score for each question first."""
-    found, by_question = [], samples[0].scores if samples else {}
+    found = []
+    by_question = samples[0].scores if samples else {}
     for key, value in results.items():
         metric, comma, filter_ = key.partition(",")
         if comma and not metric.endswith("_stderr") and isinstance(value, int | float):

@@ -105,10 +105,8 @@ def add_rounding(model: nn.Module, folder: Path) -> nn.Module:
     if inputs is not None:
         modules = dict(model.named_modules())
         about = inputs if isinstance(inputs, dict) else {}
-        form, names = (
-            about.get("format", "int8" if about.get("bits") == 8 else ""),
-            about.get("targets"),
-        )
+        default = "int8" if about.get("bits") == 8 else ""
+        form, names = about.get("format", default), about.get("targets")
         if (
             not isinstance(form, str)
             or form not in INPUT_FORMATS
@@ -163,12 +161,9 @@ def _map(folder: Path, dtype: torch.dtype) -> nn.Module:
         if name not in opened:
             raise UserError(f"model in {str(folder)!r} cannot be loaded: {name} is missing")
         value = opened.tensor(name)
-        _set(
-            model,
-            name,
-            parameter,
-            value if torch.promote_types(value.dtype, dtype) == dtype else value.to(dtype),
-        )
+        if torch.promote_types(value.dtype, dtype) != dtype:
+            value = value.to(dtype)
+        _set(model, name, parameter, value)
     model.tie_weights()
     return model.eval().requires_grad_(False)  # type: ignore[no-any-return]
 

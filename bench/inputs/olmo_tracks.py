@@ -53,7 +53,8 @@ def ensure(name: str, data_dir: Path | None) -> None:
 def _lines(archive: zipfile.ZipFile, task: TrackTask) -> list[Row]:
     """Return the lines of a task's file. Questions are in the order of the digests of their ids."""
     try:
-        questions = list(_requested(archive, task) if task.requests else _from_rows(archive, task))
+        read = _requested if task.requests else _from_rows
+        questions = list(read(archive, task))
     except (KeyError, ValueError, TypeError, OSError, EOFError) as fault:
         why = first_line(fault)
         raise UserError(
@@ -88,10 +89,12 @@ def _requested(archive: zipfile.ZipFile, task: TrackTask) -> Iterator[Row]:
         group.sort(key=lambda request: request["idx"])
         label = group[0]["label"]
         contexts = [request["request"]["context"] for request in group]
+        if len(set(contexts)) == 1:
+            contexts = contexts[:1]
         yield {
             "id": str(number),
             "cluster": _cluster(group[0]["doc"], task) or str(number),
-            "contexts": contexts[:1] if len(set(contexts)) == 1 else contexts,
+            "contexts": contexts,
             "continuations": [request["request"]["continuation"] for request in group],
             # The label of a task with a single continuation is a text, a list or nothing.
             "gold": label if isinstance(label, int) else 0,
@@ -109,16 +112,13 @@ def _from_rows(archive: zipfile.ZipFile, task: TrackTask) -> Iterator[Row]:
     gold: Callable[..., Any] = environment.compile_expression(task.gold)
     for folder in task.rows:
         name = folder.rpartition("/")[0]
-        shots = "".join(
-            f"{prompt(row)} {choices(row)[gold(row)]}\n\n"
-            for row in (
-                _rows(archive, f"{name}/{task.examples}")[: task.shots] if task.examples else []
-            )
-        )
+        shots = ""
+        if task.examples:
+            for row in _rows(archive, f"{name}/{task.examples}")[: task.shots]:
+                shots += f"{prompt(row)} {choices(row)[gold(row)]}\n\n"
+        prefix = f"{name.rpartition('/')[2]}/" if len(task.rows) > 1 else ""
         for number, row in enumerate(_rows(archive, folder)):
-            identifier = (
-                f"{name.rpartition('/')[2]}/{number}" if len(task.rows) > 1 else str(number)
-            )
+            identifier = f"{prefix}{number}"
             yield {
                 "id": identifier,
                 "cluster": _cluster(row, task) or identifier,

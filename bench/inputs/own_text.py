@@ -72,7 +72,9 @@ def _is_path(name: str) -> bool:
 def content_digest(own: OwnText) -> str:
     """Return the digest of the files and of the field."""
     content = [digests.of_file(f) for f in own.files]
-    return digests.of([*content, own.field] if own.field else content)
+    if own.field:
+        content.append(own.field)
+    return digests.of(content)
 
 
 def count_bytes(own: OwnText) -> int:
@@ -81,8 +83,8 @@ def count_bytes(own: OwnText) -> int:
 
 
 def has_messages(name: str) -> bool:
-    """Return whether a corpus is a user's and has messages, whose length depends on the model's
-    chat template."""
+    """Return whether a corpus is a user's text with messages. A chat template, and so the model,
+    then decides the number of tokens."""
     own = parse(name)
     found: list[Any] = []
 
@@ -155,16 +157,14 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
     try:
         left = PARQUET_BYTES + PARQUET_EXPANSION * file.stat().st_size
         opened = parquet.ParquetFile(file)
-        wanted = [
-            name
-            for name in ([field] if field else [TEXT, MESSAGES])
-            if name in opened.schema_arrow.names
-        ]
+        names = [field] if field else [TEXT, MESSAGES]
+        column = next((name for name in names if name in opened.schema_arrow.names), None)
+        if column is None:
+            raise UserError(_lacks(str(file), "a table with a", field))
         # All rows of a small file can refer to one long text, so only few rows are decoded at once.
-        for batch in opened.iter_batches(batch_size=256, columns=wanted[:1]) if wanted else ():
+        for batch in opened.iter_batches(batch_size=256, columns=[column]):
             for row in batch.to_pylist():
-                value = row[wanted[0]]
-                left -= len(value) if isinstance(value, str) else len(str(value))
+                left -= len(str(row[column]))
                 if left < 0:
                     raise UserError(
                         f"{file} repeats text far beyond its size: remove the repetitions"
@@ -174,8 +174,6 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
         raise UserError(
             f"{file} cannot be read as Parquet ({fault}): write it again, or use another file"
         ) from None
-    if not wanted:
-        raise UserError(_lacks(str(file), "a table with a", field))
 
 
 def _parse(line: str) -> Any:
@@ -187,7 +185,7 @@ def _parse(line: str) -> Any:
 
 def _text_of(row: Any, field: str, render: Render | None, where: str, kind: str) -> str:
     row = row if isinstance(row, dict) else {}
-    value = row.get(field or TEXT, None if field else row.get(MESSAGES))
+    value = row.get(field) if field else row.get(TEXT, row.get(MESSAGES))
     if isinstance(value, str):
         return value
     is_chat = (
@@ -254,9 +252,9 @@ def _bounded_memory() -> Iterator[None]:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = int(STATM.read_text().split()[0]) * resource.getpagesize() + TEMPLATE_BYTES
-    resource.setrlimit(
-        resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(soft, most), hard)
-    )
+    if soft != resource.RLIM_INFINITY:
+        most = min(soft, most)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     try:
         yield
     finally:

@@ -62,12 +62,13 @@ def planned_model(name: str) -> ModelFacts | None:
     alias = models.find_alias(name) or models.Alias("local", name)
     family, checked = family_of(config), ModelConfig(config, str(folder))
     named = config.get("dtype", config.get("torch_dtype"))
+    dtype = named if named in FLOAT_TYPES else ASSUMED_DTYPE
     return ModelFacts(
         name=name,
         folder=folder,
         config=config,
         shapes=_shapes_of(family, config, checked, folder),
-        dtype=named if named in FLOAT_TYPES else ASSUMED_DTYPE,
+        dtype=dtype,
         has_weights=False,
         has_tokenizer=any((folder / file).exists() for file in models.TOKENIZER_FILES),
         digest=digests.of(config),

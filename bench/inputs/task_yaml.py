@@ -87,6 +87,7 @@ def read_task(name: str, file: str) -> Task:
         raise UserError(f"dataset_kwargs of task file {file!r} has {fault}: correct it") from None
     path = _text(config, "dataset_path")
     about = config.get("metadata")
+    version = about.get("version", "") if isinstance(about, dict) else ""
     shots = config.get("num_fewshot")
     if Path(file).is_absolute():
         texts += [digests.of_file(used) for used in (*_data_files(config), *_code_files(read))]
@@ -98,21 +99,22 @@ def read_task(name: str, file: str) -> Task:
     return Task(
         name,
         file,
-        "" if path in FILE_FORMATS else path,
-        _version(about.get("version", "")) if isinstance(about, dict) else "",
-        digests.of(texts),
-        _text(config, "dataset_name"),
-        shots if type(shots) is int else None,
-        split,
-        files,
-        prompt if isinstance(prompt := config.get("doc_to_text"), str) else "",
-        _most_generated(config),
+        hub="" if path in FILE_FORMATS else path,
+        version=_version(version),
+        digest=digests.of(texts),
+        config=_text(config, "dataset_name"),
+        shots=shots if type(shots) is int else None,
+        split=split,
+        files=files,
+        prompt=_text(config, "doc_to_text"),
+        generates=_most_generated(config),
     )
 
 
 def _text(config: dict[str, Any], key: str) -> str:
     """Return a text of a task's description; "" for a value of another type."""
-    return value if isinstance(value := config.get(key), str) else ""
+    value = config.get(key)
+    return value if isinstance(value, str) else ""
 
 
 def _version(value: Any) -> str:
@@ -184,8 +186,10 @@ def _data_files(config: dict[str, Any], split: str = "") -> Iterator[Path]:
     if folder and not named and config.get("dataset_path") in FILE_FORMATS:
         named = "**"
     files = named if isinstance(named, dict) else {split: named}
-    for value in [files.get(split)] if split else files.values():
-        for file in value if isinstance(value, list) else [value]:
+    values = [files.get(split)] if split else files.values()
+    for value in values:
+        listed = value if isinstance(value, list) else [value]
+        for file in listed:
             if isinstance(file, str):
                 file = os.path.join(folder, file)
                 found = [file] if Path(file).is_file() else sorted(glob(file, recursive=True))
@@ -265,6 +269,8 @@ def _read(path: Path, read: list[tuple[Path, str]]) -> dict[str, Any]:
     config: dict[str, Any] = yaml.load(text, Loader=_Loader) or {}
     below: dict[str, Any] = {}
     included = config.pop("include", [])
-    for name in included if isinstance(included, list) else [included]:
+    if not isinstance(included, list):
+        included = [included]
+    for name in included:
         below |= _read(path.parent / name, read)
     return below | config

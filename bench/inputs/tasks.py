@@ -90,8 +90,9 @@ def expand(names: tuple[str, ...], include_path: Path | None = None) -> dict[str
                 add(name, file)
         else:
             for one in TASK_SETS.get(name, (name,)):
-                for pair in ({one: known[one]} if one in known else _find_in_lm_eval(one)).items():
-                    add(*pair)
+                found = {one: known[one]} if one in known else _find_in_lm_eval(one)
+                for found_name, file in found.items():
+                    add(found_name, file)
     return files
 
 
@@ -176,7 +177,8 @@ def data_folder(task: Task, data_dir: Path | None) -> Path | None:
         folder = root / task.hub
         if task.hub and data_sets.holds(folder, task.config):
             apart = data_sets.location(folder, task.config)[0] != folder
-            if hub.is_whole(folder, f"{task.config}/*" if apart else "*"):
+            pattern = f"{task.config}/*" if apart else "*"
+            if hub.is_whole(folder, pattern):
                 return folder
     return None
 

@@ -68,11 +68,10 @@ class QuestionSet(NamedTuple):
 @cache
 def _read() -> dict[str, dict[str, TrackTask]]:
     text = resources.files("bench").joinpath("assets", "tracks.toml").read_text(encoding="utf-8")
-    tracks = tomllib.loads(text).items()
-    return {
-        track: {name: TrackTask(**fields) for name, fields in tasks.items()}
-        for track, tasks in tracks
-    }
+    tracks: dict[str, dict[str, TrackTask]] = {}
+    for track, tasks in tomllib.loads(text).items():
+        tracks[track] = {name: TrackTask(**fields) for name, fields in tasks.items()}
+    return tracks
 
 
 def names() -> tuple[str, ...]:
@@ -109,8 +108,7 @@ def expand(wanted: Collection[str]) -> dict[str, TrackTask]:
 
 
 def require_limits(limits: Collection[str]) -> None:
-    """Check the names that limits are set for. Raise UserError if a name is neither a track nor a
-    task of one."""
+    """Raise UserError if a limit is set for a name that is neither a track nor a task of one."""
     known = (*names(), *all_tasks())
     unknown = [name for name in limits if name not in known]
     if unknown:

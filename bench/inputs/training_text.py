@@ -60,9 +60,9 @@ class PackedCorpus:
 
     @cached_property
     def digest(self) -> str:
-        order = f"{self.seqlen} {self.sequences} {self.seed} {self.ids.dtype}" + (
-            f" {self.first}" if self.first else ""
-        )
+        order = f"{self.seqlen} {self.sequences} {self.seed} {self.ids.dtype}"
+        if self.first:
+            order += f" {self.first}"
         return hashlib.sha256(order.encode() + np.ascontiguousarray(self.ids).data).hexdigest()
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
@@ -82,9 +82,8 @@ class PackedCorpus:
 
     def _sequence(self, k: int) -> np.ndarray[Any, Any]:
         width = self.seqlen - len(self.first)
-        per_epoch = (
-            len(self.ids) - width + 1
-        ) // width or 1  # one fewer, to leave room for the shift
+        # A shift needs room, so an epoch may have one sequence fewer than fit.
+        per_epoch = (len(self.ids) - width + 1) // width or 1
         epoch, place = divmod(k, per_epoch)
         shift, order = _draw_epoch(self.seed, epoch, per_epoch, len(self.ids) - per_epoch * width)
         start = shift + order[place] * width
@@ -157,10 +156,9 @@ def _load_tokens(
         tokens = _tokens(
             _texts(name, use, data_dir, own_text.template_of(tokenizer)), tokenizer, limit
         )
+        kind = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
         with atomic_write(file) as temporary, temporary.open("wb") as stream:
-            _write_tokens(
-                stream, tokens, np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
-            )
+            _write_tokens(stream, tokens, np.dtype(kind))
     return np.load(file, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
 
 

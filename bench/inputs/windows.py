@@ -89,10 +89,11 @@ def _too_few(
             f"{name} has {at_most}{tokens} tokens, not one window of perplexity.seqlen={seqlen}: "
             "use a smaller one, or a longer text"
         )
+    or_all = "or all, " if setting == WINDOWS else ""
     return (
         f"{name} has {at_most}{tokens // width} windows of {seqlen} tokens, not "
-        f"{setting}={count}: use a smaller number, {'or all, ' if setting == WINDOWS else ''}or a "
-        f"text of {width * (count or 1):,} tokens"
+        f"{setting}={count}: use a smaller number, {or_all}or a text of "
+        f"{width * (count or 1):,} tokens"
     )
 
 
@@ -182,9 +183,8 @@ def check_windows(
     tokens = tokenizer.count_tokens(text) if exact else size
     # Else a worker counts.
     if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):
-        raise UserError(
-            _too_few(name, tokens, width, seqlen, count, "" if exact else "at most ", setting)
-        )
+        at_most = "" if exact else "at most "
+        raise UserError(_too_few(name, tokens, width, seqlen, count, at_most, setting))
 
 
 def check_calibration(

@@ -59,9 +59,9 @@ class Answers:
     """Bits per byte of gold answers, and accuracy by ranked choices, one measurement per task of a
     track.
 
-    Items: bits per byte of each question's right answer. Beside it, for choices: 1 if the right one
-    ranks first by ln p, by byte and by character, and the index of the choice that ranks first in
-    the task's ranking.
+    Items: bits per byte of the right answer of each question. A question with choices also has
+    three numbers that are 1 if the right choice ranks first, by ln p, per byte and per character,
+    and the index of the first choice in the task's ranking.
     """
 
     name: ClassVar[str] = "answers"
@@ -127,14 +127,13 @@ class Answers:
     tokens: int
     limit: int | None = None
     bos: Bos = ""
-    """Rule for BOS as far as it changes the tokens. Every prompt follows it."""
+    """Rule for BOS in every prompt, if it changes the tokens of this model."""
     prompt: str = ""
-    """The context in words, if it is not the default of this model."""
+    """Context in words, if it is not the model's default."""
 
     @classmethod
     def check(cls, run: RunSettings, *, fetch: bool) -> None:
-        """Raise UserError if the name of a task is unknown, or only the measure zeroshot can read
-        it."""
+        """Raise UserError for a task that is unknown, or that only the measure zeroshot reads."""
         others = [name for name in run.tasks if not tracks.is_track(name)]
         if others and "zeroshot" not in run.measures:
             raise UserError(
@@ -192,8 +191,12 @@ class Answers:
         return (self.limit or 1000) * 150
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Score the answers, or raise UserError if the questions cannot be read, or an answer is
-        longer than the context."""
+        """Score the answers.
+
+        Raises:
+            UserError: the questions cannot be read, or an answer is longer than the context.
+            Skipped: several answers cannot share a forward pass of this model.
+        """
         from bench.measures import packed_scoring  # imports torch
 
         task = tracks.all_tasks()[self.task]
@@ -220,23 +223,29 @@ class Answers:
             Item(q.id, q.cluster, m.bits, 1.0, m.beside)
             for q, m in zip(questions, found, strict=True)
         )
+        # Tokens of a forward pass for each answer alone, to show what packing saves.
         alone = sum(min(len(c) + len(a) - 1, self.context) for c, a in pairs)
         notes = {"licence": task.licence, "ranking": task.ranking, "tokens_one_by_one": alone}
         return Readings(readings(found), items, tokens=run.tokens, notes=notes)
 
 
 class Mark(NamedTuple):
+    """Numbers of a question."""
+
     bits: float
     """Bits per byte of the right answer."""
     beside: dict[str, float]
-    """Accuracies and the choice. Empty for a question with a single answer."""
+    """Accuracies, and the index of the first choice. Empty for a question with a single answer."""
 
 
 def encode(
     tokenizer: Any, bos: Bos, before: str, questions: Sequence[Question]
 ) -> list[tuple[list[int], list[int]]]:
-    """Return context and continuation of each choice in tokens. They are encoded apart, as in the
-    wheel."""
+    """Return the token ids of context and continuation for each choice, question by question.
+
+    The two are tokenized separately, as in the wheel. before: text before every context, such as
+    examples.
+    """
 
     def ids_of(texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -256,7 +265,11 @@ def encode(
 
 
 def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) -> Iterator[Mark]:
-    """Yield the marks of each question. logs: ln p of each continuation, question by question."""
+    """Yield the numbers of each question.
+
+    logs: ln p of each continuation, question by question. ranking: entry of RANKINGS for the
+    choice.
+    """
     at = 0
     for question in questions:
         texts = question.continuations

@@ -53,6 +53,11 @@ class Stage(BaseModel, frozen=True):
         return self.entry.link(self.name, self.label, self.config)
 
     @property
+    def recomputes(self) -> bool:
+        """True if its training forgets activations and computes them again in the backward pass."""
+        return bool(self.config.get("recompute"))
+
+    @property
     def random(self) -> bool:
         """True if a seed decides its result."""
         return bool({"calibration", "training"} & set(self.needs))
@@ -143,26 +148,31 @@ class Artifact(BaseModel, frozen=True):
 
     def key_inputs(self) -> dict[str, Any]:
         """Return everything that decides the content of the artifact's folder."""
-        text, training = self.calibration, self.training
         made = {"tokenizer": self.tokenizer}
-        return {
+        calibration = training = None
+        if self.calibration:
+            calibration = self.calibration.model_dump(exclude_defaults=True) | made
+        if self.training:
+            training = self.training.model_dump(exclude={"recipe"}, exclude_defaults=True) | made
+        inputs = {
             "model": self.digest,
             "companions": self.companions,
             "loader": self.loader,
             "stages": [
                 s.model_dump(exclude={"label", "target", "needs", "kind"}) for s in self.stages
             ],
-            "calibration": text.model_dump(exclude_defaults=True) | made if text else None,
-            "training": training.model_dump(exclude={"recipe"}, exclude_defaults=True) | made
-            if training
-            else None,
+            "calibration": calibration,
+            "training": training,
             "targets": [self.include, self.exclude],
             "seed": self.seed,
             "dtype": self.dtype,
             "device": self.device.split(":")[0],
             "threads": self.threads,
             "processes": self.processes,
-        } | ({"arithmetic": self.arithmetic} if self.arithmetic else {})
+        }
+        if self.arithmetic:
+            inputs["arithmetic"] = self.arithmetic
+        return inputs
 
     @property
     def key(self) -> str:
@@ -194,9 +204,8 @@ class Artifact(BaseModel, frozen=True):
     @property
     def label(self) -> str:
         """Model, stages and seed."""
-        return f"{self.model} {self.stage_labels}" + (
-            f" seed {self.seed}" if self.seed is not None else ""
-        )
+        seed = f" seed {self.seed}" if self.seed is not None else ""
+        return f"{self.model} {self.stage_labels}{seed}"
 
     @property
     def pattern(self) -> str:
@@ -239,19 +248,14 @@ class Artifact(BaseModel, frozen=True):
     def up_to(self, count: int) -> Artifact:
         """Return the artifact after its first `count` stages."""
         stages = self.stages[:count]
-        calibrated = any("calibration" in s.needs for s in stages)
-        trained = any("training" in s.needs for s in stages)
-        random = any(s.random for s in stages)
-        return self.model_copy(
-            update={
-                "stages": stages,
-                "calibration": self.calibration if calibrated else None,
-                "training": self.training if trained else None,
-                "processes": self.processes if trained else 1,
-                "nodes": self.nodes if trained else 1,
-                "seed": self.seed if random else None,
-            }
-        )
+        fields: dict[str, Any] = {"stages": stages}
+        if not any("calibration" in s.needs for s in stages):
+            fields["calibration"] = None
+        if not any("training" in s.needs for s in stages):
+            fields |= {"training": None, "processes": 1, "nodes": 1}
+        if not any(s.random for s in stages):
+            fields["seed"] = None
+        return self.model_copy(update=fields)
 
 
 class Measurement(BaseModel, frozen=True):

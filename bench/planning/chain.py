@@ -34,7 +34,7 @@ class MethodStages(NamedTuple):
 
     @property
     def elsewhere(self) -> Stage | None:
-        """Stage that takes a model made elsewhere, or None."""
+        """Stage that takes a model of another tool, or None."""
         return next((s for s in self.stages if Does.IMPORTS in s.entry.does), None)
 
 
@@ -84,7 +84,9 @@ def with_transform(chain: list[Choice], quantizer: Choice) -> list[Choice]:
             f"{quantizer.label} needs {name} before all else, and {chain[0].label} was made "
             "elsewhere: leave one of the two out"
         )
-    transform = parse_method(f"{name}:group={group}" if group else name)
+    if group:
+        name = f"{name}:group={group}"
+    transform = parse_method(name)
     rest = [choice for choice in chain if choice.name != CONTROL]
     count = int(Does.REMOVES in first)
     return [*rest[:count], transform, *rest[count:]]

@@ -13,6 +13,21 @@ CUDA_BYTES = 3e9
 """Main memory of CUDA's libraries and context, in addition to LIBRARY_BYTES."""
 STATE_BYTES = 17.0
 """Bytes of a weight in training: float32 master, gradient, two moments and a flag."""
+COMPILED_BYTES = 36.0
+"""Bytes of activations per token, hidden width and block that compiled blocks in bfloat16 keep for
+the backward pass."""
+EAGER_BYTES = {"float32": 85.0, "bfloat16": 58.0}
+"""The same without torch.compile, counted from what autograd saves of a LLaMA block."""
+LOGITS_BYTES = 32.0
+"""Bytes per token and logit: bfloat16 of student and teacher, and seven float32 tensors."""
+MAX_LOGITS_BYTES = 11e9
+"""Largest size of them on a card of 80 GB, because the loss takes some rows at a time."""
+HEAD_BYTES = 8.0
+"""Bytes per weight of the head for its float32 copy and gradient."""
+CHECKPOINT_BYTES = 13.0
+"""Bytes per weight of a checkpoint: the state of a training without its gradient."""
+CHECKPOINTS = 3
+"""Largest number of checkpoints on disk: two, and the one that is written."""
 COPIES = 4
 """Copies of the calibration activations, if experts are loaded one by one or a block is trained."""
 STREAMED_FROM = 0.8
@@ -60,7 +75,44 @@ def training_device_bytes(artifact: Artifact, processes: int) -> float:
     """Estimate the memory of each GPU for a training that processes share, without the measures
     after it."""
     shared = artifact.model_copy(update={"processes": processes})
-    return (model_bytes(artifact) + state_bytes(artifact)) / processes + _gathered_bytes(shared)
+    divided = (model_bytes(artifact) + state_bytes(artifact)) / processes
+    return divided + _gathered_bytes(shared) + _step_bytes(shared)
+
+
+def _step_bytes(artifact: Artifact) -> float:
+    """Estimate what each GPU keeps for the backward pass of a micro-batch: activations, copies of
+    the weights in the number format of the products, and logits.
+
+    With recompute these are a float32 input of each block, the activations of one block, and the
+    copies of two.
+    """
+    training, parts = artifact.training, artifact.sizes
+    if training is None:
+        return 0.0
+    sequences = min(training.micro or training.batch, training.batch // artifact.processes)
+    tokens = max(1, sequences) * training.seqlen
+    states = float(tokens * parts.hidden)
+    rate, copied = COMPILED_BYTES, ITEM_BYTES["bfloat16"]
+    if artifact.computed_in == "float32":
+        rate, copied = EAGER_BYTES["float32"], 0
+    elif parts.expert or any(stage.config.get("compile") == "off" for stage in artifact.stages):
+        rate = EAGER_BYTES["bfloat16"]
+    if any(stage.recomputes for stage in artifact.stages):
+        kept = states * (ITEM_BYTES["float32"] * parts.blocks + rate) + 2 * copied * parts.block
+    else:
+        kept = states * rate * parts.blocks + copied * parts.parameters
+    head = HEAD_BYTES * parts.vocabulary * parts.hidden
+    return kept + head + min(LOGITS_BYTES * tokens * parts.vocabulary, MAX_LOGITS_BYTES)
+
+
+def with_recompute(artifact: Artifact) -> Artifact:
+    """Return an artifact whose trainings recompute activations. A plug-in may lack that setting."""
+    stages = []
+    for stage in artifact.stages:
+        if "training" in stage.needs and not stage.entry.is_plugin:
+            stage = stage.model_copy(update={"config": stage.config | {"recompute": True}})
+        stages.append(stage)
+    return artifact.model_copy(update={"stages": tuple(stages)})
 
 
 def _gathered_bytes(artifact: Artifact) -> float:
@@ -76,10 +128,13 @@ def _gathered_bytes(artifact: Artifact) -> float:
 
 
 def estimate_disk_bytes(artifact: Artifact, stages: int) -> float:
-    """Estimate the size in the cache: the model after each stage, and a checkpoint of its
-    training."""
-    written = artifact.sizes.parameters * ITEM_BYTES[artifact.dtype]
-    return stages * float(written) + state_bytes(artifact)
+    """Estimate the largest size in the cache: the model after each stage, or while the last one
+    trains, the checkpoints in place of its model."""
+    parameters = float(artifact.sizes.parameters)
+    written = parameters * ITEM_BYTES[artifact.dtype]
+    if not artifact.training:
+        return stages * written
+    return (stages - 1) * written + CHECKPOINTS * CHECKPOINT_BYTES * parameters
 
 
 def is_streamed(artifact: Artifact) -> bool:

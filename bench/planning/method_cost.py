@@ -1,7 +1,8 @@
 """Estimated cost of a method on LLaMA2-7B, from its shapes.
 
 A forward pass over the decoder's linear layers takes 2 FLOP per weight and token. A Hessian X^T X
-of [in, in] takes 2 in^2 FLOP per token. Attention, selection and inverses are not counted.
+of [in, in] takes in^2 FLOP per token, because it is symmetric. Attention, selection and inverses
+are not counted.
 """
 
 from __future__ import annotations
@@ -29,11 +30,9 @@ def describe(entry: CatalogEntry) -> str:
     squares = 3 * hidden**2 + inner**2
     parts = [f"after {entry.after}"] if entry.after else []
     if cost.passes:
-        work = SEQUENCES * SEQLEN * 2 * (cost.passes * weights + cost.hessians * squares * blocks)
-        parts.append(
-            f"{cost.passes:g} pass{'' if cost.passes == 1 else 'es'} of {SEQUENCES} x {SEQLEN} "
-            f"tokens, {work:.1e} FLOP"
-        )
+        work = SEQUENCES * SEQLEN * (2 * cost.passes * weights + cost.hessians * squares * blocks)
+        passes = "pass" if cost.passes == 1 else "passes"
+        parts.append(f"{cost.passes:g} {passes} of {SEQUENCES} x {SEQLEN} tokens, {work:.1e} FLOP")
     if cost.hessians:
         parts.append(f"{cost.hessians * 4 * squares / 1e9:.1f} GB of Hessians")
     if cost.training:

@@ -83,8 +83,9 @@ class ModelInputs:
         for quantizer in request.quantizers:
             if quantizer:
                 groups[quantizer.label] = quantizer.config.get("group")
-        for label, group in groups.items():
-            for name in self.targets if isinstance(group, int) else ():
+        numbers = {label: group for label, group in groups.items() if isinstance(group, int)}
+        for label, group in numbers.items():
+            for name in self.targets:
                 width = shapes[f"{name}.weight"][1]
                 if group < 1 or width % group:
                     raise UserError(
@@ -242,9 +243,15 @@ class ModelInputs:
             stages.append(self._complete(last, pattern))
         self._require_settings_file(stages[-1])
         needs = {need for stage in stages for need in stage.needs}
-        trains = "training" in needs
-        is_random = any(stage.random for stage in stages)
-        for seed in spec.seeds if is_random else (None,):
+        calibration = self.calibration if "calibration" in needs else None
+        training, processes, nodes = None, 1, 1
+        if "training" in needs:
+            training = self.training
+            processes, nodes = spec.training.processes, spec.training.nodes
+        seeds: tuple[int | None, ...] = (None,)
+        if any(stage.random for stage in stages):
+            seeds = spec.seeds
+        for seed in seeds:
             yield Artifact(
                 model=facts.name,
                 family=facts.config["model_type"],
@@ -258,10 +265,10 @@ class ModelInputs:
                 terms=facts.terms,
                 loader=self.loader,
                 stages=tuple(stages),
-                calibration=self.calibration if "calibration" in needs else None,
-                training=self.training if trains else None,
-                processes=spec.training.processes if trains else 1,
-                nodes=spec.training.nodes if trains else 1,
+                calibration=calibration,
+                training=training,
+                processes=processes,
+                nodes=nodes,
                 include=spec.targets.include,
                 exclude=spec.targets.exclude,
                 seed=seed,
@@ -305,11 +312,12 @@ class ModelInputs:
             read = getattr(build(entry, stage.name, stage.config), "read", None)
             if read:
                 # The file may be for what a method leaves of the model.
-                read(Pattern.parse(stage.pattern), None if self._changes_targets else self.targets)
+                targets = None if self._changes_targets else self.targets
+                read(Pattern.parse(stage.pattern), targets)
 
     @cached_property
     def _changes_targets(self) -> bool:
-        """True if a method removes parts of the model, or takes a model made elsewhere."""
+        """True if a method removes parts of the model, or takes a model of another tool."""
         for chain in self.request.chains:
             if any(stage.entry.does & (Does.REMOVES | Does.IMPORTS) for stage in chain.stages):
                 return True

@@ -46,8 +46,9 @@ def make_plan(
     names: dict[tuple[str, ...], str] = {}
     linears: set[str] = set()
     to_pull = []
+    pulling = on_fetch if fetch else None
     for name in spec.models:
-        facts = _read_facts(name, spec, on_fetch if fetch else None)
+        facts = _read_facts(name, spec, pulling)
         if facts is None:
             to_pull.append(name)
             facts = planned_model(name)

@@ -15,6 +15,7 @@ from bench.planning.memory import (
     model_bytes,
     streamed_bytes,
     streamed_device_bytes,
+    with_recompute,
 )
 from bench.system.devices import memory_bytes
 from methods.contract import rules
@@ -41,8 +42,12 @@ def require_memory(plan: Plan, missing: Iterable[Sequence[Measurement]]) -> None
 def find_problem(artifact: Artifact) -> str:
     """Return why an artifact does not fit on this machine and what helps, or ""."""
     on_gpu = artifact.device != "cpu"
-    memory = SHARE * (_gpu_bytes(artifact.device) if on_gpu else memory_bytes())
-    has = f"and {'a GPU' if on_gpu else 'this machine'} has {_gb(memory)}"
+    if on_gpu:
+        memory = SHARE * _gpu_bytes(artifact.device)
+        has = f"and a GPU has {_gb(memory)}"
+    else:
+        memory = SHARE * memory_bytes()
+        has = f"and this machine has {_gb(memory)}"
     if not memory:
         return ""
     own = artifact.ranks_per_node
@@ -62,7 +67,9 @@ def find_problem(artifact: Artifact) -> str:
             f"{_divide(artifact, memory)}"
         )
     processes = 1 if on_gpu else artifact.calibration_ranks
-    weights = model_bytes(artifact) + (0.0 if on_gpu else LIBRARY_BYTES)
+    weights = model_bytes(artifact)
+    if not on_gpu:
+        weights += LIBRARY_BYTES
     if artifact.sizes.expert and not keeps_blocks(artifact):
         unit = "expert by expert"
     else:
@@ -111,12 +118,14 @@ def _reduce(artifact: Artifact) -> str:
 
 
 def _divide(artifact: Artifact, memory: float) -> str:
-    """Return the number of GPUs on which a training fits, in words."""
+    """Return how a training fits: with activations that are recomputed, or on more GPUs."""
     if artifact.device == "cpu":
         return (
             "train a smaller model, or use --device cuda with --set training.processes=N, which "
             "divides it among N GPUs"
         )
+    if (estimate_device_bytes(with_recompute(artifact)) or 0.0) <= memory:
+        return f"use {artifact.pruner.label}:recompute=true"
     batch = artifact.training.batch if artifact.training else 1
     # The plan refuses counts that do not divide the batch.
     for count in range(artifact.processes + 1, MAX_GPUS + 1):

@@ -1,4 +1,4 @@
-"""Names of a spec, looked up once for the whole run: methods, patterns, quantizers, measures and
+"""Look up the names in a spec once for the whole run: methods, patterns, quantizers, measures and
 devices."""
 
 from __future__ import annotations
@@ -33,18 +33,19 @@ class PlanRequest:
     chains: tuple[MethodStages, ...]
     """Stages of each method, the dense model first."""
     transformed: Mapping[str, tuple[MethodStages, ...]]
-    """Stages of each method with the transform that a quantizer comes after, by the quantizer's
-    label."""
+    """Stages of each method and then a quantizer's own transform, by the quantizer's label. Only
+    quantizers that need one are here."""
     patterns: tuple[Pattern, ...]
     quantizers: tuple[Stage | None, ...]
+    """Stage of each quantizer. None: no quantization."""
     measures: tuple[str, ...]
     devices: tuple[str, ...]
-    """Devices of one type. Each makes one artifact at a time."""
+    """Devices of one type. Each builds one artifact at a time."""
     jobs: int
-    """Number of parallel artifacts. It is 1 for "auto" until the plan is known."""
+    """Number of artifacts built in parallel. It is 1 for "auto" until the plan is known."""
     threads: int
     fetch: bool
-    """True to download what is missing, false to plan without it."""
+    """True to download missing data, False to plan without it."""
 
     @property
     def device(self) -> str:
@@ -56,8 +57,8 @@ class PlanRequest:
 
 
 def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
-    """Look up every name of a spec. Raise UserError if it is unknown, out of range, or excluded by
-    another setting."""
+    """Look up every name in a spec. Raise UserError for an unknown name, a value out of range, or
+    settings that exclude each other."""
     methods = named_files.with_names("methods", spec.methods)
     named_quantizers = named_files.with_names("quantizers", spec.quantizers)
     named_measures = named_files.with_names("measures", spec.measures)
@@ -121,7 +122,8 @@ def _check_measure(name: str, spec: Spec, fetch: bool) -> None:
 
 
 def _require_prunable(pattern: Pattern) -> None:
-    """Raise UserError for a pattern that a method gives, and that none prunes to."""
+    """Raise UserError for a pattern that only describes a result, such as fewer blocks or a
+    low-rank term. No method prunes to it."""
     if pattern.removed:
         name, share = pattern.removed
         link = registry.lookup("methods", name).link(name, name, {})
@@ -138,7 +140,7 @@ def _require_prunable(pattern: Pattern) -> None:
 
 
 def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
-    """Raise UserError if a method or quantizer is typed in two ways: they would be one row."""
+    """Raise UserError if two texts name the same method or quantizer. Both would be one row."""
     known: dict[str, str] = {}
     for chain in chains:
         label = chain[-1].label
@@ -154,8 +156,8 @@ def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
 
 
 def _other_than_defaults(kind: Kind, choice: Choice) -> dict[str, Any]:
-    """Return the typed settings without those that are defaults. In a training, a recipe may set
-    what is not typed."""
+    """Return the typed settings that are not defaults. For a method that trains return all: a
+    recipe may replace its defaults."""
     entry = registry.lookup(kind, choice.name)
     if not choice.config or entry.trains:
         return choice.config

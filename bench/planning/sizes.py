@@ -3,6 +3,7 @@ on them."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -33,6 +34,14 @@ class ModelSizes(BaseModel, frozen=True):
     the largest."""
     hessians_by_expert: int
     """The same if experts are pruned one by one."""
+    blocks: int
+    """Number of blocks."""
+    vocabulary: int
+    """Number of tokens that the model knows."""
+    columns: int
+    """Input columns of all targets together."""
+    squares: int
+    """Sum of in^2 over the distinct inputs [tokens, in] of all targets."""
 
     @property
     def at_once(self) -> int:
@@ -60,15 +69,21 @@ def count_sizes(facts: ModelFacts, targets: Iterable[str]) -> ModelSizes:
         else:
             rests[block] += size
     widths = {target: shapes[f"{target}.weight"][1] for target in targets}
+    by_block = input_widths(widths, family, by_expert=False)
+    vocabulary, hidden = shapes[next(iter(family.outer))]
     return ModelSizes(
         parameters=outside + blocks.total(),
         outside=outside,
         block=max(blocks.values()),
         rest=max(rests.values()),
         expert=max(experts.values(), default=0),
-        hidden=shapes[next(iter(family.outer))][1],
-        hessians=_count_hessians(input_widths(widths, family, by_expert=False)),
+        hidden=hidden,
+        hessians=_count_hessians(by_block),
         hessians_by_expert=_count_hessians(input_widths(widths, family, by_expert=True)),
+        blocks=len(blocks),
+        vocabulary=vocabulary,
+        columns=sum(widths.values()),
+        squares=sum(width * width for width in itertools.chain.from_iterable(by_block)),
     )
 
 

@@ -75,8 +75,8 @@ class Training(Strict):
     """Number of machines that share these processes equally. Start the command on each with
     torchrun or srun. Changes no number."""
     checkpoint_s: float = Field(default=300, ge=0, allow_inf_nan=False)
-    """Seconds between two checkpoints. A run that was stopped resumes from the last. Changes no
-    number."""
+    """Least seconds between two checkpoints, which take at most 5% of the time. A run that was
+    stopped resumes from the last. Changes no number."""
 
 
 class Targets(Strict):

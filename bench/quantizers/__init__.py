@@ -1,2 +1,2 @@
-"""Quantizers: methods that run last and return their weights dequantized. They import nothing of
-bench."""
+"""Quantizers: methods that run last, and give each weight with the codec that stores it. They
+import nothing else of bench."""

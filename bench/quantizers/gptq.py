@@ -10,7 +10,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.contract.info import MethodInfo
+from methods.contract.info import Cost, MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import Count, Fraction
 from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
@@ -104,16 +104,17 @@ class Int4Gptq:
     name: ClassVar[str] = "int4-gptq"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
-    info: ClassVar[MethodInfo] = MethodInfo(paper="2210.17323")
+    info: ClassVar[MethodInfo] = MethodInfo(
+        paper="2210.17323", cost=Cost(passes=2, hessians=1, launches=9)
+    )
     format: ClassVar[Format] = weight_formats.INT4
     group: Count | None = None
     damping: Fraction = 0.01
     act_order: bool = True
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = HessianWalk(
-            model, job, self.damping, largest_first if self.act_order else left_to_right
-        )
+        order = largest_first if self.act_order else left_to_right
+        walk = HessianWalk(model, job, self.damping, order)
         for visit, prepared in walk:
             out, width = visit.weight.shape
             codec = self.format.codec(width, self.group, self.name)

@@ -1,8 +1,8 @@
 """Rounding to the nearest value, without calibration.
 
-The default rows must not need other libraries, and each grid is a few lines
-(methods/workshop/quantizing/grids.py). The tests compare them with torchao and bitsandbytes if
-these are installed.
+The default rows must not need other libraries, and each grid is a few lines. Points are in
+methods/workshop/quantizing/grids.py, and groups in weight_formats.py beside it. The tests compare
+them with torchao and bitsandbytes if these are installed.
 """
 
 from __future__ import annotations

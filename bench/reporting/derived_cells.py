@@ -24,7 +24,7 @@ class DerivedCell(NamedTuple):
 
 
 def extra_columns(records: Sequence[Record]) -> list[ExtraColumn]:
-    """Return the derived columns of records, computed without items: ratios have no intervals."""
+    """Return the derived columns of records. Items are not read, so ratios have no intervals."""
     without_items = [record.model_copy(update={"items": None}) for record in records]
     columns: dict[tuple[str, str], ExtraColumn] = {}
     for model, some in group_by(without_items, lambda record: record.identity.model).items():

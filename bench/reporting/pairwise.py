@@ -25,9 +25,10 @@ from bench.stats.ratios import wilson_interval
 Array = NDArray[np.float64]
 
 MAX_PAIRED_ROWS = 96
-"""Most rows of a column that are compared in pairs (4,560 pairs): the best. The others have neither
+"""Number of best rows of a column that are compared in pairs (4,560 pairs). The others have neither
 intervals nor ranks."""
 ALPHA = 0.05
+"""Probability of a false difference in a table. Intervals cover 1 - ALPHA."""
 
 Rows = tuple[int, int]
 """Two rows of a table, the smaller number first."""
@@ -41,12 +42,12 @@ def add_intervals(
 ) -> Table:
     """Add ranks, and an interval for each pair of rows that was measured on the same items.
 
-    paired: says in which columns to compare rows. Parts of rows are compared, too, but have no
-    rank.
+    paired: returns whether to compare rows in a column. Parts of rows are compared, too, but have
+    no rank.
 
     Each interval holds on its own. Two rows tie unless Holm's p over the column's pairs is under
-    ALPHA, so that at most a share ALPHA of tables orders rows that are equal. A column has ranks if
-    each number in it has scores by item.
+    ALPHA. So at most a share ALPHA of tables orders rows that are equal. A column has ranks if
+    every number in it has scores by item.
     """
     results = results.with_cache()
     noises = SeedNoiseTable(results.records)
@@ -79,9 +80,10 @@ def add_intervals(
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
-    """Return a cell's records by seed, if each has scores by item. A mean over tasks has none.
+    """Return a cell's records by seed if each has scores by item, or else nothing.
 
-    The records of a file's row are the dense model's, so they have none of the file's sizes.
+    A mean over tasks has no records. The row of a file has the dense model's records, whose sizes
+    are not those of the file.
     """
     cell = table.rows[row].cells[column]
     if cell is None or cell.value is None or cell.average:
@@ -102,10 +104,10 @@ def compare(
     noises: SeedNoiseTable,
     level: float = ALPHA,
 ) -> Interval | None:
-    """Compare b with a, with an interval of coverage 1 - level. Returns None if they cannot be
-    compared.
+    """Return the change from a to b with an interval of coverage 1 - level, or None if they cannot
+    be compared.
 
-    noises: noise between seeds, which is added if they share few seeds.
+    noises: noise between seeds, which is added if a and b share few seeds.
     """
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
@@ -114,25 +116,24 @@ def compare(
         return None
     noise, source = noises.of_pair(pair) or (None, "")
     try:
-        e = paired_estimate.estimate_pair(pair, results, results, level, noise)
+        estimate = paired_estimate.estimate_pair(pair, results, results, level, noise)
     except paired_estimate.NotComparable:
         return None
-    value, low, high = e.effect(pair.is_ratio)
+    value, low, high = estimate.effect(pair.is_ratio)
     if low is None or high is None:
         return None
-    if not e.alone:
+    if not estimate.alone:
         source = ""
-    return Interval(value, low, high, e.n, e.unit, e.seeds, e.p, source)
+    return Interval(value, low, high, estimate.n, estimate.unit, estimate.seeds, estimate.p, source)
 
 
 def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
-    """Return whether the rows differ if one of them is the best of some rows, for each pair that
-    was compared.
+    """Return for each compared pair whether its rows differ, given that one of them looks best.
 
-    p is then under ALPHA over the number of other rows. So in at most a share ALPHA of tables the
-    row that is truly the best differs from the one that looks best: Hsu's comparisons with the best
-    (Annals of Statistics 12, 1984, 1136), at Bonferroni's level. Ranks need all pairs, and tell
-    fewer rows apart.
+    They differ if p is under ALPHA divided by the number of other rows. So in at most a share ALPHA
+    of tables the row that is truly the best differs from the one that looks best: Hsu's comparisons
+    with the best (Annals of Statistics 12, 1984, 1136), at Bonferroni's level. Ranks need all
+    pairs, and tell fewer rows apart.
     """
     p = {(a, b): i.p for (a, b, c), i in table.intervals.items() if c == column}
     compared = set(chain.from_iterable(p))
@@ -146,8 +147,10 @@ def _ranks(
     compared: Sequence[int],
     intervals: Mapping[Rows, Interval],
 ) -> tuple[str, ...]:
-    """Return the ranks of the rows that were compared, among all. A row that was not compared may
-    tie with each of them.
+    """Return the rank of each row as text, such as "2" or "2–4", and "" for a row that was not
+    compared.
+
+    Ranks count all whole rows. A row that was not compared may tie with every other.
 
     values: numbers of the rows, lower is better. intervals: those of the column.
     """
@@ -167,11 +170,11 @@ def _ranks(
 
 
 def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Flips | None:
-    """Return the flips in some tasks, or None if there are none. A question counts once, and not
-    once for each seed.
+    """Return the flips in some tasks, or None without questions. A question counts once, not once
+    per seed.
 
-    answers: for each task, where the answer is another, and whether it is right, before and after.
-    [questions] before, and [seeds, questions] after.
+    answers: for each task, three arrays: whether the answer changed [seeds, questions], whether it
+    was right before [questions], and whether it is right now [seeds, questions].
     """
     asked = sum(len(was) for _, was, _ in answers)
     if not asked:
@@ -184,10 +187,11 @@ def count_flips(answers: Sequence[tuple[NDArray[np.bool_], Array, Array]]) -> Fl
 
 
 def _sum_of_questions(flags: Iterable[NDArray[np.bool_]]) -> float:
-    """Return the number of questions with a flag, each as its mean over seeds."""
+    """Return the sum over questions of a flag's mean over seeds. flags: [seeds, questions] for each
+    task."""
     return math.fsum(float(of_task.mean(0).sum()) for of_task in flags)
 
 
 def ordered(a: int, b: int) -> Rows:
-    """Return two rows as a key of intervals and significance."""
+    """Return two rows as a key, the smaller number first."""
     return (min(a, b), max(a, b))

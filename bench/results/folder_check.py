@@ -19,7 +19,7 @@ from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 
 ROUNDING = 1e-12
-"""Rounding of a layer's share of zeros."""
+"""Tolerance for rounding in a layer's fraction of zeros."""
 
 
 @dataclass(frozen=True)

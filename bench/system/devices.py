@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from bench.system import provenance
+from bench.system import nvidia_smi, provenance
 from bench.system.suggest import shorten
 from methods.contract.errors import UserError
 
@@ -26,7 +26,18 @@ CGROUP_LIMITS = (
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
 """Files with the memory limit of a container in bytes, in cgroups version 2 and 1."""
+EXPANDABLE_SEGMENTS = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+"""Setting with which torch returns no error for memory that is free, but in pieces. Shards are
+gathered into tensors of many sizes. A CPU ignores it."""
 CARD = r"cuda(:[0-9]{1,4})?"
+
+MIN_DRIVERS = {"13": 580, "12": 525}
+"""Oldest branch of the driver that runs programs of each major version of CUDA.
+https://docs.nvidia.com/cuda/cuda-toolkit-release-notes/index.html"""
+WHEELS = "https://download.pytorch.org/whl"
+WHEEL_INDEXES = ((580, "cu130"), (570, "cu128"), (525, "cu126"))
+"""Oldest branch of the driver for each index of torch's wheels, the newest first. Cards that need
+cu128 (Blackwell) have no older driver than 570."""
 
 
 def cores() -> int:
@@ -99,12 +110,21 @@ def driver_fault() -> str:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.device_count() or torch.cuda.is_available():
         return ""
-    return (
-        f"the NVIDIA driver is too old for this torch, which is built for CUDA "
-        f"{torch.version.cuda}: update the driver, or install torch for the CUDA version that "
-        "nvidia-smi shows, for example with pip install torch --index-url "
-        "https://download.pytorch.org/whl/cu126"
+    version, cuda = nvidia_smi.driver_version(), str(torch.version.cuda)
+    branch = int(version.split(".")[0]) if version else 0
+    if branch and branch >= MIN_DRIVERS.get(cuda.split(".")[0], 0):
+        return (
+            f"the NVIDIA driver {version} is new enough for CUDA {cuda}, but torch cannot start "
+            'it: python -c "import torch; torch.cuda.init()" prints why'
+        )
+    fault = f"the NVIDIA driver {version}".rstrip() + (
+        f" is too old for this torch, which is built for CUDA {cuda}: update the driver"
     )
+    indexes = [name for least, name in WHEEL_INDEXES if not branch or least <= branch]
+    if not indexes:
+        return f"{fault} to {WHEEL_INDEXES[-1][0]} or newer"
+    own = indexes[0] if branch else WHEEL_INDEXES[-1][1]
+    return f"{fault}, or pip install torch --index-url {WHEELS}/{own}"
 
 
 def exists(device: str) -> bool:

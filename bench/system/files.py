@@ -38,8 +38,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a whole file, text in UTF-8, as `atomic_write` does."""
+    if isinstance(content, str):
+        content = content.encode()
     with atomic_write(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        temporary.write_bytes(content)
 
 
 def _locked_file(path: Path) -> tuple[int, Path]:
@@ -176,7 +178,14 @@ def sweep(folder: Path, pattern: str = ".*.tmp") -> None:
             ):
                 continue
             if path.stat().st_mtime < time.time() - 86400:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _delete_unheld(path: Path) -> bool:
@@ -188,7 +197,7 @@ def _delete_unheld(path: Path) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _remove(path)
     except BlockingIOError:  # in use, even if its time says otherwise: clocks jump
         return True
     except OSError:

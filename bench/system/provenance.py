@@ -240,7 +240,7 @@ def cpu_of_cpuinfo(text: str) -> dict[str, str]:
 
 
 def _fields(text: str) -> dict[str, str]:
-    """Read the first processor in the text of /proc/cpuinfo."""
+    """Return the fields of the first processor. text: that of /proc/cpuinfo."""
     rows = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in rows}
 

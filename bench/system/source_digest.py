@@ -96,7 +96,9 @@ def _import_statements(tree: ast.Module, package: str) -> list[ast.Import | ast.
             blocks += getattr(node, field, ())
         if isinstance(node, ast.ImportFrom) and node.level:
             above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            node.module, node.level = ".".join([*above, *([node.module] if node.module else [])]), 0
+            if node.module:
+                above.append(node.module)
+            node.module, node.level = ".".join(above), 0
         if isinstance(node, ast.Import | ast.ImportFrom):
             found.append(node)
     return found
@@ -151,7 +153,9 @@ def _dump(node: object, modules: set[str]) -> str:
     if isinstance(node, list):
         return f"[{', '.join([_dump(item, modules) for item in node if not _is_no_code(item)])}]"
     if not isinstance(node, ast.AST):
-        return repr("module" if type(node) is str and _names_module(node) else node)
+        if type(node) is str and _names_module(node):
+            node = "module"
+        return repr(node)
     if isinstance(node, ast.Attribute):
         node = _without_module(node, modules)
     elif isinstance(node, ast.Raise):

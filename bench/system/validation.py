@@ -45,7 +45,7 @@ def count_of(extent: int | Literal["all"] | None, default: int | None) -> int | 
     return None if extent == "all" else extent or default
 
 
-KINDS = {
+DESCRIPTIONS = {
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",
     "int_parsing_size": "must be a whole number",
@@ -81,7 +81,8 @@ class Strict(BaseModel):
     @classmethod
     def _check_kind(cls, value: Any, info: ValidationInfo) -> Any:
         takes_bool = cls.model_fields[info.field_name or ""].annotation is bool
-        for one in value if isinstance(value, list | tuple) else (value,):
+        values = value if isinstance(value, list | tuple) else (value,)
+        for one in values:
             if isinstance(one, bool) and not takes_bool:
                 raise ValueError("must not be true or false")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.
@@ -111,4 +112,4 @@ def describe_allowed(error: ErrorDetails) -> str:
         .replace("Input should be", "must be")
         .replace("'", "")
     )
-    return KINDS.get(error["type"], message)
+    return DESCRIPTIONS.get(error["type"], message)

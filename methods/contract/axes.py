@@ -1,8 +1,8 @@
 """Axes along which a model can be smaller: its blocks, units, heads and channels. Needs no torch.
 
 An axis is data: the values of config.json that count its parts, and rules for how many may be left.
-Which tensors shrink follows from the shapes in families.toml: a dimension whose size mentions such
-a value.
+Which tensors shrink follows from the shapes in methods/model/families.toml: each dimension whose
+size names such a key.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ weights still fit."""
 
 
 def removed(share: Share, count: int) -> int:
-    """Return how many of `count` parts go."""
+    """Return how many of `count` parts are removed."""
     if isinstance(share, int):
         return share
     return math.floor(float(share.removesuffix("%")) / 100 * count + 0.5)
@@ -49,8 +49,8 @@ class Axis:
     noun: str
     """Word for the parts in sentences."""
     keys: Callable[[Family], tuple[str, ...]]
-    """Keys of config.json that count the parts, or multiples of them; the last counts the parts.
-    Empty: the family has none that can be removed."""
+    """Keys of config.json whose values are the number of parts, or multiples of it. The last is the
+    number itself. Empty: the family has no parts that can be removed."""
     left: Callable[[Share, Family, Config, str], int]
     """Returns how many parts are left without a share of them. The text is the option to suggest,
     such as width:heads. Raises UserError if the model does not allow it, or none would be left."""

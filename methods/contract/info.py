@@ -22,6 +22,8 @@ class Cost:
     """Number of forward passes over the calibration tokens."""
     hessians: float = 0
     """Number of float32 matrices [in, in] for each distinct input of a block."""
+    launches: float = 0
+    """Kernels that a card runs one after the other for each input column of each linear."""
     training: float = 0
     """FLOP per weight and training token: 2 for a forward pass, 4 for a backward pass."""
     tokens: float | None = None

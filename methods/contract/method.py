@@ -117,7 +117,8 @@ class Budget:
     log_every: int = 10
     """Steps between two reads of the losses. Each read waits for the device."""
     checkpoint_s: float = 300
-    """Seconds between two checkpoints."""
+    """Least seconds between two checkpoints, which take at most 5% of the time. 0: one whenever
+    losses are read."""
 
 
 @dataclass(frozen=True, kw_only=True)

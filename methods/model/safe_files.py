@@ -60,11 +60,8 @@ def find_file(folder: Path, name: str, max_bytes: int | None = MAX_FILE_BYTES) -
         target = path.resolve(strict=True)
         about = target.stat()
         inside = any(target.is_relative_to(root) for root in _roots(folder))
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as fault:  # a loop of links is a RuntimeError, a null byte a ValueError
+    # A loop of links is a RuntimeError, a null byte a ValueError.
+    except (OSError, RuntimeError, ValueError) as fault:
         raise UserError(
             f"cannot read {path} ({_reason(fault)}): replace it with a regular file"
         ) from None

@@ -76,9 +76,8 @@ def count_kept(kept: Kept, config: Config) -> dict[str, int]:
 def rename(family: Family, kept: Kept | None, name: str) -> str | None:
     """Return the name of a tensor or module after parts are renumbered, or None if its part is
     removed."""
-    for (
-        axis
-    ) in AXES.values():  # blocks first, so that others are looked up by the new number of a block
+    # AXES has blocks first, so the others are looked up by the new number of a block.
+    for axis in AXES.values():
         if kept is None or axis.name not in kept or not axis.path(family):
             continue
         path, indices, block = axis.path(family), kept[axis.name], family.block_of(name)

@@ -10,7 +10,7 @@ import tomlkit
 
 from bench import search as searching
 from bench.execution.runner import Summary
-from bench.planning.search import read_search
+from bench.planning.search_space import read_search
 from bench.results.store import ReadOnlyStore, Store
 from helpers import runs
 from methods.contract.errors import UserError

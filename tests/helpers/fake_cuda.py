@@ -50,7 +50,7 @@ class Sparse:
         self.calls.append(given)
         x, bias = given["dense_B"], given.get("bias")
         assert x.shape[0] == given["compressed_A"].shape[1] and x.shape[1] % 8 == 0
-        assert x.stride(0) == 1  # as torch has it: the transpose of rows
+        assert x.t().is_contiguous()  # as torch has it: the transpose of whole rows
         if given["alg_id"] == 6:
             raise RuntimeError("operation not supported")
         wide = torch.int32 if x.dtype == torch.int8 else torch.float32

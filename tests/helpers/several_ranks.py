@@ -6,14 +6,15 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from bench.inputs import loading
 from helpers.forked_ranks import run_ranks
-from helpers.models import exact, job_for, mean_float64
+from helpers.models import build, exact, job_for, mean_float64
 from helpers.trainings import counting, job_to_train, method
 from methods.contract.method import Budget, Compute
-from methods.workshop.training import gather
+from methods.workshop.training import gather, trainer
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.trainer import Trainer
 
@@ -32,10 +33,10 @@ class Stopping:
             stop_request.signal = 15
 
 
-def train(name, family, out, work, stopping):
-    model = exact(family)
+def train(name, family, out, work, stopping, **fields):
+    model = build(family) if fields else exact(family)
     more = {"progress": Stopping()} if stopping else {}
-    more |= {"steps": STEPS, "budget": {"log_every": NOTED_EVERY}}
+    more |= {"steps": STEPS, "budget": {"log_every": NOTED_EVERY}} | fields
     job = job_to_train(model, job_for, counting(), work, **more)
     try:
         outcome = method(name, **RATE).apply(model, job)
@@ -87,26 +88,54 @@ def measure(folder, out):
         fields = {"training": text, "budget": Budget(tokens=text.step_tokens), "compute": compute}
         teacher = lambda: loading.load(folder, compute)  # noqa: E731
         job = job_for(model, workdir=out / "work", teacher=teacher, **fields)
-        trainer = Trainer("dense-ft", model, job, method("dense-ft"))
-        teacher = trainer._load_teacher()
+        training = Trainer("dense-ft", model, job, method("dense-ft"))
+        teacher = training._load_teacher()
     with Memory() as end:
-        trainer.finalize()
+        training.finalize()
     del teacher
     (out / f"memory-{dist.get_rank()}.txt").write_text(f"{build.taken} {end.taken}")
 
 
+def round_rows(pair, home):
+    """Train in bfloat16. Weights are gathered rounded or, in the folder "whole", in float32."""
+    for kind in ("rounded", "whole"):
+        out = home / kind
+        out.mkdir(parents=True, exist_ok=True)
+        gathered = []
+        with pytest.MonkeyPatch.context() as patch:
+            if kind == "whole":
+                patch.setattr(trainer, "rounded_rows", lambda *_: ())
+            newer = "all_gather_single"  # FSDP's from torch 2.13 on
+            name = newer if hasattr(dist, newer) else "all_gather_into_tensor"
+            gather = getattr(dist, name)
+
+            def count(output_tensor, input_tensor, _gather=gather, _bytes=gathered, **options):
+                _bytes.append(input_tensor.nbytes)
+                return _gather(output_tensor, input_tensor, **options)
+
+            patch.setattr(dist, name, count)
+            compute = Compute(dtype=torch.bfloat16)
+            train(*pair.split(","), out, out / "work", stopping=False, compute=compute)
+        if dist.get_rank() == 0:
+            (out / "bytes.txt").write_text(str(sum(gathered)))
+        dist.barrier()
+
+
 def main(world: str, out: str, *tasks: str) -> None:
-    """Do tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER"."""
+    """Do tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER",
+    "round=method,family"."""
     run_ranks(int(world), work, Path(out), *tasks)
 
 
 def work(out: Path, *tasks: str) -> None:
-    if not any(task.startswith("memory=") for task in tasks):
+    if not any(task.startswith(("memory=", "round=")) for task in tasks):
         mean_float64(pytest.MonkeyPatch())
     for task in tasks:
         kind, _, pair = task.rpartition("=")
         if kind == "memory":
             measure(Path(pair), out)
+        elif kind == "round":
+            round_rows(pair, out / pair)
         else:
             home = out / kind / pair
             train(*pair.split(","), home, home / "work", stopping=kind == "stop")

@@ -1,12 +1,14 @@
-"""Parts that carry packages and a model to a card without a network, and stages without a card."""
+"""Parts that carry packages and models to a card without a network, and stages without a card."""
 
 import importlib.util
 import io
+import itertools
 import os
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,29 +95,73 @@ def test_needs_of_a_python_without_packages():
 
 
 @pytest.mark.skipif("speed" not in found_parts(), reason="the part speed is not there")
-def test_without_a_card_each_stage_is_planned(cuda, tmp_path):
-    made = {
-        name: [cuda.plan_of(c)[1:] for c in cuda.commands(name, tmp_path)] for name in cuda.STAGES
-    }
-    for words in (words for commands in made.values() for words in commands):
-        assert "--device" not in words or "cuda" not in words[words.index("--device") + 1]
-    (check,) = made["check"]
-    assert check[:2] + check[-1:] == ["-m", "pytest", "--collect-only"]
-    for model, words in zip(cuda.SHAPES, made["shapes"], strict=True):
-        assert words[2:5] + words[-2:] == ["speed", "--model", model, "--device-spec", "h100"]
-    for name, count in {"decode": 1, "prefill": 1, "train": 3, "quality": 3}.items():
-        assert len(made[name]) == count
-        commands = cuda.commands(name, tmp_path)
-        for (_, _, verb, *rest), command in zip(made[name], commands, strict=True):
-            assert (verb, rest) == ("plan", [w.replace("cuda", "cpu") for w in command[4:]])
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_every_command_is_one_that_the_program_takes(cuda, tmp_path, cli, is_dry):
+    """Of each run, its plan: a wrong flag or setting is an exit code of 2."""
+    rig = cuda.Rig(tmp_path, "cpu" if is_dry else "cuda", is_dry=is_dry)
+    for stage in cuda.STAGES:
+        for command in cuda.commands(stage, rig):
+            verb, *words = command[3:]
+            assert stage == "check" or words[words.index("--device") + 1] in ("cpu", rig.device)
+            if verb == "run":
+                words = ["cpu" if word == "cuda" else word for word in words]
+                code, _, err = cli("plan", *words)
+                assert code == 0 or "not downloaded yet" in err, err
 
 
-@pytest.mark.slow
-def test_every_plan_is_one_that_the_program_takes(tmp_path):
-    """Whether or not the model is here: a wrong flag is an exit code of 2."""
-    done = run("--results", str(tmp_path / "r"))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("skipped: no CUDA device") == 11 and "tests collected" in done.stdout
+def test_stages_are_those_of_the_half_hour_or_were_asked_for(cuda):
+    first, more = (cuda.choose(words, cuda.MODEL, False) for words in (None, "more"))
+
+    assert sum(cuda.STAGES[name].minutes for name in first) <= 30
+    assert {*first, *more} == {*cuda.STAGES} and max(s.minutes for s in cuda.STAGES.values()) < 9
+    assert cuda.choose(None, "llama2-7b", False) == [*cuda.OWN]
+    assert cuda.choose("decode", cuda.MODEL, False) == ["decode"]
+
+
+def test_another_model_takes_the_place_of_ours(cuda, tmp_path):
+    rig = cuda.Rig(tmp_path, model="llama2-7b")
+    made = {name: cuda.commands(name, rig) for name in cuda.OWN}
+    every = itertools.chain.from_iterable(made.values())
+    models = {command[command.index("--model") + 1] for command in every}
+    assert models == {"tiny", "llama2-7b"}
+    kinds = [command[command.index("--kinds") + 1] for command in made["shapes"]]
+    assert kinds == ["bf16", "fp8"]
+
+
+def test_a_stage_that_ended_well_is_skipped(cuda, tmp_path, monkeypatch, capsys):
+    codes = iter([1, 0, 0])
+    calls = []
+    monkeypatch.setattr(cuda, "call", lambda *given: calls.append(given) or next(codes))
+    rig = cuda.Rig(tmp_path / "r", "cpu", is_dry=True)
+    archive = tmp_path / "a.tar.gz"
+    ran = [cuda.run(["decode"], rig, float("inf"), archive) for _ in range(3)]
+
+    assert ran == [1, 0, 0] and len(calls) == 2
+    assert "skipped: it took" in capsys.readouterr().out
+    with tarfile.open(archive) as tar:
+        assert "r/decode.done" in tar.getnames()
+
+
+@pytest.mark.parametrize(("factor", "differing"), [(1.0, 0), (1.5, 1)])
+def test_numbers_of_the_card_are_compared_with_those_of_the_cpu(
+    cuda, tmp_path, monkeypatch, factor, differing
+):
+    values = iter([10.0, 10.0 * factor])
+
+    def records(folder):
+        reading = SimpleNamespace(metric="perplexity", value=next(values))
+        identity = SimpleNamespace(method="wanda", quantizer="none")
+        return [SimpleNamespace(identity=identity, readings=[reading])]
+
+    for name in ("smoke", "smoke-cpu"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("bench.results.store.ReadOnlyStore", records)
+    assert len(cuda.compare_devices(tmp_path)) == differing
+
+
+def test_without_a_card_it_says_how_to_test():
+    done = run("--stage", "check")
+    assert done.returncode == 2 and "use --dry" in done.stderr
 
 
 def test_no_parts_are_a_sentence(tmp_path):

@@ -19,7 +19,7 @@ SEED = int(os.environ.get("CAST_BENCH_SOAK_SEED", "0"))
 ROUNDS = int(os.environ.get("CAST_BENCH_SOAK_ROUNDS", "3"))
 PATIENCE_S = 600
 
-TRAINING = {"tokens": 16 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0.2}
+TRAINING = {"tokens": 16 * 8 * 32, "batch": 8, "seqlen": 32, "processes": 2, "checkpoint_s": 0}
 KINDS = {
     "sweep": (["--methods", "magnitude,wanda"], "none,int8", {}),
     "side by side": (["--methods", "magnitude,wanda", "--jobs", "2"], "none,int8", {}),

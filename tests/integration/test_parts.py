@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PARTS = sorted(file.parent.name for file in (ROOT / "bench/parts").glob("*/__init__.py"))
 PACKAGES = ("bench", "methods", "cast", "baselines")
-DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.results")
+DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.result_commands")
 """Modules of run, compare and report."""
 MOST_LINES = 31_000
 """Largest number of lines of bench that they may reach."""

@@ -29,9 +29,22 @@ from methods.model.targets import dense_weight
 from methods.workshop.pruning.walk import Walk
 from methods.workshop.quantizing.weight_formats import RoundToNearest
 
-KINDS = (Int8, Fp8, Int4, Int3, Nf4, MxFp8, MxFp4, NvFp4, Int4Gptq, Int3Gptq, MxFp4Gptq, NvFp4Gptq)
+QUANTIZER_CLASSES = (
+    Int8,
+    Fp8,
+    Int4,
+    Int3,
+    Nf4,
+    MxFp8,
+    MxFp4,
+    NvFp4,
+    Int4Gptq,
+    Int3Gptq,
+    MxFp4Gptq,
+    NvFp4Gptq,
+)
 QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {
-    kind.name: kind for kind in KINDS
+    kind.name: kind for kind in QUANTIZER_CLASSES
 }
 """Quantizers that a linear can have, with their defaults."""
 UNCHANGED = "dense"
@@ -76,7 +89,9 @@ class LinearChoice(NamedTuple):
             form = QUANTIZERS[self.quantizer].format
             bits = form.grid.bits
             scales = form.scale_bits(out, width, form.codec(width, None, self.quantizer).group)
-        return (bits if self.pattern.dense else bits * self.kept + 1), scales
+        if not self.pattern.dense:
+            bits = bits * self.kept + 1
+        return bits, scales
 
 
 class Allocation(NamedTuple):

@@ -259,7 +259,8 @@ class _Problem:
     def costs(self, budget: Budget) -> Floats:
         """Return the part of the budget that each choice takes in each linear, [linears,
         choices]."""
-        return (self.kept if budget.of_kept else self.bits) * self.share[:, None]
+        costs = self.kept if budget.of_kept else self.bits
+        return costs * self.share[:, None]
 
     def measure_damage(self) -> Floats:
         """Return the damage of each choice in each linear alone, [linears, choices]."""

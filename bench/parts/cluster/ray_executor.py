@@ -224,7 +224,8 @@ def describe_lack(nodes: Sequence[dict[str, float]], wanted: Sequence[dict[str, 
     many = f"{len(homeless)} of {len(wanted)} artifacts" if len(wanted) > 1 else "the artifact"
     first = homeless[0]
     what = f"{first['num_cpus']:g} CPUs, {first['memory'] / 1e9:.1f} GB of memory"
-    what += f", {first['num_gpus']:g} cards" if "num_gpus" in first else ""
+    if "num_gpus" in first:
+        what += f", {first['num_gpus']:g} cards"
     return f"no node of the cluster has {what}: {many} must wait until one joins"
 
 

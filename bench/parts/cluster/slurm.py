@@ -98,11 +98,13 @@ def compose_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
         memory = max(memory, *(row["about_GB"] for row in rows))
         is_time_unknown |= any(row["about_s"] is None for row in rows)
     minutes = max(MIN_MINUTES, math.ceil(MARGIN * seconds / 60))
-    device, threads, ranks_per_node = "cpu", 1, 1
+    threads, gpus = 1, ""
     if plan.measurements:
         first = plan.measurements[0].artifact
-        device, threads = first.device, first.threads
-        ranks_per_node = max(m.artifact.ranks_per_node for m in plan.measurements)
+        threads = first.threads
+        if first.device != "cpu":
+            ranks_per_node = max(m.artifact.ranks_per_node for m in plan.measurements)
+            gpus = str(ranks_per_node * len(plan.devices))
     nodes = spec.training.nodes
     settings = flatten(spec.model_dump(mode="json", exclude_defaults=True, exclude={"shard"}))
     # TOML has no escapes of surrogate pairs.
@@ -123,7 +125,7 @@ def compose_script(plan: Plan, shards: int, cards: Cards | None = None) -> str:
         memory=math.ceil(1.25 * (memory or 1.0) * jobs),
         # Processes of one artifact share its threads.
         cores=threads * jobs,
-        gpus="" if device == "cpu" else ranks_per_node * len(plan.devices),
+        gpus=gpus,
         grace=GRACE_S,
         folder=shlex.quote(str(Path.cwd())),
         nodes=nodes,

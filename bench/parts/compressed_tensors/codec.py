@@ -18,7 +18,7 @@ from methods.workshop.quantizing.grids import e2m1_points
 
 T = TypeVar("T")
 
-FORMATS = (
+DENSE_FORMATS = (
     "dense", "pack-quantized", "int-quantized", "naive-quantized", "float-quantized",
     "nvfp4-pack-quantized", "mxfp4-pack-quantized",
 )  # fmt: skip
@@ -68,7 +68,7 @@ class CompressedTensorsCodec(FolderCodec):
 
     def check(self) -> None:
         """Raise UserError for a format, a rotation or a rounding that is not read here."""
-        for found, known in ((self._forms, FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
+        for found, known in ((self._forms, DENSE_FORMATS), ({self._sparse_form}, SPARSE_FORMATS)):
             unknown = sorted(map(str, found - set(known)))
             if unknown:
                 raise UserError(
@@ -166,7 +166,9 @@ class CompressedTensorsCodec(FolderCodec):
             return rows, 8 * width
         rows, words = shapes["weight_packed"]
         # A byte has two floats of 4 bits, which are the only parts without a shape.
-        return rows, words * 32 // self.width if "weight_shape" in shapes else words * 2
+        if "weight_shape" not in shapes:
+            return rows, words * 2
+        return rows, words * 32 // self.width
 
     def dtype(self, parts: Mapping[str, Tensor]) -> torch.dtype:
         parts = _short(parts)
@@ -248,12 +250,13 @@ class CompressedTensorsCodec(FolderCodec):
                 raise ValueError(
                     f"{count} groups of {width} inputs may be of {sizes[0]} or of {sizes[1]}"
                 )
-            groups = even_groups(width, count, sizes[0] if sizes else self.sizes[0])
+            size = sizes[0] if sizes else self.sizes[0]
+            groups = even_groups(width, count, size)
         return scale[:, groups]
 
 
 def _short(parts: Mapping[str, T]) -> dict[str, T]:
-    """Return the parts by names without `weight.`."""
+    """Return the parts with `weight.` removed from their names."""
     return {name.removeprefix("weight."): part for name, part in parts.items()}
 
 
@@ -270,9 +273,9 @@ def _activations(settings: Any) -> str:
         or not dynamic
         or not symmetric
     ):
+        when = "dynamic" if dynamic else "static"
         raise UserError(
-            f"inputs rounded to {bits} bits ({type_}, {strategy}, "
-            f"{'dynamic' if dynamic else 'static'}) cannot be computed here: use dynamic, "
-            "symmetric rounding per token to 8 bits, or quantize the weights only"
+            f"inputs rounded to {bits} bits ({type_}, {strategy}, {when}) cannot be computed here: "
+            "use dynamic, symmetric rounding per token to 8 bits, or quantize the weights only"
         )
     return {"int": "wide_int8", "float": "float8"}[type_]

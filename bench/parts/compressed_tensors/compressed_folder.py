@@ -17,6 +17,7 @@ from bench.formats.loaded import compare_folders, describe_size
 from bench.formats.stored import StoredFolder
 from bench.formats.stored_grids import grids_of, require_linears
 from bench.parts.compressed_tensors.codec import CompressedTensorsCodec
+from bench.system.grouping import group_by
 from bench.system.packages import pip_install, require
 from bench.verify import FUNCTION_TOLERANCE
 from methods.contract.errors import UserError
@@ -49,7 +50,7 @@ NVFP4 = StoredFormat(
     "nvfp4-pack-quantized",
     {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn},
 )
-FORMATS = {
+STORED_FORMATS = {
     ("integer", 8, ""): StoredFormat(
         "pack-quantized", {"num_bits": 8, **INT, "strategy": "channel"}
     ),
@@ -81,22 +82,23 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     require_linears(source, "compressed-tensors")
     grids, form = grids_of(stored, "compressed-tensors"), form_of(source)
     family = family_of(source.config)
-    is_by_row = form.weights["strategy"] == "channel"
-    groups: dict[int, list[str]] = {}
-    for target, grid in grids.items():
-        groups.setdefault(0 if is_by_row else grid.group, []).append(target)
+    if form.weights["strategy"] == "channel":
+        sizes = dict.fromkeys(grids, 0)
+    else:
+        sizes = {target: grid.group for target, grid in grids.items()}
+    groups = group_by(grids, sizes.__getitem__)
     schemes = {size: _scheme(form, size) for size in groups}
     writer, near, again = Writer(workdir), 0, 0
     computed = "bfloat16" if form in FP4 else source.dtype
     for name in source:
         target, weight = name.removesuffix(".weight"), source.tensor(name)
         if target not in grids:
-            is_rounded = form in FP4 and weight.is_floating_point()
-            writer.add(name, weight.bfloat16() if is_rounded else weight)
+            if form in FP4 and weight.is_floating_point():
+                weight = weight.bfloat16()
+            writer.add(name, weight)
             continue
-        grid = grids[target]
-        scheme = schemes[0 if is_by_row else grid.group]
-        parts = _compress(weight, form, grid, stored[target].parts, scheme)
+        scheme = schemes[sizes[target]]
+        parts = _compress(weight, form, grids[target], stored[target].parts, scheme)
         restored = _codec(form, scheme).decode(parts).to(weight.dtype)
         if not torch.equal(restored, weight):
             epsilon = torch.finfo(getattr(torch, computed)).eps
@@ -105,16 +107,16 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
         for leaf, tensor in parts.items():
             writer.add(f"{target}.{leaf}", tensor)
     writer.close()
-    config: dict[str, Any] = {
-        "quantization_config": _config(
-            form, {size: as_regexes(names, family) for size, names in groups.items()}
-        )
-    }
+    regexes = {size: as_regexes(names, family) for size, names in groups.items()}
+    config: dict[str, Any] = {"quantization_config": _config(form, regexes)}
     if form in FP4:
         config["dtype"] = "bfloat16"
-    rounded = f"; {near} of them differ in the last bit of {computed}" if near else ""
-    rounded += f"; {again} of them rounded again" if again else ""
-    return f"{len(grids)} linears stored as {form.name}{rounded}", config
+    said = f"{len(grids)} linears stored as {form.name}"
+    if near:
+        said += f"; {near} of them differ in the last bit of {computed}"
+    if again:
+        said += f"; {again} of them rounded again"
+    return said, config
 
 
 def form_of(source: Folder) -> StoredFormat:
@@ -123,18 +125,16 @@ def form_of(source: Folder) -> StoredFormat:
     codecs = grids_of(StoredFolder(source.path), "compressed-tensors")
     inputs = source.config.get(ACTIVATIONS_KEY, {}).get("format", "")
     kinds = {(codec.grid, codec.width, inputs) for codec in codecs.values()}
-    if len(kinds) > 1 or not kinds <= FORMATS.keys():
-        found = ", ".join(
-            f"{grid} of {bits} bits{' and inputs' if inputs else ''}"
-            for grid, bits, _ in sorted(kinds)
-        )
+    if len(kinds) > 1 or not kinds <= STORED_FORMATS.keys():
+        and_inputs = " and inputs" if inputs else ""
+        found = ", ".join(f"{grid} of {bits} bits{and_inputs}" for grid, bits, _ in sorted(kinds))
         able = ", ".join(
-            f"{grid} of {bits} bits" for grid, bits, rounding in FORMATS if not rounding
+            f"{grid} of {bits} bits" for grid, bits, rounding in STORED_FORMATS if not rounding
         )
         raise UserError(
             f"compressed-tensors has no format for {found}: it has {able}; use --format stored"
         )
-    return FORMATS[kinds.pop()]
+    return STORED_FORMATS[kinds.pop()]
 
 
 def check(model: ModelSource, workdir: Path) -> str:
@@ -153,7 +153,9 @@ def check(model: ModelSource, workdir: Path) -> str:
 
 def _scheme(form: StoredFormat, group: int) -> Any:
     args: Any = importlib.import_module("compressed_tensors.quantization")
-    weights = dict(form.weights) | ({"group_size": group} if group else {})
+    weights = dict(form.weights)
+    if group:
+        weights["group_size"] = group
     inputs = args.QuantizationArgs(**form.inputs) if form.inputs else None
     return args.QuantizationScheme(
         targets=["Linear"],
@@ -165,12 +167,10 @@ def _scheme(form: StoredFormat, group: int) -> Any:
 
 def _config(form: StoredFormat, targets: Mapping[int, list[str]]) -> dict[str, Any]:
     args: Any = importlib.import_module("compressed_tensors.quantization")
-    groups = {
-        f"group_{i}": _scheme(form, size).model_copy(
-            update={"targets": [f"re:{regex}" for regex in regexes]}
-        )
-        for i, (size, regexes) in enumerate(sorted(targets.items()))
-    }
+    groups = {}
+    for i, (size, regexes) in enumerate(sorted(targets.items())):
+        patterns = [f"re:{regex}" for regex in regexes]
+        groups[f"group_{i}"] = _scheme(form, size).model_copy(update={"targets": patterns})
     config = args.QuantizationConfig(
         config_groups=groups, format=form.name, quantization_status="compressed"
     )

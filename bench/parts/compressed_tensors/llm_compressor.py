@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import nn
 
 from bench.parts.compressed_tensors.codec import CompressedTensorsCodec
+from bench.system.grouping import group_by
 from methods.contract.errors import Skipped
 from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
@@ -50,15 +51,11 @@ class _LlmCompressor:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_oneshot(job)
         quantized = copy.deepcopy(model)
-        group = self._groups(
+        sizes = self._groups(
             {t: tuple(dense_weight(quantized.get_submodule(t)).shape) for t in job.targets}
         )
-        sizes = sorted(set(group.values()))
-        oneshot(
-            quantized,
-            job,
-            self._recipe({g: [t for t in job.targets if group[t] == g] for g in sizes}),
-        )
+        by_size = group_by(job.targets, sizes.__getitem__)
+        oneshot(quantized, job, self._recipe(dict(sorted(by_size.items()))))
         walk = Walk(model, job)
         for visit in walk:
             visit.store(*CompressedTensorsCodec.of(quantized.get_submodule(visit.name)))
@@ -82,18 +79,16 @@ class _LlmCompressor:
     def _recipe(self, targets: Mapping[int, Sequence[str]]) -> Any:
         """Return the modifier. targets: names of linears by group size."""
         modifier = import_modifier(self.modifier)
-        regexes = {g: [f"re:^{re.escape(t)}$" for t in names] for g, names in targets.items()}
         preset = self.weights.args.get("scheme")
+        every: list[str] = []
+        groups = {}
+        for size, names in targets.items():
+            regexes = [f"re:^{re.escape(name)}$" for name in names]
+            every += regexes
+            weights = dict(self.weights.args) | {"group_size": size}
+            groups[f"group_{size}"] = {"targets": regexes, "weights": weights}
         if preset:
-            return modifier(
-                targets=[r for names in regexes.values() for r in names],
-                scheme=preset,
-                **self._settings(),
-            )
-        groups = {
-            f"group_{g}": {"targets": names, "weights": dict(self.weights.args) | {"group_size": g}}
-            for g, names in regexes.items()
-        }
+            return modifier(targets=every, scheme=preset, **self._settings())
         return modifier(config_groups=groups, **self._settings())
 
 
@@ -157,7 +152,7 @@ class AutoRound(LlmCompressorGptq):
         return super().apply(model, job)
 
     def _groups(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-        odd = next((t for t, shape in shapes.items() if any(side % 32 for side in shape)), None)
+        odd = next((t for t, (out, width) in shapes.items() if out % 32 or width % 32), None)
         if odd:
             out, width = shapes[odd]
             raise Skipped(

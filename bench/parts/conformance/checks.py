@@ -150,10 +150,8 @@ def notes_are_json(subject: Subject) -> None:
 def leaves_its_job_alone(subject: Subject) -> None:
     """Check that the calibration tokens and the source folder are unchanged."""
     job = subject.job
-    tokens, files = (
-        None if job.calibration is None else job.calibration.clone(),
-        _digests(job.source),
-    )
+    files = _digests(job.source)
+    tokens = None if job.calibration is None else job.calibration.clone()
     subject.apply()
     require(
         tokens is None or torch.equal(job.calibration, tokens),  # type: ignore[arg-type]

@@ -87,7 +87,8 @@ def says_what_its_numbers_are(trial: Trial) -> None:
             f"{reading.metric} has another unit or direction than `info.metrics` declares: leave "
             "them out",
         )
-    require(not trial.problems, trial.problems[0] if trial.problems else "")
+    problem = next(iter(trial.problems), "")
+    require(not problem, problem)
 
 
 def has_a_column(trial: Trial) -> None:

@@ -16,21 +16,18 @@ from methods.contract.info import Does
 if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
 
-KINDS = ("methods", "quantizers")
+STAGE_KINDS = ("methods", "quantizers")
 
 
 def names() -> list[ParameterSet]:
     """Return every method and quantizer. One that refines another stage gets `from=magnitude`."""
-    found = [
-        (kind, name, entry)
-        for kind in KINDS
-        for name, entry in registry.entries(kind).items()
-        if entry.target
-    ]
-    return [
-        pytest.param(kind, f"{n}:from=magnitude" if Does.REFINES in e.does else n, id=n)
-        for kind, n, e in found
-    ]
+    found = []
+    for kind in STAGE_KINDS:
+        for name, entry in registry.entries(kind).items():
+            typed = f"{name}:from=magnitude" if Does.REFINES in entry.does else name
+            if entry.target:
+                found.append(pytest.param(kind, typed, id=name))
+    return found
 
 
 @pytest.mark.parametrize(("kind", "name"), names())

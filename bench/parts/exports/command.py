@@ -75,7 +75,7 @@ def export(
     """
     from bench.formats.contract import Options, ResultsFormat
     from bench.formats.writing import export_model, find_format
-    from bench.parts.exports.results import export_results
+    from bench.parts.exports.results_export import export_results
     from bench.results.store import RESULTS
     from bench.verify import CheckFailed
 

@@ -23,8 +23,10 @@ def write(folder: Path, workdir: Path) -> str:
         return f"{opened.form} unpacked to dense safetensors"
     family_of(read_config(folder))  # it refuses the integers of another format
     files, index = Folder(folder).files(), folder / INDEX
-    for file in (*files, *([index] if index.exists() else [])):
+    for file in files:
         shutil.copyfile(file, workdir / file.name)
+    if index.exists():
+        shutil.copyfile(index, workdir / index.name)
     low_rank_adapter.copy(folder, workdir)
     if low_rank_adapter.is_beside(workdir):
         terms = f", and their low-rank terms in {low_rank_adapter.FOLDER}, which peft loads"

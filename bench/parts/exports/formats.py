@@ -1,5 +1,5 @@
-"""Formats that need no other library. Each imports its modules when it writes, because some need
-torch."""
+"""Formats of dense and stored weights, and of results. The format of a library is a part of its
+own. Each imports its modules when it writes, because some need torch."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class EveryEvalEver(ResultsFormat):
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"organization": ()}
 
     def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
-        from bench.parts.exports import every_eval_ever
+        from bench.parts.exports import every_eval_ever_export
 
-        return every_eval_ever.documents(model, options.organization or "unknown")
+        return every_eval_ever_export.documents(model, options.organization or "unknown")
 
 
 class LmEval(ResultsFormat):
     """Results as lm-eval writes its own."""
 
     def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
-        from bench.parts.exports import lm_eval
+        from bench.parts.exports import lm_eval_export
 
-        return lm_eval.documents(model)
+        return lm_eval_export.documents(model)

@@ -41,8 +41,11 @@ def _model_results(records: list[Record]) -> ModelResults:
     # The path of a folder is private.
     identity = records[0].identity.model_copy(update={"model": hub or base})
     is_dense = identity.method == "dense" and identity.quantizer == "none"
+    name = f"{OURS}/{base}" if is_dense else f"{OURS}/{_slug(base, identity)}"
+    if is_dense and hub:
+        name = hub
     return ModelResults(
-        name=hub or f"{OURS}/{base}" if is_dense else f"{OURS}/{_slug(base, identity)}",
+        name=name,
         source=hub or base,
         published=bool(hub),
         identity=identity,
@@ -63,9 +66,11 @@ def _slug(base: str, identity: Identity) -> str:
 def _base(model: str) -> tuple[str, str]:
     """Return a model's name without its folder, and its hub id if it has one."""
     if model in ALIASES:
-        return model, ALIASES[model].ref if ALIASES[model].source == "hub" else ""
+        hub = ALIASES[model].ref if ALIASES[model].source == "hub" else ""
+        return model, hub
     is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) and not Path(model).exists()
-    return _plain(Path(model).name), model if is_id else ""
+    hub = model if is_id else ""
+    return _plain(Path(model).name), hub
 
 
 def _plain(text: str) -> str:
@@ -104,7 +109,8 @@ def data_of(record: Record) -> tuple[str, str, str]:
     config = measure.get("config") or {}
     if "corpus" in config:
         name = str(config["corpus"])
-        return name, CORPORA[name].hub if name in CORPORA else "", str(measure.get("content", ""))
+        hub = CORPORA[name].hub if name in CORPORA else ""
+        return name, hub, str(measure.get("content", ""))
     if "task" in config:
         name, source = str(config["task"]), str(record.notes.get("data", ""))
         own = name in BUILTIN_TASKS

@@ -21,22 +21,21 @@ def families(context: typer.Context, json: Json = False) -> None:
     """List the model families that can be pruned, or teach one."""
     if context.invoked_subcommand:
         return
-    print_rows(
-        [
-            {
-                "family": kind,
-                "blocks": family.blocks,
-                "linears": ", ".join(family.linears),
-                "experts": ", ".join(f"{e.path}.*.{name}" for name in e.linears)
-                if (e := family.experts)
-                else "",
-                "fused": ", ".join(sorted({name.rsplit(".", 1)[0] for name in family.fused})),
-                "logits": ", ".join(f"{step} {value}" for step, value in family.logits.items()),
-            }
-            for kind, family in FAMILIES.items()
-        ],
-        json,
-    )
+    rows = []
+    for kind, family in FAMILIES.items():
+        experts: list[str] = []
+        if family.experts:
+            experts = [f"{family.experts.path}.*.{name}" for name in family.experts.linears]
+        row = {
+            "family": kind,
+            "blocks": family.blocks,
+            "linears": ", ".join(family.linears),
+            "experts": ", ".join(experts),
+            "fused": ", ".join(sorted({name.rsplit(".", 1)[0] for name in family.fused})),
+            "logits": ", ".join(f"{step} {value}" for step, value in family.logits.items()),
+        }
+        rows.append(row)
+    print_rows(rows, json)
 
 
 @families_app.command("teach")

@@ -175,12 +175,13 @@ class Probe:
         for name in flags:
             now = bool(getattr(config, name))
             other = self._shapes(self.config | {name: not now})
+            holds, fails = name, f"not {name}"
+            if not now:
+                holds, fails = fails, holds
             for tensor in _missing(self.shapes, other):
-                terms.setdefault(tensor, []).append(name if now else f"not {name}")
+                terms.setdefault(tensor, []).append(holds)
             for tensor in _missing(other, self.shapes):
-                added.setdefault(f"not {name}" if now else name, {})[tensor] = self.shape(
-                    tensor, other[tensor]
-                )
+                added.setdefault(fails, {})[tensor] = self.shape(tensor, other[tensor])
         for name, default in defaults.items():
             if isinstance(default, str) and name in OPTIONAL:
                 for tensor in _missing(self.shapes, self._shapes(self.without(name))):

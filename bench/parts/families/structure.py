@@ -4,7 +4,7 @@ forward pass."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import torch
@@ -29,20 +29,16 @@ def find_width(family: Family) -> tuple[Width | None, str]:
     ]
     if len(units) != 1:
         return None, "width, because no value of its config counts the inputs of one linear alone"
-    heads = [
-        key
-        for key in (QUERIES, GROUPS)
-        if any(mentions(size, key) for size in _sizes(family.tensors))
-    ]
-    if len(heads) < 2 or not any(mentions(size, "head_dim") for size in _sizes(family.tensors)):
-        return Width(
-            units[0]
-        ), f"heads of its width, because its shapes do not depend on {GROUPS} and head_dim"
+    width, sizes = Width(units[0]), _sizes(family.tensors)
+    heads = [key for key in (QUERIES, GROUPS) if _mention(sizes, key)]
+    if len(heads) < 2 or not _mention(sizes, "head_dim"):
+        why = f"heads of its width, because its shapes do not depend on {GROUPS} and head_dim"
+        return width, why
     for name, shape in family.tensors.items():
         if name.rpartition(".")[0] not in family.linears and any(
             mentions(shape[0], key) for key in heads
         ):
-            return Width(units[0]), f"heads of its width, because {name} spans all heads"
+            return width, f"heads of its width, because {name} spans all heads"
     return Width(units[0], tuple(heads)), ""
 
 
@@ -70,11 +66,8 @@ def find_flow(model: nn.Module, family: Family, tokens: Tensor) -> tuple[Flow | 
         )
     inputs, outputs = _calls(model, block, (*norms, *family.linears), tokens)
 
-    after = [
-        norm
-        for norm in norms
-        if any(_same(inputs[norm], outputs[linear]) for linear in family.linears)
-    ]
+    written = [outputs[linear] for linear in family.linears]
+    after = [norm for norm in norms if _is_among(inputs[norm], written)]
     before = [norm for norm in norms if norm not in after]
     readers: dict[str, list[str]] = {norm: [] for norm in before}
     stream = inputs[""]
@@ -117,8 +110,19 @@ def _sizes(tensors: Mapping[str, Shape]) -> list[object]:
     sizes: list[object] = []
     for shape in tensors.values():
         for size in shape:
-            sizes += size if isinstance(size, tuple) else [size]
+            if isinstance(size, tuple):
+                sizes += size
+            else:
+                sizes.append(size)
     return sizes
+
+
+def _mention(sizes: Iterable[object], key: str) -> bool:
+    return any(mentions(size, key) for size in sizes)
+
+
+def _is_among(states: Tensor, others: Iterable[Tensor]) -> bool:
+    return any(_same(states, other) for other in others)
 
 
 def _norm_weights(tensors: Mapping[str, Shape], hidden: object) -> list[str]:
@@ -148,7 +152,8 @@ def _calls(
     def record_block(
         module: nn.Module, args: tuple[Tensor, ...], kwargs: Mapping[str, Tensor]
     ) -> None:
-        inputs[""] = (args[0] if args else kwargs["hidden_states"]).flatten(0, -2)
+        states = args[0] if args else kwargs["hidden_states"]
+        inputs[""] = states.flatten(0, -2)
 
     hooks = [
         block.get_submodule(name).register_forward_hook(partial(record, name)) for name in names

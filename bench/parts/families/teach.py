@@ -151,7 +151,8 @@ def _whole(probe: Probe) -> tuple[str, ...]:
     heads = "n_head" if "n_head" in probe.values else "num_attention_heads"
     if "num_key_value_heads" in probe.values:
         return (f"{heads} / num_key_value_heads",)
-    return (f"{'n_embd' if 'n_embd' in probe.values else 'hidden_size'} / {heads}",)
+    width = "n_embd" if "n_embd" in probe.values else "hidden_size"
+    return (f"{width} / {heads}",)
 
 
 def _tokens(model: nn.Module) -> Tensor:

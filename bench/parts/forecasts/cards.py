@@ -14,8 +14,10 @@ from bench.planning.memory import (
     estimate_device_bytes,
     streamed_device_bytes,
     training_device_bytes,
+    with_recompute,
 )
 from bench.planning.spec import Spec
+from bench.planning.work import Work
 from bench.reporting.words import duration
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
@@ -25,6 +27,11 @@ RATE = 0.4
 """Share of the datasheet's rate that a whole run reaches. LLaMA 2's trainings on A100 reached 38%
 to 43% (arXiv 2307.09288, table 2), and Llama 3's on H100 reached 16% and 28% (hours of its model
 card)."""
+FLOAT32 = 1 / 15
+"""Rate of float32 products, which tensor cores do not compute, relative to bf16: 67 and 989.4
+TFLOP/s in the datasheet of the H100 SXM."""
+LAUNCH_S = 1e-5
+"""Seconds of a small kernel with its launch by PyTorch. A guess that was not measured."""
 FILLED = 0.95
 """Share of a card's memory that an artifact may use."""
 MAX_CARDS = 1024
@@ -45,6 +52,27 @@ class Cards:
     @property
     def usable_bytes(self) -> float:
         return FILLED * 1e9 * self.card.gb
+
+    def seconds(self, work: Work) -> float:
+        """Return the time of an artifact's work, without its start."""
+        operations = work.operations + work.hessians * (1 / FLOAT32 - 1)
+        return operations / self.flops + work.launches * LAUNCH_S
+
+    def fewest(self, artifact: Artifact) -> int:
+        """Return the smallest number of cards, a power of two, that holds a training. It is more
+        than MAX_CARDS if none does."""
+        count = 1
+        while count <= MAX_CARDS and training_device_bytes(artifact, count) > self.usable_bytes:
+            count *= 2
+        return count
+
+    def choose_recompute(self, artifact: Artifact) -> Artifact:
+        """Return an artifact with recompute=true if its training does not fit on these cards
+        without it, and needs fewer with it."""
+        if not artifact.training or self.fewest(artifact) <= self.count:
+            return artifact
+        saving = with_recompute(artifact)
+        return saving if self.fewest(saving) < self.fewest(artifact) else artifact
 
 
 def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
@@ -87,12 +115,9 @@ def enough(artifact: Artifact, cards: Cards) -> str:
     Measures of a model that one card does not hold read it block by block.
     """
     if artifact.training:
-        count = 1
-        while training_device_bytes(artifact, count) > cards.usable_bytes:
-            count *= 2
-            if count > MAX_CARDS:
-                return f"more than {MAX_CARDS}"
-        return str(count)
+        count = cards.fewest(artifact)
+        again = " with recompute=true" if any(s.recomputes for s in artifact.stages) else ""
+        return f"{count}{again}" if count <= MAX_CARDS else f"more than {MAX_CARDS}"
     if (estimate_device_bytes(artifact) or 0.0) <= cards.usable_bytes:
         return "1"
     fits = streamed_device_bytes(artifact) <= cards.usable_bytes

@@ -70,11 +70,13 @@ def estimate_columns(
     out = []
     for measurements in plan.artifacts().values():
         artifact = measurements[0].artifact
+        if cards:
+            artifact = cards.choose_recompute(artifact)
         left = [m for m in measurements if not (store and store.finished(m.key))]
-        work = Work(0, 0.0, (), ())
+        work = Work(0, 0.0, 0.0, 0.0, (), ())
         seconds: float | None = 0.0
         if left:
-            work = count_work(left, made)
+            work = count_work(artifact, left, made)
             seconds = _seconds(work, artifact, model, cards)
         columns: dict[str, Any] = {"tokens": work.tokens}
         columns["about_s"] = None if seconds is None else round(seconds)
@@ -90,10 +92,12 @@ def estimate_columns(
 def _memory_columns(artifact: Artifact, model: CostModel) -> dict[str, float]:
     """Return the memory of an artifact, scaled by what past ones took of the memory that computes:
     a GPU's, or else the main memory."""
-    ratio = 1.0
-    if not is_streamed(artifact):
-        ratio = model.memory_ratio(artifact.training is not None) or 1.0
     main, on_device = estimate_bytes(artifact), estimate_device_bytes(artifact)
+    trains = artifact.training is not None
+    ratio = 1.0
+    # On a GPU the estimate of a training has its activations. On a CPU the records add them.
+    if not is_streamed(artifact) and not (trains and on_device):
+        ratio = model.memory_ratio(trains) or 1.0
     if on_device is None:
         return {"about_GB": _gigabytes(main * ratio)}
     return {"about_GB": _gigabytes(main), "about_device_GB": _gigabytes(on_device * ratio)}
@@ -106,7 +110,7 @@ def _gigabytes(amount: float) -> float:
 def _seconds(work: Work, artifact: Artifact, model: CostModel, cards: Cards | None) -> float | None:
     """Estimate the time of an artifact. None: it is unknown, on a GPU without records."""
     if cards:
-        return START_S + work.operations / cards.flops
+        return START_S + cards.seconds(work)
     fitted = model.seconds(timed_parts(work, artifact))
     if fitted is not None:
         return START_S + fitted
@@ -124,7 +128,7 @@ def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> 
     counted: dict[str, float] = {}
     for measurements in missing:
         artifact = measurements[0].artifact
-        work = count_work(measurements, made)
+        work = count_work(artifact, measurements, made)
         counted[artifact.key] = work.operations
         seconds = model.seconds(timed_parts(work, artifact))
         if seconds is not None:

@@ -43,5 +43,6 @@ class GgufCheckpoint(Checkpoint):
         out = {}
         for name in self:
             theirs = names.get_name(name, try_suffixes=(".weight", ".bias")) or ""
-            out[name] = StoredBytes(self._tensors[theirs][1] if theirs in self._tensors else 0)
+            size = self._tensors[theirs][1] if theirs in self._tensors else 0
+            out[name] = StoredBytes(size)
         return out

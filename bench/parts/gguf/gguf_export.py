@@ -49,7 +49,7 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
             )
     targets = find_targets(source.config, source.shapes(), *model.targets)
     kind = values or gguf_file.kind_of(folder)
-    by_llama_cpp = kind not in gguf_file.KINDS
+    by_llama_cpp = kind not in gguf_file.WRITTEN_TYPES
     if by_llama_cpp:
         llamacpp.require_package(f"--values {kind}")
     elif imatrix:
@@ -67,9 +67,13 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
             llamacpp.quantize(first, file, kind, threads, importance)
     said = f"{len(targets)} linears stored as {kind}"
     if by_llama_cpp:
-        said += f" by llama.cpp{f', weighed by the inputs on {imatrix}' if imatrix else ''}"
+        said += " by llama.cpp"
+        if imatrix:
+            said += f", weighed by the inputs on {imatrix}"
+    elif rounded:
+        said += f"; {rounded} of them rounded to it"
     else:
-        said += f"; {rounded} of them rounded to it" if rounded else ", bit for bit"
+        said += ", bit for bit"
     is_exact = kind == "f16" or not (rounded or by_llama_cpp)
     said += _check(folder, file, exact=is_exact, threads=threads)
     tensors = gguf_header.read(file).tensors
@@ -133,7 +137,9 @@ def _check(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
             own = loading.load_tokenizer(Path(temporary))
             found = own(SENTENCE, add_special_tokens=False)["input_ids"]
             new = loading.load(Path(temporary), Compute(dtype=torch.float32))
-    error = check_function(dense, new, tokens[None], tolerance if exact else ROUNDED_TOLERANCE)
+    if not exact:
+        tolerance = ROUNDED_TOLERANCE
+    error = check_function(dense, new, tokens[None], tolerance)
     if found != expected:
         raise CheckFailed(
             f"{engine} reads {SENTENCE!r} as the tokens {found}, and the tokenizer as {expected}"

@@ -26,7 +26,7 @@ from methods.workshop.quantizing.integers import integer_bits
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-KINDS = ("f16", "q8_0", "q4_0")
+WRITTEN_TYPES = ("f16", "q8_0", "q4_0")
 """Types that this module writes. llama.cpp writes the others."""
 BITS = {"q8_0": 8, "q4_0": 4}
 FAMILY = "llama"
@@ -50,7 +50,7 @@ def write(
     """Write the model in a folder. Return the number of `linears` whose weights were rounded.
 
     Args:
-        kind: one of KINDS.
+        kind: one of WRITTEN_TYPES.
         linears: the linears that get `kind`, while the other matrices are in F16. None: all
             matrices get `kind`. Vectors are in float32. Stored integers of the folder keep their
             codes, where `kind` has them.
@@ -114,7 +114,8 @@ def write(
         if tensor.ndim < 2:
             writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
             continue
-        form = GGMLQuantizationType[kind.upper() if linears is None or target in linears else "F16"]
+        is_chosen = linears is None or target in linears
+        form = GGMLQuantizationType[kind.upper()] if is_chosen else GGMLQuantizationType.F16
         if form.name.lower() in BITS and tensor.shape[1] % BLOCK:
             raise UserError(
                 f"{name} has {tensor.shape[1]} inputs, no multiple of {BLOCK} as {kind} needs: "
@@ -205,10 +206,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     added = {token["id"]: token for token in tokenizer.get("added_tokens", ())}
     known = {number: text for text, number in tokenizer["model"]["vocab"].items()}
     known |= {number: token["content"] for number, token in added.items()}
-    special = {
-        number: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED
-        for number, t in added.items()
-    }
+    special = dict.fromkeys(added, TokenType.USER_DEFINED)
+    special |= {number: TokenType.CONTROL for number, t in added.items() if t["special"]}
     unused = {number: TokenType.UNUSED for number in range(size) if number not in known}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])

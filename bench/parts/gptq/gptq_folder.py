@@ -140,13 +140,10 @@ def _config(source: Folder, kind: str, stored: set[str], bits: int, group: int) 
         "sym": True,
         "desc_act": False,
         "lm_head": False,
-    }
-    dynamic: dict[str, Any] = {
-        f"-:{regex}": {} for regex in as_regexes(left, family_of(source.config))
-    }
-    return {
-        **about,
         "bits": bits,
         "group_size": group or -1,
-        **({"dynamic": dynamic} if dynamic else {}),
     }
+    if left:
+        regexes = as_regexes(left, family_of(source.config))
+        about["dynamic"] = {f"-:{regex}": {} for regex in regexes}
+    return about

@@ -62,8 +62,9 @@ class EvalScope(Harness):
         for subset in sorted(_subsets(about)):
             file = _reviews(report) / report.parent.name / f"{name}_{subset}.jsonl"
             if file.is_file():
+                task = name if subset == "default" else f"{name}/{subset}"
                 found = Evaluation(
-                    name if subset == "default" else f"{name}/{subset}",
+                    task,
                     str(version or ""),
                     settings,
                     _directions(about),

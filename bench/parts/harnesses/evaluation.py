@@ -189,7 +189,8 @@ def time_in_name(stamp: str) -> str:
 def facts(model: Any, version: Any, date: Any = None) -> dict[str, str]:
     """Return facts for a record. Of the path of a model only the name is kept, because a path tells
     about a machine."""
-    known = {"model": Path(str(model)).name if model else "", "version": str(version or "")}
+    name = Path(str(model)).name if model else ""
+    known = {"model": name, "version": str(version or "")}
     if isinstance(date, int | float) and 0 < date < MAX_TIME:
         known["recorded"] = format_time(date)
     return known

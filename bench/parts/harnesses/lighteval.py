@@ -45,13 +45,17 @@ class Lighteval(Harness):
     def read(self, results: Path) -> Iterator[Evaluation]:
         about = read_results(results, "config_general", dict)
         general, versions = about["config_general"], about.get("versions")
+        if not isinstance(versions, dict):
+            versions = {}
         stamp, root = results.stem.removeprefix("results_"), _details(results)
-        for file in sorted(root.rglob(f"details_*_{stamp}.parquet")) if root else ():
+        if not root:
+            return
+        for file in sorted(root.rglob(f"details_*_{stamp}.parquet")):
             task = file.stem.removeprefix("details_").removesuffix(f"_{stamp}")
             name, _, shots = task.rpartition("|")
             found = Evaluation(
                 name or task,
-                str((versions if isinstance(versions, dict) else {}).get(task)),
+                str(versions.get(task)),
                 {"shots": shots or None},
                 harness="lighteval",
                 about=facts(general.get("model_name"), general.get("lighteval_sha")),

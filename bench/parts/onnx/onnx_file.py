@@ -66,23 +66,22 @@ class OnnxFile:
         """Return the linears that match globs, except the head. Raise UserError if no linear
         matches."""
         include, exclude = tuple(include), tuple(exclude)
-        chosen = [
-            linear
-            for linear in self.linears
-            if not linear.is_head
-            and any(fnmatchcase(linear.name, glob) for glob in include)
-            and not any(fnmatchcase(linear.name, glob) for glob in exclude)
-        ]
+        chosen = []
+        for linear in self.linears:
+            is_included = any(fnmatchcase(linear.name, glob) for glob in include)
+            is_excluded = any(fnmatchcase(linear.name, glob) for glob in exclude)
+            if is_included and not is_excluded and not linear.is_head:
+                chosen.append(linear)
         if not chosen:
             names = [linear.name for linear in self.linears if not linear.is_head]
-            raise UserError(
-                f"no linear of {self.path} matches include {list(include)} and exclude "
-                f"{list(exclude)}; names look like {names[:1]}"
-                if names
-                else (
-                    f"{self.path} has no product with a constant matrix of floats, so there is no "
-                    "pattern to check"
+            if names:
+                raise UserError(
+                    f"no linear of {self.path} matches include {list(include)} and exclude "
+                    f"{list(exclude)}; names look like {names[:1]}"
                 )
+            raise UserError(
+                f"{self.path} has no product with a constant matrix of floats, so there is no "
+                "pattern to check"
             )
         return chosen
 
@@ -144,7 +143,8 @@ class OnnxFile:
                 # The right matrix is [in, out], the left one [out, in], each turned by a Transpose
                 # and by its flag.
                 transposed = (position == 1) != is_turned
-                transposed = transposed != bool(flags.get("transB" if position else "transA"))
+                flag = "transB" if position else "transA"
+                transposed = transposed != bool(flags.get(flag))
                 rows, columns = self._tensors[initializer].dims
                 shape = (columns, rows) if transposed else (rows, columns)
                 name = initializer.removesuffix(SUFFIX)
@@ -212,7 +212,9 @@ def replace_weights(path: Path, out: Path, weight_of: Callable[[str], Tensor]) -
         if linear:
             dtype = getattr(torch, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name)
             weight = weight_of(linear.name).to(dtype)
-            matrix = (weight.T if linear.transposed else weight).contiguous()
+            if linear.transposed:
+                weight = weight.T
+            matrix = weight.contiguous()
             content = matrix.view(torch.uint8).numpy().tobytes()
             tensor.CopyFrom(
                 onnx.helper.make_tensor(
@@ -231,7 +233,9 @@ def name_weights(model: Any, prefix: str) -> None:
     graph = model.graph
     for node in graph:
         scopes = node.metadata_props.get(SCOPES)
-        for value in node.inputs if scopes and node.op_type in ("MatMul", "Gemm") else ():
+        if not scopes or node.op_type not in ("MatMul", "Gemm"):
+            continue
+        for value in node.inputs:
             if value is not None and value.is_initializer() and len(value.const_value.shape) == 2:
                 _rename(graph, value, ast.literal_eval(scopes)[-2].removeprefix(prefix) + SUFFIX)
     for value in list(graph.initializers.values()):

@@ -132,7 +132,8 @@ def write(
 
 def _new_cache(output: Any) -> list[Tensor]:
     """Return the KV cache of an output: key, value of each block. transformers 5.24 renamed it."""
-    return kv_cache.to_tensors(output.cache if hasattr(output, "cache") else output.past_key_values)
+    cache = output.cache if hasattr(output, "cache") else output.past_key_values
+    return kv_cache.to_tensors(cache)
 
 
 def _empty_cache(model: Any) -> list[Tensor]:

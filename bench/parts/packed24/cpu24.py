@@ -206,13 +206,15 @@ def product(
         ValueError: another number of inputs, or a bias of another length.
     """
     if x.shape[1] != weight.width or (bias is not None and bias.shape != (len(weight.memory),)):
+        lengths = bias if bias is None else list(bias.shape)
         raise ValueError(
-            f"inputs {list(x.shape)} or a bias {bias if bias is None else list(bias.shape)} for a "
-            f"matrix of {len(weight.memory)} x {weight.width}"
+            f"inputs {list(x.shape)} or a bias {lengths} for a matrix of {len(weight.memory)} x "
+            f"{weight.width}"
         )
     kernel = native.load()
     wide = weight.bits < 16 and x.dtype != torch.bfloat16
-    x = x.to(torch.float32 if wide else torch.bfloat16).contiguous()
+    taken = torch.float32 if wide else torch.bfloat16
+    x = x.to(taken).contiguous()
     rows, out = len(x), len(weight.memory)
     y = torch.empty(rows, out, dtype=dtype)
     bias = bias if bias is None else bias.to(dtype).contiguous()
@@ -231,8 +233,8 @@ def product(
 
 
 def _block_scales(kind: str, width: int, scales: Tensor) -> Tensor:
-    """Return the scales of a KernelWeight. Blocks of an int4 group have the same one. scales:
-    bfloat16 [out, groups]."""
+    """Return the scales of a KernelWeight: one per row for int8, one per block for int4. Blocks of
+    a group share their value. scales: bfloat16 [out, groups]."""
     if kind == "int8":
         return scales[:, 0].float().contiguous()
     return scales[:, torch.arange(0, width, BLOCK) * scales.shape[1] // width].contiguous()

@@ -71,6 +71,8 @@ class CompressedWeight:
         """Multiply x [tokens, in] by the transposed weight and add the bias. Search a plan for each
         padded size."""
         count = len(x)
+        # The library reads whole rows, so a view with other strides would give a wrong product.
+        x = x.contiguous()
         if count % TOKEN_MULTIPLE:  # a pad of 0 copies, too
             x = torch.nn.functional.pad(x, (0, 0, 0, -count % TOKEN_MULTIPLE))
         choice = self.choices.get(len(x))

@@ -110,9 +110,10 @@ class Writer24:
     ) -> None:
         """Write a packed weight. exact, windows: as in PackedTensor. width: input size of a weight
         with windows."""
+        shape = (packed.shape[0], width) if windows else packed.shape
         self._entries[name] = PackedTensor(
             kind=packed.kind,  # type: ignore[arg-type]
-            shape=(packed.shape[0], width) if windows else packed.shape,
+            shape=shape,
             dtype=dtype_name(packed.dtype),
             exact=exact,
             windows=windows,
@@ -217,10 +218,8 @@ class Folder24(Checkpoint):
         if entry.windows:
             width = window_width(width, entry.windows)
         dtype = DTYPES[entry.dtype]
-        wanted = {
-            "values": (rows, width // 4 if entry.kind == "int4" else width // 2),
-            "mask": (rows, -(-width // 8)),
-        }
+        columns = width // 4 if entry.kind == "int4" else width // 2
+        wanted = {"values": (rows, columns), "mask": (rows, -(-width // 8))}
         kinds = {
             "values": {"float": dtype, "int8": torch.int8, "int4": torch.uint8}[entry.kind],
             "mask": torch.uint8,

@@ -60,10 +60,11 @@ class Linear24(nn.Module):
         self.packed: PackedWeight | None = None
         self.kernel_weight: cpu24.KernelWeight | None = None
         self.cusparselt_weight: CompressedWeight | None = None
-        if isinstance(packed, cpu24.KernelWeight) or self.engine == "native":
-            self.use(
-                packed if isinstance(packed, cpu24.KernelWeight) else cpu24.to_kernel_layout(packed)
-            )
+        if isinstance(packed, cpu24.KernelWeight):
+            self.use(packed)
+            return
+        if self.engine == "native":
+            self.use(cpu24.to_kernel_layout(packed))
             return
         # cuSPARSELt's layout cannot be converted back.
         self.packed = packed
@@ -89,9 +90,11 @@ class Linear24(nn.Module):
         """Bytes of the packed weight in memory."""
         kernel, library = self.kernel_weight, self.cusparselt_weight
         if kernel is not None:
-            return kernel.memory.nbytes + (0 if kernel.scales is None else kernel.scales.nbytes)
+            scales = 0 if kernel.scales is None else kernel.scales.nbytes
+            return kernel.memory.nbytes + scales
         assert self.packed is not None
-        return self.packed.nbytes + (library.memory.nbytes if library else 0)
+        copied = library.memory.nbytes if library else 0
+        return self.packed.nbytes + copied
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

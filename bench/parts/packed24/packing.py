@@ -145,14 +145,9 @@ def pack_integers(
     `pack`."""
     values = torch.empty(len(integers), integers.shape[1] // 2, dtype=torch.int8)
     _gather(_bits(integers), mask.numpy(), _bits(values))
-    return PackedWeight(
-        kind,
-        integers.shape[1],
-        dtype,
-        join_int4(values) if kind == "int4" else values,
-        mask,
-        scales,
-    )
+    if kind == "int4":
+        values = join_int4(values)
+    return PackedWeight(kind, integers.shape[1], dtype, values, mask, scales)
 
 
 def check_mask(mask: Tensor, width: int, name: str) -> None:
@@ -228,11 +223,12 @@ def _for_each_part(
     bits: items [rows, width]. values: kept items [rows, width/2]. A group of four items is handled
     as one word, and numpy has no word of 16 bytes, so items of 32 bits are two parts.
     """
-    (rows, width), n = bits.shape, 2 if bits.itemsize == 4 else 1
+    (rows, width), n = bits.shape, 1
+    if bits.itemsize == 4:
+        n, bits, values = 2, bits.view(np.uint16), values.view(np.uint16)
 
     def piece(at: slice) -> None:
-        codes = _codes(mask[at], width)
-        items, kept = (x[at].view(np.uint16) if n == 2 else x[at] for x in (bits, values))
+        codes, items, kept = _codes(mask[at], width), bits[at], values[at]
         for half in range(n):
             work(codes, items[:, half::n], kept[:, half :: 2 * n], kept[:, half + n :: 2 * n])
 

@@ -34,15 +34,20 @@ class CapturedWork:
 
 def capture_graph(work: Work) -> Work:
     """Capture the work once as a CUDA graph, which each call replays."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
+    side, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    side.wait_stream(current)
     with torch.cuda.stream(side):
         for _ in range(3):
             work()
-    torch.cuda.current_stream().wait_stream(side)
+    current.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    except RuntimeError:
+        # torch leaves the stream of a failed capture as the current one.
+        torch.cuda.set_stream(current)
+        raise
     return CapturedWork(graph, work)
 
 

@@ -36,8 +36,8 @@ def speed(
     device_spec: Annotated[
         str | None,
         typer.Option(
-            help="Compute limits from a datasheet instead: h100, h200, b200, a100, l40s, l4, "
-            "rtx4090, mi300x."
+            help="Compute limits from a datasheet instead: h100, h200, b200, h20, a100, a10, a10g, "
+            "l40s, l40, l4, t4, rtx5090, rtx4090, rtx3090, rtxpro6000, mi325x, mi300x."
         ),
     ] = None,
     model: Annotated[
@@ -93,7 +93,7 @@ def speed(
     for each engine and kind of weight. This also works on a CPU.
     """
     from bench.parts.speed import roofline
-    from bench.system.devices import cores, resolve_device
+    from bench.system.devices import cores, driver_fault, resolve_device
 
     counts = _numbers(tokens) if tokens is not None else None
     wanted = _names("kind", kinds, roofline.QUANTIZER_OF_KIND) if kinds is not None else None
@@ -143,8 +143,8 @@ def speed(
                 )
         if not device_spec:
             note(
-                "no CUDA device: showing computed limits for h100; to measure here, use --device "
-                "cpu"
+                f"{driver_fault() or 'no CUDA device'}: showing computed limits for h100; to "
+                "measure here, use --device cpu"
             )
         print_rows(roofline.rows(model, device_spec or "h100", data_dir), json)
         return

@@ -7,6 +7,7 @@ build of torch, which has none of `mm_search` and the CUTLASS kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -49,6 +50,26 @@ COPY_BYTES = 2**30
 INT4_GROUP = 128
 MAX_INT8 = 127.0
 MAX_FP8 = 448.0
+FP8_CAPABILITY = (9, 0)
+"""Least compute capability of 2:4 products in fp8."""
+
+
+@dataclass(frozen=True)
+class UncapturedWork:
+    """Work that is timed eagerly, because it cannot be a CUDA graph. reason: the fault of its
+    capture."""
+
+    work: Work
+    reason: str
+
+    def __call__(self) -> Any:
+        return self.work()
+
+
+def uncaptured_notes(works: Mapping[str, Work]) -> dict[str, Any]:
+    """Return the note of a record that names the works without a graph, or {} if all have one."""
+    reasons = {n: work.reason for n, work in works.items() if isinstance(work, UncapturedWork)}
+    return {"not_captured": reasons} if reasons else {}
 
 
 class Cuda:
@@ -65,6 +86,10 @@ class Cuda:
     @cached_property
     def cache_bytes(self) -> int:
         return int(torch.cuda.get_device_properties(self.device).L2_cache_size)
+
+    @property
+    def memory_bytes(self) -> int:
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
 
     @property
     def name(self) -> str:
@@ -106,8 +131,7 @@ class Cuda:
         best = min(self.clock.measure(lambda: target.copy_(source), 12)[2:])
         flops = {}
         for kind in KINDS:
-            w = torch.randn(self.peak_size, self.peak_size, device=self.device)
-            x = torch.randn(self.peak_size, self.peak_size, device=self.device)
+            x, w = _randn(2, self.peak_size, self.peak_size, device=self.device)
             try:
                 work = partial(_PRODUCTS[kind], *_convert(x, w, kind))
                 flops[kind] = 2.0 * self.peak_size**3 / min(self.clock.measure(work, 12)[2:])
@@ -121,8 +145,12 @@ class Cuda:
         kernel, or WrongProduct."""
         if not torch.backends.cusparselt.is_available():
             raise Skipped("this torch has no cuSPARSELt")
-        if kind == "fp8" and torch.cuda.get_device_capability(self.device) < (8, 9):
-            raise Skipped("fp8 needs compute capability 8.9")
+        capability = torch.cuda.get_device_capability(self.device)
+        if kind == "fp8" and capability < FP8_CAPABILITY:
+            raise Skipped(
+                f"2:4 in fp8 needs compute capability {'.'.join(map(str, FP8_CAPABILITY))}, and "
+                f"this card has {'.'.join(map(str, capability))}"
+            )
         multiple = SIDE_MULTIPLES[DTYPES[kind]]
         if weight.shape[0] % multiple or weight.shape[1] % multiple:
             raise Skipped(
@@ -131,7 +159,7 @@ class Cuda:
             )
         padded = tokens + -tokens % TOKEN_MULTIPLE
         x, w, *scales = _convert(
-            torch.randn(padded, weight.shape[1], device=self.device), weight.to(self.device), kind
+            _randn(padded, weight.shape[1], device=self.device), weight.to(self.device), kind
         )
         expected = x.float() @ w.float().T
         if kind == "fp8":
@@ -165,12 +193,15 @@ class Cuda:
         # cuSPARSELt's metadata is 2 bits per kept value, which is one bit per weight.
         out, width = weight.shape
         costs = product_costs(out, width, tokens, kind, OUTPUT_BYTES.get(kind, ACTIVATION_BYTES))
+        dense_graphs, sparse_graphs = _captured(dense_passes), _captured(sparse_passes)
+        other_graphs = _captured(other_passes)
+        notes |= uncaptured_notes(dense_graphs | sparse_graphs | other_graphs)
         return SpeedComparison(
             kind,
-            _captured(dense_passes),
-            _captured(sparse_passes),
+            dense_graphs,
+            sparse_graphs,
             costs,
-            others=_captured(other_passes) | eager,
+            others=other_graphs | eager,
             calls=count,
             notes=notes,
         )
@@ -253,6 +284,15 @@ class Cuda:
         return others
 
 
+def _generator(device: torch.device) -> torch.Generator:
+    """Return a generator that no CUDA graph uses: a failed capture leaves torch's own unusable."""
+    return torch.Generator(device).manual_seed(0)
+
+
+def _randn(*shape: int, device: torch.device) -> Tensor:
+    return torch.randn(*shape, device=device, generator=_generator(device))
+
+
 def _scale(y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Multiply a product by the scales of its rows and columns, in its dtype. Dense fp8 products do
     so themselves."""
@@ -304,9 +344,11 @@ def _dense_fp8(x: Tensor, w: Tensor, count: int) -> list[Work]:
 def _dense_int4(x: Tensor, w: Tensor, count: int) -> list[Work]:
     """Return torch's int4 product with random weights, because only its time counts."""
     out, width = w.shape
-    joined = torch.randint(0, 256, (out, width // 2), dtype=torch.uint8, device=w.device)
+    joined = torch.randint(
+        256, (out, width // 2), dtype=torch.uint8, device=w.device, generator=_generator(w.device)
+    )
     packed = torch._convert_weight_to_int4pack(joined, 8)
-    scales = torch.rand(width // INT4_GROUP, out, 2, dtype=torch.bfloat16, device=w.device)
+    scales = _randn(width // INT4_GROUP, out, 2, device=w.device).bfloat16()
     return [
         partial(torch._weight_int4pack_mm, x, c, INT4_GROUP, scales) for c in _copies(packed, count)
     ]
@@ -323,8 +365,17 @@ def _steps(models: dict[str, nn.Module], make: StepFactory) -> dict[str, Work]:
 
 
 def _captured(works: dict[str, Work]) -> dict[str, Work]:
-    """Return a CUDA graph of each work."""
-    return {name: capture_graph(work) for name, work in works.items()}
+    """Return a CUDA graph of each work, or the work itself if it cannot be captured."""
+    return {name: _capture(work) for name, work in works.items()}
+
+
+def _capture(work: Work) -> Work:
+    try:
+        return capture_graph(work)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as why:
+        return UncapturedWork(work, first_line(why))
 
 
 def _named_eager(works: dict[str, Work]) -> dict[str, Work]:

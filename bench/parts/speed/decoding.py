@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from bench.parts.packed24.timing import MODEL_TOLERANCE, Work, check_product
 from bench.parts.speed import captured, roofline
 from bench.parts.speed.comparison import SpeedComparison, StepFactory
 from bench.parts.speed.cpu import Cpu
-from bench.parts.speed.cuda import Cuda
+from bench.parts.speed.cuda import Cuda, uncaptured_notes
 from bench.parts.speed.roofline import Costs
 from bench.system.devices import EAGER
 from bench.system.text import amount
@@ -102,6 +103,7 @@ def compare_models(
     }
     notes = {"batch": batch, "prompt_tokens": prompt, "kv_tokens": kv, "device": device.name}
     notes |= {"graphs": graphs} if graphs else {}
+    notes |= uncaptured_notes(sides[0] | sides[1] | sides[2])
     costs = _costs(context, kind, batch, prompt, kv)
     return SpeedComparison(kind, sides[0], sides[1], costs, others=sides[2], notes=notes)
 
@@ -188,8 +190,10 @@ def decode_step(batch: int, kv: int) -> StepFactory:
     """Return a step that decodes a token for each of `batch` sequences with `kv` in the cache, and
     restores the cache.
 
-    On a CPU it is compiled, and eager where a model cannot be.
+    On a CPU it is compiled, and eager where a model cannot be. Eager models of one config share a
+    cache, which has the keys and values of the last of them.
     """
+    caches: dict[str, Any] = {}
 
     def make(model: Any) -> Work:
         device = next(p.device for p in model.parameters())
@@ -197,12 +201,12 @@ def decode_step(batch: int, kv: int) -> StepFactory:
             RANDOM_TOKENS, (batch, kv + 1), generator=torch.Generator().manual_seed(0)
         ).to(device)
         if device.type != "cpu" or os.environ.get(EAGER):
-            return DecodingWork(_eager_step(model, ids), "eager")
+            return DecodingWork(_eager_step(model, ids, caches), "eager")
         try:
             decoder = captured.Decoder(model, kv + 1)
             decoder.prefill(ids[:, :kv])
         except captured.NotCaptured as why:
-            return DecodingWork(_eager_step(model, ids), f"eager, not compiled: {why}")
+            return DecodingWork(_eager_step(model, ids, caches), f"eager, not compiled: {why}")
         how = f"compiled in {decoder.compile_s:.0f} s" if decoder.compile_s else "compiled before"
         return DecodingWork(
             lambda: decoder.step(ids[:, -1:], kv), f"torch.export and AOTInductor, {how}"
@@ -211,13 +215,19 @@ def decode_step(batch: int, kv: int) -> StepFactory:
     return make
 
 
-def _eager_step(model: Any, ids: Tensor) -> Work:
-    """Return a step for the last of the ids [batch, tokens]."""
-    cache = kv_cache.make_static(model, ids.shape[1])
-    options = kv_cache.as_argument(getattr(model, "_orig_mod", model), cache) | {
-        "use_cache": True,
-        "logits_to_keep": 1,
-    }
+def _eager_step(model: Any, ids: Tensor, caches: dict[str, Any]) -> Work:
+    """Return a step for the last of the ids [batch, tokens].
+
+    caches: caches for as many tokens, by the config of their models. A new one is added.
+    """
+    plain = getattr(model, "_orig_mod", model)
+    config = plain.config.to_json_string()
+    if config not in caches:
+        # A full sliding window would copy an index from the host in each step, which no CUDA graph
+        # can do, and could not be rewound.
+        caches[config] = kv_cache.make_full(plain, ids.shape[1])
+    cache = caches[config]
+    options = kv_cache.as_argument(plain, cache) | {"use_cache": True, "logits_to_keep": 1}
 
     @torch.inference_mode()
     def step() -> Any:
@@ -226,7 +236,8 @@ def _eager_step(model: Any, ids: Tensor) -> Work:
         return logits
 
     with torch.inference_mode():  # once and not timed, so a compiled model does not compile it
-        getattr(model, "_orig_mod", model)(ids[:, :-1], **options)
+        cache.reset()
+        plain(ids[:, :-1], **options)
     return step
 
 
@@ -246,6 +257,64 @@ def prefill_step(batch: int, prompt: int) -> StepFactory:
         return step
 
     return make
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes that a comparison of steps takes on a card, without buffers of products."""
+
+    dense: float
+    """Weights of the dense model."""
+    faster: float
+    """Weights of the 2:4 or smaller model."""
+    cache: float
+    """Keys and values of all sequences. Models of one config share them."""
+
+    @property
+    def total(self) -> float:
+        return self.dense + self.faster + self.cache
+
+    def __str__(self) -> str:
+        dense, faster, cache = (f"{n / 1e9:.1f} GB" for n in (self.dense, self.faster, self.cache))
+        return f"{dense} of dense weights, {faster} of pruned ones and {cache} of KV cache"
+
+
+def step_memory(context: MeasureContext, batch: int, prompt: int, kv: int) -> StepMemory:
+    """Return the memory of the two models, and of a cache for decoding. A prompt has no cache."""
+    itemsize = context.compute.dtype.itemsize
+    dense: float = itemsize * _count_parameters(context.folder)
+    cached = _sizes_of(context.folder).cached
+    if _has_fewer_weights(context):
+        faster, dense = dense, itemsize * _count_parameters(context.source)
+        cached += _sizes_of(context.source).cached
+    elif context.counts.pattern.dense:
+        faster = 0.0
+    else:
+        pruned = _sizes_of(context.folder, context.counts.layers).weights.total
+        # Half of the values, and a bit of the mask for each weight.
+        faster = dense - pruned * (itemsize / 2 - 1 / 8)
+    tokens = batch * (kv + 1) if prompt == 1 else 0
+    return StepMemory(dense, faster, itemsize * tokens * cached)
+
+
+@contextmanager
+def within_memory(device: Cpu | Cuda, memory: StepMemory) -> Iterator[None]:
+    """Raise Skipped with the sizes if a card is too small for a comparison, before it or when its
+    memory ends."""
+    if not isinstance(device, Cuda):
+        yield
+        return
+    card = f"{device.memory_bytes / 1e9:.1f} GB of {device.name}"
+    if memory.total > device.memory_bytes:
+        raise Skipped(f"{memory} do not fit in the {card}")
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise Skipped(f"{memory} and the products' buffers do not fit in the {card}") from None
+
+
+def _count_parameters(path: Path) -> int:
+    return sum(math.prod(shape) for shape in Folder(path).shapes().values())
 
 
 def _costs(context: MeasureContext, kind: str, batch: int, prompt: int, kv: int) -> Costs:

@@ -1,5 +1,5 @@
-"""The linears of a model one by one: 2:4 against dense for each shape, and the sum over all of
-them."""
+"""Time the linears of a model alone: 2:4 against dense for each shape, and the sum over all
+linears."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,14 +21,15 @@ from bench.parts.speed.cpu import Cpu
 from bench.parts.speed.cuda import Cuda
 from bench.parts.speed.decoding import KIND_OF_DTYPE, find_kind, pack_stored
 from bench.results.record import Reading
-from methods.contract.errors import Skipped
+from bench.system import nvidia_smi
+from methods.contract.errors import Skipped, first_line
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.folder import dtype_name
 from methods.model.targets import dense_weight
 
 Weights = Iterator[tuple[int, Tensor]]
-"""Number of linears of each shape, and the weight [out, in] of one of them."""
+"""For each shape, the number of linears and the weight [out, in] of one of them."""
 
 
 def select_device(compute: Compute) -> Cpu | Cuda:
@@ -38,8 +40,8 @@ def select_device(compute: Compute) -> Cpu | Cuda:
 def read_linears(
     device: Cpu | Cuda, model: Callable[[], nn.Module], context: MeasureContext, tokens: int
 ) -> Readings:
-    """Time an artifact's linears, each shape once. Raise Skipped if none is 2:4, or no shape has a
-    kernel."""
+    """Time the linears of an artifact, each shape once. Raise Skipped if none is 2:4, or if no
+    shape has a kernel."""
     dtype, integers = context.compute.dtype, find_kind(context)
     kind = integers or KIND_OF_DTYPE.get(dtype, dtype_name(dtype))
     if kind not in device.kinds:
@@ -51,9 +53,11 @@ def read_linears(
     firsts = {shape: weights[name] for shape, name in names.items()}
     if integers:
         pack_stored({name: weights[name] for name in names.values()}, integers, context)
-    return time_linears(
-        device, ((multiplicity[shape], w) for shape, w in firsts.items()), tokens, kind
-    )
+    place = str(context.compute.device)
+    before = nvidia_smi.describe(place)
+    counted = ((multiplicity[shape], weight) for shape, weight in firsts.items())
+    readings = time_linears(device, counted, tokens, kind)
+    return replace(readings, notes={**readings.notes, **nvidia_smi.note(before, place)})
 
 
 def random_weights(shapes: Counter[tuple[int, int]]) -> Weights:
@@ -73,9 +77,12 @@ def time_linears(
     kind: str,
     after_shape: Callable[[], object] = lambda: None,
 ) -> Readings:
-    """Time each shape once and add up all linears. The notes have a row for each shape. Raise
-    Skipped without a kernel."""
+    """Time each shape once and add up all linears. The notes have a row for each shape.
+
+    after_shape: called after each shape that was timed. Raise Skipped if no shape has a kernel.
+    """
     peaks = device.peaks()
+    fault: RuntimeError | None = None
     rows: list[dict[str, Any]] = []
     sums = [[0.0] * comparison.BLOCKS for _ in range(2)]
     for count, weight in weights:
@@ -87,11 +94,16 @@ def time_linears(
         }
         try:
             compared = device.compare(weight, tokens, kind)
+            started = time.monotonic()
+            timings = compared.run(device.clock)
         except (Skipped, WrongProduct) as why:
             rows.append(row | {"skipped": str(why)})
             continue
-        started = time.monotonic()
-        timings = compared.run(device.clock)
+        except RuntimeError as why:
+            # Of a library for this shape. The others do not depend on it.
+            fault = fault or why
+            rows.append(row | {"skipped": f"failed: {first_line(why)}"})
+            continue
         row |= comparison.summarize(compared, timings, peaks) | {
             "wall_s": round(time.monotonic() - started, 2)
         }
@@ -101,6 +113,8 @@ def time_linears(
                 side[i] += count * t
         after_shape()
     if not any("speedup" in row for row in rows):
+        if fault:
+            raise fault
         raise Skipped(rows[0]["skipped"] if rows else "no linear to time")
     notes = {
         "shapes": rows,

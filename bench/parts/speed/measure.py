@@ -19,6 +19,7 @@ from bench.measures.contract import (
 )
 from bench.parts.packed24 import native
 from bench.results.identity import Protocol
+from bench.system import nvidia_smi
 from bench.system.devices import fingerprint, resolve_devices
 from bench.system.validation import split_commas
 from methods.contract.errors import Skipped, UserError
@@ -148,25 +149,32 @@ class Speed:
         # Here, because they import torch.
         from bench.parts.speed import linears
         from bench.parts.speed.comparison import summarize, to_readings
-        from bench.parts.speed.decoding import compare_models
+        from bench.parts.speed.decoding import compare_models, step_memory, within_memory
         from bench.system.products import use_float32
 
         use_float32(wanted=False)  # others have torch's own products
         device = linears.select_device(context.compute)
         if self.workload == "linears":
             return linears.read_linears(device, model, context, self.tokens)
+        place = str(context.compute.device)
+        before = nvidia_smi.describe(place)
         decodes = self.workload == "decode"
         prompt, kv = (1, self.tokens) if decodes else (self.tokens, 0)
-        comparison = compare_models(device, model, context, batch=self.batch, prompt=prompt, kv=kv)
-        timings = comparison.run(device.clock)
-        peaks = device.peaks()
+        memory = step_memory(context, self.batch, prompt, kv)
+        with within_memory(device, memory):
+            comparison = compare_models(
+                device, model, context, batch=self.batch, prompt=prompt, kv=kv
+            )
+            timings = comparison.run(device.clock)
+            peaks = device.peaks()
+        card = nvidia_smi.note(before, place)
         metric, tokens = "tokens_per_s" if decodes else "latency", self.batch if decodes else None
         if not comparison.sparse:
             return to_readings(
-                timings, metric, timings.fastest(comparison.dense), tokens=tokens, notes={}
+                timings, metric, timings.fastest(comparison.dense), tokens=tokens, notes=card
             )
         row = summarize(comparison, timings, peaks)
-        row |= {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
+        row |= card | {"peak_bandwidth": peaks.bandwidth, "peak_flops": dict(peaks.flops)}
         return to_readings(
             timings, metric, row["sparse"], row["dense"], row["speedup"], tokens=tokens, notes=row
         )

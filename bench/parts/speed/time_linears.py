@@ -22,7 +22,7 @@ from bench.parts.speed import linears, roofline
 from bench.results.identity import Identity, Protocol
 from bench.results.record import Record
 from bench.results.store import Store
-from bench.system import digests, provenance
+from bench.system import digests, nvidia_smi, provenance
 from bench.system.devices import fingerprint, select_card
 from bench.system.source_digest import digest_source
 from methods.contract.errors import Skipped, first_line
@@ -65,7 +65,9 @@ def measure(
     done = itertools.count(1)
     for record in new:
         if record.key not in known:
+            before = nvidia_smi.describe(request.device)
             items = _fill(record, device, source, lambda: advance(next(done), total))
+            record.notes |= nvidia_smi.note(before, request.device)
             store.write(record, items)
         yield known.get(record.key, record)
 
@@ -150,9 +152,8 @@ def _fill(
     except Skipped as why:
         record.reason = str(why)
         return ()
-    except (
-        RuntimeError
-    ) as fault:  # of a library on this device: the other records do not depend on it
+    # A library failed on this device. The other records do not depend on it.
+    except RuntimeError as fault:
         record.status, record.reason, record.traceback = (
             "failed",
             first_line(fault),

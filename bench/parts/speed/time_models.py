@@ -35,7 +35,7 @@ from bench.parts.speed.versions import DENSE, SPARSE, ModelVersions
 from bench.results.identity import Identity
 from bench.results.record import Item, Record
 from bench.results.store import Store
-from bench.system import digests, provenance
+from bench.system import digests, nvidia_smi, provenance
 from bench.system.cache import in_use, temporary_folder
 from bench.system.devices import fingerprint, has_instructions_for, select_card
 from bench.system.source_digest import digest_source
@@ -220,10 +220,12 @@ class _Turn:
             for key, sides in entered.items():
                 works |= {_name(*key, side): one.work for side, one in sides.items()}
             say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
+            before = nvidia_smi.describe(request.device)
             load, limits = psutil.getloadavg()[0], self._limits(step, entered)
             timings = interleave(
                 works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round
             )
+            card = nvidia_smi.note(before, request.device)
         for record in records:
             model = record.identity.model if record.identity.model in request.others else ""
             key = (record.identity.protocol.engine, record.identity.dtype, model)
@@ -245,7 +247,7 @@ class _Turn:
                 record.notes["sparse"] = Path(request.sparse).name
             if request.others:
                 record.notes["beside"] = request.model
-            record.notes |= limits.get(key, {})
+            record.notes |= limits.get(key, {}) | card
             yield record, readings.items
 
     def _enter(self, step: Step, say: Callable[[str], None]) -> _Entered:

@@ -15,8 +15,8 @@ from bench.system.text import amount
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.parts.submission.folder import Contributor
     from bench.parts.submission.review import Review
+    from bench.parts.submission.submission_folder import Contributor
 
 
 def _require_published(folder: Path) -> None:
@@ -111,39 +111,42 @@ def submit(
         ]
         if given:
             raise UserError(f"{given[0]} is for a new submission: leave it out with --check")
-        from bench.parts.submission.folder import opened
+        from bench.parts.submission.submission_folder import opened
 
         with opened(source) as (folder, named):
             found = review(folder, read_published(root, without=named), named)
-            _print(found if folder == source else found.at(Path(named)), named, md)
+            if folder != source:
+                found = found.at(Path(named))
+            _print(found, named, md)
         return
     if md:
         raise UserError("--md is for --check: a new submission writes NAME.md beside its archive")
     if not credit:
         raise UserError("bench submit needs --credit: your name, or that of your group")
-    from bench.parts.submission.folder import Contributor
+    from bench.parts.submission.submission_folder import Contributor
 
     who = Contributor(credit, about or "", _licences(licence or ()), key)
     _make(source, root, who, name, out or Path("submissions"))
 
 
 def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Path) -> None:
-    from bench.parts.submission import folder, message
+    from bench.parts.submission import message, submission_folder
     from bench.parts.submission.review import read_published, review
     from bench.system.cache import temporary_folder
 
-    name = name or folder.default_name(source, who.credit)
+    name = name or submission_folder.default_name(source, who.credit)
     own = source.resolve()
-    results = read_published(root, without=own.name if own.parent == root.resolve() else "")
+    without = own.name if own.parent == root.resolve() else ""
+    results = read_published(root, without=without)
     with temporary_folder("submission-") as place:
         target = place / "folder"
-        for line in folder.stage(source, target, who, results, datetime.now(UTC).date()):
+        for line in submission_folder.stage(source, target, who, results, datetime.now(UTC).date()):
             note(line)
         found = review(target, results, name)
         if found.refusals:
             _print(found.at(source), name, None)
         out.mkdir(parents=True, exist_ok=True)
-        archive, text = folder.pack(target, name, out), out / f"{name}.md"
+        archive, text = submission_folder.pack(target, name, out), out / f"{name}.md"
         write_output(text, message.text(found, name))
     print_line(f"{archive}: {amount(len(found.records), 'record')}")
     print_line(f"{text}: the text of the pull request")

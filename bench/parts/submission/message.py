@@ -1,5 +1,5 @@
-"""The text of a submission for its pull request: rows, what they change, licences, and how to make
-them again."""
+"""Text of a submission for its pull request: rows, changes of the leaderboard, licences, and the
+commands that reproduce the rows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from bench.system.grouping import group_by
 from bench.system.text import amount
 
 MAX_COMMANDS, MAX_MOVED, MAX_REFUSALS = 20, 10, 50
-"""Largest numbers of commands, of other rows whose rank moves, and of refusals that the text
-lists."""
+"""Largest numbers of commands, of moved rows, and of refusals that the text lists."""
 MAX_REFUSAL = 500
-"""Largest length of a refusal. GitHub takes comments of 65,536 characters."""
+"""Largest number of characters of a refusal. GitHub takes comments of 65,536 characters."""
 
 
 def text(review: Review, name: str) -> str:
@@ -50,12 +49,11 @@ def text(review: Review, name: str) -> str:
 
 
 def refusal(review: Review, name: str) -> str:
-    """Return the text for a submission that is refused."""
+    """Return the text for a refused submission in Markdown."""
     more = len(review.refusals) - MAX_REFUSALS
-    lines = [
-        *(escape(one[:MAX_REFUSAL]) for one in review.refusals[:MAX_REFUSALS]),
-        *([f"and {more:,} more"] if more > 0 else []),
-    ]
+    lines = [escape(one[:MAX_REFUSAL]) for one in review.refusals[:MAX_REFUSALS]]
+    if more > 0:
+        lines.append(f"and {more:,} more")
     return f"## Refused: {escape(name)}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
 
 
@@ -74,7 +72,8 @@ def _of_effect(effect: Effect) -> Iterator[str]:
 
 
 def changes(effect: Effect) -> list[str]:
-    """Return a line for each new row with its rank, and one for each other row whose rank moves."""
+    """Return a line for each new row with its rank, for each other row whose rank changes, and for
+    each row that is gone."""
     table, before = effect.table, effect.before
     lines = [
         f"new: {_name(table.rows[k])}: {_rank(table, k)}, in {len(table.whole_rows)} rows"
@@ -109,16 +108,18 @@ def _rank(table: Table, row: int) -> str:
 
 
 def _commands(records: Sequence[Record]) -> str:
-    """Return the commands that make the rows again. Any of them also counts the pattern, and most
-    make several numbers."""
+    """Return the commands that reproduce the rows, as a code block.
+
+    Every command also measures size and pattern, so only a row without other records needs one for
+    these.
+    """
     rows = group_by(records, lambda r: r.identity.key("seed", "measure", "protocol"))
-    measured = [
-        [r for r in of_row if r.identity.subject != "weights"] or of_row[:1]
-        for of_row in rows.values()
-    ]
-    by_task = (group_by(of_row, lambda r: r.identity.key("seed")).values() for of_row in measured)
-    commands = list(dict.fromkeys(reproduce.command(some) for groups in by_task for some in groups))
-    more = [f"# and {len(commands) - MAX_COMMANDS:,} more"] if len(commands) > MAX_COMMANDS else []
-    return (
-        "```bash\n" + "\n".join([*commands[:MAX_COMMANDS], *more]).replace("```", "'''") + "\n```"
-    )
+    commands: dict[str, None] = {}
+    for row in rows.values():
+        measured = [r for r in row if r.identity.subject != "weights"] or row[:1]
+        for some in group_by(measured, lambda r: r.identity.key("seed")).values():
+            commands[reproduce.command(some)] = None
+    lines = list(commands)
+    if len(lines) > MAX_COMMANDS:
+        lines[MAX_COMMANDS:] = [f"# and {len(lines) - MAX_COMMANDS:,} more"]
+    return "```bash\n" + "\n".join(lines).replace("```", "'''") + "\n```"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.compare import result_arguments
 from bench.compare.result_set import ResultSet
-from bench.parts.submission import rules
+from bench.parts.submission import submission_rules
 from bench.reporting import board, searches
 from bench.reporting.searches import About
 from bench.reporting.view import Table
@@ -70,7 +70,7 @@ def read_published(root: Path, without: str = "") -> list[ResultSet]:
 def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
     """Review a folder that `bench submit` wrote. name: its name among the published folders."""
     now = datetime.now(UTC)
-    strange = tuple(rules.of_files(folder))
+    strange = tuple(submission_rules.of_files(folder))
     if strange:
         return Review(folder, About(), FolderCheck((), 0, {}, (), ()), strange)
     checked, about = check_folder(folder), searches.read_about(folder)
@@ -81,8 +81,8 @@ def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
     if not checked.records and not refusals:
         refusals.append(f"{folder} has no records")
     taken = (Path(one.name).name for one in published)
-    refusals += rules.of_name(name, (r.identity.model for r in checked.records), taken)
-    refusals += rules.of_about(about, checked.records, now.date())
+    refusals += submission_rules.of_name(name, (r.identity.model for r in checked.records), taken)
+    refusals += submission_rules.of_about(about, checked.records, now.date())
     refusals += _of_records(
         folder, checked.records, published, format_time(now.timestamp() + 86400)
     )
@@ -102,20 +102,19 @@ def _of_records(
 ) -> Iterator[str]:
     """Yield what refuses a record, alone or beside the others and the published ones."""
     store = ReadOnlyStore(folder)
-    found = [
-        (record, sentence)
-        for record in records
-        for sentence in rules.of_record(record, store.items(record) if record.items else None, now)
-    ]
+    found = []
+    for record in records:
+        items = store.items(record) if record.items else None
+        found += [(record, sentence) for sentence in submission_rules.of_record(record, items, now)]
     places = index(published)
     theirs = [record for one in published for record in one.records]
     boards = [record for one in published if not searches.is_search(one) for record in one.records]
     own = {record.key for record in records}
-    found += rules.of_repetition(records, places)
-    found += rules.of_quantized_size(records)
-    found += rules.of_copies(records)
-    found += rules.of_dense(records, theirs)
-    found += rules.of_protocol(records, boards)
+    found += submission_rules.of_repetition(records, places)
+    found += submission_rules.of_quantized_size(records)
+    found += submission_rules.of_copies(records)
+    found += submission_rules.of_dense(records, theirs)
+    found += submission_rules.of_protocol(records, boards)
     found += [
         (r, sentence) for r, sentence in disagreements([*theirs, *records], {}) if r.key in own
     ]
@@ -124,7 +123,7 @@ def _of_records(
         yield f"{store.path(some[0][0].key)}{more}: {sentence}"
 
 
-def index(published: Sequence[ResultSet]) -> rules.Published:
+def index(published: Sequence[ResultSet]) -> submission_rules.Published:
     """Return the folder and the record of each measurement that the leaderboard has, by
     identity."""
     return {
@@ -140,11 +139,11 @@ def _effects(
 ) -> Iterator[Effect]:
     """Make the tables that have rows of the submission, with it and without."""
     models = {record.identity.model for record in records}
-    boards = (one for one in published if not searches.is_search(one))
-    before = [
-        one.only(one.name, (r for r in one.records if r.identity.model in models)) for one in boards
-    ]
-    before = [one for one in before if one.records]
+    before = []
+    for one in published:
+        same = [r for r in one.records if r.identity.model in models]
+        if same and not searches.is_search(one):
+            before.append(one.only(one.name, same))
     own = {record.stem for record in records}
     tables = {(s.title, t.protocol): t for s in board.make_sections(before) for t in s.tables}
     for section in board.make_sections(

@@ -30,10 +30,9 @@ class MlflowRuns:
     def __init__(self) -> None:
         self._client = MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        # Another run may create it at the same time.
         with _few_retries():
-            self._experiment = mlflow.set_experiment(
-                name
-            ).experiment_id  # another run may make it at the same time
+            self._experiment = mlflow.set_experiment(name).experiment_id
         self._runs: dict[str, str] = {}
 
     def start(
@@ -53,7 +52,8 @@ class MlflowRuns:
         self._log(artifact, values, 0)
 
     def end(self, artifact: str, ok: bool) -> None:
-        self._client.set_terminated(self._runs.pop(artifact), "FINISHED" if ok else "FAILED")
+        status = "FINISHED" if ok else "FAILED"
+        self._client.set_terminated(self._runs.pop(artifact), status)
 
     def close(self) -> None:
         pass

@@ -1,4 +1,5 @@
-"""The process of one tracker. It reads orders as JSON lines, and prints why it gave up."""
+"""The interface of a tracker, and the process of one. It reads orders as JSON lines, and prints why
+it gave up."""
 
 from __future__ import annotations
 
@@ -51,7 +52,10 @@ def tell(tracker: Tracker, lines: Iterable[str]) -> None:
         order: dict[str, Any] = json.loads(line)
         action = order.pop("do")
         getattr(tracker, action)(**order)
-        (at_work.discard if action == "end" else at_work.add)(order["artifact"])
+        if action == "end":
+            at_work.discard(order["artifact"])
+        else:
+            at_work.add(order["artifact"])
     for artifact in at_work:  # the run was killed
         tracker.end(artifact=artifact, ok=False)
     tracker.close()
@@ -64,9 +68,9 @@ def main() -> None:
             tell(make(sys.argv[1]), sys.stdin)
         except Exception as fault:  # noqa: BLE001 (a library may raise anything)
             reason = " ".join(f"{type(fault).__name__}: {fault}".split())
-            answer.write(
-                (reason if len(reason) <= 300 else f"{reason[:150]} ... {reason[-150:]}") + "\n"
-            )
+            if len(reason) > 300:
+                reason = f"{reason[:150]} ... {reason[-150:]}"
+            answer.write(f"{reason}\n")
             answer.flush()
             os._exit(1)  # its threads may wait for a server
 

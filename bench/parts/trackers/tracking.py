@@ -182,7 +182,11 @@ class _Channel:
         self._answer.seek(0)
         said = self._answer.read().strip().splitlines()
         self._answer.close()
-        return self._problem or (said[-1] if said else describe_end(code) if code else "")
+        if self._problem:
+            return self._problem
+        if said:
+            return said[-1]
+        return describe_end(code) if code else ""
 
     def finish(self) -> None:
         self._orders.put(None)

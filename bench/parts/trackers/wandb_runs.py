@@ -39,7 +39,7 @@ class WandbRuns:
         self._runs[artifact].log(dict(values))
 
     def end(self, artifact: str, ok: bool) -> None:
-        self._runs.pop(artifact).finish(exit_code=0 if ok else 1)
+        self._runs.pop(artifact).finish(exit_code=int(not ok))
 
     def close(self) -> None:
         wandb.teardown()  # wait for the process of wandb

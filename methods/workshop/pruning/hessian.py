@@ -1,5 +1,8 @@
-"""The least-squares problem of a layer: its Hessian, collected in one pass and factored once per
-input, and the loop over columns in which later columns compensate the error of earlier ones."""
+"""The least-squares problem of a layer.
+
+Its Hessian is collected in one pass and factored once per input. `compensate_` is the loop of
+SparseGPT and GPTQ, in which later columns compensate the error of earlier ones.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def add_gram(x: Tensor, total: Tensor | None) -> Tensor:
 
 
 def symmetric(triangle: Tensor) -> Tensor:
-    """Return the whole symmetric matrix, written over its upper triangle."""
+    """Fill in the lower triangle of a matrix from `add_gram`, in place, and return it."""
     for a in range(0, len(triangle), PANEL):
         b = min(a + PANEL, len(triangle))
         corner = triangle[a:b, a:b].triu()
@@ -42,8 +45,8 @@ def symmetric(triangle: Tensor) -> Tensor:
 
 
 def output_size(weight: Tensor, gram: Tensor) -> Tensor:
-    """Return ||X W^T||^2 of a weight [out, in], or the error of a change of it. gram: X^T X, [in,
-    in]."""
+    """Return ||X W^T||^2 of a weight [out, in]. For a change of a weight it is the error of the
+    output. gram: X^T X, [in, in]."""
     return ((weight @ gram) * weight).sum()
 
 
@@ -67,7 +70,7 @@ def damped(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
 def _factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
     """Return R, upper triangular with R R^T = A, and the damping used: see `damped`.
 
-    A Hessian may be the largest tensor in memory, so at most two of its size are made at a time.
+    A Hessian may be the largest tensor in memory, so at most two copies exist at a time.
     """
     if not bool(hessian.isfinite().all()):
         raise FloatingPointError("a Hessian is not finite: activations overflowed")
@@ -162,8 +165,10 @@ class HessianWalk(Generic[T]):
 
 
 def mean_of_others(diagonal: Tensor, dead: Tensor) -> Tensor:
-    """Return the mean of a diagonal without its zeros, or 1. So dead inputs do not change the scale
-    of the damping."""
+    """Return the mean of a diagonal without its dead inputs, or 1 if all are dead.
+
+    So dead inputs do not change the scale of the damping.
+    """
     live = diagonal[~dead]
     return live.mean() if len(live) else diagonal.new_ones(())
 
@@ -176,8 +181,8 @@ values w [b-a, out]. quantize_column(i, column) returns the final value of colum
 def compensate_(
     weight: Tensor, factor: Tensor, column_quantizer: ColumnQuantizer, group: int, block: int
 ) -> Tensor:
-    """Prune or quantize weight [out, in] column by column; later columns compensate the error.
-    Returns float [out, in].
+    """Return a weight [out, in], pruned or quantized column by column, as float32. Later columns
+    compensate the error.
 
     factor: U, upper triangular [in, in], U^T U = H^-1. With e the error of column j over U_jj,
     every later column k changes by -e * U_jk (algorithm 1 of SparseGPT, and GPTQ).

@@ -28,9 +28,8 @@ def best(score: Tensor, sparsity: float, per: str) -> Tensor:
     count = flat.shape[-1] - round(flat.shape[-1] * sparsity)
     if not count:
         return torch.zeros_like(score, dtype=torch.bool)
-    last = flat.kthvalue(
-        flat.shape[-1] - count + 1, dim=-1, keepdim=True
-    ).values  # several times faster than a sort
+    # Several times faster than a sort.
+    last = flat.kthvalue(flat.shape[-1] - count + 1, dim=-1, keepdim=True).values
     above, equal = flat > last, flat == last
     room = count - above.sum(-1, keepdim=True)
     if bool((equal.sum(-1, keepdim=True) > room).any()):
@@ -45,8 +44,9 @@ def _refuse_nan(score: Tensor) -> None:
 
 
 def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
-    """Return the mask of the n largest of every m along a row: bool, like score. score: [out, in],
-    in a multiple of m.
+    """Return the mask of the n largest of every m along a row, bool [out, in].
+
+    score: [out, in]. in is a multiple of m.
 
     The rank of a score is the number of scores in its group that are larger, or equal and earlier.
     The n lowest ranks are kept. Raise FloatingPointError if a score is NaN.
@@ -60,7 +60,7 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
 
 
 def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:
-    """Return the mask of `best_of_groups` without a check for NaN, which would wait for the
+    """Return the mask of `best_of_groups` without a check for NaN. The check would wait for the
     device."""
     groups = score.unflatten(-1, (-1, m))
     if m > RANKED_M:
@@ -121,8 +121,8 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
         entries of the mask changed.
 
     Raises:
-        FloatingPointError: a weight on a CPU is NaN. On a card a check would wait for it, and a NaN
-            shows in the sums.
+        FloatingPointError: a weight on a CPU is NaN. On a GPU a check would wait for the device. A
+            NaN then shows in the sums.
     """
     is_on_cpu = weight.device.type == "cpu"
     if m == 4 and is_on_cpu and mask.is_contiguous():

@@ -28,8 +28,8 @@ class Format(NamedTuple):
 
     grid: Grid
     most: int = 0
-    """Default of the number of weights along the input that share a scale, where it divides the
-    width; 0: a row."""
+    """Default number of weights along the input that share a scale, if it divides the width. 0: a
+    row."""
     inputs: str = ""
     """Format of the targets' inputs, a key of INPUT_FORMATS; "" if they are not rounded."""
     input_bits: int | None = None

@@ -110,9 +110,8 @@ class Loss:
             logits = logits.detach().requires_grad_()
             terms = self.of_tokens(logits, targets, teacher)
             (gradient,) = torch.autograd.grad(self.weigh(terms), logits)
-        return tuple(
-            term.detach() for term in terms
-        ), gradient.contiguous()  # the caller writes into it
+        # Contiguous, because the caller writes into it.
+        return tuple(term.detach() for term in terms), gradient.contiguous()
 
     def weigh(self, terms: Iterable[Tensor]) -> Tensor:
         """Return the weighted sum of terms."""

@@ -26,8 +26,8 @@ def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) ->
     outputs, never inside a group.
 
     Each becomes float32 just before it is split, so no rank holds more than a block of a model
-    whose weights are mapped from files. Blocks are gathered in float32 too: in another format the
-    scales of CAST would lose what they learn.
+    whose weights are mapped from files. They are gathered in float32, unless `rounded_rows` changes
+    that.
     """
     from torch.distributed.fsdp import fully_shard
 

@@ -23,6 +23,8 @@ from methods.workshop.training.block_outputs import BlockOutputs
 from methods.workshop.training.gather import Finish, Skeleton
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import CrossEntropy
+from methods.workshop.training.rounded_rows import RoundedRows, rounded_rows
+from methods.workshop.training.saver import Saver
 from methods.workshop.training.settings import TrainingSettings, require_trainable
 from methods.workshop.training.student import FrozenTeacher, Student, unpacked
 
@@ -96,12 +98,18 @@ class Trainer:
             self.model.train()  # transformers recomputes activations in training mode only
         self._worlds = [self.world]
         self.loss = settings.loss()
+        self._rounded: list[RoundedRows] = []
         self._skeleton = Skeleton(self.model) if self._sharded else None
         self._compiles = compiled.is_wanted(settings.compile, self.device)
         if self._compiles:
+            compiled.start()
             compiled.compile_blocks(self.model)
         if self._sharded:
-            process_group.shard(self.student, compiled.blocks_of(self.model), self.device)
+            blocks = compiled.blocks_of(self.model)
+            process_group.shard(self.student, blocks, self.device)
+            if self._autocast:
+                for block in blocks:
+                    self._rounded.extend(rounded_rows(block, self._autocast))
         if self.loss.blocks_every:
             self.student.outputs = BlockOutputs(self.model, self.loss.blocks_every)
         self._batches = Batches(self.corpus, self.device, self.rank, self.world)
@@ -151,12 +159,19 @@ class Trainer:
             Stopped: a signal asked this process to end. The state is saved.
             UserError: the loss cannot compare the teacher with the student.
         """
+        self._saver = Saver(self.job.workdir, self.job.budget.checkpoint_s)
+        try:
+            self._run(optimizer, hook)
+        finally:
+            self._saver.wait()
+
+    def _run(self, optimizer: torch.optim.Optimizer, hook: Hook | None) -> None:
         settings, total = self.settings, self.total
         start, pending = self._resume(optimizer)
         teacher_model = self._load_teacher() if self.loss.needs_teacher else None
         if start == 0:
             self.log_validation("start")
-        started = saved = time.monotonic()
+        started = time.monotonic()
         timed, agrees = start, True
         for step in range(start, total):
             metrics = dict(hook(step, total) or {}) if hook else {}
@@ -196,13 +211,11 @@ class Trainer:
             if timed == start and logs:
                 started, timed = time.monotonic(), done
             if done < total and (logs or agrees):
-                due = time.monotonic() - saved > self.job.budget.checkpoint_s
                 is_due, is_stopped, is_slow = process_group.any_rank(
-                    due, stop_request(), step_s >= SLOW_STEP_S
+                    self._saver.is_due(), stop_request(), step_s >= SLOW_STEP_S
                 )
                 if is_due or is_stopped:
                     self._save(optimizer, done, pending)
-                    saved = time.monotonic()
                 if is_stopped:
                     raise Stopped
                 agrees = self.world == 1 or is_slow
@@ -224,6 +237,8 @@ class Trainer:
                 loss, *parts = self.student(ids, outputs, self.loss, 1 / count)
             loss.backward()
             sums += torch.stack([loss.detach() * count, *parts])
+        for rows in self._rounded:
+            rows.finish_gradient()
         return sums / count
 
     def _precision(self) -> Any:
@@ -351,7 +366,7 @@ class Trainer:
                 k: float(f"{v:.6g}") for k, v in self.perplexities.items() if math.isfinite(v)
             },
             "curve": self.curve[::-stride][::-1],  # with the last step
-            **({"compiled": True} if self._compiles else {}),
+            **({"compiled": compiled.counts()} if self._compiles else {}),
             **more,
         }
 
@@ -382,7 +397,7 @@ class Trainer:
         info["pending"] = [
             [*entry[:2], values] for entry, values in zip(pending, read, strict=True)
         ]
-        training_checkpoint.write(self.job.workdir, step, self._tensors(optimizer), info)
+        self._saver.save(step, self._tensors(optimizer), info)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> tuple[int, Pending]:
         """Return the step to continue from, and the steps whose losses are pending."""

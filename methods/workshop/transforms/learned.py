@@ -28,8 +28,9 @@ class RotatedLinear:
     """X^T X of its inputs without the norm's weight, [in, in]; its diagonal, [in], if the inputs
     are not rotated."""
     reads: str = ""
-    """RESIDUAL, VALUES or "" for another vector."""
+    """Vector that it reads: RESIDUAL, VALUES, or "" for any other."""
     writes: str = ""
+    """Vector that it writes, in the same words."""
 
 
 def learn(

@@ -19,20 +19,24 @@ from bench.system import interpreter
 from helpers import runs
 from helpers.faulty import PATIENCE_S, gone, until
 
+DEFAULTS = {"GOMP_SPINCOUNT": "4000", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+DEFAULTS |= {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+
 
 @pytest.mark.parametrize(
     ("variables", "wanted"),
     [
-        ({}, {"GOMP_SPINCOUNT": "4000", "MALLOC_TRIM_THRESHOLD_": str(2**40)}),
+        ({}, DEFAULTS),
         ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
         ({"MALLOC_TRIM_THRESHOLD_": "1"}, {"MALLOC_TRIM_THRESHOLD_": "1"}),
+        ({"PYTORCH_ALLOC_CONF": ""}, {"PYTORCH_ALLOC_CONF": ""}),
         ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": None}),
     ],
 )
 def test_workers_sleep_soon_and_keep_memory_unless_the_user_said_otherwise(
     monkeypatch, variables, wanted
 ):
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_"):
+    for name in ("OMP_WAIT_POLICY", *DEFAULTS):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -1,6 +1,7 @@
 """The processes that share a stage, as the first of them sees the others."""
 
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,19 @@ def test_a_process_that_has_done_its_part_and_is_slow_to_end_fails_nothing(
     with ranks.start_ranks(artifact):
         assert not killed
     assert killed
+
+
+def test_a_rank_has_memory_in_expandable_segments(monkeypatch, capfd):
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    task = SimpleNamespace(model_dump_json=lambda: "")
+    monkeypatch.setattr(ranks, "RankTask", lambda **_: task)
+    monkeypatch.setattr(ranks, "dict", lambda _: {}, raising=False)
+    print_it = "import os; print(os.environ['PYTORCH_ALLOC_CONF'])"
+
+    worker = ranks._start([sys.executable, "-c", print_it], task, rank=1, card=1)
+
+    assert worker.wait() == 0
+    assert capfd.readouterr().err.strip() == "expandable_segments:True"
 
 
 def test_a_first_node_that_is_gone_between_two_questions_is_a_sentence(monkeypatch):

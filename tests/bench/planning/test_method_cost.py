@@ -20,7 +20,7 @@ def describe_cost(**cost):
 
 
 def test_passes_and_hessians():
-    flop = 2 * TOKENS * (2 * LINEARS + 32 * sum(n * n for n in INPUTS))
+    flop = TOKENS * (4 * LINEARS + 32 * sum(n * n for n in INPUTS))
     held = sum(4 * n * n for n in INPUTS)
 
     plain, with_hessians = describe_cost(passes=2), describe_cost(passes=2, hessians=1)

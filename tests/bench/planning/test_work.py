@@ -12,8 +12,9 @@ pytestmark = pytest.mark.usefixtures("cache")
 def tokens_of(spec):
     made, found = set(), {}
     for some in api.plan(spec).artifacts().values():
-        row = some[0].artifact.method.split(":")[0], some[0].artifact.quantizer
-        found[row] = count_work(some, made).tokens
+        artifact = some[0].artifact
+        row = artifact.method.split(":")[0], artifact.quantizer
+        found[row] = count_work(artifact, some, made).tokens
     return found
 
 

@@ -67,6 +67,55 @@ def test_the_total_of_all_rows(methods, device, said, cli):
     assert said in err
 
 
+def test_each_method_takes_its_own_passes_hessians_and_columns(tmp_path):
+    """On LLaMA2-7B, with 128 x 4096 tokens."""
+    plan, cards = planned(
+        tmp_path,
+        models=("llama2-7b",),
+        methods=("wanda", "sparsegpt", "recon"),
+        measures=("size",),
+        device="h100",
+    )
+    rows = estimate_columns(plan, CostModel(()), cards)
+    start, wanda, sparsegpt, recon = (row["about_s"] for row in rows)
+    weights, tokens, rate = 6.738e9, 128 * 4096, 0.4 * 989.4e12
+    squares, columns = 32 * (3 * 4096**2 + 11008**2), 32 * (6 * 4096 + 11008)
+    products = 2 * weights * tokens / rate
+
+    assert wanda - start == pytest.approx(2 * products, abs=1)
+    hessians = squares * tokens / (rate / 15)
+    assert sparsegpt - wanda == pytest.approx(hessians + columns * 7 * 1e-5, abs=1)
+    assert recon - start == pytest.approx(15 * products, abs=1), "sparsegpt is in the row before it"
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "gigabytes", "said"),
+    [
+        ("llama2-7b", 2, 105.0, "2 with recompute=true"),
+        ("llama2-7b", 4, 73.0, "4"),
+        ("llama2-13b", 8, 97.1, "8 with recompute=true"),
+        ("llama2-70b", 8, 416.0, "32 with recompute=true"),
+    ],
+)
+def test_a_training_counts_its_activations(tmp_path, model, count, gigabytes, said):
+    """By hand for the 7B on two: 64.0 of weights and state, 3.0 gathered, 19.3 of activations, 13.5
+    of copies in bfloat16, 5.2 of head and logits."""
+    plan, cards = planned(
+        tmp_path,
+        models=(model,),
+        methods=("cast",),
+        device=f"{count}xh100",
+        training={"recipe": "paper-7b"},
+    )
+    (trained,) = [m[0].artifact for m in plan.artifacts().values() if m[0].artifact.training]
+    row = estimate_columns(plan, CostModel(()), cards)[-1]
+
+    assert training_device_bytes(trained, count) / 1e9 == pytest.approx(gigabytes, abs=0.1)
+    assert row["cards_enough"] == said
+    weights = trained.sizes.parameters / 1e9
+    assert row["about_disk_GB"] == pytest.approx(39 * weights, abs=0.1), "three checkpoints"
+
+
 @pytest.mark.parametrize("name", ["training", "calibration"])
 def test_more_processes_than_cards(name):
     spec = Spec(device="8xh100", **{name: {"processes": 16}})

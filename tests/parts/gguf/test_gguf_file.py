@@ -10,7 +10,7 @@ from methods.contract.errors import UserError
 from methods.contract.method import Compute
 
 
-@pytest.mark.parametrize("kind", gguf_file.KINDS)
+@pytest.mark.parametrize("kind", gguf_file.WRITTEN_TYPES)
 def test_a_file_is_the_model(tmp_path, kind):
     """As transformers reads it: rounding of the weights is all that is lost, whatever the heads."""
     from transformers import AutoModelForCausalLM

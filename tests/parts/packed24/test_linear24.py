@@ -201,6 +201,14 @@ def test_cusparselt_is_called_as_its_schemas_say(monkeypatch, tmp_path, bias):
     assert torch.equal(layer.dense_weight(), weight)
 
 
+def test_cusparselt_reads_whole_rows(monkeypatch, tmp_path):
+    """The library ignores strides, so a view that is part of wider rows is copied."""
+    Sparse(monkeypatch, tmp_path)
+    layer = Linear24(pack(torch.eye(32)), None, engine="cusparselt")
+    wide = torch.randn(16, 40)
+    torch.testing.assert_close(layer(wide[:, :32]), wide[:, :32])
+
+
 def test_an_algorithm_that_is_wrong_is_not_taken(monkeypatch, tmp_path):
     fakes = Sparse(monkeypatch, tmp_path, wrong=4)
     layer = Linear24(pack(torch.eye(16)), None, engine="cusparselt")

@@ -239,7 +239,7 @@ def test_a_step_of_a_model_with_a_sliding_window_is_the_same_each_time():
         num_attention_heads=4, num_key_value_heads=2, sliding_window=64,
     )  # fmt: skip
     torch.manual_seed(0)
-    step = decoding._eager_step(MistralForCausalLM(config).eval(), torch.arange(9)[None])
+    step = decoding._eager_step(MistralForCausalLM(config).eval(), torch.arange(9)[None], {})
     first, *others = (step() for _ in range(4))
 
     assert all(torch.equal(first, other) for other in others)

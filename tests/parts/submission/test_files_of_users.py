@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from bench import api
-from bench.parts.submission import rules
+from bench.parts.submission import submission_rules
 from helpers import runs
 
 
@@ -18,7 +18,7 @@ def record(tmp_path, stages=("wanda",), plugins=()):
 
 def test_a_class_in_a_file_is_refused(tmp_path):
     plugin = {"name": "row_norm", "distribution": "my.py", "file": "my.py:RowNorm"}
-    said = list(rules._of_reproduction(record(tmp_path, ("row_norm",), [plugin])))
+    said = list(submission_rules._of_reproduction(record(tmp_path, ("row_norm",), [plugin])))
     assert any("which no one else has" in each for each in said)
 
 
@@ -26,5 +26,5 @@ def test_a_label_makes_no_file_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("open('ran', 'w')")
     for stages in (("evil.py",), (f"{tmp_path}/evil.py:Evil",), ("wanda:from=evil.py",)):
-        assert list(rules._of_reproduction(record(tmp_path, stages)))
+        assert list(submission_rules._of_reproduction(record(tmp_path, stages)))
     assert not (tmp_path / "ran").exists()

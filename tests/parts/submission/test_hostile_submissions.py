@@ -12,8 +12,8 @@ import zipfile
 
 import pytest
 
-from bench.parts.submission.folder import opened
 from bench.parts.submission.review import read_published, review
+from bench.parts.submission.submission_folder import opened
 from helpers.limits import limits
 from methods.contract.errors import UserError
 from parts.submission.drafts import (

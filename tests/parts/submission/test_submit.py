@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.parts.submission import message, rules
+from bench.parts.submission import message, submission_rules
 from bench.parts.submission.review import Review
 from bench.reporting.searches import About
 from bench.results.folder_check import FolderCheck
@@ -106,7 +106,9 @@ def test_a_reason_is_said_once_and_names_a_record_where_its_user_finds_it(
 ):
     """The folder that is reviewed is a temporary copy."""
     monkeypatch.setattr(
-        rules, "of_dense", lambda records, theirs: [(one, "it is odd") for one in records[:count]]
+        submission_rules,
+        "of_dense",
+        lambda records, theirs: [(one, "it is odd") for one in records[:count]],
     )
 
     code, out, err = cli(*MAKE)

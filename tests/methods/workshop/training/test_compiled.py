@@ -3,11 +3,13 @@
 import copy
 import shutil
 from dataclasses import replace
+from functools import partialmethod
 from itertools import product
 
 import pytest
 import torch
 
+from helpers.models import build
 from helpers.trainings import counting, job_to_train, method
 from methods.workshop.training import compiled
 
@@ -54,7 +56,7 @@ def test_compiled_blocks_train_as_others_do(llama, both, compiles):
 
     # The teacher's, too.
     assert compiles == ["LlamaDecoderLayer"] * 2 * len(compiled.blocks_of(llama))
-    assert other.notes.pop("compiled") is True
+    assert other.notes.pop("compiled") == {"frames": 0, "eager": 0, "limit_hit": False}
     assert plain.notes["curve"] == other.notes["curve"]
     assert all(block._compiled_call_impl is None for block in compiled.blocks_of(other.model))
 
@@ -71,6 +73,46 @@ def test_by_itself_it_compiles_on_a_card_only(monkeypatch):
     assert wanted() == [("auto", "cuda"), ("on", "cuda"), ("on", "cpu")]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert wanted() == [("on", "cuda"), ("on", "cpu")]
+
+
+@pytest.fixture
+def dynamo(monkeypatch):
+    """torch.compile traces for real. Only its last stage, the compiler, is left out."""
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(real, backend="eager"))
+    yield
+    torch.compiler.reset()
+
+
+def trained(family, make_job, work, **options):
+    model = build(family)
+    job = job_to_train(model, make_job, counting(), work, steps=3, **options)
+    return method("cast", compile="on").apply(copy.deepcopy(model), job)
+
+
+@pytest.mark.parametrize(
+    ("family", "frames"),
+    [
+        # the student, its validation and the teacher; twice with two masks
+        ("llama", 3),
+        ("olmo3", 6),
+        # in several parts each, around the experts
+        ("mixtral", 14),
+    ],
+)
+def test_dynamo_compiles_blocks_a_few_times(family, frames, make_job, tmp_path, dynamo):
+    outcome = trained(family, make_job, tmp_path)
+
+    assert outcome.notes["compiled"] == {"frames": frames, "eager": 0, "limit_hit": False}
+    assert not any("forward" in vars(module) for module in outcome.model.modules())
+
+
+def test_a_record_tells_that_compilation_ended_at_the_limit(
+    make_job, tmp_path, dynamo, monkeypatch
+):
+    monkeypatch.setattr(compiled, "RECOMPILE_LIMIT", 2)
+    notes = trained("llama", make_job, tmp_path).notes
+    assert notes["compiled"] == {"frames": 2, "eager": 1, "limit_hit": True}
 
 
 @pytest.mark.slow

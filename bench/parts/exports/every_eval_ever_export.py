@@ -79,11 +79,11 @@ def _model(model: ModelResults) -> dict[str, Any]:
     )
     details: dict[str, Any] = {k: labels[k] for k in columns} | {"base_model": model.source}
     targets = [model.identity.include, model.identity.exclude]
-    details |= {"base_model_sha256": key_inputs.get("model"), "targets": json.dumps(targets)}
+    stages = [{"name": s["name"], "config": s["config"]} for s in key_inputs.get("stages", [])]
     details |= {
-        "stages": json.dumps(
-            [{k: s[k] for k in ("name", "config")} for s in key_inputs.get("stages", [])]
-        )
+        "base_model_sha256": key_inputs.get("model"),
+        "targets": json.dumps(targets),
+        "stages": json.dumps(stages),
     }
     details |= {
         r.metric: f"{v:.15g}"
@@ -111,9 +111,11 @@ def _model(model: ModelResults) -> dict[str, Any]:
 def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]:
     protocol = str(record.identity.protocol.label)
     name, hub, content = data_of(record)
-    source: dict[str, Any] = {"dataset_name": name, "source_type": "hf_dataset" if hub else "other"}
-    source |= {"hf_repo": hub} if hub else {}
-    source |= {"additional_details": {"revision_or_digest": content}} if content else {}
+    source: dict[str, Any] = {"dataset_name": name, "source_type": "other"}
+    if hub:
+        source |= {"source_type": "hf_dataset", "hf_repo": hub}
+    if content:
+        source["additional_details"] = {"revision_or_digest": content}
     about = {
         "record": record.key,
         "measure": str(record.identity.measure),
@@ -122,10 +124,11 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
     score: dict[str, Any] = {"score": value, "details": {k: v for k, v in about.items() if v}}
     if reading.stderr is not None:
         error: dict[str, Any] = {"value": reading.stderr}
-        error |= {"method": "analytic"} if metrics.find(reading.metric).windowed else {}
-        score["uncertainty"] = {"standard_error": error} | (
-            {"num_samples": reading.n} if reading.n else {}
-        )
+        if metrics.find(reading.metric).windowed:
+            error["method"] = "analytic"
+        score["uncertainty"] = {"standard_error": error}
+        if reading.n:
+            score["uncertainty"]["num_samples"] = reading.n
     return {
         "evaluation_result_id": f"{record.identity.measure}/{protocol}/{reading.metric}",
         "evaluation_name": protocol,
@@ -147,8 +150,9 @@ def _metric(reading: ReadingRow) -> dict[str, Any]:
         # The schema does not require a range.
         return config
     config |= {"metric_kind": known.public_name or known.name, "metric_unit": known.quantity}
-    ends = {
-        "min_score": "-Infinity" if known.low is None else known.low,
-        "max_score": "Infinity" if known.high is None else known.high,
-    }
-    return config | {"score_type": "continuous"} | ends
+    config |= {"score_type": "continuous", "min_score": "-Infinity", "max_score": "Infinity"}
+    if known.low is not None:
+        config["min_score"] = known.low
+    if known.high is not None:
+        config["max_score"] = known.high
+    return config

@@ -90,7 +90,9 @@ def _facts(record: Record) -> list[dict[str, Any]]:
     """Return a row for each fact, in the order: identity, outcome, cost, provenance."""
     from bench.results import metrics
 
-    commit = record.commit_id[:12] + (", changed since" if record.commit.get("dirty") else "")
+    commit = record.commit_id[:12]
+    if record.commit.get("dirty"):
+        commit += ", changed since"
     machine = (
         record.processor,
         record.machine.get("instruction_set"),
@@ -125,10 +127,11 @@ def _number(reading: ReadingRow) -> str:
     if reading.value is None:
         return "none"
     text = format_number(reading.value, reading.stderr, reading.unit)
-    unit = "" if reading.unit in ("1", "B") else f" {reading.unit}"
-    return f"{text}{unit}" + (
-        f", standard error over {reading.n:,}" if reading.stderr and reading.n else ""
-    )
+    if reading.unit not in ("1", "B"):
+        text += f" {reading.unit}"
+    if reading.stderr and reading.n:
+        text += f", standard error over {reading.n:,}"
+    return text
 
 
 def _cost(cost: dict[str, Any]) -> str:
@@ -339,7 +342,9 @@ def _write_leaderboard(
     from bench.results.store import RESULTS
 
     folder = out or leaderboard.FOLDER
-    rows = leaderboard.PUBLISHED if papers is None else None if papers == "none" else Path(papers)
+    rows: Path | None = leaderboard.PUBLISHED
+    if papers is not None:
+        rows = Path(papers) if papers != "none" else None
     if papers and rows and not rows.is_dir():
         raise UserError(f"--papers {papers!r} is no folder: name one with CSV files, or none")
     title = title or html.LEADERBOARD.title
@@ -381,22 +386,28 @@ def _print_folders(
         store = ReadOnlyStore(folder)
         records = newest(store.verified())
         old = outdated(records)
-        for line in (
-            *store.damaged,
-            *(f"in {store.path(record.key)} {sentence}" for record, sentence in old),
-        ):
+        for line in store.damaged:
             note(f"{line}: left out")
-        records = [record for record in records if not any(record is one for one, _ in old)]
+        for record, sentence in old:
+            note(f"in {store.path(record.key)} {sentence}: left out")
+        left_out = {id(record) for record, _ in old}
+        records = [record for record in records if id(record) not in left_out]
         if not records and not store.damaged:
             raise UserError(
                 f"results folder {str(folder)!r} has no records: name another, or run bench run "
                 "first"
             )
-        signers = verify(folder, signed_by) if signed_by else None
-        for problem in signers.problems if signers else ():
-            note(problem)
-        found.append((records, names(records, signers) if signers else None))
+        signed_as = None
+        if signed_by:
+            signers = verify(folder, signed_by)
+            for problem in signers.problems:
+                note(problem)
+            signed_as = names(records, signers)
+        found.append((records, signed_as))
     if format_ in ("json", "csv"):  # one document
-        found = [([record for records, _ in found for record in records], found[0][1])]
+        every: list[Record] = []
+        for records, _ in found:
+            every += records
+        found = [(every, found[0][1])]
     for records, signed in found:
         print_records(records, format_, equal_bytes, signed)

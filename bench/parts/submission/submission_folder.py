@@ -13,7 +13,7 @@ from pathlib import Path
 import tomlkit
 
 from bench.compare.result_set import ResultSet
-from bench.parts.submission import licences, rules
+from bench.parts.submission import licences, submission_rules
 from bench.parts.submission.review import index
 from bench.reporting.searches import FILE as ABOUT_FILE
 from bench.results import signatures
@@ -61,7 +61,7 @@ def stage(
     new = [record for record in finished if record.identity.key() not in known]
     for record in finished:
         folder, theirs = known.get(record.identity.key(), ("", record))
-        wrong = next(rules.differences(record, theirs), "")
+        wrong = next(submission_rules.differences(record, theirs), "")
         if wrong:
             raise UserError(
                 f"record {record.short_key} disagrees with {folder}: {wrong}: find out why before "
@@ -86,15 +86,13 @@ def stage(
         signatures.sign(target, check_folder(target).records, who.key)
     shutil.rmtree(target / "locks")
     for count, why in (
-        (len(checked.records) - len(done), "without numbers"),
-        (len(done) - len(finished), "that a newer one replaces"),
-        *((count, f"that are already in {name}") for name, count in sorted(published_in.items())),
+        (len(checked.records) - len(done), "without numbers left out"),
+        (len(done) - len(finished), "that a newer one replaces left out"),
+        *((n, f"that are already in {name} left out") for name, n in sorted(published_in.items())),
         (sum(bool(record.traceback) for record in new), "submitted without their traceback"),
     ):
         if count:
-            yield f"{amount(count, 'record')} {why}" + (
-                "" if why.startswith("submitted") else " left out"
-            )
+            yield f"{amount(count, 'record')} {why}"
 
 
 def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today: date) -> None:
@@ -114,13 +112,13 @@ def default_name(source: Path, credit: str) -> str:
     record = next(iter(ReadOnlyStore(source)), None)
     if record is None:
         raise UserError(f"{source} has no records: run bench run first")
-    words = rules.slug(
+    words = submission_rules.slug(
         record.processor.replace("(R)", "").replace("Processor", "").replace("NVIDIA", "")
     )
     parts = (
-        rules.slug(record.identity.model),
+        submission_rules.slug(record.identity.model),
         words[:24].strip("-."),
-        rules.slug(credit)[:20].strip("-."),
+        submission_rules.slug(credit)[:20].strip("-."),
     )
     return "-".join(filter(None, parts))
 
@@ -155,14 +153,16 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
     names = {name.partition("/")[0] for name in files}
     if (
         len(names) != 1
-        or not rules.NAME.fullmatch(name := min(names))
+        or not submission_rules.NAME.fullmatch(name := min(names))
         or f"{name}.zip" != path.name
     ):
         raise UserError(
             f"submission {str(path)!r} does not have one folder with the archive's name: make it "
             "again with bench submit"
         )
-    strange = next((one for one in files if not rules.FILE.fullmatch(one.partition("/")[2])), None)
+    strange = next(
+        (one for one in files if not submission_rules.FILE.fullmatch(one.partition("/")[2])), None
+    )
     if strange:
         raise UserError(
             f"submission {str(path)!r} has {strange[:100]!r}, no file of a submission: make it "

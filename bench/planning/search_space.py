@@ -41,11 +41,8 @@ class Range(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
         bounds = self.low is not None and self.high is not None
         if bounds == bool(self.choices) or (self.low is None) != (self.high is None):
             raise ValueError("use low and high, or choices")
-        if (
-            self.low is not None
-            and self.high is not None
-            and not (0 if self.log else -math.inf) < self.low < self.high
-        ):
+        least = 0 if self.log else -math.inf
+        if self.low is not None and self.high is not None and not least < self.low < self.high:
             raise ValueError("low must be below high, and above 0 where log = true")
         return self
 
@@ -97,12 +94,10 @@ class Search(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False):
 
     def label(self, method: str, values: dict[str, Value]) -> str:
         """Return a trial as a method on the command line."""
-        return ":".join(
-            [
-                method,
-                *(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in values.items()),
-            ]
-        )
+        for name, value in values.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            method += f":{name}={text}"
+        return method
 
     def values(self, method: str, label: str) -> dict[str, Value] | None:
         """Read the fields of a trial from its label. None: it is not a trial of this method."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from difflib import get_close_matches
 from itertools import chain
@@ -86,11 +87,10 @@ def pull(
                 note(terms)
             if name in corpora.CORPORA:
                 files = corpora.pull(name, root)
-                print_line(
-                    f"{name}: {len(files)} files in {root}"
-                    if files
-                    else f"{name}: comes with the package"
-                )
+                if files:
+                    print_line(f"{name}: {len(files)} files in {root}")
+                else:
+                    print_line(f"{name}: comes with the package")
             else:
                 print_line(f"{name}: {download.pull(name, data_dir).folder}")
         if of_tracks:
@@ -210,12 +210,15 @@ def _open_folder(name: str) -> WeightSource:
 
 def _layer_rows(counts: WeightCounts) -> list[dict[str, Any]]:
     """Return a row for each layer, and one with the totals."""
-    fields = {name: name for name in ("weights", "zeros", "negative_zeros")} | {
-        "violated_groups": "violations"
-    }
-    layers = counts.layers.items()
-    rows = [
-        {"layer": name} | {k: getattr(layer, field) for k, field in fields.items()}
-        for name, layer in layers
-    ]
-    return [*rows, {"layer": "total"} | {k: sum(row[k] for row in rows) for k in fields}]
+    rows: list[dict[str, Any]] = []
+    totals: Counter[str] = Counter()
+    for name, layer in counts.layers.items():
+        row = {
+            "weights": layer.weights,
+            "zeros": layer.zeros,
+            "negative_zeros": layer.negative_zeros,
+            "violated_groups": layer.violations,
+        }
+        totals.update(row)
+        rows.append({"layer": name, **row})
+    return [*rows, {"layer": "total", **totals}]

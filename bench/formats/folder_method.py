@@ -67,10 +67,12 @@ class ModelFolder:
             "folder": path.name,
             "format": checkpoint.form,
             "sha256": self.sha256,
+            "differences": list_differences(checkpoint, original, reader.changed),
         }
-        notes |= {"differences": list_differences(checkpoint, original, reader.changed)}
-        notes |= {"negative_zeros_stored": reader.negative_zeros} if reader.negative_zeros else {}
-        notes |= {"rounded_from": sorted(reader.rounded)} if reader.rounded else {}
+        if reader.negative_zeros:
+            notes["negative_zeros_stored"] = reader.negative_zeros
+        if reader.rounded:
+            notes["rounded_from"] = sorted(reader.rounded)
         return Outcome(
             out, frozenset(reader.changed), notes, storage=_count(checkpoint, job.targets)
         )
@@ -106,7 +108,9 @@ class _Reader:
             self.rounded.add(dtype_name(tensor.dtype))
         if name in self._known - self._targets:
             old = self._original.tensor(name)
-            if not same_values(written, old.to(kind) if old.is_floating_point() else old):
+            if old.is_floating_point():
+                old = old.to(kind)
+            if not same_values(written, old):
                 self.changed.append(name)
         self._done += 1
         self._job.progress.advance(self._done, len(self._shapes))

@@ -43,6 +43,5 @@ def export_results(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     counts = ", ".join(f"{n} {status}" for status, n in sorted(skipped.items()))
-    return f"{out}: {len(files)} files, {len(models)} models" + (
-        f"; skipped, without a number: {counts}" if counts else ""
-    )
+    left_out = f"; skipped, without a number: {counts}" if counts else ""
+    return f"{out}: {len(files)} files, {len(models)} models{left_out}"

@@ -60,23 +60,16 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
         "limit": limit,
     }
     prompt, system = _config(first), str(_config(first).get("system_instruction") or "")
-    config |= {"gen_kwargs": prompt["gen_kwargs"]} if prompt.get("gen_kwargs") else {}
+    if prompt.get("gen_kwargs"):
+        config["gen_kwargs"] = prompt["gen_kwargs"]
+    shots = {name: _shots(name, group[0]) for name, group in tasks.items()}
     return {
         "results": {name: _results(name, group) for name, group in tasks.items()},
         "group_subtasks": {name: [] for name in tasks},
         "configs": {name: _task_config(name, group[0]) for name, group in tasks.items()},
         "versions": {name: _version(group[0]) for name, group in tasks.items()},
-        "n-shot": {
-            name: n for name, group in tasks.items() if (n := _shots(name, group[0])) is not None
-        },
-        "higher_is_better": {
-            name: {
-                split_filter(r.metric)[0]: r.better == "higher"
-                for x in group
-                for r, _ in values_of(x)
-            }
-            for name, group in tasks.items()
-        },
+        "n-shot": {name: n for name, n in shots.items() if n is not None},
+        "higher_is_better": {name: _directions(group) for name, group in tasks.items()},
         "n-samples": {name: _counts(group, limit) for name, group in tasks.items()},
         "config": config,
         "git_hash": first.commit_id or None,
@@ -98,6 +91,14 @@ def _document(model: ModelResults, records: list[Record], limit: int | None) -> 
             "prompt": first.identity.protocol.prompt,
         },
     }
+
+
+def _directions(records: list[Record]) -> dict[str, bool]:
+    found = {}
+    for record in records:
+        for reading, _ in values_of(record):
+            found[split_filter(reading.metric)[0]] = reading.better == "higher"
+    return found
 
 
 def _config(record: Record) -> dict[str, Any]:
@@ -134,21 +135,22 @@ def _counts(records: list[Record], limit: int | None) -> dict[str, int]:
 
 def _task_config(name: str, record: Record) -> dict[str, Any]:
     dataset, hub, _ = data_of(record)
-    config = {
+    config: dict[str, Any] = {
         "task": name,
         "dataset_path": hub or dataset,
         "metadata": {"version": _version(record)},
     }
-    return config | ({} if (shots := _shots(name, record)) is None else {"num_fewshot": shots})
+    shots = _shots(name, record)
+    if shots is not None:
+        config["num_fewshot"] = shots
+    return config
 
 
 def _shots(name: str, record: Record) -> int | None:
     """Return the number of examples before each question. None if only the task's file says it."""
     config = _config(record)
-    return config.get(
-        "num_fewshot",
-        config.get("shots", 0 if name in BUILTIN_TASKS or name in TASK_FILES else None),
-    )
+    usual = 0 if name in BUILTIN_TASKS or name in TASK_FILES else None
+    return config.get("num_fewshot", config.get("shots", usual))
 
 
 def _version(record: Record) -> str:
