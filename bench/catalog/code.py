@@ -22,7 +22,9 @@ def measure_digest(entry: CatalogEntry) -> str:
 
 def _modules(entry: CatalogEntry) -> list[str]:
     """Return the modules that decide what a method gives."""
-    return [entry.module, *(reading_modules() if Does.IMPORTS in entry.does else [])]
+    if Does.IMPORTS in entry.does:
+        return [entry.module, *reading_modules()]
+    return [entry.module]
 
 
 def reading_modules() -> list[str]:

@@ -109,7 +109,8 @@ def print_line(text: object = "", *, err: bool = False) -> None:
 
 def print_lines(text: str, *, err: bool = False) -> None:
     """Print text of several lines: a log, a traceback, Markdown or CSV."""
-    print(text.removesuffix("\n"), file=sys.stderr if err else sys.stdout, flush=True)
+    stream = sys.stderr if err else sys.stdout
+    print(text.removesuffix("\n"), file=stream, flush=True)
 
 
 def write_output(path: Path, text: str) -> None:
@@ -122,7 +123,8 @@ def write_output(path: Path, text: str) -> None:
 
 def print_commands(text: str, *, err: bool = False) -> None:
     """Print workflow commands for GitHub, which `bench.compare.ci` has escaped."""
-    raw_stream(sys.stderr if err else sys.stdout).write(text)
+    stream = sys.stderr if err else sys.stdout
+    raw_stream(stream).write(text)
 
 
 def print_json(text: str) -> None:

@@ -124,7 +124,8 @@ def _runs(results: Path | None) -> Rows:
     for record in store:
         labels = record.identity.labels()
         names = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
-        row = {name: "" if labels[name] is None else str(labels[name]) for name in names}
+        texts = {name: str(value) for name, value in labels.items() if value is not None}
+        row = {name: texts.get(name, "") for name in names}
         out.append(
             {
                 "record": record.short_key,

@@ -169,7 +169,8 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
-    globs = split_list("include", include), split_list("exclude", exclude) if exclude else []
+    excluded = split_list("exclude", exclude) if exclude else []
+    globs = split_list("include", include), excluded
     if model.endswith(".onnx"):
         onnx: Any = registry.load(registry.lookup("exports", "onnx"))
         file = onnx.open_file(Path(model))

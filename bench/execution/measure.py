@@ -181,10 +181,13 @@ def _record_readings(
         if built.storage:
             notes |= built.storage.notes()
         cost |= built.cost
+    status, items = "ok", readings.items
     bad = [r for r in readings.values if not math.isfinite(r.value)]
+    if bad:
+        status, items = "diverged", ()
     record = new_record(
         measurement,
-        status="diverged" if bad else "ok",
+        status=status,
         reason=", ".join(f"{r.metric} is {r.value}" for r in bad),
         readings=rows_of(readings),
         token_digest=readings.token_digest,
@@ -192,7 +195,6 @@ def _record_readings(
         cost=cost,
         provenance=gather(measurement),
     )
-    items = () if bad else readings.items
     return record, items
 
 

@@ -8,13 +8,7 @@ from pathlib import Path
 from bench.catalog import registry
 from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
-from bench.formats.checkpoint import (
-    ADAPTER,
-    QUANT_METHOD,
-    QUANTIZATION_KEYS,
-    STORED,
-    Checkpoint,
-)
+from bench.formats.checkpoint import ADAPTER, QUANT_METHOD, QUANTIZATION_KEYS, STORED, Checkpoint
 from bench.formats.contract import Reader
 from bench.formats.quantized import QuantizedCheckpoint, find_codec
 from bench.system import digests

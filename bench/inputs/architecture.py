@@ -202,9 +202,8 @@ class _Values:
         self._family, self._config = family, config
 
     def shape(self, shape: families.Shape) -> Shape:
-        return tuple(
-            sum(map(self.size, s)) if isinstance(s, tuple) else self.size(s) for s in shape
-        )
+        parts = (s if isinstance(s, tuple) else (s,) for s in shape)
+        return tuple(sum(map(self.size, sizes)) for sizes in parts)
 
     def size(self, size: Size) -> int:
         return size if isinstance(size, int) else int(compute(size, self._value))

@@ -94,12 +94,7 @@ def _listed(folder: Path) -> list[str]:
     try:
         header = metadata_load(readme) if readme.is_file() else None
     # The header is not in YAML, or nested too deeply.
-    except (
-        ValueError,
-        LookupError,
-        RecursionError,
-        YAMLError,
-    ):
+    except (ValueError, LookupError, RecursionError, YAMLError):
         header = None
     configs = header.get("configs") if isinstance(header, dict) else None
     if isinstance(configs, list):

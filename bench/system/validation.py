@@ -85,19 +85,23 @@ class Strict(BaseModel):
         for one in values:
             if isinstance(one, bool) and not takes_bool:
                 raise ValueError("must not be true or false")
+            if one == "":
+                raise ValueError("must not be empty")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.
             if isinstance(one, str) and (
-                not one or "\0" in one or one.encode(errors="ignore").decode() != one
+                "\0" in one or one.encode(errors="ignore").decode() != one
             ):
-                raise ValueError("must be valid text" if one else "must not be empty")
+                raise ValueError("must be valid text")
         return value
 
 
 def split_commas(text: str) -> list[str]:
     """Return the parts between commas. Raise ValueError if a part is empty."""
     parts = text.split(",")
+    if not text.strip():
+        raise ValueError("must not be empty")
     if not all(part.strip() for part in parts):
-        raise ValueError("leave the extra comma out" if "," in text else "must not be empty")
+        raise ValueError("leave the extra comma out")
     return parts
 
 

@@ -245,10 +245,7 @@ def _connect(ray: Any, address: str) -> None:
             with socket.create_connection((match[1], int(match[2])), timeout=CONNECT_S):
                 pass
         # Ray puts it on its workers' module path: see SECURITY.md.
-        with (
-            signals.kept(),
-            contextlib.chdir(ROOT),
-        ):
+        with signals.kept(), contextlib.chdir(ROOT):
             ray.init(
                 address=address, log_to_driver=False, logging_level="ERROR", configure_logging=False
             )

@@ -21,13 +21,7 @@ def export(
             help="For a model: a record (the first digits of its key) or a model folder."
         ),
     ] = None,
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="Format of the files. {exports}",
-        ),
-    ] = "hf",
+    format_: Annotated[str, typer.Option("--format", help="Format of the files. {exports}")] = "hf",
     values: Annotated[
         str | None,
         typer.Option(

@@ -239,6 +239,10 @@ def known_as(kind: str, family: Family | None) -> Iterator[None]:
             FAMILIES[kind] = before
 
 
+def _append(x: Tensor, total: Tensor | None) -> Tensor:
+    return x.clone() if total is None else torch.cat([total, x])
+
+
 def try_entry(folder: Path) -> None:
     """Check shapes against the folder, and a walk that prunes nothing, bit for bit, against the
     forward pass."""
@@ -249,9 +253,7 @@ def try_entry(folder: Path) -> None:
     tokens = _tokens(model)
     want = _inputs(model, list(targets))
     job = Job(source=folder, pattern=Pattern.parse("dense"), targets=targets, calibration=tokens)
-    for visit in Walk(
-        model, job, lambda x, total: x.clone() if total is None else torch.cat([total, x])
-    ):
+    for visit in Walk(model, job, _append):
         if not torch.equal(visit.stat, want[visit.name]):
             raise UserError(
                 f"a walk gives {visit.name} other inputs than the forward pass of {folder}: write "

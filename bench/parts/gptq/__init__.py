@@ -6,8 +6,5 @@ ENTRIES = {
         "gptq": "bench.parts.gptq.codec:GptqCodec",
         "awq": "bench.parts.gptq.codec:AwqCodec",
     },
-    "exports": {
-        "gptq": "bench.parts.gptq.formats:Gptq",
-        "awq": "bench.parts.gptq.formats:Awq",
-    },
+    "exports": {"gptq": "bench.parts.gptq.formats:Gptq", "awq": "bench.parts.gptq.formats:Awq"},
 }

@@ -77,7 +77,8 @@ def _add(evaluation: Evaluation, row: Mapping[str, Any]) -> None:
     # A line has the log-likelihood under the name of the perplexity that lm-eval computes from all
     # of them.
     scores = {"log_likelihood" if m == "perplexity" else m: row[m] for m in metrics}
-    named = {m if part == "none" else f"{m}_{part}": m for m in scores}
+    suffix = "" if part == "none" else f"_{part}"
+    named = {f"{metric}{suffix}": metric for metric in scores}
     for name, metric in named.items():
         evaluation.higher.setdefault(name, evaluation.higher.get(metric, True))
     evaluation.add(_question(row), part, {name: scores[metric] for name, metric in named.items()})
