@@ -19,33 +19,27 @@ from bench.system import interpreter
 from helpers import runs
 from helpers.faulty import PATIENCE_S, gone, until
 
-
-def test_workers_sleep_soon_and_keep_memory(monkeypatch):
-    defaults = ("GOMP_SPINCOUNT", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_ALLOC_CONF")
-    for name in ("OMP_WAIT_POLICY", *defaults):
-        monkeypatch.delenv(name, raising=False)
-    environment = processes.worker_environment()
-
-    assert environment["GOMP_SPINCOUNT"] == "4000"
-    assert environment["MALLOC_TRIM_THRESHOLD_"] == str(2**40)
-    assert environment["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+DEFAULTS = {"GOMP_SPINCOUNT": "4000", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+DEFAULTS |= {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("GOMP_SPINCOUNT", "7"), ("MALLOC_TRIM_THRESHOLD_", "1"), ("PYTORCH_ALLOC_CONF", "")],
+    ("variables", "wanted"),
+    [
+        ({}, DEFAULTS),
+        ({"GOMP_SPINCOUNT": "7"}, {"GOMP_SPINCOUNT": "7"}),
+        ({"MALLOC_TRIM_THRESHOLD_": "1"}, {"MALLOC_TRIM_THRESHOLD_": "1"}),
+        ({"PYTORCH_ALLOC_CONF": ""}, {"PYTORCH_ALLOC_CONF": ""}),
+        ({"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": None}),
+    ],
 )
-def test_what_the_user_set_stays(monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-
-    assert processes.worker_environment()[name] == value
-
-
-def test_a_wait_policy_is_not_overruled(monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-
-    assert "GOMP_SPINCOUNT" not in processes.worker_environment()
+def test_workers_sleep_soon_and_keep_memory_unless_the_user_said_otherwise(
+    monkeypatch, variables, wanted
+):
+    for name in ("OMP_WAIT_POLICY", *DEFAULTS):
+        monkeypatch.delenv(name, raising=False)
+    environment = processes.worker_environment()
+    assert {name: environment.get(name) for name in wanted} == wanted
 
 
 def test_imports_are_those_of_the_plan_and_can_be_imported(tmp_path):

@@ -42,6 +42,7 @@ def test_a_spec_and_its_search():
         (SPEC | {"search": {"trial": 3, "fields": SPEC["search"]["fields"]}},
          "search.trial: there is no such setting"),
         (changed(fields={}), "invalid search.fields: must not be empty"),
+        (changed(fields={"retrain": {}}), "no field of retrain"),
         (changed(fields={"retrain": {"lr": {"low": "a", "high": 1}}}),
          "invalid search.fields.retrain.lr.low: must be a number"),
         (changed(fields={"retrain": {"lr": {"low": 1e-3}}}), "use low and high, or choices"),
