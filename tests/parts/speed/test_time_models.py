@@ -242,18 +242,18 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
     assert len(list((tmp_path / "cache/exports").iterdir())) == 1
 
 
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize("is_here", [True, False])
 def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
-    engines, tmp_path, monkeypatch, cli, installed
+    engines, tmp_path, monkeypatch, cli, is_here
 ):
     find = importlib.util.find_spec
-    here = lambda n, *a: (installed or None) if n == "llama_cpp" else find(n, *a)  # noqa: E731
+    here = lambda n, *a: (is_here or None) if n == "llama_cpp" else find(n, *a)  # noqa: E731
     monkeypatch.setattr(importlib.util, "find_spec", here)
     places = ("--model", runs.tiny(tmp_path / "a b"), "--results", tmp_path / "r")
     code, _, err = cli("speed --device cpu --tokens 8 --threads 1 --engine fake", *places)
 
     command = f"bench speed --model '{tmp_path / 'a b'}' --device cpu --engine fake,llamacpp"
-    before = "" if installed else "pip install 'cast-bench[llamacpp]', then "
+    before = "" if is_here else "pip install 'cast-bench[llamacpp]', then "
     said = f"bench: to compare it with llama.cpp: {before}{command}"
     assert code == 0 and err.splitlines()[-1] == said
 
