@@ -10,7 +10,6 @@ from bench.inputs.datasheets import device_specs
 from bench.parts.speed import roofline
 from bench.parts.speed.command import speed
 from helpers.runs import TINY
-from methods.contract.errors import UserError
 
 H100 = device_specs()["h100"]
 
