@@ -38,6 +38,8 @@ def test_workers_sleep_soon_and_keep_memory_unless_the_user_said_otherwise(
 ):
     for name in ("OMP_WAIT_POLICY", *DEFAULTS):
         monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     environment = processes.worker_environment()
     assert {name: environment.get(name) for name in wanted} == wanted
 
