@@ -56,7 +56,7 @@ def test_a_fault_names_the_driver_and_the_wheels_that_fit(version, cuda, way, ol
         devices.resolve_device("cuda")
 
 
-@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("command", [pytest.param("run", marks=pytest.mark.slow), "plan"])
 def test_a_run_and_a_plan_say_why_they_are_on_the_cpu(command, old_driver, cli, tmp_path):
     old_driver("535.161.08")
     words = ["--model", "tiny", "--methods", "magnitude", "--measures", "pattern"]

@@ -95,7 +95,7 @@ def trained(family, make_job, work, **options):
     [
         # the student, its validation and the teacher; twice with two masks
         ("llama", 3),
-        ("olmo3", 6),
+        pytest.param("olmo3", 6, marks=pytest.mark.slow),
         # in several parts each, around the experts
         ("mixtral", 14),
     ],
