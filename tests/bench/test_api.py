@@ -32,6 +32,7 @@ def test_a_spec_refuses_in_one_sentence_of_ours(settings, sentence):
     assert sentence in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parts("packed24")
 def test_public_names_are_there_and_come_from_the_api():
     settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     public = settings["tool"]["cast-bench"]["public"]

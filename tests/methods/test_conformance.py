@@ -4,17 +4,17 @@ import pytest
 
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
-from bench.parts.conformance.checks import CHECKS, declares_itself
-from bench.parts.conformance.subject import Subject
 from helpers import runs
 from helpers.models import sample
 from methods.contract.info import Does
 from methods.contract.method import Needs
 
+checks = pytest.importorskip("bench.parts.conformance.checks")
+Subject = pytest.importorskip("bench.parts.conformance.subject").Subject
 ENTRIES = {name: entry for name, entry in METHODS.items() if Does.IMPORTS not in entry.does}
 NIGHTLY = ("keeps_its_function", "notes_are_json", "leaves_nothing_running")
 """Checks that other tests make daily: test_wiring, and the record of each run."""
-DAILY = [check for check in CHECKS[1:] if check.__name__ not in NIGHTLY]
+DAILY = [check for check in checks.CHECKS[1:] if check.__name__ not in NIGHTLY]
 
 
 @pytest.fixture
@@ -34,10 +34,12 @@ def subject(llama, make_job, refining, tmp_path):
 
 @pytest.mark.parametrize("name", ENTRIES)
 def test_declares_itself(name, subject):
-    declares_itself(subject(name))
+    checks.declares_itself(subject(name))
 
 
-@pytest.mark.parametrize("check", sample(CHECKS[1:], *DAILY), ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", sample(checks.CHECKS[1:], *DAILY), ids=lambda check: check.__name__
+)
 @pytest.mark.parametrize("name", runs.ONE_SHOT)
 def test_one_shot_method(name, check, subject):
     check(subject(name))

@@ -33,6 +33,7 @@ def test_exit_codes(roots, cli, tmp_path):
     assert code == 1 and "90 lost, 0 gained" in out and "failed: 1 REGRESSION" in err
 
 
+@pytest.mark.parts("speed")
 def test_a_margin_may_name_a_timing_and_a_metric_of_another_package(roots, cli, tmp_path):
     for root in roots:
         fake_records.counted(root, "max_norm", 1.0)
@@ -59,8 +60,8 @@ def sound(tmp_path_factory):
          "invalid seed_noise.acc = 1e+308: must be at most 1000000000"),
         ("[margins]\nperplexty = 0.1\n",
          "invalid margins.perplexty = 0.1: unknown metric 'perplexty': did you mean"),
-        ("not_comparable = ['latenzy']\n",
-         "invalid not_comparable: unknown metric 'latenzy': did you mean latency"),
+        ("not_comparable = ['perplexty']\n",
+         "invalid not_comparable: unknown metric 'perplexty': did you mean perplexity"),
     ],
 )  # fmt: skip
 def test_a_bad_config_is_a_sentence(sound, cli, tmp_path, toml, part):

@@ -95,7 +95,9 @@ def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path, comm
     assert code == 2 and "seed" in err
 
 
-@pytest.mark.parametrize("command", ["top", "check", "export"])
+@pytest.mark.parametrize(
+    "command", ["top", "check", pytest.param("export", marks=pytest.mark.parts("exports"))]
+)
 def test_an_argument_that_may_be_left_out_is_in_one_pair_of_brackets(command, output):
     usage = output(command, "--help").splitlines()[0]
     assert usage.endswith("]") or usage.endswith("]...")

@@ -15,6 +15,7 @@ from helpers.verdicts import verdict
 pytestmark = pytest.mark.usefixtures("cache")
 
 
+@pytest.mark.parts("speed")
 @pytest.mark.parametrize(
     ("excepted", "failed"), [((), {"prefill", "perplexity"}), (("latency",), {"perplexity"})]
 )

@@ -171,6 +171,7 @@ def test_latency(roots, factor, spread, expected):
     assert row.estimate.unit == "blocks"
 
 
+@pytest.mark.parts("speed")
 @pytest.mark.parametrize(("factor", "expected"), [(1.002, "OK"), (0.8, "REGRESSION")])
 def test_a_speedup_is_timed_and_need_not_be_reproduced(roots, factor, expected):
     """Two timings of one key on one machine may differ, where a computed number may not."""

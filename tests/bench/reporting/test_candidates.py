@@ -167,6 +167,7 @@ FULL = [
 ]
 
 
+@pytest.mark.parts("exports")
 @pytest.mark.parametrize("folder", ["smollm2-trained", *FULL])
 def test_the_commands_of_every_published_row_are_commands(folder):
     for record in read(ROOT / "results" / folder).records:

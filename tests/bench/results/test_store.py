@@ -107,7 +107,7 @@ def test_truncated_record_is_moved_aside_and_named(store):
         (("report",), 0),
         (("ls", "runs"), 0),
         (("show", KEY), 2),
-        (("export", KEY, "--out", "new"), 2),
+        pytest.param(("export", KEY, "--out", "new"), 2, marks=pytest.mark.parts("exports")),
         (("scaling",), 2),
         (("compare", "dense", "dense"), 2),
     ],
