@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from methods.workshop.transforms import incoherence
-from methods.workshop.transforms.hadamard import hadamard
 
 WIDTHS = [16, 12, 20, 28, 36, 128, 576, 640, 896, 1536, 13, 26, 50]
 """The last three have no Hadamard matrix that is known."""
