@@ -1,0 +1,17 @@
+"""Codes of rotated weights, of 2 to 4 bits: Gaussian grids, lattices, trellises."""
+
+ENTRIES = {
+    "quantizers": {
+        "gauss2": "bench.parts.codebooks.gaussian:Gauss2",
+        "gauss3": "bench.parts.codebooks.gaussian:Gauss3",
+        "gauss4": "bench.parts.codebooks.gaussian:Gauss4",
+        "tcq2": "bench.parts.codebooks.trellis:Tcq2",
+        "tcq3": "bench.parts.codebooks.trellis:Tcq3",
+        "tcq4": "bench.parts.codebooks.trellis:Tcq4",
+    },
+    "codecs": {
+        "gauss": "bench.parts.codebooks.gaussian:GaussianCodec",
+        "trellis": "bench.parts.codebooks.trellis:TrellisCodec",
+    },
+}
+NEEDS = ("packed24",)
