@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from methods.contract.info import Cost, MethodInfo
+from methods.contract.method import Needs
 from methods.workshop.quantizing.rotated import ColumnCodec, RotatedQuantizer
 
 POSITIVE = {
@@ -46,6 +47,8 @@ class Gauss2(RotatedQuantizer):
 
     name: ClassVar[str] = "gauss2"
     width: ClassVar[int] = 2
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=9)
     )

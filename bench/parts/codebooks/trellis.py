@@ -26,6 +26,7 @@ from bench.parts.packed24 import native
 from bench.system import provenance
 from bench.system.devices import KERNEL_PATH
 from methods.contract.info import Cost, MethodInfo
+from methods.contract.method import Needs
 from methods.workshop.quantizing.rotated import (
     RotatedCodec,
     RotatedQuantizer,
@@ -241,8 +242,11 @@ class Tcq2(RotatedQuantizer):
 
     name: ClassVar[str] = "tcq2"
     width: ClassVar[int] = 2
+    needs: ClassVar[Needs] = Needs.CALIBRATION
+    shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2406.11235", cost=Cost(passes=2, hessians=2, also="a Viterbi search of 2^memory steps a weight")
+        paper="2406.11235",
+        cost=Cost(passes=2, hessians=2, also="a Viterbi search of 2^memory steps a weight"),
     )
     memory: Annotated[int, Field(ge=9, le=16)] = 12
 

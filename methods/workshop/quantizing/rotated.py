@@ -174,13 +174,13 @@ def require_dense(name: str, job: Job) -> None:
 class RotatedQuantizer:
     """Quantizer whose codes are of turned weights, with feedback by the factor of the Hessian.
 
+    A subclass states its name, and that it needs calibration: the catalog reads that in its file.
     Zeros are not kept, so a pruned model is refused. damping: fraction of H's mean diagonal that is
     added to the diagonal.
     """
 
     name: ClassVar[str]
-    needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = True
+    needs: ClassVar[Needs]
     damping: Fraction = 0.01
 
     @abstractmethod
