@@ -1,6 +1,7 @@
-"""Codes of rotated weights in the E8 lattice. QuIP# (arXiv 2402.04396) takes the lattice, NestQuant
-(arXiv 2502.09720) this code of it: J. Conway and N. Sloane, A Fast Encoding Method for Lattice Codes
-and Quantizers, 1983.
+"""Codes of rotated weights in the E8 lattice, which QuIP# uses too (arXiv 2402.04396).
+
+The code is that of NestQuant (arXiv 2502.09720): J. Conway and N. Sloane, A Fast Encoding Method
+for Lattice Codes and Quantizers, 1983.
 
 A code of k bits a weight is a point of E8 modulo 2^k E8. It stands for the point of that class that
 is nearest to zero, so the points fill a cell of 2^k E8.
@@ -47,7 +48,7 @@ def nearest_d8(x: Tensor) -> Tensor:
     worst = error.abs().argmax(1, keepdim=True)
     other = torch.where(error.gather(1, worst) < 0, -1.0, 1.0)
     is_odd = near.sum(1, keepdim=True).remainder(2) == 1
-    return near.scatter_add_(1, worst, other * is_odd)
+    return near.scatter_add_(1, worst, (other * is_odd).to(x))
 
 
 def nearest_e8(x: Tensor) -> Tensor:

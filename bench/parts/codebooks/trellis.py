@@ -1,5 +1,5 @@
-"""Trellis codes of rotated weights. QTIP (arXiv 2406.11235), with a table of random Gaussian numbers
-and tail-biting sequences.
+"""Trellis codes of rotated weights: QTIP (arXiv 2406.11235), with a table of Gaussian numbers in
+random order.
 
 A tile of 16 x 16 weights is a sequence of 256 symbols, which form a ring. Symbol t and those before
 it are the bits of a state, s_t = (s_{t-1} * 2^bits + b_t) mod 2^memory, and the number of t is
@@ -246,7 +246,7 @@ class Tcq2(RotatedQuantizer):
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2406.11235",
-        cost=Cost(passes=2, hessians=2, also="a Viterbi search of 2^memory steps a weight"),
+        cost=Cost(passes=2, hessians=2, also="a search of 2^memory states for each weight"),
     )
     memory: Annotated[int, Field(ge=9, le=16)] = 12
 

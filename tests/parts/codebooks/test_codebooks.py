@@ -1,5 +1,5 @@
-"""What all codes of rotated weights owe: the error for a normal distribution, and storage that gives
-the measured weights."""
+"""What all codes of rotated weights owe: the error for a normal distribution, and storage that
+gives the measured weights."""
 
 import dataclasses
 import json
