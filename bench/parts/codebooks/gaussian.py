@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from bench.parts.codebooks.rotated import ColumnCodec, RotatedQuantizer
 from methods.contract.info import Cost, MethodInfo
 from methods.contract.method import Needs
-from methods.workshop.quantizing.rotated import ColumnCodec, RotatedQuantizer
 
 POSITIVE = {
     2: (0.4528, 1.510),

@@ -11,15 +11,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.parts.codebooks.rotated import ColumnCodec, require_dense
 from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.workshop.pruning.walk import Walk
-from methods.workshop.quantizing.rotated import ColumnCodec, require_dense
 from methods.workshop.transforms.incoherence import turn_weight
 
-SAMPLES = 160
+SAMPLES = 128
 """Middles of equal parts of the normal distribution along each axis, on which the grid is made."""
-ROUNDS = 150
+ROUNDS = 100
 """Rounds of Lloyd's algorithm."""
 
 

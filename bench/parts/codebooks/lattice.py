@@ -3,7 +3,7 @@
 The code is that of NestQuant (arXiv 2502.09720): J. Conway and N. Sloane, A Fast Encoding Method
 for Lattice Codes and Quantizers, 1983.
 
-A code of k bits a weight is a point of E8 modulo 2^k E8. It stands for the point of that class that
+A code of k bits for each weight is a coset of 2^k E8 in E8. Its point is the one of this coset that
 is nearest to zero, so the points fill a cell of 2^k E8.
 """
 
@@ -16,9 +16,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from bench.parts.codebooks.rotated import ColumnCodec, RotatedQuantizer
 from methods.contract.info import Cost, MethodInfo
 from methods.contract.method import Needs
-from methods.workshop.quantizing.rotated import ColumnCodec, RotatedQuantizer
 
 SIZE = 8
 """Dimension of the lattice."""
@@ -73,7 +73,8 @@ class LatticeCodec(ColumnCodec):
 
     def _codes(self, points: Tensor) -> Tensor:
         inverse = torch.linalg.inv(BASIS.double()).float().to(points.device)
-        return (points @ inverse).round().remainder(self._modulus)
+        codes: Tensor = (points @ inverse).round().remainder(self._modulus)
+        return codes
 
     def _points(self, codes: Tensor) -> Tensor:
         points = codes @ BASIS.to(codes.device)

@@ -22,16 +22,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.parts.codebooks.rotated import (
+    RotatedCodec,
+    RotatedQuantizer,
+    compensate_tiles_,
+)
 from bench.parts.packed24 import native
 from bench.system import provenance
 from bench.system.devices import KERNEL_PATH
 from methods.contract.info import Cost, MethodInfo
 from methods.contract.method import Needs
-from methods.workshop.quantizing.rotated import (
-    RotatedCodec,
-    RotatedQuantizer,
-    compensate_tiles_,
-)
 
 TILE = 16
 """Rows and columns of a tile."""
@@ -204,7 +204,8 @@ class TrellisCodec(RotatedCodec):
     def _numbers(self, symbols: Tensor) -> Tensor:
         """Return the numbers of rings of symbols, float32 [n, STEPS]."""
         found = states(symbols, self.width, self.memory)
-        return table(self.memory).to(found.device)[found].float() * UNIT
+        numbers: Tensor = table(self.memory).to(found.device)[found].float() * UNIT
+        return numbers
 
     def encode(self, weight: Tensor, factor: Tensor) -> dict[str, Tensor]:
         codes, scales = [], []
@@ -227,7 +228,8 @@ def _sequences(columns: Tensor) -> Tensor:
     """Return the tiles of a transposed weight [in, out] as sequences [n, STEPS], column by
     column."""
     tiles = columns.unflatten(0, (-1, TILE)).unflatten(2, (-1, TILE))
-    return tiles.transpose(1, 2).reshape(-1, STEPS)
+    sequences: Tensor = tiles.transpose(1, 2).reshape(-1, STEPS)
+    return sequences
 
 
 def _columns(sequences: Tensor, width: int) -> Tensor:

@@ -1,10 +1,11 @@
-// The best sequence of symbols of a tail-biting bitshift trellis, for many sequences. trellis.py has the same
-// search in torch, and gives the same symbols to the last bit: all numbers are whole.
+// The best sequence of symbols of a tail-biting bitshift trellis, for many sequences. trellis.py
+// has the same search in torch, and gives the same symbols to the last bit: all numbers are whole.
 //
-// A state has `memory` bits. Symbol b of K bits follows: next = (state << K | b) mod 2^memory. A state stands for the number
-// code[state]. Numbers are int16, in units of 1 / 8192; a squared difference is in units of 1 / 2048. Differences and
-// costs saturate. A step keeps one cost for all states that share their upper bits, the overlap with the state before
-// them: the least over the 2^K states with these lower bits before. It subtracts the least cost of the step before.
+// A state has `memory` bits. Symbol b of K bits follows: next = (state << K | b) mod 2^memory. The
+// number of a state is code[state]. Numbers are int16, in units of 1 / 8192; a squared difference is
+// in units of 1 / 2048. Differences and costs saturate. A step keeps one cost for all states that
+// share their upper bits, the overlap with the state before them: the least over the 2^K states with
+// these lower bits before. It subtracts the least cost of the step before.
 
 #include <algorithm>
 #include <cstdint>
@@ -42,7 +43,8 @@ struct Lanes {
         return _mm512_adds_epu16(cost, _mm512_mulhrs_epi16(d, d));
     }
     static V spread(const uint16_t* from, V places) {
-        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)from)), places);
+        const __m128i first = _mm_loadu_si128((const __m128i*)from);
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(first), places);
     }
 };
 #elif defined(__AVX2__)
@@ -59,7 +61,8 @@ struct Lanes {
         return _mm256_adds_epu16(cost, _mm256_mulhrs_epi16(d, d));
     }
     static V spread(const uint16_t* from, V places) {
-        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)from)), places);
+        const __m128i first = _mm_loadu_si128((const __m128i*)from);
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(first), places);
     }
 };
 #else
@@ -71,7 +74,9 @@ struct Lanes {
     static void store(void* to, V x) { *static_cast<uint16_t*>(to) = x; }
     static V least(V x, V y) { return std::min(x, y); }
     static V less(V x, V y) { return V(x - y); }
-    static V add(V cost, V x, V code) { return V(std::min<int32_t>(MOST, cost + square(int16_t(x) - int16_t(code)))); }
+    static V add(V cost, V x, V code) {
+        return V(std::min<int32_t>(MOST, cost + square(int16_t(x) - int16_t(code))));
+    }
     static V spread(const uint16_t* from, V) { return *from; }
 };
 #endif
@@ -83,7 +88,7 @@ struct Trellis {
 
     long overlaps() const { return 1L << (memory - K); }
 
-    // Fill the costs [steps + 1][overlaps] behind the first row. x[first...] is a ring of STEPS numbers.
+    // Fill the costs [steps + 1][overlaps] behind the first row. x is a ring, read from `first` on.
     void forward(const int16_t* x, long first, long steps, uint16_t* costs) const {
         using V = Lanes::V;
         const long n = overlaps();
@@ -115,8 +120,10 @@ struct Trellis {
         }
     }
 
-    // Follow the best path from an overlap after the last step back to step `stop`. Return the overlap before that step.
-    long back(const int16_t* x, long first, long steps, long stop, const uint16_t* costs, long g, uint8_t* symbols) const {
+    // Follow the best path from the overlap g after the last step back to step `stop`. Return the
+    // overlap before that step.
+    long back(const int16_t* x, long first, long steps, long stop, const uint16_t* costs, long g,
+              uint8_t* symbols) const {
         const long n = overlaps();
         for (long t = steps; t-- > stop;) {
             const int32_t now = x[(first + t) % STEPS];
@@ -124,7 +131,8 @@ struct Trellis {
             long state = 0;
             for (long h = 0; h < 1L << K; ++h) {
                 const long s = h * n + g;
-                const int32_t cost = std::min<int32_t>(MOST, costs[t * n + (s >> K)] + square(now - code[s]));
+                const int32_t whole = costs[t * n + (s >> K)] + square(now - code[s]);
+                const int32_t cost = std::min<int32_t>(MOST, whole);
                 if (cost < best) best = cost, state = s;
             }
             if (symbols) symbols[t] = uint8_t(state & ((1 << K) - 1));
@@ -133,13 +141,15 @@ struct Trellis {
         return g;
     }
 
-    // Find the overlap at x[0] on the best path through the `half` steps before and after it, then the best ring through it.
+    // Find the overlap at x[0] on the best path through the `half` steps before and after it, then
+    // the best ring with this overlap.
     void encode(const int16_t* x, long half, uint8_t* symbols, uint16_t* costs) const {
         const long n = overlaps(), first = STEPS - half, steps = 2 * half;
         std::fill(costs, costs + n, 0);
         forward(x, first, steps, costs);
         const uint16_t* last = costs + steps * n;
-        const long tie = back(x, first, steps, half, costs, std::min_element(last, last + n) - last, nullptr);
+        const long end = std::min_element(last, last + n) - last;
+        const long tie = back(x, first, steps, half, costs, end, nullptr);
         std::fill(costs, costs + n, MOST);
         costs[tie] = 0;
         forward(x, 0, STEPS, costs);
@@ -148,22 +158,26 @@ struct Trellis {
 };
 
 template <int K>
-void encode_all(const int16_t* code, int memory, const int16_t* x, long count, long half, uint8_t* symbols, int threads) {
+void encode_all(const int16_t* code, int memory, const int16_t* x, long count, long half,
+                uint8_t* symbols, int threads) {
     const Trellis<K> trellis{code, memory};
 #pragma omp parallel num_threads(threads)
     {
         std::vector<uint16_t> costs((STEPS + 1) * trellis.overlaps() + PADDING);
 #pragma omp for
-        for (long i = 0; i < count; ++i) trellis.encode(x + i * STEPS, half, symbols + i * STEPS, costs.data());
+        for (long i = 0; i < count; ++i) {
+            trellis.encode(x + i * STEPS, half, symbols + i * STEPS, costs.data());
+        }
     }
     (void)threads;
 }
 
 }  // namespace
 
-// code int16 [2^memory]; x int16 [count, 256]; symbols uint8 [count, 256]. memory - K is at least 5, and memory at least 2 K.
-extern "C" void viterbi_encode(int bits, int memory, const int16_t* code, const int16_t* x, long count, long half,
-                               uint8_t* symbols, int threads) {
+// code int16 [2^memory]; x int16 [count, 256]; symbols uint8 [count, 256]. memory - K is at least 5,
+// and memory at least 2 K.
+extern "C" void viterbi_encode(int bits, int memory, const int16_t* code, const int16_t* x,
+                               long count, long half, uint8_t* symbols, int threads) {
     const auto encode = bits == 2 ? encode_all<2> : bits == 3 ? encode_all<3> : encode_all<4>;
     encode(code, memory, x, count, half, symbols, threads);
 }

@@ -10,12 +10,12 @@ import torch
 from bench.catalog.choice import build, parse_quantizer
 from bench.catalog.entries import QUANTIZERS
 from bench.parts.codebooks import higgs
+from bench.parts.codebooks.rotated import COLUMNS
 from helpers import models
 from methods.contract.codec import StoredWeight
 from methods.contract.errors import Skipped
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.hessian import inverse_factor
-from methods.workshop.quantizing.rotated import COLUMNS
 
 NAMES = ["gauss3", "tcq3:memory=10", "e8", "higgs", "tcq2:memory=9", "tcq4:memory=9", "e8:bits=4"]
 ERRORS = {
@@ -51,7 +51,7 @@ def test_error_for_a_normal_distribution(text, error):
 
     scales = parts["scales"].float().repeat_interleave(COLUMNS)
     found = (codec.points(parts) * scales - weight).square().mean() / weight.square().mean()
-    assert 0.97 * error < found < 1.02 * error
+    assert 0.93 * error < found < 1.02 * error
     assert int(parts["codes"].max()) == 2**codec.width - 1
 
 

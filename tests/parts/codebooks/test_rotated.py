@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from bench.parts.codebooks import rotated
 from methods.contract.errors import Skipped
 from methods.workshop.pruning.hessian import compensate_, inverse_factor
-from methods.workshop.quantizing import rotated
 
 pytestmark = pytest.mark.numeric
 
