@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.parts.codebooks.rotated import ColumnCodec, require_dense
+from bench.parts.codebooks.rotated import Bits, ColumnCodec, require_dense
 from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.workshop.pruning.walk import Walk
@@ -81,7 +81,7 @@ class Higgs:
     name: ClassVar[str] = "higgs"
     needs: ClassVar[Needs] = Needs.NOTHING
     info: ClassVar[MethodInfo] = MethodInfo(paper="2411.17525")
-    bits: Literal[2, 3, 4] = 3
+    bits: Bits = 3
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)

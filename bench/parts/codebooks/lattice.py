@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.parts.codebooks.rotated import ColumnCodec, RotatedQuantizer
+from bench.parts.codebooks.rotated import Bits, ColumnCodec, RotatedQuantizer
 from methods.contract.info import Cost, MethodInfo
 from methods.contract.method import Needs
 
@@ -122,7 +122,7 @@ class E8(RotatedQuantizer):
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=60)
     )
-    bits: Literal[2, 3, 4] = 3
+    bits: Bits = 3
 
     def codec(self, shape: tuple[int, int]) -> LatticeCodec:
         return LatticeCodec(self.bits, shape)

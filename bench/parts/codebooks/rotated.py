@@ -11,9 +11,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from methods.contract.errors import Skipped
@@ -22,6 +23,8 @@ from methods.contract.ranges import Fraction
 from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.workshop.transforms.incoherence import turn_hessian, turn_weight, turn_weight_back
 
+Bits = Annotated[int, Field(ge=2, le=4)]
+"""Bits of a code."""
 COLUMNS = 16
 """Number of columns that share a scale, in all rows."""
 BLOCK = 128
