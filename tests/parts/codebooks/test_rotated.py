@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench.parts.codebooks import rotated
+from bench.parts.codebooks.gaussian import GaussianCodec
 from methods.contract.errors import Skipped
 from methods.workshop.pruning.hessian import compensate_, inverse_factor
 
@@ -67,3 +68,9 @@ def test_a_pruned_model_is_refused(llama, make_job):
     rotated.require_dense("tcq3", make_job(llama, "dense"))
     with pytest.raises(Skipped, match="no zero of 2:4 is kept: use int3-gptq"):
         rotated.require_dense("tcq3", make_job(llama, "2:4"))
+
+
+def test_rows_that_were_added_do_not_lower_the_scale():
+    columns = torch.cat([torch.full((16, 5), 0.5), torch.zeros(16, 3)], 1)
+    assert GaussianCodec(3, (5, 16)).scale(columns) == 0.5
+    assert GaussianCodec(3, (5, 16)).scale(torch.zeros(16, 8)) == 1
