@@ -47,6 +47,10 @@ def test_the_largest_weight_becomes_four_where_that_is_better():
     error = (grid.snap(groups, grid.scale(groups)) - groups).square().sum()
     assert error < 0.97 * (plain.snap(groups, plain.scale(groups)) - groups).square().sum()
 
+    exact = torch.tensor([[4.0, -3, 2, 1.5, -1, 0.5, 0, 4]])
+    grid = FourOverSix().of(exact)
+    assert torch.equal(grid.snap(exact, grid.scale(exact)), exact)
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_weights_are_those_of_the_model_and_the_pattern_holds(name, tmp_path):
