@@ -117,6 +117,8 @@ QUANTIZERS = _section(
         "int3-searched": "bench.quantizers.searched:Int3Searched",
         "int4-searched": "bench.quantizers.searched:Int4Searched",
         "nvfp4-46": "bench.quantizers.searched:NvFp4FourOverSix",
+        "lut3": "bench.quantizers.lut:Lut3",
+        "lut4": "bench.quantizers.lut:Lut4",
         "kv8": "bench.quantizers.kv_rounding:Kv8",
         "kv4": "bench.quantizers.kv_rounding:Kv4",
         "hqq": "bench.quantizers.libraries:Hqq",
@@ -144,6 +146,7 @@ CODECS = _section(
         "float": "methods.contract.codec:FloatCodec",
         "grid": "methods.workshop.quantizing.grid_codec:GridCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
+        "lut": "bench.quantizers.lut:TableCodec",
     },
 )
 
