@@ -24,8 +24,8 @@ SIZE = 8
 """Dimension of the lattice."""
 STEP = {2: 1.05, 3: 0.575, 4: 0.3125}
 """Size of the lattice for a standard deviation of 1, by bits, for the least error."""
-HALVINGS = 8
-"""Steps of the search for the longest vector that is inside the cell."""
+LEVELS = (*(1 - i / 48 for i in range(1, 25)), 0.0)
+"""Lengths of shorter vectors that are tried, over that of a vector outside the cell."""
 BASIS = torch.tensor(
     [
         [2, 0, 0, 0, 0, 0, 0, 0],
@@ -82,27 +82,21 @@ class LatticeCodec(ColumnCodec):
 
     def nearest(self, x: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
         x = x / STEP[self.width]
-        codes = self._codes(nearest_e8(x))
-        # Points outside the cell decode to others: shorten their vectors until they are inside.
-        outside = (self._points(codes) != nearest_e8(x)).any(1)
-        if outside.any():
-            codes[outside] = self._longest_inside(x[outside])
+        found = nearest_e8(x)
+        codes = self._codes(found)
+        # Points outside the cell decode to others.
+        outside = (self._points(codes) != found).any(1).nonzero().squeeze(1)
+        if len(outside):
+            codes[outside] = self._nearest_inside(x[outside])
         return codes.to(torch.uint8)
 
-    def _longest_inside(self, x: Tensor) -> Tensor:
-        """Return the codes of the nearest point to the longest part of each vector whose nearest
-        point is in the cell."""
-        low, high = torch.zeros_like(x[:, :1]), torch.ones_like(x[:, :1])
-        codes = torch.zeros_like(x)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            point = nearest_e8(x * middle)
-            found = self._codes(point)
-            is_inside = (self._points(found) == point).all(1, keepdim=True)
-            codes = torch.where(is_inside, found, codes)
-            low = torch.where(is_inside, middle, low)
-            high = torch.where(is_inside, high, middle)
-        return codes
+    def _nearest_inside(self, x: Tensor) -> Tensor:
+        """Return the codes of the best points that the nearest points to shorter vectors give."""
+        levels = torch.tensor(LEVELS, device=x.device).view(-1, 1, 1)
+        codes = self._codes(nearest_e8((x * levels).view(-1, SIZE)))
+        errors = (self._points(codes).view(-1, *x.shape) - x).square().sum(2)
+        best = errors.argmin(0)
+        return codes.view(-1, *x.shape)[best, torch.arange(len(x), device=x.device)]
 
     def vectors(self, codes: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
         return self._points(codes.float()) * STEP[self.width]
