@@ -15,7 +15,7 @@ from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
 from bench.formats.opening import guarded, open_checkpoint
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import TOKENIZER_FILES
-from bench.inputs.tokenizer_facts import read_tokenizer
+from bench.inputs.tokenizer_facts import read_vocabulary
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
@@ -99,12 +99,12 @@ def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
     """Refuse a model of another structure, or with other numbers of tokens than its original."""
     checkpoint.check()
     known = original.tokenizer
-    if known.tokenizer is None:
+    if not known.exists:
         return
     known.require_fit(checkpoint.config["vocab_size"])
     own = _own_tokenizer(checkpoint)
     if own:
-        ours, theirs = known.tokenizer.get_vocab(), read_tokenizer(own).get_vocab()
+        ours, theirs = read_vocabulary(known.path), read_vocabulary(own)
         moved = next(
             (token for token, number in ours.items() if theirs.get(token, number) != number), None
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.system import digests
+from bench.system.bounded import bounded_memory
 from methods.contract.errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -27,7 +28,6 @@ messages. Both are generous."""
 PARQUET_BYTES, PARQUET_EXPANSION = 2**30, 100
 """Largest size of the text in a Parquet file: a number of characters, plus a number for each byte
 of the file."""
-STATM = Path("/proc/self/statm")
 ENCODING, FIRST = "utf-8-sig", 2**16
 """Encoding of text, with or without a byte order mark, and number of characters that are read for a
 check."""
@@ -228,7 +228,7 @@ def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
     """Return the text that a chat template makes of messages. Limit its memory and length: jinja's
     sandbox does not."""
     try:
-        with _bounded_memory():
+        with bounded_memory(TEMPLATE_BYTES):
             text = str(write())
     except Exception as fault:  # noqa: BLE001 (the template may raise anything)
         why = str(fault) or type(fault).__name__
@@ -239,23 +239,3 @@ def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
             "plain text"
         )
     return text
-
-
-@contextmanager
-def _bounded_memory() -> Iterator[None]:
-    """Let this process take up to TEMPLATE_BYTES more. Then Python raises MemoryError. Without
-    /proc nothing is bounded."""
-    if not STATM.exists():
-        yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = int(STATM.read_text().split()[0]) * resource.getpagesize() + TEMPLATE_BYTES
-    if soft != resource.RLIM_INFINITY:
-        most = min(soft, most)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

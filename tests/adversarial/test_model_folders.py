@@ -97,3 +97,12 @@ def test_nothing_from_elsewhere_is_exported(refused, tmp_path, name):
     for line in (("export", folder), ("prune", "--model", folder, "--method", "dense")):
         assert name in refused(*line, "--out", tmp_path / "new")
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", folders.TOKENIZERS)
+def test_a_tokenizer_that_changes_what_is_measured_is_a_sentence(tmp_path, refused, name):
+    damage, said = folders.TOKENIZERS[name]
+    folder = runs.tiny(tmp_path / "model")
+    damage(folder)
+    err = refused("plan", "--model", folder, "--measures", "perplexity")
+    assert said in err and err.count("\n") <= 1, err

@@ -37,15 +37,6 @@ def raw(text: bytes | Callable[[], bytes], length: int | None = None, data: byte
     return folders.text("model.safetensors", content)
 
 
-def tokenizer(change: Callable[[dict[str, Any]], object]) -> Case:
-    def damage(folder: Path) -> None:
-        values = json.loads((folder / "tokenizer.json").read_text())
-        change(values)
-        (folder / "tokenizer.json").write_text(json.dumps(values))
-
-    return damage
-
-
 def tokenizer_config(**fields: Any) -> Case:
     fields = {"tokenizer_class": "PreTrainedTokenizerFast"} | fields
     return folders.text("tokenizer_config.json", json.dumps(fields))
@@ -97,18 +88,18 @@ TOKENIZERS: dict[str, Case] = {
         "twice": folders.text("tokenizer.json", '{"model": {}, "model": {}}'),
         "linked": folders.link("tokenizer.json", "/dev/zero"),
         "piped config": folders.pipe("tokenizer_config.json"),
-        "ids of text": tokenizer(lambda v: v["model"]["vocab"].update(a="7")),
-        "negative id": tokenizer(lambda v: v["model"]["vocab"].update(a=-1)),
-        "far id": tokenizer(lambda v: v["model"]["vocab"].update(a=2**31)),
-        "vocabulary of a list": tokenizer(lambda v: v["model"].update(vocab=[1, 2])),
-        "unknown model": tokenizer(lambda v: v["model"].update(type="Pickle")),
-        "merges of numbers": tokenizer(lambda v: v["model"].update(merges=[1, 2])),
-        "merges of others": tokenizer(lambda v: v["model"].update(merges=["zz yy"])),
-        "added tokens of text": tokenizer(lambda v: v.update(added_tokens="many")),
-        "far added token": tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
-        "deep normalizer": tokenizer(lambda v: v.update(normalizer=sequence(200))),
-        "slow expression": tokenizer(lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))),
-        "expression of an error": tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
+        "ids of text": folders.tokenizer(lambda v: v["model"]["vocab"].update(a="7")),
+        "negative id": folders.tokenizer(lambda v: v["model"]["vocab"].update(a=-1)),
+        "far id": folders.tokenizer(lambda v: v["model"]["vocab"].update(a=2**31)),
+        "vocabulary of a list": folders.tokenizer(lambda v: v["model"].update(vocab=[1, 2])),
+        "unknown model": folders.tokenizer(lambda v: v["model"].update(type="Pickle")),
+        "merges of numbers": folders.tokenizer(lambda v: v["model"].update(merges=[1, 2])),
+        "merges of others": folders.tokenizer(lambda v: v["model"].update(merges=["zz yy"])),
+        "added tokens of text": folders.tokenizer(lambda v: v.update(added_tokens="many")),
+        "far added token": folders.tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
+        "deep normalizer": folders.tokenizer(lambda v: v.update(normalizer=sequence(200))),
+        "slow expression": folders.tokenizer(lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))),
+        "expression of an error": folders.tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
         "own class": tokenizer_config(
             tokenizer_class="os.system", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}
         ),

@@ -92,13 +92,13 @@ def test_a_template_is_bounded(template, said):
     tokenizer = loading.load_tokenizer(runs.TINY)
     tokenizer.chat_template = template
     render = own_text.template_of(tokenizer)
-    before = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
     if said:
         with pytest.raises(UserError, match=said):
             render([{"role": "user", "content": "hi"}])
     else:
         assert render([{"role": "user", "content": "hi"}]) == "hihi"
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_another_template_makes_other_training_text(tmp_path):
