@@ -164,6 +164,8 @@ def _describe(fault: Exception) -> tuple[int, str]:
         return 1, f"stopped: {fault}"
     if is_disk_full(fault):
         return 1, f"stopped: {describe_full_disk(fault)}"
+    if isinstance(fault, RuntimeError) and str(fault).startswith("Symlink loop"):
+        return 2, f"a path is a link to itself ({fault}): replace it by a file or a folder"
     if not isinstance(fault, OSError):
         return 1, ""
     return 2, describe_limit(fault) or describe_unwritable(fault) or _describe_named_path(fault)

@@ -32,7 +32,7 @@ KINDS: dict[str, Kind] = {
     "zips": Kind(
         ("gate --baseline {}/b.zip --results {}/r", "baseline show {}/b.zip",
          "compare {}/b.zip {}/r"),
-        ZIPS, ("checksum",),
+        ZIPS,
     ),
     "safetensors": Kind(
         ("plan --model {}/model", "verify {}/model", "export {}/model --out out/new"), SAFETENSORS
