@@ -124,7 +124,8 @@ def test_every_command_reads_a_config_with_the_same_check(refused, tmp_path, nam
 
 
 @pytest.mark.parametrize(
-    "command", ["merge results --results loop", "prune --method magnitude --out loop", "verify loop"]
+    "command",
+    ["merge results --results loop", "prune --method magnitude --out loop", "verify loop"],
 )
 def test_a_link_to_itself_as_target_is_a_sentence(refused, tmp_path, command):
     (tmp_path / "loop").symlink_to("loop")

@@ -98,7 +98,9 @@ TOKENIZERS: dict[str, Case] = {
         "added tokens of text": folders.tokenizer(lambda v: v.update(added_tokens="many")),
         "far added token": folders.tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
         "deep normalizer": folders.tokenizer(lambda v: v.update(normalizer=sequence(200))),
-        "slow expression": folders.tokenizer(lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))),
+        "slow expression": folders.tokenizer(
+            lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))
+        ),
         "expression of an error": folders.tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
         "own class": tokenizer_config(
             tokenizer_class="os.system", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}

@@ -22,9 +22,7 @@ def changed(at, form, value):
 
 def in_directory(offset, form, value):
     """Overwrite a number in the entry of the first file."""
-    return lambda content: struct.pack_into(
-        form, content, content.index(b"PK\1\2") + offset, value
-    )
+    return lambda content: struct.pack_into(form, content, content.index(b"PK\1\2") + offset, value)
 
 
 def insert(mark, more):

@@ -97,8 +97,8 @@ def test_a_command_names_each_task_and_each_seed_once():
     assert set(re.findall(r"--seeds (\S+)", text)) == {",".join(map(str, seeds))}
 
 
-MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again: @everyone #1.", "--name",
-        "tiny-xeon-ada")  # fmt: skip
+MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about",
+        "Wanda, again: @everyone #1.", "--name", "tiny-xeon-ada")  # fmt: skip
 
 
 @pytest.mark.parametrize(("count", "others"), [(1, ""), (3, " and 2 more records")])
