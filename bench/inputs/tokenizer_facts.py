@@ -108,7 +108,7 @@ def _read_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     far more than the text."""
     if getattr(tokenizer.model, "dropout", None):
         raise ValueError(
-            f"BPE dropout of {tokenizer.model.dropout} gives a text random tokens, so set it to null"
+            f"BPE dropout of {tokenizer.model.dropout} gives random tokens, so set it to null"
         )
     padding = tokenizer.padding or {}
     if padding.get("length") or padding.get("pad_to_multiple_of"):
@@ -134,7 +134,7 @@ def _count(tokenizer: Tokenizer, text: str) -> int:
 
 
 def _lacks_template(folder: Path) -> bool:
-    """Return whether a folder has no chat template. Refuse a sampling tokenizer of sentencepiece."""
+    """Return whether a folder has no chat template. Refuse sentencepiece that samples."""
     try:
         config = read_object(folder, "tokenizer_config.json")
     except (ValueError, OSError):

@@ -26,8 +26,8 @@ END = struct.Struct("<4s4H2IH")
 """End of a zip file: signature, two disks, number of files on this disk and in all, size and offset
 of the directory, length of the comment."""
 FAULTS = (
-    zipfile.BadZipFile, zlib.error, struct.error, OverflowError, KeyError, ValueError, TypeError, OSError,
-    EOFError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, struct.error, OverflowError, KeyError, ValueError, TypeError,
+    OSError, EOFError, RuntimeError,
 )  # fmt: skip
 """Errors of a damaged zip file."""
 

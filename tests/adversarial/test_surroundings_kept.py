@@ -47,7 +47,7 @@ def state():
 def test_a_change_is_put_back(name):
     before = state()
     with surroundings.kept():
-        exec(IMPORTS + CHANGES[name], {})  # noqa: S102 (it is the test's own)
+        exec(IMPORTS + CHANGES[name], {})
     assert state() == before
 
 

@@ -1,5 +1,6 @@
 """Zip files that two readers could read differently."""
 
+import contextlib
 import struct
 import zipfile
 import zlib
@@ -94,10 +95,8 @@ def test_every_changed_byte_is_refused_or_gives_the_same_files(tmp_path):
     content = path.read_bytes()
     for at in range(len(content)):
         path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
-        try:
+        with contextlib.suppress(archives.FAULTS):
             assert archives.read(path, 10**6) == dict(FILES), at
-        except archives.FAULTS:
-            pass
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -14,7 +14,7 @@ ENDINGS = {
     "abort": (os.abort, "ends its process"),
     "time": (lambda: any(iter(int, 1)), "more than 1 seconds"),
     "exit": (lambda: os._exit(0), "ends its process"),
-    "fault": (lambda: [][1], "list index out of range"),
+    "fault": (lambda: int("x"), "invalid literal"),
     "no JSON": (object, "not JSON serializable"),
 }
 
