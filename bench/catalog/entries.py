@@ -113,12 +113,6 @@ QUANTIZERS = _section(
         "nvfp4": "bench.quantizers.rounding:NvFp4",
         "nvfp4-gptq": "bench.quantizers.gptq:NvFp4Gptq",
         "nvfp4-w4a4": "bench.quantizers.rounding:NvFp4W4A4",
-        "int2-searched": "bench.quantizers.searched:Int2Searched",
-        "int3-searched": "bench.quantizers.searched:Int3Searched",
-        "int4-searched": "bench.quantizers.searched:Int4Searched",
-        "nvfp4-46": "bench.quantizers.searched:NvFp4FourOverSix",
-        "lut3": "bench.quantizers.lut:Lut3",
-        "lut4": "bench.quantizers.lut:Lut4",
         "kv8": "bench.quantizers.kv_rounding:Kv8",
         "kv4": "bench.quantizers.kv_rounding:Kv4",
         "hqq": "bench.quantizers.libraries:Hqq",
@@ -146,9 +140,18 @@ CODECS = _section(
         "float": "methods.contract.codec:FloatCodec",
         "grid": "methods.workshop.quantizing.grid_codec:GridCodec",
         "affine": "bench.quantizers.libraries:AffineCodec",
-        "lut": "bench.quantizers.lut:TableCodec",
     },
 )
+
+EMBEDDINGS = _section(
+    "embeddings",
+    {
+        "int8": "bench.quantizers.embeddings:int8",
+        "int4": "bench.quantizers.embeddings:int4",
+    },
+    of_classes=False,
+)
+"""Formats of the embedding and of the head of a quantized model."""
 
 EXPORTS = _section("exports", {})
 

@@ -7,8 +7,8 @@ import torch
 
 from bench.catalog.choice import build
 from bench.catalog.entries import QUANTIZERS
+from bench.parts.codebooks.searched import FACTORS, FourOverSix, Int3Searched, SearchedInteger
 from bench.quantizers.gptq import Int3Gptq
-from bench.quantizers.searched import FACTORS, FourOverSix, Int3Searched, SearchedInteger
 from helpers import models
 from methods.model.targets import dense_weight
 from methods.workshop.quantizing.grids import Integer, NvFloat4

@@ -10,8 +10,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.parts.codebooks.searched import factor_and_diagonal
 from bench.quantizers.gptq import OrderedFactor
-from bench.quantizers.searched import factor_and_diagonal
 from methods.contract.info import Cost, MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import Count, Fraction

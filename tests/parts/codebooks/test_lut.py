@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.quantizers.lut import ROUNDS, Lut3, Lut4, weighted_means
+from bench.parts.codebooks.lut import ROUNDS, Lut3, Lut4, weighted_means
 from helpers import models
 from methods.model.targets import dense_weight
 
