@@ -33,7 +33,7 @@ from bench.planning.search_space import read_search
 from bench.planning.spec import Spec
 from bench.reporting import board, pairwise, pareto, profile, searches, table, table_figures
 from bench.reporting import leaderboard as boards
-from bench.reporting.cost import CostIndex
+from bench.reporting.cost import BUILT, CostIndex
 from bench.reporting.facts import Interval
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import SEED_NOISE_NOTE, Table
@@ -380,7 +380,9 @@ def transforms(folder: str) -> str:
                 cells.append(f"{ratio_text(r)}{minutes(after)}" if r else DASH)
             lines.append(cells)
         headers = ("", ">perplexity", *(f">{name}" for name in names))
-        parts.append(f"**{model}**\n\n{markdown(headers, lines)}")
+        timed = {record.processor_kind for record in records if record.cost.get(BUILT)}
+        machines = f"Timed on {', '.join(sorted(timed))}."
+        parts.append(f"**{model}**\n\n{markdown(headers, lines)}\n{machines}\n")
     return "\n".join(parts)
 
 
