@@ -21,9 +21,9 @@ import trained_rows
 
 from bench import search
 from bench.compare import result_arguments, scaling_law
+from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.inputs.shapes import known_shapes
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
@@ -36,7 +36,7 @@ from bench.reporting import leaderboard as boards
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
 from bench.reporting.table_figures import TableFigure
-from bench.reporting.view import SEED_NOISE_NOTE, Table
+from bench.reporting.view import SEED_NOISE_NOTE, ReportSection, Table
 from bench.results import metrics
 from bench.results.identity import Identity
 from bench.results.record import Record
@@ -82,17 +82,23 @@ def ratio_text(ratio: Interval | None, none: str = DASH) -> str:
 
 
 @cache
-def seed_noises() -> SeedNoiseTable:
-    """Return the noise between seeds as the leaderboard has it, from all folders but searches."""
+def known_variance() -> KnownVariance:
+    """Return the noise of numbers as the leaderboard has it, from all folders but searches."""
     folders = sorted(path.parent.name for path in (ROOT / "results").glob("*/records"))
     results = [read(f"results/{name}") for name in folders]
     kept = [one for one in results if not searches.is_search(one)]
-    return SeedNoiseTable(board.merge(kept).records)
+    return learn(board.merge(kept))
 
 
 def compare(before: Seeds, after: Seeds, results: ResultSet) -> Interval | None:
     """Return the ratio of perplexity after / before; None if they cannot be compared."""
-    return pairwise.compare(before, after, "perplexity", results, seed_noises())
+    return pairwise.compare(before, after, "perplexity", results, known_variance())
+
+
+def make_sections(*folders: str, smaller: str = "") -> list[ReportSection]:
+    """Return the leaderboard of folders, with the noise that all folders show."""
+    results = [read(folder) for folder in folders]
+    return boards.make_sections(results, None, smaller, known_variance())
 
 
 def mean(seeds: Seeds) -> float:
@@ -132,7 +138,7 @@ MAX_LEADERS = 10
 
 def leaders(*folders: str) -> str:
     """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded."""
-    section = boards.make_sections([read(folder) for folder in folders], ROOT / "no papers")[0]
+    section = make_sections(*folders)[0]
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:
@@ -148,7 +154,7 @@ def leaders(*folders: str) -> str:
 
 def beside_smaller(folder: str, model: str) -> str:
     """Return the largest model's rows by bytes and bits per byte, with those of a smaller model."""
-    section = boards.make_sections([read(folder)], None, model)[0]
+    section = make_sections(folder, smaller=model)[0]
     fronts = [front for one in section.tables for front in pareto.fronts(one)]
     front = next(f for f in fronts if f.y.metric == metrics.MEAN_BITS)
     title = f"{escape_markdown(section.title)}, and {escape_markdown(model)}"
@@ -182,7 +188,7 @@ def profile_figures(folder: str) -> list[tuple[str, Table, TableFigure]]:
     if not (ROOT / folder / "records").is_dir():
         return []
     found = []
-    for section in boards.make_sections([read(folder)], ROOT / "no papers"):
+    for section in make_sections(folder):
         one, title = section.tables[0], section.title
         if profile.rows_of(one):
             found.append((f"profile-{title}", one, table_figures.draw_tracks(one, title)))

@@ -67,7 +67,6 @@ class Answers:
     name: ClassVar[str] = "answers"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            # The noise of perplexity at four bytes a token.
             Metric(
                 "bits_per_byte",
                 "bits/byte",
@@ -77,7 +76,6 @@ class Answers:
                 aggregation="mean",
                 in_tables=False,
                 margin=0.01,
-                seed_noise=0.006,
             ),
             Metric("mean_bits_per_byte", "bits/byte", "lower", order=41, in_records=False),
             Metric(
