@@ -43,9 +43,10 @@ def load_windows(
 ) -> tuple[Tensor, list[str]]:
     """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
 
-    With BOS, a window has seqlen - 1 tokens of text. spread: take windows at even distances, so that
-    few span many articles, instead of the first. Return int64 [windows, seqlen], and for each window
-    the number of the article in which it begins. Raise UserError if they are fewer than `count`.
+    With BOS, a window has seqlen - 1 tokens of text. spread: take windows at even distances instead
+    of the first, so that few span many articles. Return int64 [windows, seqlen], and for each
+    window the number of the article in which it begins. Raise UserError if they are fewer than
+    `count`.
     """
     import torch  # slow to import
 

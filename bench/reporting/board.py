@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.result_set import ResultSet
-from bench.reporting import from_records, pairwise, profile, searches, words
+from bench.reporting import from_records, origins, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.derived_columns import CONTROL, all_columns, leading_columns
@@ -189,7 +189,10 @@ class Board:
         rows = []
         for line, parent in zip(lines, parents, strict=True):
             row = from_records.make_row(line, keys, self.records)
-            rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
+            labels = _labels(row, line, names)
+            if any(origins.is_dirty(record) for record in self._records_of(line)):
+                labels = (f"{labels[0]} {origins.MARK}", *labels[1:])
+            rows.append(replace(row, labels=labels, part_of=parent))
         out = Table(
             self.model,
             tuple(names),
@@ -197,7 +200,8 @@ class Board:
             tuple(rows),
             protocol=self.protocol.label,
         )
-        out = replace(out, remarks=self.pivot.notes)
+        origin = origins.describe(self.records.values())
+        out = replace(out, remarks=(*self.pivot.notes, *filter(None, [origin])))
         out = pairwise.add_intervals(out, self.records, self.results, paired, self.known)
         out = self._with_derived(out, lines)
         return self._show_leading(self._with_seeds(out, lines, keys))

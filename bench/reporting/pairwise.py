@@ -72,17 +72,18 @@ def add_intervals(
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
         of_column: dict[Rows, Interval] = {}
+        few = ""
         for a, b in combinations(compared, 2):
             try:
                 interval = _compare(by_row[a], by_row[b], column.metric, results, known, ALPHA)
             except paired_estimate.FewArticles as fault:
-                remark = f"{column.label}: {fault}."
-                if not column.hidden and remark not in remarks:
-                    remarks.append(remark)
+                few = f"{column.label}: {fault}."
                 continue
             if interval:
                 of_column[a, b] = intervals[a, b, c] = interval
-        if of_column and column.better and len(by_row) == len(values):
+        if few and not column.hidden:
+            remarks.append(few)
+        if of_column and not few and column.better and len(by_row) == len(values):
             ranks[c] = _ranks(table, values, compared, of_column)
     return replace(
         table, intervals=intervals, ranks=ranks, unranked=unranked, remarks=tuple(remarks)
