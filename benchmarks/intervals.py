@@ -264,7 +264,7 @@ def main(intervals: int = 2000) -> None:
         "claimed share that misses": LEVEL,
         "holds the rest": against_the_rest(large),
         "holds the rest, wherever it begins": everywhere(large),
-        "misses": simulate_windows(intervals, large, rng),
+        "share that misses": simulate_windows(intervals, large, rng),
     }
     for kind in by_deviation[DEVIATIONS[0]]:
         figures[kind] = {f"{100 * d:g}% between seeds": of[kind] for d, of in by_deviation.items()}

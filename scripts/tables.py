@@ -579,10 +579,12 @@ def best(folder: str) -> str:
             winners = sorted(min(few) for few in by_pattern.values())
             for row in winners:
                 first = winners[0]
-                ratio = None if row is first else compare(first.seeds, row.seeds, results)
+                ratio = DASH
+                if row is not first:
+                    ratio = change_text(first.seeds, row.seeds, results)
                 size = f"{row.bits:.3f}", f"{row.megabytes:.1f}", f"{len(row.seeds)}"
                 cells = (model, f"{bits}", row.pattern, row.label, *size, f"{row.perplexity:.2f}")
-                rows.append(map(escape_markdown, (*cells, ratio_text(ratio))))
+                rows.append(map(escape_markdown, (*cells, ratio)))
     headers = (
         *("model", ">limit of bits per weight", "pattern", "best row", ">bits per weight"),
         *(">MB packed", ">calibration seeds", ">perplexity"),

@@ -43,8 +43,7 @@ class WindowSettings(MeasureSettings):
     windows: Extent = None
     """Number of windows, or "all". Default: 32,768 tokens for `tiny`, all for other models."""
     draw: Literal["spread", "front"] = "spread"
-    """Which windows, if not all: evenly spaced in the text, over as many articles as possible, or
-    from the front."""
+    """Windows to take if not all: evenly spaced in the text, over many articles, or the first."""
     split: Literal["evaluation", "validation"] = "evaluation"
     """Split of the corpus. Use validation to make choices, on a corpus that has it (wiki-mini)."""
     batch: Count | None = None

@@ -49,7 +49,7 @@ def estimate_ratio_change(
     The error of a ratio is that of its linear part, (after - ratio * before) / mean(before), summed
     by cluster (Cochran, Sampling Techniques, 1977, eq. 6.4). Groups of different data are
     independent, and Welch and Satterthwaite's formula gives the degrees of freedom. The variance
-    between seeds is added: the larger of their own and `noise`.
+    between seeds is added: that of these seeds or `noise`, whichever is larger.
 
     Args:
         noise: noise between seeds of a score's mean. A draw changes all groups together.
