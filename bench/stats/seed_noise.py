@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from bench.stats.bootstrap import Estimate, satterthwaite, students_p, students_t
 
@@ -30,6 +32,58 @@ def pool(samples: Iterable[SeedNoise]) -> SeedNoise:
     samples = list(samples)
     freedom = math.fsum(s.freedom for s in samples)
     return SeedNoise(math.fsum(s.variance * s.freedom for s in samples) / freedom, freedom)
+
+
+def moderate(groups: Mapping[str, SeedNoise], name: str) -> SeedNoise:
+    """Return the noise of one group, from its own seeds and from how much the groups differ.
+
+    Empirical Bayes: the variances of the groups scatter around a prior (Smyth, Stat. Appl. Genet.
+    Mol. Biol. 3, 2004, art. 3). Two degrees of freedom say little alone, and the mean of all groups
+    is wrong for each. A group without seeds has the prior. Groups of equal draws have no part in
+    it, and no noise.
+    """
+    own = groups.get(name)
+    if own and own.variance == 0:
+        return own
+    noisy = [noise for noise in groups.values() if noise.variance]
+    if not noisy:
+        return SeedNoise(0.0)
+    prior = _find_prior(noisy)
+    if prior is None:
+        return pool(noisy)
+    return pool([own, prior]) if own else prior
+
+
+def _find_prior(groups: Sequence[SeedNoise]) -> SeedNoise | None:
+    """Return the scaled inverse chi-square that variances of groups are draws of.
+
+    Its degrees of freedom are few if the groups differ much. None: they do not differ more than by
+    chance, or are fewer than three.
+    """
+    from scipy.special import digamma, polygamma
+
+    if len(groups) < 3:
+        return None
+    halves = np.array([noise.freedom for noise in groups]) / 2
+    logs = np.log([noise.variance for noise in groups]) - digamma(halves) + np.log(halves)
+    excess = float(logs.var(ddof=1) - polygamma(1, halves).mean())
+    if excess <= polygamma(1, halves.sum()):
+        return None
+    half = _inverse_trigamma(excess)
+    log_variance = logs.mean() + digamma(half) - math.log(half)
+    return SeedNoise(math.exp(log_variance), 2 * half)
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Return x of trigamma(x) = value, by Newton's method for 1 / trigamma (Smyth 2004,
+    appendix)."""
+    from scipy.special import polygamma
+
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        now = float(polygamma(1, x))
+        x += now * (1 - now / value) / float(polygamma(2, x))
+    return x
 
 
 def add_seed_noise(
