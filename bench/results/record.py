@@ -277,7 +277,7 @@ class Record(BaseModel, extra="forbid"):
         """
         about = self.machine
         family = "/".join(str(about.get("cpu_model", "")).split("/")[:2])
-        level = str(about.get("instruction_set") or about.get("isa") or "").upper()
+        level = str(about.get("isa") or about.get("instruction_set") or "").upper()
         details = ", ".join(filter(None, (CPU_GENERATIONS.get(family, ""), level)))
         if about.get("device") or not details:
             return self.processor
