@@ -23,9 +23,9 @@ def require_linears(source: Folder, what: str) -> None:
 
 
 def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
-    """Return the grid codec of each stored weight. Raise UserError if there is none, or one is of
+    """Return the grid codec of each stored linear. Raise UserError if there is none, or one is of
     another kind."""
-    codecs = {target: stored.codec(target) for target in stored}
+    codecs = {target: stored.codec(target) for target in stored.targets}
     if not codecs:
         raise UserError(
             f"{stored.path.parent} has no stored weights, of which {format_} is made: name the "
@@ -42,7 +42,7 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
 
 
 def common_bits(stored: StoredFolder) -> int:
-    """Return the bits of the integers that all stored weights are; 0 without one such number."""
-    codecs = [stored.codec(target) for target in stored]
+    """Return the bits of the integers that all stored linears are; 0 without one such number."""
+    codecs = [stored.codec(target) for target in stored.targets]
     bits = {integer_bits(codec) for codec in codecs}
     return bits.pop() if len(bits) == 1 else 0

@@ -147,7 +147,7 @@ def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
         settings = []
         for choice in chain:
             typed = _other_than_defaults(kind, choice)
-            settings.append((choice.name, sorted(typed.items())))
+            settings.append((choice.name, sorted(typed.items()), sorted(choice.outer.items())))
         same = known.setdefault(repr(settings), label)
         if same != label:
             raise UserError(
