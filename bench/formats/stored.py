@@ -286,6 +286,35 @@ class StoredFolder(Mapping[str, StoredWeight]):
         }
         return StoredWeight(self.codec(target), parts)
 
+    def weight(self, target: str) -> Tensor:
+        """Decode a weight, float32. Raise UserError if its parts do not fit together."""
+        try:
+            weight = self[target].decode()
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            RuntimeError,
+            ArithmeticError,
+        ) as fault:
+            raise UserError(
+                f"{self.path.parent} cannot be read: the parts of {target} do not fit together "
+                f"({fault})"
+            ) from None
+        if tuple(weight.shape) != self.shape(target):
+            raise UserError(
+                f"{self.path.parent} cannot be read: {target} gives a weight {list(weight.shape)}"
+            )
+        return weight
+
+    def write_outer(self, model: Path) -> None:
+        """Write the embedding and the head to another model's folder, if they are stored."""
+        if self.outer:
+            shapes = {name: self.shape(name) for name in self.outer}
+            kept = {name: self[name] for name in sorted(self.outer)}
+            write(model, kept, shapes, Pattern(), self.outer)
+
     def codec(self, target: str) -> Codec:
         """Return the codec of a target."""
         layout = self._layouts[target]
@@ -352,12 +381,12 @@ class StoredFolder(Mapping[str, StoredWeight]):
             own, rest = self.sizes(target)
             weights, values, others = weights + out * width, values + own, others + rest
             is_packed |= self._is_masked(target) or not own
-        form = "; ".join(sorted({_describe(self.codec(target)) for target in self.targets}))
+        form = "; ".join(sorted({describe(self.codec(target)) for target in self.targets}))
         return Storage(
             weights=weights, values=values, others=others, is_packed=is_packed, form=form
         )
 
 
-def _describe(codec: Codec) -> str:
+def describe(codec: Codec) -> str:
     """Return a codec in its own words, or by its name."""
     return codec.name if type(codec).__str__ is object.__str__ else str(codec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.formats.stored import StoredFolder
+from bench.formats.stored import StoredFolder, describe
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 from methods.model.targets import family_of
@@ -39,6 +39,20 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
             f"{other[0]} is stored as {name}, which {format_} has not: use --format stored"
         )
     return grids
+
+
+def describe_outer(stored: StoredFolder, left_by: str = "") -> str:
+    """Return a sentence about the quantized embedding and head; "" if they are not quantized.
+
+    left_by: format that has no form for them, so that it stores their values as floats.
+    """
+    if not stored.outer:
+        return ""
+    names = " and ".join(sorted(stored.outer))
+    if left_by:
+        return f"; {names} stay floats, because {left_by} quantizes linears of blocks alone"
+    forms = sorted({describe(stored.codec(name)) for name in stored.outer})
+    return f"; {names} as {', '.join(forms)}"
 
 
 def common_bits(stored: StoredFolder) -> int:

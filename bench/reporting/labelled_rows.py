@@ -16,6 +16,7 @@ from bench.catalog import registry
 from bench.inputs.models import QuantizedFile, quantized_file
 from bench.results import metrics
 from bench.results.record import Record
+from bench.results.recount import BITS_PER_PARAMETER
 from bench.results.rows import to_rows
 from bench.results.storage_notes import claimed_by
 from methods.contract.errors import UserError
@@ -109,7 +110,7 @@ def is_file(labels: Mapping[str, str]) -> bool:
     return file is not None and labels["quantizer"] == quantizer_of_file(file)
 
 
-def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
+def _file_rows(record: Record, rows: Sequence[Row]) -> Iterator[Row]:
     identity, file = record.identity, quantized_file(record.identity.model)
     if (
         not file
@@ -120,9 +121,12 @@ def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
     name = quantizer_of_file(file)
     sizes = {
         "bits_per_weight": file.bits,
-        "bytes_packed": float(file.bytes),
+        metrics.SIZE: float(file.bytes),
         "bytes": float(file.bytes),
     }
+    parameters = [row["value"] for row in rows if row["metric"] == "parameters"]
+    if parameters:
+        sizes[BITS_PER_PARAMETER] = 8 * file.bytes / parameters[0]
     for row in rows:
         # A file does not share the speed of the model that was dequantized from it.
         if identity.subject != "timing":
