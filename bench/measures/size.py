@@ -168,7 +168,7 @@ class Size:
             + counts.term_bytes_packed
         )
         outer, outer_bytes = 0, 0
-        if storage:
+        if not context.is_dense:
             from bench.formats.stored import StoredFolder  # imports torch
 
             outer, outer_bytes = StoredFolder(context.folder).count_outer()

@@ -43,7 +43,10 @@ def test_gguf_holds_the_integers_of_the_row(quantizer, kind, bits, dtype, quanti
         assert tensor.tensor_type.name == kind.upper()
         assert torch.equal(got.to(stored.dtype), stored)
         assert torch.equal(got, opened.weight(f"model.layers.{i}.{leaf}"))
-    assert read["token_embd.weight"].tensor_type.name == "F16"
+    embedding = read["token_embd.weight"]
+    got = GgmlCodec("Q8_0").decode({"blocks": torch.tensor(embedding.data)})
+    assert embedding.tensor_type.name == "Q8_0"
+    assert torch.equal(got.to(stored.dtype), folder.tensor("model.embed_tokens.weight"))
 
 
 def test_gguf_says_what_it_rounds_and_has_transformers_numbers_for_a_config_without_them(tmp_path):
