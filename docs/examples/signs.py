@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Walk
+from methods import Job, Needs, Outcome, StoredWeight, Walk
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,13 @@ class SignCodec:
         return (2 * parts["signs"].float() - 1) * parts["scales"].float()
 
 
+def store_signs(weight: Tensor) -> StoredWeight:
+    """Also the format of an embedding or a head: `--quant int8:embed=signs`."""
+    signs = (weight >= 0).to(torch.uint8)
+    scales = weight.abs().mean(1, keepdim=True).half()
+    return StoredWeight(SignCodec(), {"signs": signs, "scales": scales})
+
+
 @dataclass(frozen=True)
 class Signs:
     """The sign of each weight, times the mean magnitude of its row."""
@@ -31,7 +38,6 @@ class Signs:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job)
         for visit in walk:
-            signs = (visit.weight >= 0).to(torch.uint8)
-            scales = visit.weight.abs().mean(1, keepdim=True).half()
-            visit.store(SignCodec(), {"signs": signs, "scales": scales})
+            stored = store_signs(visit.weight)
+            visit.store(stored.codec, stored.parts)
         return walk.outcome()

@@ -115,7 +115,7 @@ def _equal(root):
     ):
         about = {"method": method, "identity": {"pattern": pattern, "quantizer": quantizer}}
         fake_records.perplexity(root, 0.1, noise=1, **about)
-        fake_records.counted(root, "bits_per_weight", bits, measure="size", **about)
+        fake_records.bits(root, bits, **about)
 
 
 def _machine(monkeypatch):
