@@ -5,9 +5,13 @@ from types import SimpleNamespace
 import pytest
 from gguf import GGUFReader
 
+from bench.formats.opening import open_checkpoint
 from bench.formats.writing import export_model
+from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
 from helpers import runs
+from methods.contract.errors import UserError
+from methods.model.folder import Folder
 from methods.model.header import read_header
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -70,3 +74,28 @@ def test_exported_files_have_the_bytes_of_the_row(method, quantizer, format_, ro
 
     counted = values_of(record)["bytes_packed"]
     assert tensor_bytes(tmp_path / "out") == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("format_", ["stored", "packed24"])
+def test_the_embedding_is_read_again_as_it_was_measured(format_, rows, tmp_path):
+    record = record_of(rows, "magnitude", "int4-rtn:embed=int4")
+    said = export_model(record.key, format_, tmp_path / "out", results=rows.results)
+    measured = Folder(find_pruned(record.key, rows.results)[0])
+    again = open_checkpoint(tmp_path / "out")
+
+    assert "model.embed_tokens as integer of 4 bits" in said
+    assert again.shapes() == measured.shapes()
+    assert again.tensor(EMBEDDING).equal(measured.tensor(EMBEDDING))
+    assert sum(again.stored()[EMBEDDING]) == values_of(record)["embedding_bytes"]
+
+
+def test_a_changed_embedding_of_packed24_is_refused(rows, tmp_path):
+    record = record_of(rows, "magnitude", "int8")
+    export_model(record.key, "packed24", tmp_path / "out", results=rows.results)
+    file = tmp_path / "out/stored/model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[read_header(file.parent, file.name)["model.embed_tokens.codes"].begin] ^= 1
+    file.write_bytes(content)
+
+    with pytest.raises(UserError, match=r"checksum mismatch: model\.embed_tokens\.weight"):
+        open_checkpoint(tmp_path / "out").tensor(EMBEDDING)
