@@ -202,7 +202,8 @@ def read(folders: str) -> tuple[Row, ...]:
 
 def _shape(pattern: Pattern, quantizer: str) -> TimedShape:
     """Return what decides a row's time on a CPU. A pattern without a kernel counts as dense."""
-    bits = {"none": 16, "int8": 8}.get(quantizer, 4 if quantizer.startswith("int4") else 0)
+    name = quantizer.partition(":")[0]
+    bits = {"none": 16, "int8": 8}.get(name, 4 if name.startswith("int4") else 0)
     has_own = pattern.removed or pattern.beside or str(pattern) == "2:4"
     return TimedShape(str(pattern) if has_own else DENSE, bits)
 

@@ -1,8 +1,7 @@
 """Formats of the embedding and of the head of a quantized model, by their names in the section
 `embeddings` of the catalog.
 
-A format is a function from a weight [rows, width] to the weight as it is stored. It needs no
-calibration.
+A format is a function from a weight [rows, width] to its stored form. It needs no calibration.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ class Facts:
     broken: bool = False
     """True if the weights break the pattern."""
     bytes: float | None = None
-    """Bytes of the whole model, as it is stored."""
+    """Bytes of the whole model."""
     bits_per_parameter: float | None = None
     bits: float | None = None
     """Bits per weight of the targets."""

@@ -11,7 +11,7 @@ from bench.results.record import ReadingRow, Record
 BITMAP = "bits_with_bitmap"
 BITS = "bits_per_weight"
 BITS_PER_PARAMETER = "bits_per_parameter"
-"""Bits of the whole model over the number of its parameters, as it is stored."""
+"""Stored bits of the whole model over the number of its parameters."""
 
 
 def bits_with_bitmap(bits: float, scales: float, sparsity: float) -> float:

@@ -57,7 +57,7 @@ class Does(Flag):
     it trains a model under the pattern that this has. REFINES: it needs a model that another method
     pruned. CONTROL: its model stays dense. IMPORTS: it takes a model made elsewhere, which may
     differ from its source in any tensor, and has the pattern that is found in it. KEEPS_WEIGHTS: a
-    quantizer that leaves all weights as they are, so that the embedding and the head keep theirs.
+    quantizer that changes no weight, so that the embedding and the head keep their format.
     """
 
     PRUNES = auto()

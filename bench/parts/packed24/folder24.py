@@ -335,7 +335,7 @@ def _read_manifest(path: Path) -> Manifest:
 def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
     """Refuse an invalid entry before any tensor is read."""
     packed = entry.kind in PACKED
-    parts = {"values", "mask"} if packed else {entry.kind}
+    parts: set[str] = {"values", "mask"} if packed else {entry.kind}
     if entry.kind in BITS:
         parts.add("scales")
     for part in entry.parts.values():
