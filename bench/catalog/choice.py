@@ -118,7 +118,7 @@ def parse_quantizer(text: str) -> Choice | None:
             f"invalid {text}: a quantizer always starts from the pruned model; leave "
             f"from={choice.prior} out"
         )
-    if Does.KEEPS_WEIGHTS in lookup("quantizers", choice.name).does:
+    if choice.name == "none" or Does.KEEPS_WEIGHTS in lookup("quantizers", choice.name).does:
         if choice.outer:
             raise UserError(
                 f"invalid {text}: {choice.name} quantizes no weights; leave "

@@ -120,6 +120,7 @@ def test_an_older_label_is_typed_with_what_it_meant():
         ("int8:embed=int9", "unknown format in int8:embed= 'int9'"),
         ("int8:embed=int8:embed=int4", "embed is given twice"),
         ("int8:head=int4", "tiny has no head but its embedding: leave head=int4 out"),
+        ("none:embed=int8", "none quantizes no weights; leave embed= out"),
         ("kv8:embed=int8", "kv8 quantizes no weights; leave embed= out"),
     ],
 )
