@@ -453,12 +453,14 @@ def _sized(records: Sequence[Record]) -> Iterator[Sized]:
 def best(folder: str) -> str:
     """Return the rows with the lowest perplexity, of each model and pattern, under limits of bytes.
 
-    The file that the model was read from is a row. See MOST_BITS for the limits.
+    The file that the model was read from is a row, under the first limit that it meets. See
+    MOST_BITS for the limits.
     """
     results = read(folder)
     rows = []
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         sized = list(_sized(records))
+        taken: list[Sized] = []
         for bits in MOST_BITS:
             within = [row for row in sized if row.bits <= bits and row.pattern != SOURCE]
             most = max(row.megabytes for row in within if row.alone)
@@ -466,7 +468,10 @@ def best(folder: str) -> str:
             by_pattern = group_by(small, lambda row: row.pattern)
             winners = sorted(min(few) for few in by_pattern.values())
             for row in winners:
-                first = winners[0]
+                if row in taken and row.pattern == SOURCE:
+                    continue
+                taken.append(row)
+                first = taken[0]
                 ratio = None if row is first else compare(first.seeds, row.seeds, results)
                 size = f"{row.megabytes:.1f}", f"{8e6 * row.megabytes / row.parameters:.3f}"
                 cells = (model, f"{most:.1f}", row.pattern, row.label, *size, f"{row.bits:.3f}")
@@ -475,7 +480,7 @@ def best(folder: str) -> str:
     headers = (
         *("model", ">limit, MB", "pattern", "best row", ">MB", ">bits per parameter"),
         *(">bits per weight", ">calibration seeds", ">perplexity"),
-        ">perplexity / that of the limit's first row (95% interval)",
+        ">perplexity / that of the model's first row (95% interval)",
     )
     return markdown(headers, rows)
 

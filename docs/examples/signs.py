@@ -22,9 +22,8 @@ class SignCodec:
 
 
 def store_signs(weight: Tensor) -> StoredWeight:
-    """Also the format of an embedding or a head: `--quant int8:embed=signs`."""
-    signs = (weight >= 0).to(torch.uint8)
-    scales = weight.abs().mean(1, keepdim=True).half()
+    """Store a linear, or with `--quant int8:embed=signs` an embedding."""
+    signs, scales = (weight >= 0).to(torch.uint8), weight.abs().mean(1, keepdim=True).half()
     return StoredWeight(SignCodec(), {"signs": signs, "scales": scales})
 
 
@@ -38,6 +37,5 @@ class Signs:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job)
         for visit in walk:
-            stored = store_signs(visit.weight)
-            visit.store(stored.codec, stored.parts)
+            visit.store(*store_signs(visit.weight)[:2])
         return walk.outcome()
