@@ -241,7 +241,10 @@ class Builder:
         if Does.KEEPS_FUNCTION in stage.entry.does and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
-        embeddings = outer.round_(folder, stage.outer) if stage.outer else {}
+        embeddings: dict[str, StoredWeight] = {}
+        if stage.outer:
+            with surroundings.kept():
+                embeddings = outer.round_(folder, stage.outer)
         declared |= {f"{module}.weight" for module in embeddings}
         changed, kept = declared, None
         if before:
