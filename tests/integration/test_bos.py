@@ -134,7 +134,7 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
     assert names["agreement"]["calibration"] == "wiki-mini@32x4 with BOS"
     assert [m.key for m in own] == [m.key for m in forced]
     assert {m.key for m in own}.isdisjoint(m.key for m in papers)
-    assert papers[0].identity.protocol.label == "wiki-mini@32x3"
+    assert papers[0].identity.protocol.label == "wiki-mini@32x3 spread"
     assert papers[0].identity.calibration.label == "wiki-mini@32x4"
 
 
