@@ -283,6 +283,8 @@ def pick(
         if row.facts and not row.facts.broken and quality is not None:
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
             candidates.append(Candidate(k, row, row.facts, quality, checks))
+    if tracks:
+        _require_told(candidates, limits.max_loss, tracks)
     meets = [c for c in candidates if not c.failed and not c.unmeasured]
     meets.sort(key=lambda c: (c.quality, c.index))
     differ = {} if column is None else pairwise.differ_from_best(table, column)
@@ -300,6 +302,26 @@ def pick(
         tuple(row for _, row in rows if row.facts and row.facts.broken),
         len(candidates),
         sum(pairwise.ordered(meets[0].index, c.index) not in differ for c in meets[1:]),
+    )
+
+
+def _require_told(
+    candidates: Sequence[Candidate], limit: float | None, tracks: Sequence[str]
+) -> None:
+    """Raise UserError if the interval of every row that meets the limit of these tracks' loss
+    contains it: the rows cannot tell it."""
+    if limit is None:
+        return
+    losses = [c.facts.loss for c in candidates if c.facts.loss]
+    highs = [math.inf if loss.high is None else loss.high for loss in losses]
+    meeting = [high for loss, high in zip(losses, highs, strict=True) if loss.value <= limit]
+    if not meeting or min(meeting) <= limit:
+        return
+    least = f"{math.ceil(1000 * min(highs)) / 10:g}%" if min(highs) < math.inf else "none"
+    raise UserError(
+        f"--max-loss {100 * limit:.15g}% cannot be told for {', '.join(tracks)}: the interval of "
+        f"every row that meets it contains it. The least limit that a row surely meets is {least}: "
+        "use at least that, or measure more questions (--set answers.size=large)"
     )
 
 

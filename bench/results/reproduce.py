@@ -183,6 +183,8 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def _window_settings(config: dict[str, Any]) -> dict[str, Any]:
     measured = {"windows": "all", **config}
+    if measured["windows"] not in ("all", None):
+        measured.setdefault("draw", "front")
     if "corpus" in measured:
         measured["data"] = measured.pop("corpus")
     return {"perplexity": measured}

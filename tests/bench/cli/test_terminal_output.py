@@ -78,7 +78,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def here(data, tmp_path, monkeypatch):
+def here(data, tmp_path, monkeypatch, known_noise):
     """That folder, on a machine that is always the same."""
     runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.chdir(data)

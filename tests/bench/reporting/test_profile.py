@@ -16,11 +16,14 @@ TASKS = (
     "mathematics/gsm8k@8-shotx40",
     "knowledge/sciq@5-shotx40",
 )
-LOSSES = {"wanda": (1.5, 1.3, 1.2, 1.19), "sparsegpt": (1.1, 1.1, 1.02, 1.0)}
+LOSSES = {"wanda": (1.5, 1.3, 1.2, 1.19), "sparsegpt": (1.1, 1.1, 1.05, 1.0)}
+
+
+pytestmark = pytest.mark.usefixtures("known_noise")
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
+def root(tmp_path_factory, known_noise):
     root = tmp_path_factory.mktemp("profile")
     fake_records.perplexity(root, method="dense")
     for task in TASKS:
@@ -123,7 +126,8 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
 
     code = facts_of(table_of(tmp_path), "wanda 2:4").tracks["code"]
     assert code.loss.value == pytest.approx(0.5)
-    assert code.change.stderr == pytest.approx(0.4 / 3**0.5)
+    # Seed 3 of the first task counts for the noise of the row.
+    assert code.change.stderr > 0.4 / 3**0.5
     assert code.flips.changed.parts[0] == 0.2
     assert code.flips.changed.low < 0.13, "a question counts once"
 
@@ -182,7 +186,7 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_size(tmp_path):
 
 
 def test_rows_are_picked_by_tracks(root, table, output):
-    limits = candidates.parse_limits(max_loss="5%")
+    limits = candidates.parse_limits(max_loss="8%")
     kept = candidates.pick(table, limits, tracks=["mathematics", "knowledge"])
 
     assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"]
@@ -191,6 +195,9 @@ def test_rows_are_picked_by_tracks(root, table, output):
     tracks = ["mathematics", "knowledge"]
     both, one = (candidates.keep(kept.nearest.facts, tracks[:n]).loss for n in (2, 1))
     assert both.value == one.value and both.high > one.high  # the other track's may be the largest
+    strict = candidates.parse_limits(max_loss="5%")
+    with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):
+        candidates.pick(table, strict, tracks=["mathematics", "knowledge"])
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
         candidates.pick(table, limits, tracks=["reading"])
     line = ("pick", "--model", "tiny", "--results", root)
