@@ -26,6 +26,7 @@ from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
+from bench.inputs.models import quantized_file
 from bench.inputs.shapes import known_shapes
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
@@ -46,6 +47,7 @@ from bench.reporting import (
 from bench.reporting import leaderboard as boards
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
+from bench.reporting.labelled_rows import quantizer_of_file
 from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import SEED_NOISE_NOTE, ReportSection, Table
 from bench.results import metrics
@@ -154,7 +156,10 @@ def leaderboard(folder: str) -> str:
     return "\n".join([*parts, trained_rows.floors(trained_rows.read(records))])
 
 
-LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio")
+LEADER_COLUMNS = (
+    *("method", "pattern", "quantizer", "bytes packed", "bits per parameter", "bits per weight"),
+    "perplexity ratio",
+)
 """First words of the columns' headers."""
 MAX_LEADERS = 10
 
@@ -508,7 +513,10 @@ def _chain_ratio(results: ResultSet, before: str, after: str) -> Interval | None
 TRANSFORMS = ("awq", "smooth", "rotate", "permute")
 NONE = "none"
 MOST_BITS = (4.6, 3.3)
-"""Limits of the bits per weight, of the packed matrices, that the best rows have."""
+"""Limits of the bits per weight. The largest row of each without a transform is a limit of bytes
+for all."""
+SOURCE = "source file"
+"""Pattern of the row of the file that a model was read from."""
 
 
 def transforms(folder: str) -> str:
@@ -564,6 +572,7 @@ class Sized(NamedTuple):
     pattern: str
     bits: float
     megabytes: float
+    parameters: float
     alone: bool
     """True without a transform."""
     seeds: Seeds
@@ -582,40 +591,61 @@ def _sized(records: Sequence[Record]) -> Iterator[Sized]:
         label = identity.method
         if identity.quantizer != NONE:
             label += f" {identity.quantizer}"
-        bits, megabytes = size.get("bits_per_weight", 0.0), size.get("bytes_packed", 0.0) / 1e6
+        bits, megabytes = size.get("bits_per_weight", 0.0), size.get(metrics.SIZE, 0.0) / 1e6
         alone = _split(identity)[1] == NONE
-        yield Sized(mean(seeds), label, identity.pattern, bits, megabytes, alone, seeds)
+        row = Sized(
+            mean(seeds),
+            label,
+            identity.pattern,
+            bits,
+            megabytes,
+            size["parameters"],
+            alone,
+            seeds,
+        )
+        yield row
+        file = quantized_file(identity.model)
+        if file and label == "dense":
+            name = quantizer_of_file(file)
+            yield row._replace(
+                label=name, pattern=SOURCE, bits=file.bits, megabytes=file.bytes / 1e6
+            )
 
 
 @cache
 def best(folder: str) -> str:
-    """Return the rows with the lowest perplexity, of each model and pattern, under MOST_BITS.
+    """Return the rows with the lowest perplexity, of each model and pattern, under limits of bytes.
 
-    A row is left out if a transform made it larger than all rows of these bits without one: a head
-    that gets its own tensor.
+    The file that the model was read from is a row, under the first limit that it meets. See
+    MOST_BITS for the limits.
     """
     results = read(folder)
     rows = []
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         sized = list(_sized(records))
+        taken: list[Sized] = []
         for bits in MOST_BITS:
-            within = [row for row in sized if row.bits <= bits]
+            within = [row for row in sized if row.bits <= bits and row.pattern != SOURCE]
             most = max(row.megabytes for row in within if row.alone)
-            small = [row for row in within if row.megabytes <= most]
+            small = [row for row in sized if row.megabytes <= most]
             by_pattern = group_by(small, lambda row: row.pattern)
             winners = sorted(min(few) for few in by_pattern.values())
             for row in winners:
-                first = winners[0]
+                if row in taken and row.pattern == SOURCE:
+                    continue
+                taken.append(row)
+                first = taken[0]
                 ratio = DASH
                 if row is not first:
                     ratio = change_text(first.seeds, row.seeds, results)
-                size = f"{row.bits:.3f}", f"{row.megabytes:.1f}", f"{len(row.seeds)}"
-                cells = (model, f"{bits}", row.pattern, row.label, *size, f"{row.perplexity:.2f}")
-                rows.append(map(escape_markdown, (*cells, ratio)))
+                size = f"{row.megabytes:.1f}", f"{8e6 * row.megabytes / row.parameters:.3f}"
+                cells = (model, f"{most:.1f}", row.pattern, row.label, *size, f"{row.bits:.3f}")
+                about = f"{len(row.seeds)}", f"{row.perplexity:.2f}", ratio
+                rows.append(map(escape_markdown, (*cells, *about)))
     headers = (
-        *("model", ">limit of bits per weight", "pattern", "best row", ">bits per weight"),
-        *(">MB packed", ">calibration seeds", ">perplexity"),
-        ">perplexity / that of the limit's first row (95% interval)",
+        *("model", ">limit, MB", "pattern", "best row", ">MB", ">bits per parameter"),
+        *(">bits per weight", ">calibration seeds", ">perplexity"),
+        ">perplexity / that of the model's first row (95% interval)",
     )
     return markdown(headers, rows)
 

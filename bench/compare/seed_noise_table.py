@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from importlib import resources
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from bench.results import metrics
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import Record
 from bench.stats.bootstrap import satterthwaite
-from bench.stats.seed_noise import SeedNoise, moderate, pool
+from bench.stats.seed_noise import ModeratedNoise, SeedNoise, moderate, pool
 from bench.system.grouping import group_by
 from bench.system.text import amount
 from methods.contract.measure_info import Metric
@@ -70,6 +70,7 @@ class SeedNoiseTable:
     def __init__(self, records: Iterable[Record], given: Mapping[str, float] | None = None) -> None:
         self.records, self.given = tuple(records), given or {}
         self.known: dict[tuple[str, str, str, Protocol | None, str], KnownNoise] = {}
+        self.moderated: dict[tuple[tuple[str, SeedNoise], ...], ModeratedNoise] = {}
 
     def of_pair(self, pair: MetricPair) -> KnownNoise | None:
         """Return the noise of the difference of two numbers, or None if there is none.
@@ -164,19 +165,28 @@ class SeedNoiseTable:
             source = f"from {amount(len(some), f'{of} row')} with seeds"
             if of != ONE_SHOT:
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
-            groups = pool_groups(some)
-            deviations = [moderate(groups, name) for name in groups]
-            low, high = (_amount(f(deviations, key=_variance), metric) for f in (min, max))
+            moderated = self._moderate(some)
+            every_group = moderated.groups.values()
+            low, high = (_amount(f(every_group, key=_variance), metric) for f in (min, max))
             size = high if low == high else f"{low} to {high} by method and pattern"
-            return KnownNoise(moderate(groups, group), f"{kind} {size} ({source})")
+            return KnownNoise(moderated.of(group), f"{kind} {size} ({source})")
         kinds = _read_published().get(metric.name, {})
         found = kinds.get(kind, kinds.get(ONE_SHOT))
         if found is None:
             noise = SeedNoise(metric.seed_noise**2)
-            return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (assumed by the metric)")
+            return KnownNoise(
+                noise, f"{kind} {_amount(noise, metric)} (assumed, because too few rows have seeds)"
+            )
         model, deviation, freedom = found["model"], found["deviation"], found["freedom"]
         noise = SeedNoise(deviation**2, freedom)
         return KnownNoise(noise, f"{kind} {_amount(noise, metric)} (published rows of {model})")
+
+    def _moderate(self, rows: Sequence[RowNoise]) -> ModeratedNoise:
+        """Return the noise by method and pattern, computed once for the same rows."""
+        noises = tuple((row.group, row.noise) for row in rows)
+        if noises not in self.moderated:
+            self.moderated[noises] = pool_groups(rows)
+        return self.moderated[noises]
 
     @cached_property
     def _destroyed(self) -> set[IdentityKey]:
@@ -246,7 +256,7 @@ class SeedNoiseTable:
         out: dict[str, dict[str, tuple[str, SeedNoise]]] = {}
         for (model, metric), rows in sorted(self._measured.items()):
             for kind in sorted({row.kind for row in rows}):
-                noise = moderate(pool_groups(row for row in rows if row.kind == kind), "")
+                noise = pool_groups(row for row in rows if row.kind == kind).other
                 of_metric = out.setdefault(metric, {})
                 _, most = of_metric.get(kind, ("", SeedNoise(0.0)))
                 if noise.freedom >= MIN_FREEDOM and noise.variance > most.variance:
@@ -259,10 +269,10 @@ def group_of(record: Record) -> str:
     return f"{record.identity.method} {record.identity.pattern}"
 
 
-def pool_groups(rows: Iterable[RowNoise]) -> dict[str, SeedNoise]:
+def pool_groups(rows: Iterable[RowNoise]) -> ModeratedNoise:
     """Return the noise of each method and pattern."""
     groups = group_by(rows, lambda row: row.group)
-    return {name: pool(row.noise for row in of_group) for name, of_group in groups.items()}
+    return moderate({name: pool(row.noise for row in own) for name, own in groups.items()})
 
 
 @cache

@@ -24,6 +24,7 @@ from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics, reproduce
 from bench.results.identity import Identity
 from bench.results.record import Record
+from bench.results.recount import BITS_PER_PARAMETER
 from bench.results.rows import latest, outdated
 from bench.system.grouping import group_by
 from bench.system.text import amount
@@ -288,6 +289,8 @@ class Board:
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
             broken=bool(numbers.get("violated_groups")),
+            bytes=numbers.get(metrics.SIZE),
+            bits_per_parameter=numbers.get(BITS_PER_PARAMETER),
             bits=numbers.get("bits_per_weight"),
             loss=comparison.loss(k),
             drop=drop,

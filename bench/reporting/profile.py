@@ -29,7 +29,7 @@ CAPTION = (
     "averaged over the track's tasks, with the 95% interval of the pairs of questions and of the "
     "noise between calibration seeds. With an asterisk: fewer than 8 degrees of freedom, as of six "
     "questions. Up to one in ten of such intervals misses the loss. "
-    "Rows are in the order of their bits per weight."
+    "Rows are in the order of their bytes."
 )
 RISE_CAPTION = (
     "The same loss in bits per byte, not divided by the dense model's. A track whose dense value "
@@ -186,10 +186,10 @@ def names_of(table: Table) -> list[str]:
 
 
 def rows_of(table: Table) -> list[int]:
-    """Return the rows with a profile, those of the fewest bits per weight first."""
+    """Return the rows with a profile, those of the fewest bytes first."""
     with_facts = [k for k in table.whole_rows if table.rows[k].facts]
     kept = [k for k in with_facts if table.facts(k).tracks]
-    return sorted(kept, key=lambda k: (table.facts(k).bits or 0.0, k))
+    return sorted(kept, key=lambda k: (table.facts(k).bytes or 0.0, k))
 
 
 def text_tables(table: Table) -> list[TextTable]:
@@ -202,7 +202,9 @@ def text_tables(table: Table) -> list[TextTable]:
     losses, rises, orders, flips, has_flips = [], [], [], [], False
     for k in rows:
         facts = table.facts(k)
-        first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
+        size = ABSENT if facts.bytes is None else f"{facts.bytes / 1e6:,.1f}"
+        bits = ABSENT if facts.bits is None else f"{facts.bits:.4g}"
+        first = [table.rows[k].name, size, bits]
         loss_cells, rise_cells, flip_cells = (dict.fromkeys(names, ABSENT) for _ in range(3))
         for name, loss in facts.tracks.items():
             loss_cells[name] = words.percent(*loss.loss.parts) + asterisk(loss)
@@ -215,7 +217,7 @@ def text_tables(table: Table) -> list[TextTable]:
         rises.append([*first, *rise_cells.values()])
         orders.append([*first, order(facts.tracks)])
         flips.append([*first, *flip_cells.values()])
-    heads = ["row", "bits per weight"]
+    heads = ["row", "MB", "bits per weight"]
     out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
     out.append(TextTable(f"Rise in bits per byte: {title}", [*heads, *names], rises))
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,24 +35,34 @@ def pool(samples: Iterable[SeedNoise]) -> SeedNoise:
     return SeedNoise(math.fsum(s.variance * s.freedom for s in samples) / freedom, freedom)
 
 
-def moderate(groups: Mapping[str, SeedNoise], name: str) -> SeedNoise:
-    """Return the noise of one group, from its own seeds and from how much the groups differ.
+class ModeratedNoise(NamedTuple):
+    """Noise by group, and that of a group without seeds."""
+
+    groups: dict[str, SeedNoise]
+    other: SeedNoise
+
+    def of(self, group: str) -> SeedNoise:
+        """Return the noise of a group, which may have no seeds."""
+        return self.groups.get(group, self.other)
+
+
+def moderate(groups: Mapping[str, SeedNoise]) -> ModeratedNoise:
+    """Return the noise of each group, from its own seeds and from how much the groups differ.
 
     Empirical Bayes: the variances of the groups scatter around a prior (Smyth, Stat. Appl. Genet.
     Mol. Biol. 3, 2004, art. 3). Two degrees of freedom say little alone, and the mean of all groups
     is wrong for each. A group without seeds has the prior. Groups of equal draws have no part in
     it, and no noise.
     """
-    own = groups.get(name)
-    if own and own.variance == 0:
-        return own
-    noisy = [noise for noise in groups.values() if noise.variance]
+    noisy = {name: noise for name, noise in groups.items() if noise.variance}
     if not noisy:
-        return SeedNoise(0.0)
-    prior = _find_prior(noisy)
+        return ModeratedNoise(dict(groups), SeedNoise(0.0))
+    prior = _find_prior(list(noisy.values()))
     if prior is None:
-        return pool(noisy)
-    return pool([own, prior]) if own else prior
+        pooled = pool(noisy.values())
+        return ModeratedNoise({**groups, **dict.fromkeys(noisy, pooled)}, pooled)
+    moderated = {name: pool([own, prior]) for name, own in noisy.items()}
+    return ModeratedNoise({**groups, **moderated}, prior)
 
 
 def _find_prior(groups: Sequence[SeedNoise]) -> SeedNoise | None:

@@ -135,15 +135,15 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
 def test_tables_figure_and_latex_have_every_row(root, table):
     losses, rises, order, flips = profile.text_tables(table)
 
-    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "by bits"
-    assert losses.headers[1:3] == ["bits per weight", "perplexity ratio"]
-    assert losses.headers[3:] == ["knowledge", "mathematics", "code"]
-    assert losses.lines[1][5].startswith("40.") and "(" in losses.lines[1][5]
-    assert rises.lines[1][4] == "0.41 (0.38 to 0.44)"
-    assert flips.lines[0][4].endswith(", −15.0 +5.0")
-    assert order.lines[0][2] == "code 1, mathematics 2, knowledge 3"
+    assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "by bytes"
+    assert losses.headers[1:4] == ["MB", "bits per weight", "perplexity ratio"]
+    assert losses.headers[4:] == ["knowledge", "mathematics", "code"]
+    assert losses.lines[1][6].startswith("40.") and "(" in losses.lines[1][6]
+    assert rises.lines[1][5] == "0.41 (0.38 to 0.44)"
+    assert flips.lines[0][5].endswith(", −15.0 +5.0")
+    assert order.lines[0][3] == "code 1, mathematics 2, knowledge 3"
     svg = draw(table)
-    assert "wanda 2:4, code: 40" in svg and svg.count("bits") >= 2
+    assert "wanda 2:4, code: 40" in svg and svg.count("MB") >= 2
     files = leaderboard.build([root], root / "no papers")
     assert b"Order of the losses" in files["leaderboard.md"]
     ties = latex.escape("code 1, mathematics 2–3, knowledge 2–3")
@@ -167,12 +167,12 @@ def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark)
     assert ("*" in draw(table)) == bool(mark)
 
 
-def test_a_label_has_two_lines_at_most_and_ends_in_its_bits(tmp_path):
+def test_a_label_has_two_lines_at_most_and_ends_in_its_size(tmp_path):
     long = "sparsegpt + recon + retrain:hidden=1.0:hidden_every=8"
     labels = {
-        "wanda": "wanda 2:4, 9 bits",
-        "permute + sparsegpt + ria": "permute + sparsegpt + ria 2:4,\n9 bits",
-        long: "sparsegpt + recon +\nretrain:hidden=1.0:… 2:4, 9 bits",
+        "wanda": "wanda 2:4, 9 MB",
+        "permute + sparsegpt + ria": "permute + sparsegpt + ria 2:4,\n9 MB",
+        long: "sparsegpt + recon + retrain:hidd\nen=1.0:hidden_every=8 2:4, 9 MB",
     }
     for method in ("dense", *labels):
         fake_records.perplexity(tmp_path, method=method)
