@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results.consistency import require_consistent
-from bench.results.derive import Derived, Items, derive, differences
+from bench.results.derive import Derived, Items, differences
 from bench.results.record import Record
 from bench.results.storage_notes import noted_bits
 from bench.results.store import ReadOnlyStore, require_results
-from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 
 ROUNDING = 1e-12
@@ -44,37 +42,29 @@ def check_folder(root: Path) -> FolderCheck:
     give. Changes nothing."""
     require_results(root)
     store = ReadOnlyStore(root)
-    problems: list[str] = []
     sound: list[Record] = []
-    recomputed, not_derived, owned = 0, Counter[str](), set()
+    recomputed, not_derived = 0, Counter[str]()
     items_of: dict[str, Items] = {}
-    for record in store:
-        derived: set[str] = set()
-        if record.items is not None:
-            owned.add(store.items_path(record).name)
-        try:
-            require_consistent(record)
-            if record.items is not None:
-                items = store.items(record)
-                derived = {reading.metric for reading, _ in derive(record, items)}
-                if record.identity.measure == "size":
-                    items_of[record.key] = items
-        except UserError as fault:
-            problems.append(f"{store.path(record.key)}: {fault}")
-            continue
+    for record, evidence in store.checked():
         sound.append(record)
-        recomputed += len(derived)
+        recomputed += len(evidence.derived)
         not_derived.update(
-            r.metric for r in record.readings if r.value is not None and r.metric not in derived
+            r.metric
+            for r in record.readings
+            if r.value is not None and r.metric not in evidence.derived
         )
-    for record, sentence in disagreements(sound, items_of):
-        problems.append(f"{store.path(record.key)}: {sentence}")
+        if evidence.items and record.identity.measure == "size":
+            items_of[record.key] = evidence.items
+    problems = [
+        f"{store.path(record.key)}: {sentence}"
+        for record, sentence in disagreements(sound, items_of)
+    ]
     return FolderCheck(
         records=tuple(sound),
         recomputed=recomputed,
         not_derived=dict(sorted(not_derived.items())),
         problems=(*store.damaged, *problems),
-        leftovers=tuple(_leftovers(root, owned)),
+        leftovers=tuple(_leftovers(root)),
     )
 
 
@@ -176,8 +166,11 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         yield f"the notes of record {counted.short_key} do not say how its weights are stored"
 
 
-def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:
+def _leftovers(root: Path) -> Iterator[Path]:
     for folder in ("records", "items"):
         yield from sorted((root / folder).glob(".*"))
-    yield from sorted(path for path in (root / "items").glob("*.parquet") if path.name not in owned)
+    owners = {path.stem for path in (root / "records").glob("*.json")}
+    yield from sorted(
+        path for path in (root / "items").glob("*.parquet") if path.stem not in owners
+    )
     yield from sorted((root / "corrupt").glob("*"))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.catalog import metric_owners
+from bench.results.consistency import BESIDE_ARTIFACT
 from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
@@ -25,7 +26,11 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
     slot |= {"dtype": "float32", "device": "cpu"}
     slot |= fields.pop("identity", {})
     identity = identity_of(**slot)
-    inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})
+    inputs = inputs_of(identity) | {"made": repr(fields.pop("made", None))}
+    others = fields.pop("key_inputs", {})
+    inputs |= others | {"measure": inputs["measure"] | others.get("measure", {})}
+    made_from = {k: v for k, v in inputs.items() if k not in BESIDE_ARTIFACT}
+    fields = {"artifact": digests.of(made_from)} | fields
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
     provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine}
     provenance["recorded"] = "2026-01-01T00:00:00Z"
@@ -33,6 +38,30 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
     provenance |= fields.pop("provenance", {})
     fields |= {"identity": identity, "provenance": provenance}
     return Record(key=digests.of(inputs), key_inputs=inputs, **fields)
+
+
+def inputs_of(identity):
+    """The key inputs of such a measurement."""
+    labels = [*identity.stages, *([identity.quantizer] if identity.quantizer != "none" else [])]
+    stages = [{"name": label.partition(":")[0], "config": {}} for label in labels]
+    stages[-1]["pattern"] = identity.pattern
+    protocol = identity.protocol
+    config = {"bos": protocol.bos, "limit": protocol.limit}
+    if protocol.seqlen is not None:
+        config |= {"corpus": protocol.name, "seqlen": protocol.seqlen, "windows": protocol.limit}
+    elif protocol.version is not None:
+        config |= {"task": protocol.name, "version": protocol.version, "prompt": protocol.prompt}
+    inputs = {
+        "model": digests.of(identity.model), "tokenizer": "0" * 64, "threads": 1,
+        "stages": stages, "targets": [list(identity.include), list(identity.exclude)],
+        "measure": {"name": identity.measure, "config": config},
+    }  # fmt: skip
+    for name in ("seed", "dtype", "arithmetic", "device"):
+        inputs[name] = getattr(identity, name)
+    for name in ("calibration", "training"):
+        text = getattr(identity, name)
+        inputs[name] = text and text.model_dump(exclude_none=True)
+    return inputs
 
 
 def identity_of(**labels):
