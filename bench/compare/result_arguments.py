@@ -141,7 +141,7 @@ def read(path: Path, what: str = "results", *, every: bool = False, model: str =
     store = ReadOnlyStore(path)
     records = [record for record, _ in store.checked(model)]
     store.require_whole(what)
-    if not records and not model:
+    if not records and next(store.listed(), None) is None:
         raise UserError(
             f"{what} {str(path)!r} has no records: run bench run --results "
             f"{shlex.quote(str(path))} first"

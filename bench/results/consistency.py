@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import regex
-
 from bench.catalog import metric_owners
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import MEASURES
@@ -18,8 +16,6 @@ from bench.results.record import ReadingRow, Record
 from bench.system import digests
 
 PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
-OPTIONAL = ("protocol", "dtype", "device")
-"""Columns that an imported or timed row may leave empty."""
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
 BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
@@ -30,15 +26,12 @@ OF_HARNESS = ("model", "method", "task", "content", "harness")
 """Key inputs that each record has: of an artifact, of a timing in an engine, of another harness."""
 SIZES = {"parameters", "bytes", "sparsity"}
 """Readings of `size` from which its others follow."""
-INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\u2800]")
-"""Characters that leave no mark, by Unicode's property, and the blank of Braille."""
 
 
 def contradictions(record: Record) -> Iterator[str]:
     """Yield a sentence for each part of a record that contradicts another. Key inputs of another
     shape raise any error."""
     yield from _of_key(record)
-    yield from _of_names(record)
     yield from _of_status(record)
     # Another harness may have any metric.
     measure = "" if "made_elsewhere" in record.notes else record.identity.measure
@@ -83,19 +76,6 @@ def _of_key(record: Record) -> Iterator[str]:
     made_from = {name: value for name, value in inputs.items() if name not in BESIDE_ARTIFACT}
     if record.artifact != digests.of(made_from):
         yield "its artifact is not the digest of the artifact's key_inputs"
-
-
-def _of_names(record: Record) -> Iterator[str]:
-    """Refuse names that are empty or that a reader of a table cannot see whole."""
-    names = dict(record.identity.labels())
-    names |= {f"metric {i}": reading.metric for i, reading in enumerate(record.readings, 1)}
-    for column, text in names.items():
-        if not isinstance(text, str):
-            continue
-        if not text and column not in OPTIONAL:
-            yield f"its {column} has no name"
-        elif text != text.strip() or not text.isprintable() or INVISIBLE.search(text):
-            yield f"its {column} {text!a} has invisible characters, or spaces at an end"
 
 
 def _of_identity(identity: Identity) -> dict[str, Any]:
@@ -236,8 +216,13 @@ def _of_status(record: Record) -> Iterator[str]:
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:
         yield f"it has two readings of {doubled}"
-    if record.status == "ok" and record.identity.measure == "size" and SIZES - set(names):
-        yield f"it has no {min(SIZES - set(names))}, from which its other numbers follow"
+    if record.status == "ok" and record.identity.measure == "size":
+        owed = SIZES
+        if record.identity.quantizer != "none":
+            owed = SIZES | {"bits_per_weight"}
+        lacking = sorted(owed - set(names))
+        if lacking:
+            yield f"it has no {lacking[0]}, from which its other numbers follow"
 
 
 def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:

@@ -49,7 +49,7 @@ def test_what_readers_would_refuse_is_failed(readings, status, measurement, monk
     assert record.status == status, record.reason
     store = Store(tmp_path / "r")
     store.write(record, items)
-    assert [r.status for r in store.verified()] == [status]
+    assert [r.status for r in store] == [status]
 
 
 def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(

@@ -15,7 +15,7 @@ from bench.results import items as items_module
 from bench.results.derive import derive
 from bench.results.record import Item, Record, parse
 from bench.results.store import ReadOnlyStore
-from bench.system import digests
+from helpers import fake_records
 
 RESULTS = Path(__file__).parents[3] / "results"
 NAME = "tiny-xeon-ada"
@@ -68,13 +68,7 @@ class Draft(dict):
             record.identity = record.identity.model_copy(update=identity)
         if inputs:
             inputs(record.key_inputs)
-            record.key = digests.of(record.key_inputs)
-            made = {
-                n: v
-                for n, v in record.key_inputs.items()
-                if n not in ("tokenizer", "measure", "hardware")
-            }
-            record.artifact = digests.of(made)
+            fake_records.keyed(record)
         self.put(record, old)
         return record
 
@@ -219,14 +213,13 @@ def taken(draft, method):
     take(method)(draft)
     names = [n for n in draft if n.startswith("records/")]
     old = next(r for n in names if (r := parse(draft[n], n)).identity.stages == (method,))
-    return old, old.model_copy(deep=True, update={"artifact": ""})
+    return old, old.model_copy(deep=True)
 
 
 def take_again(draft):
     old, record = taken(draft, "magnitude")
     record.key_inputs["processes"] = 2
-    record.key = digests.of(record.key_inputs)
-    draft.put(record, old)
+    draft.put(fake_records.keyed(record), old)
 
 
 def twice(draft):
@@ -252,8 +245,7 @@ def on_cuda(draft, factor=1.02):
     old, record = taken(draft, "dense")
     record.identity = record.identity.model_copy(update={"device": "cuda"})
     record.key_inputs["device"] = "cuda"
-    record.key = digests.of(record.key_inputs)
-    draft.put(record, old)
+    draft.put(fake_records.keyed(record), old)
     found = draft.find
     draft.find = lambda *_: record
     draft.score(lambda item: item._replace(value=item.value * factor))

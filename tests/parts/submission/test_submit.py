@@ -18,7 +18,7 @@ from bench.parts.submission.review import Review
 from bench.reporting.searches import About
 from bench.results.folder_check import FolderCheck
 from bench.results.store import ReadOnlyStore
-from bench.system import archives, digests
+from bench.system import archives
 from helpers import fake_records
 
 ROOT = Path(__file__).parents[3]
@@ -68,12 +68,10 @@ def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
     )
     inputs = record.key_inputs | {"older": True}
     provenance = record.provenance | {"recorded": "2020-01-01T00:00:00Z"}
-    older = record.model_copy(
-        update={"key": digests.of(inputs), "key_inputs": inputs, "provenance": provenance}
-    )
+    older = record.model_copy(update={"key_inputs": inputs, "provenance": provenance})
     items = fake_records.read_items(store.items_path(record))
-    fake_records.put(checkout / "results/local", older.model_copy(update={"artifact": ""}), items,
-                     record.readings)  # fmt: skip
+    older = fake_records.keyed(older)
+    fake_records.put(checkout / "results/local", older, items, record.readings)
 
     code, out, err = cli(*MAKE)
     assert code == 0, err
