@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -15,6 +16,7 @@ from bench.parts.submission import licences
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.searches import About
 from bench.results import metrics, reproduce
+from bench.results.alike import is_plain
 from bench.results.derive import Items
 from bench.results.identity import IdentityKey
 from bench.results.record import DONE, Record
@@ -34,6 +36,8 @@ MACHINE_PATH = re.compile(
     r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""
 )
 MAX_CREDIT = 100
+COPY_TOLERANCE = 1e-6
+"""Relative difference between two perplexities of which one is a copy. No pruned model is so near."""
 Published = Mapping[IdentityKey, tuple[str, Record]]
 """Folder and record of each published measurement."""
 
@@ -105,6 +109,10 @@ def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[s
 def of_record(record: Record, items: Items | None, now: str) -> Iterator[str]:
     """Refuse a record that is unfinished, says too little, has a path of its machine, or cannot be
     made again."""
+    names = [str(text) for text in record.identity.labels().values() if text is not None]
+    for name in (*names, *(reading.metric for reading in record.readings)):
+        if not is_plain(name):
+            yield f"its name {name!a} is empty, or has invisible characters or spaces at its ends"
     if record.status not in DONE:
         yield f"it has {record.status}: submit records with numbers"
     if not record.processor or not record.machine.get("platform"):
@@ -259,24 +267,27 @@ def of_repetition(records: Sequence[Record], published: Published) -> Iterator[t
             )
 
 
-def of_copies(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
-    """Refuse scores of a pruned model that are those of its dense model to the last bit."""
-    dense = {
-        r.items.sha256: r
-        for r in records
-        if r.items and r.identity.subject == "text" and r.identity.stages == ("dense",)
-    }
+def of_copies(
+    records: Sequence[Record], published: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
+    """Refuse a perplexity of a pruned model that is that of a dense model, here or published.
+
+    A perplexity follows from its items, so equal items are equal numbers however they are stored.
+    """
+    dense = [r for r in (*records, *published) if r.identity.stages == ("dense",)]
     for record in records:
-        if record.items and record.identity.measure == "perplexity":
-            first = dense.get(record.items.sha256)
-        else:
-            first = None
-        if first and record.identity.pattern != "dense":
-            yield (
-                record,
-                f"its scores are those of the dense model in record {first.short_key}, to the "
-                "last bit",
-            )
+        value = perplexity_of(record)
+        if value is None or record.identity.pattern == "dense":
+            continue
+        for first in dense:
+            other = perplexity_of(first)
+            if other is not None and math.isclose(value, other, rel_tol=COPY_TOLERANCE):
+                yield record, f"its scores are those of the dense model in record {first.short_key}"
+                break
+
+
+def perplexity_of(record: Record) -> float | None:
+    return next((r.value for r in record.readings if r.metric == "perplexity"), None)
 
 
 def of_dense(

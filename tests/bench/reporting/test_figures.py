@@ -22,7 +22,7 @@ def record(curve=None, **labels):
     rows = [{"step": 10.0 * k, "ce": 3.0 - 0.1 * k, "alpha": k / 5} | about for k in range(1, 6)]
     named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | labels
     notes = {"curve": rows if curve is None else curve, "validation_perplexity": {"start": 32.0}}
-    identity = fake_records.identity_of(**named)
+    identity = fake_records.identity_of(protocol="targets", **named)
     zero = ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")
     inputs = fake_records.inputs_of(identity)
     about = {"status": "ok", "notes": notes, "key_inputs": inputs, "readings": [zero]}
