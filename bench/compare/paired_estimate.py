@@ -90,9 +90,7 @@ def estimate_pair(
     return found
 
 
-def pair_items(
-    pair: MetricPair, before: ResultSet, after: ResultSet
-) -> list[tuple[Items, Items]]:
+def pair_items(pair: MetricPair, before: ResultSet, after: ResultSet) -> list[tuple[Items, Items]]:
     """Return the items of both sides for each seed. Raise NotComparable if they are of other
     windows or questions."""
     try:

@@ -11,7 +11,7 @@ from confusable_homoglyphs.confusables import confusables_data
 DECIDES_NO_NUMBER = True
 
 INVISIBLE = regex.compile(r"[\p{Default_Ignorable_Code_Point}\p{C}\u2800]")
-"""Characters that leave no mark: those of Unicode's property, controls, and the blank of Braille."""
+"""Characters that leave no mark: of Unicode's property, controls, and the blank of Braille."""
 
 
 def is_plain(name: str) -> bool:

@@ -94,8 +94,8 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
 
 def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived | None:
     """Return the packed bytes of an older record, which states no bits per weight, or None."""
-    known = {reading.metric: reading.value for reading in record.readings}
-    if "bits_per_weight" in known or not known.get("parameters"):
+    known = {r.metric: r.value for r in record.readings if r.value is not None}
+    if "bits_per_weight" in known or not known.get("parameters") or "bytes" not in known:
         return None
     pattern = Pattern.parse(record.identity.pattern)
     item_bits = 8 * known["bytes"] / known["parameters"]
@@ -103,10 +103,11 @@ def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived |
     choices = [item_bits, item_bits * pattern.n / pattern.m + 1] if pattern.m else [item_bits]
     found = []
     for bits in choices:
-        stated = ReadingRow(metric="bits_per_weight", value=bits, unit="1", better="lower")
-        whole = record.model_copy(update={"readings": [*record.readings, stated]})
+        assumed = ReadingRow(metric="bits_per_weight", value=bits, unit="1", better="lower")
+        whole = record.model_copy(update={"readings": [*record.readings, assumed]})
         found.append(derive_own(packed.metric, whole, items))
-    return min(filter(None, found), key=lambda one: abs(one.value - packed.value), default=None)
+    stated = known[packed.metric]
+    return min(filter(None, found), key=lambda one: abs(one.value - stated), default=None)
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:

@@ -37,7 +37,7 @@ MACHINE_PATH = re.compile(
 )
 MAX_CREDIT = 100
 COPY_TOLERANCE = 1e-6
-"""Relative difference between two perplexities of which one is a copy. No pruned model is so near."""
+"""Relative difference between two perplexities of which one is a copy."""
 Published = Mapping[IdentityKey, tuple[str, Record]]
 """Folder and record of each published measurement."""
 
