@@ -9,19 +9,19 @@ from bench.execution import measure
 from bench.execution.new_record import failed_record
 from bench.measures.contract import Readings
 from bench.results import metrics
-from bench.results.consistency import require_consistent
 from bench.results.record import Item, Reading
+from bench.results.record_check import check_record
 from bench.results.store import Store
 from helpers import runs
 from methods.contract.errors import Diverged, Skipped
 
-BITS = Reading("bits_per_weight", 9.0, metrics.find("bits_per_weight").unit, "lower")
+BROKEN = Reading("violated_groups", 9.0, metrics.find("violated_groups").unit, "lower")
 ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))
 
 
 @pytest.fixture
 def measurement(tmp_path, cache):
-    spec = runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",))
+    spec = runs.small(tmp_path / "r", methods=("magnitude",), measures=("pattern",))
     return api.plan(spec).measurements[0]
 
 
@@ -35,11 +35,11 @@ def record_of(measurement, readings, monkeypatch):
 @pytest.mark.parametrize(
     ("readings", "status"),
     [
-        (Readings((BITS,)), "ok"),
-        (Readings((BITS,), notes={"mask": np.ones(3)}), "failed"),
-        (Readings((BITS._replace(unit="%"),), items=ITEMS), "failed"),
-        (Readings((BITS,), items=ITEMS + ITEMS[:1]), "failed"),
-        (Readings((BITS,), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))), "failed"),
+        (Readings((BROKEN,)), "ok"),
+        (Readings((BROKEN,), notes={"mask": np.ones(3)}), "failed"),
+        (Readings((BROKEN._replace(unit="%"),), items=ITEMS), "failed"),
+        (Readings((BROKEN,), items=ITEMS + ITEMS[:1]), "failed"),
+        (Readings((BROKEN,), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))), "failed"),
     ],
     ids=["good", "a note that is no JSON", "a wrong unit", "an item twice", "some columns"],
 )
@@ -68,7 +68,9 @@ def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(
 def test_what_is_no_readings_is_named(measurement, monkeypatch):
     record, _ = record_of(measurement, 9.0, monkeypatch)
 
-    assert record.reason.startswith("TypeError: size.read returned float: end it with return Read")
+    assert record.reason.startswith(
+        "TypeError: pattern.read returned float: end it with return Read"
+    )
 
 
 @pytest.mark.parametrize("fault", [Diverged(), Skipped()])
@@ -76,7 +78,7 @@ def test_a_fault_without_words_has_its_name_as_the_reason(fault, measurement):
     record = failed_record(measurement, fault)
 
     assert record.reason == type(fault).__name__
-    require_consistent(type(record).model_validate_json(record.model_dump_json()))
+    check_record(type(record).model_validate_json(record.model_dump_json()), None)
 
 
 class Mute(Exception):
