@@ -15,13 +15,14 @@ from bench.results.store import Store
 from helpers import runs
 from methods.contract.errors import Diverged, Skipped
 
-BROKEN = Reading("violated_groups", 9.0, metrics.find("violated_groups").unit, "lower")
+BITS = Reading("bits_per_weight", 9.0, metrics.find("bits_per_weight").unit, "lower")
+SIZE = tuple(Reading(*one) for one in (("parameters", 8.0), ("bytes", 9.0), ("sparsity", 1.0)))
 ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))
 
 
 @pytest.fixture
 def measurement(tmp_path, cache):
-    spec = runs.small(tmp_path / "r", methods=("magnitude",), measures=("pattern",))
+    spec = runs.small(tmp_path / "r", methods=("magnitude",), measures=("size",))
     return api.plan(spec).measurements[0]
 
 
@@ -35,11 +36,14 @@ def record_of(measurement, readings, monkeypatch):
 @pytest.mark.parametrize(
     ("readings", "status"),
     [
-        (Readings((BROKEN,)), "ok"),
-        (Readings((BROKEN,), notes={"mask": np.ones(3)}), "failed"),
-        (Readings((BROKEN._replace(unit="%"),), items=ITEMS), "failed"),
-        (Readings((BROKEN,), items=ITEMS + ITEMS[:1]), "failed"),
-        (Readings((BROKEN,), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))), "failed"),
+        (Readings((BITS, *SIZE), items=ITEMS), "ok"),
+        (Readings((BITS, *SIZE), items=ITEMS, notes={"mask": np.ones(3)}), "failed"),
+        (Readings((BITS._replace(unit="%"), *SIZE), items=ITEMS), "failed"),
+        (Readings((BITS, *SIZE), items=ITEMS + ITEMS[:1]), "failed"),
+        (
+            Readings((BITS, *SIZE), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))),
+            "failed",
+        ),
     ],
     ids=["good", "a note that is no JSON", "a wrong unit", "an item twice", "some columns"],
 )
@@ -68,9 +72,7 @@ def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(
 def test_what_is_no_readings_is_named(measurement, monkeypatch):
     record, _ = record_of(measurement, 9.0, monkeypatch)
 
-    assert record.reason.startswith(
-        "TypeError: pattern.read returned float: end it with return Read"
-    )
+    assert record.reason.startswith("TypeError: size.read returned float: end it with return Read")
 
 
 @pytest.mark.parametrize("fault", [Diverged(), Skipped()])
