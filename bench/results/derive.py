@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from bench.catalog import metric_owners, registry
 from bench.results import metrics
 from bench.results.record import ReadingRow, Record
-from methods.contract.pattern import Pattern
 
 Array = NDArray[np.float64]
 
@@ -64,10 +63,7 @@ def derive(record: Record, items: Items) -> Iterator[tuple[ReadingRow, Derived]]
 def _derive(reading: ReadingRow, record: Record, items: Items) -> Derived | None:
     metric = metrics.find(reading.metric)
     if metric.aggregation == "own":
-        found = derive_own(metric.name, record, items)
-        if found is None and reading.metric == metrics.SIZE:
-            found = _packed_bytes(reading, record, items)
-        return found
+        return derive_own(metric.name, record, items)
     values = scores_of(metric.name, record, items)
     reduce = REDUCERS.get(metric.aggregation)
     if values is None or reduce is None:
@@ -90,24 +86,6 @@ def derive_own(metric: str, record: Record, items: Items) -> Derived | None:
         if found is None or isinstance(found, Derived):
             return found
         return Derived(float(found), n=len(items.ids))
-
-
-def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived | None:
-    """Return the packed bytes of an older record, which states no bits per weight, or None."""
-    known = {r.metric: r.value for r in record.readings if r.value is not None}
-    if "bits_per_weight" in known or not known.get("parameters") or "bytes" not in known:
-        return None
-    pattern = Pattern.parse(record.identity.pattern)
-    item_bits = 8 * known["bytes"] / known["parameters"]
-    # A model that breaks its pattern counts as dense.
-    choices = [item_bits, item_bits * pattern.n / pattern.m + 1] if pattern.m else [item_bits]
-    found = []
-    for bits in choices:
-        assumed = ReadingRow(metric="bits_per_weight", value=bits, unit="1", better="lower")
-        whole = record.model_copy(update={"readings": [*record.readings, assumed]})
-        found.append(derive_own(packed.metric, whole, items))
-    stated = known[packed.metric]
-    return min(filter(None, found), key=lambda one: abs(one.value - stated), default=None)
 
 
 def pseudo_values(metric: str, record: Record, items: Items) -> Array | None:
