@@ -80,9 +80,9 @@ class CardStage(NamedTuple):
 STAGES = {
     "smoke": CardStage(2, "pruners, cast and int4-gptq on tiny, beside the same on the CPU"),
     "train": CardStage(8, "cast and retrain from recon on SmolLM2 at 3.3 million tokens"),
-    "quality": CardStage(4, "pruners and int4-gptq on SmolLM2: perplexity and KL"),
-    "shapes": CardStage(6, "linears of LLaMA2-7B, 2:4 against dense, in bf16, then fp8"),
-    "decode": CardStage(5, "tokens per second of SmolLM2 with CUDA graphs"),
+    "quality": CardStage(4, "pruners and int4-gptq on {model}: perplexity and KL"),
+    "shapes": CardStage(6, "linears of {shapes}, 2:4 against dense, in bf16, then fp8"),
+    "decode": CardStage(5, "tokens per second of {model} with CUDA graphs"),
     "gemma": CardStage(8, "train on Gemma 3", is_first=False),
     "prefill": CardStage(8, "prompts, and linears on the model's own weights", is_first=False),
     "rate": CardStage(
@@ -112,6 +112,21 @@ class Rig(NamedTuple):
         command = [sys.executable, "-m", "bench", *options.split()]
         place = ["--device", self.device, "--results", str(self.results)]
         return [*command, "--model", SMALL if self.is_dry else model, *place]
+
+    @property
+    def shapes(self) -> str:
+        """Model whose linears are timed."""
+        return SHAPES if self.model == MODEL else self.model
+
+    def minutes(self, stage: str) -> float:
+        """Return the guess for a stage, or 0.0 for rows of another model, which are planned."""
+        is_planned = self.model != MODEL and stage == "quality"
+        return 0.0 if is_planned else STAGES[stage].minutes
+
+    def about(self, stage: str) -> str:
+        minutes = f"about {self.minutes(stage):g} minutes" if self.minutes(stage) else "as planned"
+        words = STAGES[stage].about.format(model=self.model, shapes=self.shapes)
+        return f"{stage}: {minutes}: {words}"
 
     @property
     def windows(self) -> str:
@@ -147,11 +162,10 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         words = "-m pytest -n 0 -m cuda tests/parts/speed/test_cuda.py"
         return [[sys.executable, *words.split()]]
     if stage == "shapes":
-        model = SHAPES if rig.model == MODEL else rig.model
         if rig.device == "cpu":
-            return [rig.bench("speed --engine native", model)]
-        tokens = "--tokens 1,512,8192"
-        return [rig.bench(f"speed --kinds {kind} {tokens}", model) for kind in ("bf16", "fp8")]
+            return [rig.bench("speed --engine native", rig.shapes)]
+        words = "speed --tokens 1,512,8192 --kinds"
+        return [rig.bench(f"{words} {kind}", rig.shapes) for kind in ("bf16", "fp8")]
     if stage in ("decode", "prefill"):
         loads = '["prefill","linears"]'
         if stage == "decode" or rig.device == "cpu":  # a CPU has no other
@@ -165,6 +179,18 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         return rig.train(MODEL, TRAINED, RECIPE, STEPS_TOKENS)
     model = MODEL if stage == "train" else SECOND
     return rig.train(model, "cast:from=recon,retrain:from=recon", COMPARED, COMPARED_TOKENS)
+
+
+def plan_command(rig: Rig) -> list[str]:
+    """Return the command that plans the rows of the stage quality, for this card or an H100."""
+    import torch
+
+    from bench.inputs.datasheets import device_specs, find_spec
+
+    card = find_spec(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    name = next((name for name, spec in device_specs().items() if spec == card), "h100")
+    (command,) = commands("quality", rig._replace(device=name, is_dry=False))
+    return ["plan" if word == "run" else word for word in command]
 
 
 def compare_devices(results: Path) -> list[str]:
@@ -191,7 +217,9 @@ def needs() -> Iterator[tuple[str, str]]:
     for requirement in _requirements():
         name = re.split(r"[ <>=!~;\[]", requirement)[0]
         if not any(metadata.distributions(name=name)):
-            ways = "pip install -e '.[test,torchao]', or --from DIR with what --pack wrote elsewhere"
+            ways = (
+                "pip install -e '.[test,torchao]', or --from DIR with what --pack wrote elsewhere"
+            )
             yield f"package {requirement}", NOT_PACKED if THERE.match(name) else ways
     if importlib.util.find_spec("torch"):
         import torch
@@ -464,7 +492,7 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
 
     A command that fails does not end the run. A stage that ended well is skipped.
     """
-    total = sum(STAGES[name].minutes for name in chosen)
+    total = sum(rig.minutes(name) for name in chosen)
     print(f"{len(chosen)} stages, about {total:g} minutes on an H100", flush=True)
     if importlib.util.find_spec("torch") is None:
         print(f"package torch is missing: {NOT_PACKED}", file=sys.stderr)
@@ -476,12 +504,13 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
         return 2
     rig.results.mkdir(parents=True, exist_ok=True)
     if rig.model != MODEL:
-        spec = "h100" if rig.device == "cuda" else "cpu"
-        words = f"plan --model {rig.model} {PRUNED.removeprefix('run ')} --device {spec}".split()
-        call([sys.executable, "-m", "bench", *words], end, rig.results / "plan.log")
+        print("and the time of this plan, for quality:", flush=True)
+        command = plan_command(rig)
+        print(">", *command, flush=True)
+        call(command, end, rig.results / "plan.log")
     worst = 0
     for name in (name for name in STAGES if name in chosen):
-        print(f"{name}: about {STAGES[name].minutes:g} minutes: {STAGES[name].about}", flush=True)
+        print(rig.about(name), flush=True)
         done, log = rig.results / f"{name}.done", rig.results / f"{name}.log"
         if done.exists():
             print(f"  skipped: it took {done.read_text()} s", flush=True)
