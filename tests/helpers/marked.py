@@ -1,8 +1,8 @@
 """A card that is not there: tensors on the CPU that are marked as a card's.
 
-Their device is cuda:0 to Python, their storage and their arithmetic are the CPU's. An operator that
-gets tensors of both devices fails as on a card, so a forgotten `.to(device)` is found, and all other
-numbers must be those of the CPU. torch's CUDA wheel is not needed, and works too.
+Their device is cuda:0 to Python. Their storage and their arithmetic are the CPU's, so numbers must
+be those of the CPU. An operator that gets tensors of both devices fails, as on a card. torch's CUDA
+wheel is not needed, and works too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map, tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 CARD, CPU = torch.device("cuda:0"), torch.device("cpu")
 ACROSS = {"aten.copy_.default", "aten._to_copy.default", "aten.set_.source_Tensor"} | {
