@@ -163,7 +163,7 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         return [[sys.executable, *words.split()]]
     if stage == "shapes":
         if rig.device == "cpu":
-            return [rig.bench("speed --engine native", rig.shapes)]
+            return [rig.bench("speed --engine native --threads 1 --tokens 16", rig.shapes)]
         words = "speed --tokens 1,512,8192 --kinds"
         return [rig.bench(f"{words} {kind}", rig.shapes) for kind in ("bf16", "fp8")]
     if stage in ("decode", "prefill"):
