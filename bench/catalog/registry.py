@@ -258,6 +258,11 @@ def lookup(kind: str, name: str) -> CatalogEntry:
                 "take a file. Elsewhere, install its class as an entry point of group "
                 f"cast_bench.{kind} (docs/adding.md)"
             )
+        if kind == "services":
+            raise UserError(
+                f"nothing here provides {name!r}: restore the folder of bench/parts/ that does, or "
+                "install a package that has it as an entry point of group cast_bench.services"
+            )
         raise UserError(
             describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, names(kind))
         )
