@@ -79,7 +79,7 @@ def test_tensors_of_two_devices_do_not_meet(monkeypatch):
         there = torch.ones(3, device="cuda")
         assert there.device.type == "cuda" and (there * 2).is_cuda and there.cpu().is_cpu
         assert torch.where(there > 0, there, 0).tolist() == [1, 1, 1]
-        with pytest.raises(marked.MixedDevices, match="aten.add"):
+        with pytest.raises(marked.MixedDevices, match=r"aten\.add"):
             there + torch.ones(3)
         with torch.inference_mode(), pytest.raises(marked.MixedDevices):
             torch.nn.functional.linear(torch.ones(2, 3), there.expand(2, 3))

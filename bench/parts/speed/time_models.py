@@ -241,7 +241,7 @@ class _Turn:
         for record in records:
             model = record.identity.model if record.identity.model in request.others else ""
             key = (record.identity.protocol.engine, record.identity.dtype, model)
-            sides = entered.get(key)
+            sides = entered.get(key, {})
             if not sides:
                 record.status, record.provenance = "skipped", provenance.gather()
                 record.reason = self._describe_memory(step, key, full[key[0], model])
