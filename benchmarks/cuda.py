@@ -503,6 +503,9 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
         print("no CUDA device: use --dry to test the stages on the CPU", file=sys.stderr)
         return 2
     rig.results.mkdir(parents=True, exist_ok=True)
+    if rig.is_dry:
+        # A decoding step on a CPU is else compiled, for a minute or more.
+        os.environ.setdefault("BENCH_EAGER", "1")
     if rig.model != MODEL:
         print("and the time of this plan, for quality:", flush=True)
         command = plan_command(rig)
