@@ -26,6 +26,7 @@ from bench.catalog.entries import (
     CODECS,
     COLUMNS,
     COMMANDS,
+    EMBEDDINGS,
     ENGINES,
     EXECUTORS,
     EXPORTS,
@@ -37,6 +38,8 @@ from bench.catalog.entries import (
     SERVICES,
     TRACKERS,
 )
+from bench.system import surroundings
+from bench.system.bounded import bounded_memory, machine_bytes
 from bench.system.suggest import describe_unknown, shorten
 from methods.contract.errors import UserError
 
@@ -48,6 +51,7 @@ SECTIONS: dict[str, Catalog] = {
     "measures": MEASURES,
     "quantizers": QUANTIZERS,
     "codecs": CODECS,
+    "embeddings": EMBEDDINGS,
     "exports": EXPORTS,
     "readers": READERS,
     "engines": ENGINES,
@@ -60,7 +64,12 @@ SECTIONS: dict[str, Catalog] = {
     "harnesses": HARNESSES,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
-NOUNS = {"aliases": "alias", "exports": "format", "harnesses": "harness"}
+NOUNS = {
+    "aliases": "alias",
+    "embeddings": "format of embeddings",
+    "exports": "format",
+    "harnesses": "harness",
+}
 """Noun for a name of a section in errors, if it is not the singular of the section."""
 
 
@@ -311,13 +320,18 @@ def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _guest(name: str, target: str) -> Iterator[None]:
-    """Run the code of a plug-in, whose prints go to stderr. Raise UserError in place of what it
-    raises.
+    """Run the code of a plug-in, whose prints go to stderr, within half of the
+    machine's memory. Put back
+    what it changes of this process. Raise UserError in place of what it raises.
 
     target: MODULE:CLASS, to find the line of the plug-in that failed.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            surroundings.kept(),
+            bounded_memory(machine_bytes() // 2),
+        ):
             yield
     except UserError:
         raise

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution import torch_settings
 from bench.execution.job import BuiltArtifact, Workspace
 from bench.execution.new_record import failed_record, gather, new_record
-from bench.inputs import loading
+from bench.inputs import loading, models
+from bench.inputs.models import SOURCE_KEY
 from bench.measures.contract import Measure, MeasureContext, Readings
 from bench.measures.dense_states import DenseModel
 from bench.measures.window_pass import Participant
@@ -24,7 +25,7 @@ from bench.results import metrics
 from bench.results.items import require_readable
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
-from bench.system import provenance
+from bench.system import provenance, surroundings
 from bench.system.cache import temporary_folder
 from methods.model.logits import head_of
 
@@ -60,7 +61,7 @@ def measure(
     started = time.monotonic()
     states: list[str] = []
     try:
-        with torch_settings.kept():
+        with surroundings.kept():
             attempts = _read(measurements, built, workspace, states)
     except Exception as fault:  # noqa: BLE001 (a measure may raise anything; only these measurements fail)
         attempts = [Participant(fault=fault, shares=True)] * len(measurements)
@@ -171,6 +172,10 @@ def _record_readings(
     notes = dict(readings.notes)
     if measurement.artifact.terms:
         notes["terms"] = measurement.artifact.terms
+    model = measurement.artifact.model
+    if measurement.measure == "size" and model.endswith(".gguf"):
+        file = models.gguf_sizes(Path(model))
+        notes |= {SOURCE_KEY: asdict(file)} if file else {}
     cost: dict[str, Any] = {
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -19,7 +21,6 @@ from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
 from methods.model import low_rank_adapter
-from methods.model.families import FAMILIES
 from methods.model.folder import Folder
 from methods.model.safe_files import check_files, find_file, read_object
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
@@ -33,6 +34,10 @@ COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 WHEEL_FILE = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.]+:[\w./-]+")
 SHA256 = re.compile("[0-9a-f]{64}")
+
+
+SOURCE_KEY = "source_file"
+"""Key of the sizes of a GGUF file of the user in the notes of a record."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +243,21 @@ def quantized_file(name: str) -> QuantizedFile | None:
     return alias.file if alias else None
 
 
+def gguf_sizes(path: Path) -> QuantizedFile | None:
+    """Return the sizes of a GGUF file, or None if its linears are floats. Raise UserError if it
+    cannot be read."""
+    tensors = gguf_header.read(path).tensors
+    linears = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) > 1]
+    kinds: Counter[str] = Counter()
+    for tensor in linears:
+        kinds[tensor.kind] += tensor.size
+    [(kind, _)] = kinds.most_common(1)
+    if kind in gguf_header.FLOATS:
+        return None
+    bits = 8 * kinds.total() / sum(math.prod(tensor.shape) for tensor in linears)
+    return QuantizedFile(kind, bits, sum(tensor.size for tensor in tensors.values()))
+
+
 def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:
     """Find a model. Return None if its name is valid, but it is not downloaded or converted yet.
     Refuse any other name."""
@@ -317,12 +337,6 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
     """Read a model folder, or raise UserError if it cannot be used. pulled: its PULLED.json."""
     check_files(folder)
     contents = Folder(folder)
-    family = FAMILIES.get(contents.config.get("model_type", ""))
-    if "auto_map" in contents.config and not (family and family.native):
-        raise UserError(
-            f"model {name!r} needs its own code (auto_map in config.json), which is never run: "
-            "use a model that transformers supports"
-        )
     if {ACTIVATIONS_KEY, CACHE_KEY} & contents.config.keys():
         raise UserError(
             f"model {name!r} is quantized already (by cast-bench): use its unquantized weights"

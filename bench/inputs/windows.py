@@ -15,7 +15,7 @@ from bench.inputs import own_text
 from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
 from bench.inputs.own_text import Render, template_of
-from bench.inputs.tokenizer_facts import TokenizerFacts
+from bench.inputs.tokenizer_facts import MAX_SPECIAL_TOKENS, TokenizerFacts
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ MAX_TOKENIZED_BYTES = 4_000_000
 WINDOWS = "perplexity.windows"
 MAX_CALIBRATION_TOKENS = 2**27
 """Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
-MAX_SPECIAL_TOKENS = 2
-"""Number of special tokens that the tokenizer of a loaded model may add to a text."""
 
 
 def load_windows(
@@ -38,10 +36,13 @@ def load_windows(
     data_dir: Path | None,
     split: str = "evaluation",
     bos: Bos = "",
+    *,
+    spread: bool = False,
 ) -> tuple[Tensor, list[str]]:
     """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
 
-    With BOS, a window has seqlen - 1 tokens of text. Return int64 [windows, seqlen], and for each
+    With BOS, a window has seqlen - 1 tokens of text. spread: take windows at even distances instead
+    of the first, so that few span many articles. Return int64 [windows, seqlen], and for each
     window the number of the article in which it begins. Raise UserError if they are fewer than
     `count`.
     """
@@ -57,12 +58,13 @@ def load_windows(
     used = count or available
     starts = _article_starts(texts, len(lookup(name).joiner))
     article, clusters = 0, []
-    for k in range(used):
+    chosen = [i * available // used for i in range(used)] if spread else list(range(used))
+    for k in chosen:
         at = encoded["offset_mapping"][k * width][0]
         while article + 1 < len(starts) and starts[article + 1] <= at:
             article += 1
         clusters.append(str(article))
-    text = torch.tensor(ids[: used * width]).view(used, width)
+    text = torch.tensor(ids[: available * width]).view(available, width)[chosen]
     return torch.cat([text.new_tensor(first).expand(used, -1), text], 1), clusters
 
 
@@ -179,7 +181,7 @@ def check_windows(
         return
     _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
-    exact = size <= max_tokenized_bytes and tokenizer.tokenizer is not None
+    exact = size <= max_tokenized_bytes and tokenizer.exists
     tokens = tokenizer.count_tokens(text) if exact else size
     # Else a worker counts.
     if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):

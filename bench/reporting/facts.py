@@ -108,7 +108,11 @@ class Facts:
     compressed: bool
     broken: bool = False
     """True if the weights break the pattern."""
+    bytes: float | None = None
+    """Bytes of the whole model."""
+    bits_per_parameter: float | None = None
     bits: float | None = None
+    """Bits per weight of the targets."""
     loss: Bound | None = None
     control_loss: Bound | None = None
     drop: Bound | None = None

@@ -10,24 +10,26 @@ import numpy as np
 
 from bench.compare.pairing import another_source
 from bench.compare.result_set import ResultSet
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.inputs import tracks
 from bench.reporting import pairwise, words
 from bench.reporting.facts import Bound, Flips, TrackLoss
 from bench.reporting.pairwise import ALPHA
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
+from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests
 from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change
 from bench.system.grouping import group_by
 
-MEASURE, MBPP = "answers", "code/mbpp"
+MEASURE, METRIC, MBPP = "answers", "bits_per_byte", "code/mbpp"
 CAPTION = (
     "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, "
-    "averaged over the track's tasks, with the 95% interval of the pairs of questions. The noise "
-    "between calibration seeds is not in it if a row has one seed. With an asterisk: fewer than 8 "
-    "degrees of freedom, as of six questions. Up to one in ten of such intervals misses the loss. "
-    "Rows are in the order of their bits per weight."
+    "averaged over the track's tasks, with the 95% interval of the pairs of questions and of the "
+    "noise between calibration seeds. With an asterisk: fewer than 8 degrees of freedom, as of six "
+    "questions. Up to one in ten of such intervals misses the loss. "
+    "Rows are in the order of their bytes."
 )
 ORDER_CAPTION = (
     "The track that loses most is first. Tracks that do not differ significantly have ranks in "
@@ -52,12 +54,12 @@ def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def compare(
-    dense: Iterable[Record], own: Iterable[Record], results: ResultSet
+    dense: Iterable[Record], own: Iterable[Record], results: ResultSet, draws: SeedNoiseTable
 ) -> dict[str, TrackLoss]:
     """Compare a row with the dense model, track by track.
 
     A track counts if both have the same tasks with the same numbers of questions, and the same
-    questions.
+    questions. draws: noise between seeds, which is added if a row has few.
     """
     before, after = _by_track(dense), _by_track(own)
     out = {}
@@ -74,7 +76,7 @@ def compare(
         pairs = []
         for task, by_seed in was.items():
             pairs.append((next(iter(by_seed.values())), [now[task][seed] for seed in seeds]))
-        loss = _compare_track(pairs, results)
+        loss = _compare_track(pairs, results, draws)
         if loss:
             out[track] = loss
     return out
@@ -91,7 +93,7 @@ def _by_track(records: Iterable[Record]) -> dict[str, dict[str, dict[int | None,
 
 
 def _compare_track(
-    pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet
+    pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet, draws: SeedNoiseTable
 ) -> TrackLoss | None:
     """Compare a track. pairs: for each task the dense model's record, and the row's, one for each
     seed."""
@@ -116,7 +118,11 @@ def _compare_track(
             choices = np.stack([one.columns["choice"] for one in now])
             right = np.stack([one.columns[accuracy] for one in now])
             answers.append((was.columns["choice"] != choices, was.columns[accuracy], right))
-    change = estimate_ratio_change(groups)
+    one = pairs[0][1][0]
+    noise = None
+    if one.identity.seed is not None:
+        noise, _ = draws.of_record(one, metrics.find(METRIC))
+    change = estimate_ratio_change(groups, noise)
     if change is None:
         return None
     return TrackLoss(
@@ -172,10 +178,10 @@ def names_of(table: Table) -> list[str]:
 
 
 def rows_of(table: Table) -> list[int]:
-    """Return the rows with a profile, those of the fewest bits per weight first."""
+    """Return the rows with a profile, those of the fewest bytes first."""
     with_facts = [k for k in table.whole_rows if table.rows[k].facts]
     kept = [k for k in with_facts if table.facts(k).tracks]
-    return sorted(kept, key=lambda k: (table.facts(k).bits or 0.0, k))
+    return sorted(kept, key=lambda k: (table.facts(k).bytes or 0.0, k))
 
 
 def text_tables(table: Table) -> list[TextTable]:
@@ -188,7 +194,9 @@ def text_tables(table: Table) -> list[TextTable]:
     losses, orders, flips, has_flips = [], [], [], False
     for k in rows:
         facts = table.facts(k)
-        first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
+        size = ABSENT if facts.bytes is None else f"{facts.bytes / 1e6:,.1f}"
+        bits = ABSENT if facts.bits is None else f"{facts.bits:.4g}"
+        first = [table.rows[k].name, size, bits]
         loss_cells, flip_cells = dict.fromkeys(names, ABSENT), dict.fromkeys(names, ABSENT)
         for name, loss in facts.tracks.items():
             loss_cells[name] = words.percent(*loss.loss.parts) + asterisk(loss)
@@ -199,7 +207,7 @@ def text_tables(table: Table) -> list[TextTable]:
         losses.append([*first, ratio, *loss_cells.values()])
         orders.append([*first, order(facts.tracks)])
         flips.append([*first, *flip_cells.values()])
-    heads = ["row", "bits per weight"]
+    heads = ["row", "MB", "bits per weight"]
     out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))
     if has_flips:

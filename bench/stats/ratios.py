@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.stats.bootstrap import Array, satterthwaite, students_p, students_t
+from bench.stats.seed_noise import SeedNoise
 
 
 class PairedGroup(NamedTuple):
@@ -40,24 +41,32 @@ class RatioChange(NamedTuple):
         return self.value - half, self.value + half
 
 
-def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
+def estimate_ratio_change(
+    groups: Sequence[PairedGroup], noise: SeedNoise | None = None
+) -> RatioChange | None:
     """Estimate the mean over groups of mean(after) / mean(before) - 1.
 
     The error of a ratio is that of its linear part, (after - ratio * before) / mean(before), summed
     by cluster (Cochran, Sampling Techniques, 1977, eq. 6.4). Groups of different data are
     independent, and Welch and Satterthwaite's formula gives the degrees of freedom. The variance
-    between seeds is added.
+    between seeds is added: that of these seeds or `noise`, whichever is larger.
+
+    Args:
+        noise: noise between seeds of a score's mean. A draw changes all groups together.
 
     Returns:
         None if a group has fewer than two clusters, or the mean before is not above 0.
     """
+    noise = noise or SeedNoise(0.0)
     ratios: list[Array] = []
+    scales = []
     parts: dict[str | int, dict[Any, float]] = {}
     for number, (before, after, clusters, source) in enumerate(groups):
         names, index = np.unique(clusters, return_inverse=True)
         count, mean = len(names), float(before.mean())
         if count < 2 or mean <= 0:
             return None
+        scales.append(1 / mean)
         ratios.append(after.mean(1) / mean)  # [seeds]
         rest = (after.mean(0) - ratios[-1].mean() * before) / mean
         sums = np.bincount(index, rest, count) * math.sqrt(count / (count - 1)) / len(before)
@@ -69,8 +78,11 @@ def estimate_ratio_change(groups: Sequence[PairedGroup]) -> RatioChange | None:
     for of_source in parts.values():
         squares = sum(part**2 for part in of_source.values())
         variances.append((squares / len(groups) ** 2, len(of_source) - 1))
+    between = (noise.variance * float(np.mean(scales)) ** 2, noise.freedom)
     if len(of_seeds) > 1:
-        variances.append((float(of_seeds.var(ddof=1)) / len(of_seeds), len(of_seeds) - 1))
+        between = max(between, (float(of_seeds.var(ddof=1)), len(of_seeds) - 1.0))
+    if between[0]:
+        variances.append((between[0] / len(of_seeds), between[1]))
     stderr = math.sqrt(sum(variance for variance, _ in variances))
     return RatioChange(float(of_seeds.mean()) - 1, stderr, satterthwaite(variances))
 

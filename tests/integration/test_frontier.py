@@ -110,3 +110,23 @@ def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypa
     )
     drawn = script.card_picture("x")
     assert "computed, not measured" in drawn and "GeForce RTX 4090: a token, computed, ms" in drawn
+
+
+def test_the_file_that_a_model_was_read_from_competes_by_its_bytes(script, monkeypatch):
+    model = "smollm2-135m-instruct-q4"
+    records = []
+    for method, quantizer, size in (("dense", "none", 269e6), ("dense", "int8", 163e6)):
+        values = {"perplexity": 20.0}
+        records.append(record(method, "perplexity", values, quantizer=quantizer, seed=None))
+        records.append(record(method, "size", {"bytes_packed": size}, quantizer=quantizer))
+    for one in records:
+        one.identity.model = model
+    results = SimpleNamespace(records=records, items=lambda one: SimpleNamespace(weights=[1.0]))
+    monkeypatch.setattr(script, "merge", lambda _: results)
+    monkeypatch.setattr(script, "milliseconds", lambda *_: {})
+
+    rows = {row.name: row for row in script.read("of a file")}
+    assert rows["Q4_1 file"].size == script.quantized_file(model).bytes
+    assert rows["Q4_1 file"].perplexity == rows["dense"].perplexity
+    (front, *_) = script.fronts("of a file")
+    assert [point.name for point in front.optimal] == ["Q4_1 file"]

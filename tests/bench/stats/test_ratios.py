@@ -1,5 +1,7 @@
 """Ratios of paired means: coverage by simulation, and cases that are known."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_ind_from_stats
@@ -11,6 +13,7 @@ from bench.stats.ratios import (
     estimate_ratio_change,
     wilson_interval,
 )
+from bench.stats.seed_noise import SeedNoise
 
 
 def draw(rng, size, ratio, clusters=1):
@@ -83,3 +86,14 @@ def test_differences_are_welchs():
 def test_shares_have_wilsons_interval(count, n):
     expected = binomtest(count, n).proportion_ci(0.95, method="wilson")
     assert wilson_interval(count, n, 0.05) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_the_noise_of_a_draw_makes_the_interval_of_one_seed_wider():
+    """It moves all groups together, so their mean does not shrink it."""
+    rng = np.random.default_rng(4)
+    groups = [draw(rng, 50, 1.0) for _ in range(3)]
+    alone = estimate_ratio_change(groups)
+    noisy = estimate_ratio_change(groups, SeedNoise(0.2**2, 6))
+    scale = np.mean([1 / group.before.mean() for group in groups])
+    assert noisy.stderr == pytest.approx(math.hypot(alone.stderr, 0.2 * scale))
+    assert 6 <= noisy.freedom < alone.freedom and noisy.value == alone.value
