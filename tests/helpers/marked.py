@@ -195,7 +195,8 @@ def card(monkeypatch: Any) -> Iterator[None]:
         "get_device_name": ABOUT.name, "get_device_properties": ABOUT,
         "get_device_capability": (9, 0), "mem_get_info": (79 * 10**9, 80 * 10**9),
         "max_memory_allocated": 10**9, "memory_allocated": 10**9, "is_bf16_supported": True,
-        "reset_peak_memory_stats": None, "manual_seed_all": None, "manual_seed": None,
+        "is_current_stream_capturing": False, "reset_peak_memory_stats": None,
+        "manual_seed_all": None, "manual_seed": None,
     }  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **options: answer)
