@@ -195,12 +195,14 @@ def card(monkeypatch: Any) -> Iterator[None]:
         "get_device_name": ABOUT.name, "get_device_properties": ABOUT,
         "get_device_capability": (9, 0), "mem_get_info": (79 * 10**9, 80 * 10**9),
         "max_memory_allocated": 10**9, "memory_allocated": 10**9, "is_bf16_supported": True,
-        "is_current_stream_capturing": False, "reset_peak_memory_stats": None,
-        "manual_seed_all": None, "manual_seed": None,
+        "reset_peak_memory_stats": None, "manual_seed_all": None, "manual_seed": None,
     }  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer, **options: answer)
     monkeypatch.setattr(torch, "Generator", Generator)
+    # It asks the driver for the current stream.
+    check = "_accelerator_graph_capture_health_check"
+    monkeypatch.setattr(torch.optim.Optimizer, check, lambda self: None, raising=False)
     monkeypatch.setattr("bench.system.devices.resolve_device", lambda name: name)
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
