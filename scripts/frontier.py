@@ -275,7 +275,7 @@ def worth(folders: str, pattern: str) -> str:
             continue
         as_cheap = [row for row in rows if 0 < axis.of(row) <= axis.equal * cost]
         best = min(as_cheap, key=lambda row: row.perplexity)
-        answers.append(f"{axis.words}: {'yes' if best == own else 'no'}.")
+        answers.append(f"{axis.words}: {_answer(own, best, as_cheap)}.")
         price = f"{axis.show(axis.of(best))}, perplexity {best.perplexity:.2f}"
         other = "none" if best == own else f"{escape_markdown(best.name)}, {price}"
         front = DASH
@@ -287,6 +287,15 @@ def worth(folders: str, pattern: str) -> str:
     text = markdown(("", name, "best row at equal or lower cost", "Pareto front"), lines)
     question = f"**Is {own.pattern} without a quantizer worth it here?**"
     return f"{question} {' '.join(answers)} {WORTH}\n\n{text}"
+
+
+def _answer(own: Row, best: Row, as_cheap: Iterable[Row]) -> str:
+    """Return whether `own` has the lowest perplexity of the rows that cost no more."""
+    if best != own:
+        return "no"
+    if all(row.pattern.base == own.pattern.base for row in as_cheap):
+        return f"not known, as no other pattern costs as little in {SEEDS} draws"
+    return "yes"
 
 
 def fronts(folders: str) -> list[Front]:

@@ -56,7 +56,7 @@ from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.stats.bootstrap import satterthwaite, students_t
-from bench.stats.ratios import PairedGroup, RatioChange, estimate_ratio_change
+from bench.stats.ratios import Change, PairedGroup, estimate_change
 from bench.stats.seed_noise import SeedNoise
 from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
@@ -211,6 +211,33 @@ def profiles(folder: str) -> str:
 
 
 @cache
+def track_ranks(arguments: str) -> str:
+    """Say in how many rows of a pattern a track loses most, and in how many another ties with it.
+
+    arguments: folder, pattern, track, other track.
+    """
+    folder, pattern, track, other = arguments.split()
+    parts = []
+    for name, one, _ in profile_figures(folder):
+        losses = [one.facts(k).tracks for k in profile.rows_of(one) if pattern in _words(one, k)]
+        first = tied = 0
+        for of_row in losses:
+            ranks = {track: (best, worst) for track, best, worst in profile.rank(of_row)}
+            first += ranks[track][0] == 1
+            tied += ranks[other][0] <= ranks[track][1]
+        model = name.removeprefix("profile-")
+        parts.append(f"{first} of {len(losses)} rows of {model} ({other} ties with it in {tied})")
+    return (
+        f"At {pattern}, {track} loses the most bits per byte, alone or in a tie, in "
+        f"{' and in '.join(parts)}.\n"
+    )
+
+
+def _words(one: Table, k: int) -> list[str]:
+    """Return the words of a row's name, a pattern among them."""
+    return one.rows[k].name.split()
+
+
 def profile_figures(folder: str) -> list[tuple[str, Table, TableFigure]]:
     """Return the file name, the table and the heat map of each model of a folder."""
     if not (ROOT / folder / "records").is_dir():
@@ -232,7 +259,7 @@ class TaskPart(NamedTuple):
 
     track: str
     task: str
-    change: RatioChange
+    change: Change
     """Difference of their losses, on the questions that were measured."""
     dense: float
     """Bits per byte of the dense model."""
@@ -294,7 +321,7 @@ def _parts_of_tracks(
         bits = [items.columns["value"] for items in (was, a, b)]
         after = bits[0] + bits[2] - bits[1]
         group = PairedGroup(bits[0], after[None], was.clusters.astype(str))
-        change = estimate_ratio_change([group])
+        change = estimate_change([group])
         if change:
             name, count = record.identity.protocol.name, len(was.ids)
             seconds = float(sides[1][label].cost.get("wall_s", 0.0)) / count
@@ -698,6 +725,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "found": found,
     "leaders": leaders,
     "profile": profiles,
+    "ranks": track_ranks,
     "sizes": track_sizes,
     "allocation": allocations,
     "ratio": ratios,

@@ -365,7 +365,7 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
         return row
     protocol = row["protocol"]
     if row["value"] is not None:
-        where = filter(None, (row["device"], records[row["record"]].processor))
+        where = filter(None, (row["device"], records[row["record"]].processor_kind))
         protocol = f"{protocol} on {', '.join(where)}"
     return row | {"protocol": protocol, "device": device}
 

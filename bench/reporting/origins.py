@@ -17,7 +17,7 @@ def describe(records: Iterable[Record]) -> str:
     """Return a sentence on the processors and code versions of the measured numbers, and on records
     from a dirty tree. "" if all have one processor and one version, and none is dirty."""
     measured = [r for r in records if r.status == "ok" and r.identity.subject in ("text", "task")]
-    processors = sorted({_processor(record) for record in measured} - {""})
+    processors = sorted({record.processor_kind for record in measured} - {""})
     commits = {record.commit_id for record in measured} - {""}
     parts = []
     if len(processors) > 1:
@@ -40,11 +40,3 @@ def describe(records: Iterable[Record]) -> str:
 def is_dirty(record: Record) -> bool:
     """Return whether the code that made a record had uncommitted changes."""
     return bool(record.commit.get("dirty"))
-
-
-def _processor(record: Record) -> str:
-    """Return the name of a processor, its generation and its instruction set, as far as known."""
-    if record.machine.get("device"):
-        return str(record.machine["device"])
-    parts = (record.machine.get(name) for name in ("cpu", "cpu_model", "isa"))
-    return " ".join(str(part) for part in parts if part)

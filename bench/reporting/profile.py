@@ -20,7 +20,7 @@ from bench.reporting.view import Table
 from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests
-from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change
+from bench.stats.ratios import PairedGroup, differ_p, estimate_change
 from bench.system.grouping import group_by
 
 MEASURE, METRIC, MBPP = "answers", "bits_per_byte", "code/mbpp"
@@ -31,15 +31,19 @@ CAPTION = (
     "questions. Up to one in ten of such intervals misses the loss. "
     "Rows are in the order of their bytes."
 )
+RISE_CAPTION = (
+    "The same loss in bits per byte, not divided by the dense model's. A track whose dense value "
+    "is small, such as code, loses more in percent than in bits."
+)
 ORDER_CAPTION = (
-    "The track that loses most is first. Tracks that do not differ significantly have ranks in "
-    "common."
+    "The track that loses most bits per byte is first. Tracks that do not differ significantly "
+    "have ranks in common."
 )
 FLIPS_CAPTION = (
     "Share of questions whose ranked answer is another than the dense model's, with its 95% "
     "interval; after it, right to wrong (−) and wrong to right (+), in percent."
 )
-CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
+CAPTIONS = (CAPTION, RISE_CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
 """Captions of the tables of `text_tables`, in their order."""
 FEW = 8.0
 """Degrees of freedom of a loss from which its interval has no asterisk. Of intervals from six
@@ -122,12 +126,12 @@ def _compare_track(
     noise = None
     if one.identity.seed is not None:
         noise, _ = draws.of_record(one, metrics.find(METRIC))
-    change = estimate_ratio_change(groups, noise)
-    if change is None:
+    change = estimate_change(groups, noise)
+    rise = estimate_change(groups, noise, relative=False)
+    if change is None or rise is None:
         return None
-    return TrackLoss(
-        Bound(change.value, *change.interval(ALPHA)), change, pairwise.count_flips(answers)
-    )
+    loss = Bound(change.value, *change.interval(ALPHA))
+    return TrackLoss(loss, change, rise, pairwise.count_flips(answers))
 
 
 def _source(task: str) -> str:
@@ -152,21 +156,25 @@ def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
     ), name
 
 
-def order(losses: Mapping[str, TrackLoss]) -> str:
-    """Return the tracks in the order of their losses, the largest first, with ranks: "code 1,
-    mathematics 2–3, reading 2–3".
+def rank(losses: Mapping[str, TrackLoss]) -> list[tuple[str, int, int]]:
+    """Return each track with its best and worst rank, the largest rise in bits per byte first.
 
-    Ranks are ranges as in a leaderboard, by Holm's p over all pairs.
+    A loss over the dense value is large where that value is small, as in code. Ranks are ranges as
+    in a leaderboard, by Holm's p over all pairs.
     """
-    names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
+    names = sorted(losses, key=lambda track: (-losses[track].rise.value, track))
     pairs = list(combinations(names, 2))
-    p = multiple_tests.holm([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
+    p = multiple_tests.holm([differ_p(losses[a].rise, losses[b].rise) for a, b in pairs])
     differ = {
         frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)
     }
-    ranks = multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
+    return multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
+
+
+def order(losses: Mapping[str, TrackLoss]) -> str:
+    """Return the ranks of tracks as text: "code 1, mathematics 2–3, reading 2–3"."""
     texts = []
-    for name, best, worst in ranks:
+    for name, best, worst in rank(losses):
         texts.append(f"{name} {best}" if best == worst else f"{name} {best}–{worst}")
     return ", ".join(texts)
 
@@ -191,24 +199,27 @@ def text_tables(table: Table) -> list[TextTable]:
         return []
     names = names_of(table)
     title = f"{table.title}, {table.protocol}"
-    losses, orders, flips, has_flips = [], [], [], False
+    losses, rises, orders, flips, has_flips = [], [], [], [], False
     for k in rows:
         facts = table.facts(k)
         size = ABSENT if facts.bytes is None else f"{facts.bytes / 1e6:,.1f}"
         bits = ABSENT if facts.bits is None else f"{facts.bits:.4g}"
         first = [table.rows[k].name, size, bits]
-        loss_cells, flip_cells = dict.fromkeys(names, ABSENT), dict.fromkeys(names, ABSENT)
+        loss_cells, rise_cells, flip_cells = (dict.fromkeys(names, ABSENT) for _ in range(3))
         for name, loss in facts.tracks.items():
             loss_cells[name] = words.percent(*loss.loss.parts) + asterisk(loss)
+            rise_cells[name] = words.bits_per_byte(loss.rise.value, *loss.rise.interval(ALPHA))
             if loss.flips:
                 flip_cells[name] = describe_flips(loss.flips)
                 has_flips = True
         ratio = words.ratio(*facts.ratio.parts) if facts.ratio else ABSENT
         losses.append([*first, ratio, *loss_cells.values()])
+        rises.append([*first, *rise_cells.values()])
         orders.append([*first, order(facts.tracks)])
         flips.append([*first, *flip_cells.values()])
     heads = ["row", "MB", "bits per weight"]
     out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
+    out.append(TextTable(f"Rise in bits per byte: {title}", [*heads, *names], rises))
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))
     if has_flips:
         out.append(TextTable(f"Flips: {title}", [*heads, *names], flips))

@@ -15,7 +15,7 @@ def test_several_processors_versions_and_dirty_records_are_said(tmp_path):
     (table,) = board.make_sections([read(tmp_path)])[0].tables
 
     (line,) = (note for note in table.notes if "processors" in note)
-    assert "2 processors (EPYC, EPYC 25/1/1 AVX2) and 2 versions of the code." in line
+    assert "2 processors (EPYC, EPYC (Zen 3, AVX2)) and 2 versions of the code." in line
     assert "1 record (†) was made by code with uncommitted changes." in line
     marked = [row.name for row in table.rows if row.labels[0].endswith("†")]
     assert marked == ["wanda 2:4"]

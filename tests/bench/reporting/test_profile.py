@@ -133,12 +133,13 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
 
 
 def test_tables_figure_and_latex_have_every_row(root, table):
-    losses, order, flips = profile.text_tables(table)
+    losses, rises, order, flips = profile.text_tables(table)
 
     assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "by bytes"
     assert losses.headers[1:4] == ["MB", "bits per weight", "perplexity ratio"]
     assert losses.headers[4:] == ["knowledge", "mathematics", "code"]
     assert losses.lines[1][6].startswith("40.") and "(" in losses.lines[1][6]
+    assert rises.lines[1][5] == "0.41 (0.38 to 0.44)"
     assert flips.lines[0][5].endswith(", −15.0 +5.0")
     assert order.lines[0][3] == "code 1, mathematics 2, knowledge 3"
     svg = draw(table)
