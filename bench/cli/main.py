@@ -39,14 +39,23 @@ MAX_SENTENCE = 500
 
 
 class _Command(TyperCommand):
-    """A command whose help can name a section of the catalog in braces, and then lists what the
-    section has."""
+    """A command whose help can name a section of the catalog, or the cards, in braces, and then
+    lists what there is."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:
             if isinstance(param, TyperOption):
-                param.help = registry.fill_in(param.help or "")
+                param.help = _name_cards(registry.fill_in(param.help or ""))
         super().format_options(ctx, formatter)
+
+
+def _name_cards(text: str) -> str:
+    """Replace {cards} in a help by the cards with a datasheet."""
+    if "{cards}" not in text:
+        return text
+    from bench.inputs.datasheets import device_specs
+
+    return text.replace("{cards}", ", ".join(device_specs()))
 
 
 class _Commands(Mapping[str, Any]):
