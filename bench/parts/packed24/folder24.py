@@ -22,7 +22,6 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.formats.checkpoint import Checkpoint, StoredBytes
@@ -34,6 +33,7 @@ from bench.parts.packed24.windows24 import from_windows, is_group, window_width
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.contract.errors import UserError, first_line
+from methods.model.save_tensors import save_tensors
 from methods.model.families import FAMILIES
 from methods.model.folder import SHARD_BYTES, dtype_name, read_config
 from methods.model.header import DTYPE_BITS, read_header
@@ -134,8 +134,8 @@ class Writer24:
 
     def _flush(self) -> None:
         about = {"format": "packed24", "version": str(FORMAT_VERSION)}
-        save_file(
-            self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about
+        save_tensors(
+            self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", about
         )
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 

@@ -39,3 +39,17 @@ def test_a_log_has_the_numbers_of_each_row_as_it_ends():
     LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
 
     assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"
+
+
+def test_a_failure_of_an_artifact_is_printed_once():
+    stream, running = io.StringIO(), runs.running("tiny wanda")
+    display = LogDisplay(stream)
+    display.start(running, TimeLeft())
+    for key in running.by_key:
+        for _ in range(2):
+            event = {"event": "measurement", "key": key, "status": "failed", "reason": "broke"}
+            display.take(running, event, TimeLeft())
+    display.end(running, "", [fake_records.record("wanda", status="failed")])
+
+    assert stream.getvalue().count("broke") == 1
+    assert stream.getvalue().splitlines()[-1].endswith("failed (broke)")
