@@ -1,7 +1,7 @@
 """Picture, times and lines of code of the README.
 
-The picture is what `bench` prints for records of results/tiny-default. The time on a card is that of
-the page's own `bench plan`, and the time on a CPU is that of a benchmark.
+The picture is what `bench` prints for records of results/tiny-default. The time on a card is that
+of the page's own `bench plan`, and the time on a CPU is that of a benchmark.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def times() -> str:
     here = timed["figures"]["now with CAST"]["whole, seconds"]
     processor = timed["provenance"]["machine"]["cpu"]
     return (
-        f"The run takes about {duration(seconds)} on one {name}, estimated by `bench plan`, after a "
-        f"download of {gigabytes:.0f} GB. The other commands take seconds to minutes. On a CPU, "
+        f"The run takes about {duration(seconds)} on one {name}, estimated by `bench plan`, after "
+        f"a download of {gigabytes:.0f} GB. The other commands take seconds to minutes. On a CPU, "
         f"`bench run` for the bundled model took {duration(here)}, measured with two threads of an "
         f"{processor}."
     )

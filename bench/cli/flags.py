@@ -270,6 +270,6 @@ def _require_reader(assignment: str, spec: Spec) -> None:
             readers.append(measure)
     if not set(readers) & set(spec.measures):
         raise UserError(
-            f"--set {shorten(assignment)} has no effect, because no measure that runs reads it: add "
-            f"{' or '.join(readers)} to --measures, or leave the setting out"
+            f"--set {shorten(assignment)} has no effect, because no measure that runs reads it: "
+            f"add {' or '.join(readers)} to --measures, or leave the setting out"
         )

@@ -34,7 +34,9 @@ def test_from_a_model_to_what_a_server_loads(cli, output, tmp_path, monkeypatch)
     output("run", *way["run"], *FEW)
     assert "Make it:" in cli("pick", *way["pick"])[1]
     records = json.loads(output("ls", "runs", "--json"))
-    key = next(r["record"] for r in records if (r["method"], r["quantizer"]) == ("awq", "int4-gptq"))
+    key = next(
+        r["record"] for r in records if (r["method"], r["quantizer"]) == ("awq", "int4-gptq")
+    )
     output("export", *(key if word == "RECORD" else word for word in way["export"]))
 
     assert Folder(tmp_path / "served").config["quantization_config"]["quant_method"] == "gptq"

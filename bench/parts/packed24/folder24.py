@@ -33,11 +33,11 @@ from bench.parts.packed24.windows24 import from_windows, is_group, window_width
 from bench.system import digests
 from bench.system.provenance import VERSION
 from methods.contract.errors import UserError, first_line
-from methods.model.save_tensors import save_tensors
 from methods.model.families import FAMILIES
 from methods.model.folder import SHARD_BYTES, dtype_name, read_config
 from methods.model.header import DTYPE_BITS, read_header
 from methods.model.safe_files import find_file, read_object
+from methods.model.save_tensors import save_tensors
 
 FORMAT_VERSION = 3
 """Version of the folders that this code writes and reads."""
@@ -134,9 +134,7 @@ class Writer24:
 
     def _flush(self) -> None:
         about = {"format": "packed24", "version": str(FORMAT_VERSION)}
-        save_tensors(
-            self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", about
-        )
+        save_tensors(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", about)
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
     def close(self) -> Manifest:

@@ -61,7 +61,7 @@ def of_runs(folder: Path) -> Iterator[str]:
     """Refuse the folders in which a run keeps its own files, in one sentence."""
     found = [f"{name}/" for name in RUN_FOLDERS if any((folder / name).glob("*"))]
     if found:
-        yield f"{" and ".join(found)} are files of runs: leave them out, as bench submit does"
+        yield f"{' and '.join(found)} are files of runs: leave them out, as bench submit does"
 
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
