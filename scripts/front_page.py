@@ -78,6 +78,7 @@ def times() -> str:
     here = timed["figures"]["now with CAST"]["whole, seconds"]
     processor = timed["provenance"]["machine"]["cpu"]
     return (
+        "The plan downloads nothing. "
         f"The run takes about {duration(seconds)} on one {name}, estimated by `bench plan`, after "
         f"a download of {gigabytes:.0f} GB. The other commands take seconds to minutes. On a CPU, "
         f"`bench run` for the bundled model took {duration(here)}, measured with two threads of an "
