@@ -18,7 +18,6 @@ from bench.results.rows import newest, to_frame
 from bench.results.store import ReadOnlyStore, Store, refuse_links
 from bench.system.cache import in_use, sweep_leftovers
 from bench.system.files import require_folder
-from bench.system.limits import require_limits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +43,6 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         UserError: before anything has run.
         disk.RunStopped: results can no longer be saved.
     """
-    require_limits()
     require_lead(spec.training.nodes, os.environ)
     if spec.log_to:
         runner.find_tracking().require(spec.log_to)
@@ -60,7 +58,6 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
                 fetch=True,
                 on_fetch=lambda name: Listeners(*listeners).note(_describe_fetch(name)),
             )
-            require_limits({m.artifact.folder for m in plan.measurements})
             summary = runner.execute(plan, Store(spec.results), listeners)
         sweep_leftovers(spec.results)
     return summary

@@ -37,6 +37,8 @@ from bench.catalog.entries import (
     SERVICES,
     TRACKERS,
 )
+from bench.system import surroundings
+from bench.system.bounded import bounded_memory, machine_bytes
 from bench.system.suggest import describe_unknown, shorten
 from methods.contract.errors import UserError
 
@@ -258,6 +260,11 @@ def lookup(kind: str, name: str) -> CatalogEntry:
                 "take a file. Elsewhere, install its class as an entry point of group "
                 f"cast_bench.{kind} (docs/adding.md)"
             )
+        if kind == "services":
+            raise UserError(
+                f"nothing here provides {name!r}: restore the folder of bench/parts/ that does, or "
+                "install a package that has it as an entry point of group cast_bench.services"
+            )
         raise UserError(
             describe_unknown(NOUNS.get(kind, kind.removesuffix("s")), name, names(kind))
         )
@@ -306,13 +313,18 @@ def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _guest(name: str, target: str) -> Iterator[None]:
-    """Run the code of a plug-in, whose prints go to stderr. Raise UserError in place of what it
-    raises.
+    """Run the code of a plug-in, whose prints go to stderr, within half of the
+    machine's memory. Put back
+    what it changes of this process. Raise UserError in place of what it raises.
 
     target: MODULE:CLASS, to find the line of the plug-in that failed.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            surroundings.kept(),
+            bounded_memory(machine_bytes() // 2),
+        ):
             yield
     except UserError:
         raise

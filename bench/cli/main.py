@@ -21,7 +21,6 @@ from bench.cli.console import note, print_line
 from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
 from bench.system.cache import describe_unwritable
-from bench.system.limits import describe_limit
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.contract.errors import UserError
@@ -204,9 +203,13 @@ def _describe(fault: Exception) -> tuple[int, str]:
         return 1, f"stopped: {fault}"
     if is_disk_full(fault):
         return 1, f"stopped: {describe_full_disk(fault)}"
+    if isinstance(fault, RuntimeError) and str(fault).startswith("Symlink loop"):
+        return 2, f"a path is a link to itself ({fault}): replace it by a file or a folder"
     if not isinstance(fault, OSError):
         return 1, ""
-    return 2, describe_limit(fault) or describe_unwritable(fault) or _describe_named_path(fault)
+    if fault.errno in (errno.EMFILE, errno.EFBIG):
+        return 2, f"{fault.strerror}: raise this limit of the shell (ulimit -a)"
+    return 2, describe_unwritable(fault) or _describe_named_path(fault)
 
 
 def _require_values(arguments: list[str]) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from bench.execution.events import WAITING
-from bench.execution.executor import Executor, Worker
+from bench.execution.events import WAITING, read_event
+from bench.execution.executor import FORGED, STALLED, Executor, Worker
 from bench.execution.listener import RunningArtifact
 from bench.execution.worker import Assignment
 from bench.planning.artifact import Measurement
@@ -24,6 +23,8 @@ JOIN_S = 10.0
 WAKE_S = 1.0
 """Seconds between two looks for a signal, which does not end a wait if another thread received
 it."""
+STOPPED_S = 10.0
+"""Seconds without an event after which the runner asks whether the worker is stopped."""
 
 
 def next_event(
@@ -48,8 +49,12 @@ class ArtifactTask(RunningArtifact):
         """True while the artifact waits for another run or worker."""
         self.idle_s = 0.0
         """Seconds since the last event."""
-        self.is_stalled = False
-        """True if the worker was killed because it made no progress."""
+        self.events = 0
+        """Number of events so far."""
+        self.is_stopped = False
+        """True if a signal stopped the worker."""
+        self.killed: int | None = None
+        """Exit code that says why the runner killed the worker."""
         # Runs may share an artifact.
         self.log = cache_dir() / "logs" / f"{self.artifact.key[:32]}.{os.getpid()}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,23 +72,36 @@ class ArtifactTask(RunningArtifact):
 
     def note_progress(self, event: dict[str, Any]) -> None:
         """Start to count the seconds without an event again."""
-        self.idle_s = 0.0
+        self.idle_s, self.is_stopped = 0.0, False
         self.may_wait = event.get("state") == WAITING
 
-    def note_time(self, seconds: float, timeout: float) -> None:
-        """Count seconds without an event, and kill the worker after `timeout` of them."""
-        if self.has_begun and not self.may_wait:
-            self.idle_s += seconds
-        if self.idle_s > timeout and not self.is_stalled:
-            self.is_stalled = True
+    def note_time(self, seconds: float, timeout: float) -> bool:
+        """Count seconds without an event, and kill the worker after `timeout` of them. Return
+        whether it is found stopped for the first time."""
+        if not self.has_begun:
+            return False
+        self.idle_s += seconds
+        was_stopped = self.is_stopped
+        self.is_stopped = self.idle_s > STOPPED_S and self.worker.is_stopped()
+        if self.may_wait and not self.is_stopped:
+            self.idle_s = min(self.idle_s, 2 * STOPPED_S)
+        elif self.idle_s > timeout:
+            self.kill(STALLED)
+        return self.is_stopped and not was_stopped
+
+    def kill(self, why: int) -> None:
+        """Kill the worker. why: the exit code that its artifact gets."""
+        if self.killed is None:
+            self.killed = why
             self.worker.kill()
 
     def _read(self, events: EventQueue) -> None:
         try:
             for line in self.worker.lines():
-                # The worker was killed in the middle of a line.
-                with contextlib.suppress(ValueError):
-                    events.put((self, json.loads(line)))
+                events.put((self, read_event(line)))
+            events.put((self, None))
+        except ValueError:
+            self.kill(FORGED)
             events.put((self, None))
         except BaseException as fault:  # noqa: BLE001 (the run raises it again)
             events.put((self, fault))

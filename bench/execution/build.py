@@ -18,7 +18,7 @@ from filelock import Timeout
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution import ranks, torch_settings
+from bench.execution import ranks
 from bench.execution.events import WAITING
 from bench.execution.job import (
     BuiltArtifact,
@@ -34,7 +34,7 @@ from bench.formats import stored as stored_folder
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
 from bench.results.record import MAX_AMOUNT
-from bench.system import provenance
+from bench.system import provenance, surroundings
 from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
 from bench.system.files import publish, write_file
 from bench.verify import (
@@ -205,7 +205,7 @@ class Builder:
         # As decided before other processes took memory.
         streamed = {"stream": self.workspace.compute.stream}
         shared = ranks.start_ranks(artifact.model_copy(update=streamed))
-        with read_only(source, CARRIED, stage.label), shared, torch_settings.kept():
+        with read_only(source, CARRIED, stage.label), shared, surroundings.kept():
             outcome = method.apply(model, job)
         if not isinstance(outcome, Outcome):
             raise TypeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def describe_full_disk(fault: BaseException, results: Path | None = None) -> str
     if "the cache" in where:
         remedy += " (bench cache gc deletes what no run uses)"
     return f"the disk is full{place}: {remedy}, then run the same command again"
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Return whether a file of a size in bytes can be written into a folder."""
+    try:
+        with tempfile.TemporaryFile(dir=find_existing(folder)) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError:
+        return False
+    return True
 
 
 class ResultsFolder:

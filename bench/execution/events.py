@@ -1,17 +1,88 @@
-"""Events of a worker to its runner, as JSON lines."""
+"""Events of a worker to its runner, as JSON lines.
+
+A method can write to the channel, too, so the runner reads each line as if it came from outside.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from typing import Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
+
+from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter
+
+from bench.results.record import Status
 
 WAITING = "waiting for another worker"
 """State of a worker while another one makes what it needs."""
 
 MAX_STEPS = 10**12
 """Largest number of steps of a phase."""
+
+Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
+
+
+class _Event(BaseModel, extra="forbid", strict=True):
+    """Fields of a line. Those of the kinds below are what `Events` writes."""
+
+
+class _Plain(_Event):
+    event: Literal["busy", "imported"]
+
+
+class _Begun(_Event):
+    event: Literal["begun"]
+    wait: bool
+
+
+class _Node(_Event):
+    event: Literal["node"]
+    name: str
+    shares_results: bool
+
+
+class _Fatal(_Event):
+    event: Literal["fatal"]
+    reason: str
+
+
+class _State(_Event):
+    event: Literal["state"]
+    phase: str
+    state: str
+
+
+class _Progress(_Event):
+    event: Literal["progress"]
+    phase: str
+    done: Step
+    total: Step
+    figures: dict[str, FiniteFloat]
+
+
+class _Measured(_Event):
+    event: Literal["measurement"]
+    key: str
+    status: Status
+    reason: str = ""
+    known: bool = False
+
+
+_EVENT: TypeAdapter[_Event] = TypeAdapter(
+    Annotated[
+        _Plain | _Begun | _Node | _Fatal | _State | _Progress | _Measured,
+        Field(discriminator="event"),
+    ]
+)
+
+
+def read_event(line: str) -> dict[str, Any]:
+    """Return the event of a line. Raise ValueError for a line that no worker sends."""
+    event: dict[str, Any] = _EVENT.validate_json(line).model_dump(exclude_unset=True)
+    if event["event"] == "progress" and event["done"] > event["total"]:
+        raise ValueError("more steps done than there are")
+    return event
 
 
 class Events:

@@ -19,11 +19,19 @@ LOST = 1002
 """Exit code of a worker that was lost, perhaps with its machine."""
 STALLED = 1003
 """Exit code of a worker that was killed because it made no progress."""
+FORGED = 1004
+"""Exit code of a worker that was killed because of a line that no worker sends."""
+OVER_MEMORY = 1005
+"""Exit code of a worker that was killed because the run took too much memory."""
 
 LOSSES = {
     SERVER_GONE: "the process and its fork server ended; was one of them killed?",
     LOST: "its process or its machine was lost",
     STALLED: "the process made no progress for stall_timeout seconds and was killed",
+    FORGED: "the process sent an event that no worker sends and was killed: a method or measure "
+    "must leave the descriptors of its process alone",
+    OVER_MEMORY: "the run took more than its memory_share and this process the most of it, so it "
+    "was killed: run fewer --jobs, set max_memory, or raise memory_share",
 }
 HINTS = {
     "SIGKILL": "as the system does when memory runs out: run fewer --jobs, or set max_memory",
@@ -73,6 +81,10 @@ class Worker(ABC):
 
     @abstractmethod
     def kill(self) -> None: ...
+
+    def is_stopped(self) -> bool:
+        """Return whether a signal stopped it, so that it waits for SIGCONT."""
+        return False
 
     @abstractmethod
     def close(self) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution import torch_settings
 from bench.execution.job import BuiltArtifact, Workspace
 from bench.execution.new_record import failed_record, gather, new_record
 from bench.inputs import loading
@@ -24,7 +23,7 @@ from bench.results import metrics
 from bench.results.items import require_readable
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import is_disk_full
-from bench.system import provenance
+from bench.system import provenance, surroundings
 from bench.system.cache import temporary_folder
 from methods.model.logits import head_of
 
@@ -60,7 +59,7 @@ def measure(
     started = time.monotonic()
     states: list[str] = []
     try:
-        with torch_settings.kept():
+        with surroundings.kept():
             attempts = _read(measurements, built, workspace, states)
     except Exception as fault:  # noqa: BLE001 (a measure may raise anything; only these measurements fail)
         attempts = [Participant(fault=fault, shares=True)] * len(measurements)

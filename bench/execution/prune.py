@@ -23,7 +23,6 @@ from bench.results.store import Store
 from bench.system import provenance
 from bench.system.cache import cache_dir, in_use, sweep_leftovers, temporary_folder
 from bench.system.files import atomic_folder, require_folder
-from bench.system.limits import require_limits
 from bench.system.text import amount
 from methods.contract.errors import UserError
 from methods.model import low_rank_adapter
@@ -59,7 +58,6 @@ def write_pruned(spec: Spec, out: Path) -> str:
             "bench prune takes one method, one model, one pattern and one quantizer; bench run "
             "takes many"
         )
-    require_limits()
     require_folder(out, new=True)
     require_lead(spec.training.nodes, os.environ)
     sweep_leftovers()
@@ -67,7 +65,6 @@ def write_pruned(spec: Spec, out: Path) -> str:
         planned = plan.make_plan(spec.model_copy(update=FIXED | {"results": results}), fetch=True)
         *_, chosen = planned.artifacts().values()  # the dense model comes first
         artifact = chosen[0].artifact
-        require_limits([artifact.folder])
         with in_use(*artifact.cache_names):
             one = Plan(planned.spec, tuple(chosen), ())
             summary = execute(one, Store(results), [progress.display_for(sys.stderr)])

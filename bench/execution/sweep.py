@@ -16,19 +16,20 @@ from filelock import FileLock, Timeout
 from bench.catalog.entries import LOCAL
 from bench.execution.artifact_task import WAKE_S, ArtifactTask, EventQueue, next_event
 from bench.execution.descendants import end_adopted
-from bench.execution.disk import ResultsFolder, RunStopped
-from bench.execution.executor import STALLED, Executor, describe_end
+from bench.execution.disk import NEARLY_FULL, ResultsFolder, RunStopped, has_room
+from bench.execution.executor import FORGED, OVER_MEMORY, Executor, describe_end
 from bench.execution.forecast import find_forecasts
 from bench.execution.listener import RunListener, TimeLeft
+from bench.execution.memory_limit import MemoryLimit
 from bench.execution.new_record import failed_record
 from bench.execution.worker import Assignment
 from bench.execution.worker_process import checkpoint_seconds, read_end
 from bench.planning.artifact import Measurement, Plan
-from bench.planning.memory import estimate_bytes
+from bench.planning.memory import estimate_bytes, estimate_disk_bytes
 from bench.planning.resolve import AUTO
 from bench.results.record import Record
 from bench.results.store import Store
-from bench.system.cache import is_built
+from bench.system.cache import cache_dir, is_built
 
 STOP_S = 2.0
 """Seconds that a worker without a training has to end after a signal."""
@@ -68,6 +69,7 @@ class Sweep:
         self._devices = [
             device for device, _ in zip(cycle(plan.devices), range(plan.jobs), strict=False)
         ]
+        self._limit = MemoryLimit(plan.spec.memory_share)
         self._memory: int | None = None
         if plan.spec.jobs == AUTO and plan.spec.executor == LOCAL:
             self._memory = psutil.virtual_memory().available
@@ -97,8 +99,11 @@ class Sweep:
                     raise event
                 if event is None:
                     self._end(task)
-                else:
+                elif self._is_plausible(task, event):
+                    task.events += 1
                     self._take(task, event)
+                else:
+                    task.kill(FORGED)
         except (KeyboardInterrupt, SystemExit):
             to_save = [checkpoint_seconds(task.artifact) for task in self._at_work]
             seconds = max(to_save, default=0.0)
@@ -110,11 +115,21 @@ class Sweep:
             raise
 
     def _end_stalled(self) -> None:
-        """Kill workers without progress. Time in which this process was stopped does not count."""
+        """Kill workers without progress, and the largest if all take too much memory. Time in which
+        this process was stopped does not count."""
         now = time.monotonic()
         seconds, self._looked = min(now - self._looked, 2 * WAKE_S), now
         for task in self._at_work:
-            task.note_time(seconds, self._stall_timeout)
+            if task.note_time(seconds, self._stall_timeout):
+                left = self._stall_timeout - task.idle_s
+                self._listener.note(
+                    f"{task.label}: its process is stopped and would be killed in {left:.0f} "
+                    f"seconds: continue it with kill -CONT {task.worker.pid}"
+                )
+        largest = self._limit.find_largest({task.worker.pid for task in self._at_work})
+        for task in self._at_work:
+            if largest and task.worker.pid == largest:
+                task.kill(OVER_MEMORY)
 
     def _bring_forward(self) -> None:
         """Move an artifact to the front of the queue that need not wait for a stage in the
@@ -189,10 +204,30 @@ class Sweep:
                 raise RunStopped(event["reason"])
             case "measurement":
                 self._folder.require()
-                del task.missing[event["key"]]
+                task.missing.pop(event["key"], None)
                 task.has_measured |= not event.get("known", False)
         self._forecast.take(task, event, TimeLeft())
         self._listener.take(task, event, self._forecast.left(task))
+
+    def _is_plausible(self, task: ArtifactTask, event: dict[str, Any]) -> bool:
+        """Return whether an event is what a worker sends in this place."""
+        if task.killed == FORGED:
+            return False
+        match event["event"]:
+            case "begun":
+                return not task.has_begun
+            case "node":
+                return self._executor.queues
+            case "busy":
+                return not task.events or self._executor.queues
+            case "measurement":
+                return event["key"] in task.missing
+            case "fatal":
+                artifact = task.artifact
+                size = int(2 * estimate_disk_bytes(artifact, len(artifact.stages)))
+                size = max(NEARLY_FULL, size)
+                return not (has_room(self._store.root, size) and has_room(cache_dir(), size))
+        return True
 
     def _meet(self, node: str, shares_results: bool) -> None:
         """Say once for each node how its records come here."""
@@ -205,10 +240,15 @@ class Sweep:
 
     def _end(self, task: ArtifactTask) -> None:
         code = None if task.is_busy else task.worker.wait()
-        code = STALLED if task.is_stalled else code
+        code = task.killed or code
         self._close(task)
         key = task.artifact.key
         left = list(task.missing.values())
+        if not self._executor.queues:  # a shared disk may show a record late
+            said = [m for m in task.measurements if m.key not in task.missing]
+            without = [m for m in said if not self._store.get(m.key)]
+            left += without
+            code = FORGED if without else code
         if task.is_busy:
             self._busy_in_a_row += 1
             self._queue.append(task.measurements)
@@ -231,7 +271,7 @@ class Sweep:
             try:
                 status = _record_death(self._store, measurement, code, task.log)
             except Timeout:  # another run waited for the lock, and measures it now
-                self._queue.append(list(task.missing.values()))
+                self._queue.append(left)
                 self._tell_end(task, cause, None)
                 return
             event = {"event": "measurement", "key": measurement.key, "status": status}

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from bench.execution.executor import Worker
 from bench.planning.artifact import Artifact
 from bench.planning.memory import state_bytes
@@ -23,6 +25,8 @@ EXIT_S = 10.0
 CHECKPOINT_S, SAVED_BYTES_PER_S, MOST_CHECKPOINT_S = 4.0, 1e8, 120.0
 """Seconds that a training worker has to end, besides those in which a slow disk takes its state,
 and the most of both."""
+MAX_LINE = 2**20
+"""Length of an unfinished line in bytes above which its first part counts as a line."""
 LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 
@@ -72,6 +76,9 @@ class WorkerProcess(Worker):
                 if not part:
                     return
                 *lines, rest = (rest + part).split(b"\n")
+                if len(rest) > MAX_LINE:
+                    lines.append(rest)
+                    rest = b""
                 for line in lines:
                     yield line.decode(errors="replace")
             elif has_ended:
@@ -84,6 +91,12 @@ class WorkerProcess(Worker):
     @abstractmethod
     def send_signal(self, signum: int) -> None:
         """Send a signal, unless it has ended."""
+
+    def is_stopped(self) -> bool:
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.Error:  # it has ended
+            return False
 
     def ask_to_end(self) -> None:
         """Send SIGTERM. A stopped process receives it after SIGCONT."""

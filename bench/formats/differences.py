@@ -15,7 +15,7 @@ from bench.formats.checkpoint import QUANTIZATION_KEYS, Checkpoint
 from bench.formats.opening import guarded, open_checkpoint
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import TOKENIZER_FILES
-from bench.inputs.tokenizer_facts import read_tokenizer
+from bench.inputs.tokenizer_facts import read_vocabulary
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
@@ -78,8 +78,6 @@ def _inspect(
     path: Path, original: ModelFacts, include: Collection[str], exclude: Collection[str]
 ) -> Inspection:
     checkpoint = open_checkpoint(path, original.open())
-    if "auto_map" in checkpoint.config:
-        raise UserError(f"{path} needs its own code (auto_map in config.json), which is never run")
     # Refuses an unknown family, which the check of the architecture passes.
     linears = find_targets(checkpoint.config, checkpoint.shapes())
     _require_comparable(checkpoint, original)
@@ -96,15 +94,14 @@ def _inspect(
 
 
 def _require_comparable(checkpoint: Checkpoint, original: ModelFacts) -> None:
-    """Refuse a model of another structure, or with other numbers of tokens than its original."""
-    checkpoint.check()
+    """Refuse a model with other numbers of tokens than its original."""
     known = original.tokenizer
-    if known.tokenizer is None:
+    if not known.exists:
         return
     known.require_fit(checkpoint.config["vocab_size"])
     own = _own_tokenizer(checkpoint)
     if own:
-        ours, theirs = known.tokenizer.get_vocab(), read_tokenizer(own).get_vocab()
+        ours, theirs = read_vocabulary(known.path), read_vocabulary(own)
         moved = next(
             (token for token, number in ours.items() if theirs.get(token, number) != number), None
         )

@@ -52,15 +52,24 @@ class Stored(Reader):
 
 def open_checkpoint(path: Path, original: Folder | None = None) -> Checkpoint:
     """Open a model in the format of a reader, or else as safetensors. original: that of an adapter,
-    refused without."""
+    refused without.
+
+    Raise UserError if the config is not valid, or the tensors do not fit it.
+    """
+    with guarded(path):
+        opened = _open(path, original)
+        opened.check()
+    return opened
+
+
+def _open(path: Path, original: Folder | None) -> Checkpoint:
     if path.is_dir():
         check_files(path)
         if original is not None:
             low_rank_adapter.refuse(path)
     name = find_reader(path)
     if name:
-        with guarded(path):
-            return registry.build("readers", name, Reader).open(path, original)
+        return registry.build("readers", name, Reader).open(path, original)
     if path.is_file():
         raise UserError(
             f"no installed reader opens {path}: name a model folder, or a file of the formats "

@@ -17,6 +17,7 @@ from bench.formats.contract import (
     copy_files,
 )
 from bench.formats.opening import find_reader
+from bench.inputs import architecture
 from bench.inputs.models import COMPANIONS
 from bench.results.artifacts import find_pruned
 from bench.system.cache import in_use
@@ -102,7 +103,10 @@ def export_model(
             folder, record = _merge(folder, workdir / "merged"), None
         elif not found.takes_any:
             low_rank_adapter.refuse(folder)
-        if not found.takes_any and (reader := find_reader(folder)):
+        reader = find_reader(folder)
+        if not reader:
+            architecture.check(Folder(folder))
+        elif not found.takes_any:
             raise UserError(
                 f"{folder} is a {reader} folder: unpack it first with bench export --format hf"
             )

@@ -19,7 +19,6 @@ from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
 from methods.model import low_rank_adapter
-from methods.model.families import FAMILIES
 from methods.model.folder import Folder
 from methods.model.safe_files import check_files, find_file, read_object
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
@@ -317,12 +316,6 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
     """Read a model folder, or raise UserError if it cannot be used. pulled: its PULLED.json."""
     check_files(folder)
     contents = Folder(folder)
-    family = FAMILIES.get(contents.config.get("model_type", ""))
-    if "auto_map" in contents.config and not (family and family.native):
-        raise UserError(
-            f"model {name!r} needs its own code (auto_map in config.json), which is never run: "
-            "use a model that transformers supports"
-        )
     if {ACTIVATIONS_KEY, CACHE_KEY} & contents.config.keys():
         raise UserError(
             f"model {name!r} is quantized already (by cast-bench): use its unquantized weights"

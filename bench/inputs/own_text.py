@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.system import digests
+from bench.system.bounded import bounded_memory
 from methods.contract.errors import UserError
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -24,10 +25,6 @@ TEMPLATE_BYTES = 2**30
 MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
 """Largest number of characters that a chat template adds, and of characters for each of the
 messages. Both are generous."""
-PARQUET_BYTES, PARQUET_EXPANSION = 2**30, 100
-"""Largest size of the text in a Parquet file: a number of characters, plus a number for each byte
-of the file."""
-STATM = Path("/proc/self/statm")
 ENCODING, FIRST = "utf-8-sig", 2**16
 """Encoding of text, with or without a byte order mark, and number of characters that are read for a
 check."""
@@ -155,7 +152,6 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
     from pyarrow import ArrowException, parquet
 
     try:
-        left = PARQUET_BYTES + PARQUET_EXPANSION * file.stat().st_size
         opened = parquet.ParquetFile(file)
         names = [field] if field else [TEXT, MESSAGES]
         column = next((name for name in names if name in opened.schema_arrow.names), None)
@@ -164,11 +160,6 @@ def _read_parquet(file: Path, field: str, render: Render | None) -> Iterator[str
         # All rows of a small file can refer to one long text, so only few rows are decoded at once.
         for batch in opened.iter_batches(batch_size=256, columns=[column]):
             for row in batch.to_pylist():
-                left -= len(str(row[column]))
-                if left < 0:
-                    raise UserError(
-                        f"{file} repeats text far beyond its size: remove the repetitions"
-                    )
                 yield _text_of(row, field, render, str(file), "a table with a")
     except (ArrowException, OSError, UnicodeDecodeError) as fault:
         raise UserError(
@@ -228,7 +219,7 @@ def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
     """Return the text that a chat template makes of messages. Limit its memory and length: jinja's
     sandbox does not."""
     try:
-        with _bounded_memory():
+        with bounded_memory(TEMPLATE_BYTES):
             text = str(write())
     except Exception as fault:  # noqa: BLE001 (the template may raise anything)
         why = str(fault) or type(fault).__name__
@@ -239,23 +230,3 @@ def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
             "plain text"
         )
     return text
-
-
-@contextmanager
-def _bounded_memory() -> Iterator[None]:
-    """Let this process take up to TEMPLATE_BYTES more. Then Python raises MemoryError. Without
-    /proc nothing is bounded."""
-    if not STATM.exists():
-        yield
-        return
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    most = int(STATM.read_text().split()[0]) * resource.getpagesize() + TEMPLATE_BYTES
-    if soft != resource.RLIM_INFINITY:
-        most = min(soft, most)
-    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))

@@ -1,20 +1,37 @@
-"""A model's tokenizer as planning sees it: read once, without transformers."""
+"""A model's tokenizer as planning sees it: read once, without transformers.
+
+The library runs in a process with bounds, because it ends the process in which memory runs out.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from bench.inputs.bos import begins_with_bos
+from bench.system.bounded import OutOfBounds, call_bounded
 from methods.contract.errors import UserError
 from methods.model.safe_files import read_object
 
 MAX_ADDED_TOKENS = 2**14
 """Largest number of tokens added to a vocabulary. Known models add at most some thousands."""
+MAX_SPECIAL_TOKENS = 2
+"""Largest number of special tokens that a tokenizer adds to a text."""
+MAX_GROWTH = 16
+"""Largest number of tokens for each byte of a text. A byte of known models is at most one token."""
+TOKENIZER_BYTES, TOKENIZER_SECONDS = 2**30, 60
+"""Memory and processor time to read a tokenizer. The largest take a fifth of the memory, and a few
+seconds."""
+BYTES_PER_BYTE, BYTES_PER_SECOND = 1000, 50_000
+"""Memory to encode a byte of text, and bytes to encode in a second. Both are generous."""
+PROBE = "".join(map(chr, range(32, 127)))
+"""Text whose number of tokens shows whether a tokenizer makes texts longer."""
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 """Files and folders with chat templates, besides tokenizer_config.json."""
 
@@ -25,68 +42,124 @@ class TokenizerFacts:
 
     path: Path
     """tokenizer.json, whether it exists or not."""
-    tokenizer: Tokenizer | None
-    """Tokenizer of that file. None: the file does not exist."""
+    exists: bool
+    """True if there is a tokenizer.json."""
     begins_with_bos: bool
     """True if the file puts a special token before every text."""
     lacks_template: bool
     """True if there is no chat template. False if the files cannot be read."""
+    added: int = 0
+    """Number of tokens added to the vocabulary."""
+    last: int = 0
+    """Largest token of the vocabulary."""
     _counts: dict[str, int] = field(default_factory=dict, repr=False)
     """Numbers of tokens by text. Several measures count the same text."""
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, without truncation. tokenizer.json must exist."""
         if text not in self._counts:
-            assert self.tokenizer is not None
-            with tokenizer_faults(self.path):
-                self._counts[text] = len(self.tokenizer.encode(text).ids)
+            size = len(text.encode())
+            self._counts[text] = ask(self.path, lambda known: _count(known, text), size)
         return self._counts[text]
 
     def require_fit(self, rows: int) -> None:
         """Refuse more tokens than rows of the embedding, and more added ones than
         MAX_ADDED_TOKENS."""
-        if self.tokenizer is None:
-            return
-        added = len(self.tokenizer.get_added_tokens_decoder())
-        if added > MAX_ADDED_TOKENS:
+        if self.added > MAX_ADDED_TOKENS:
             raise UserError(
-                f"{self.path} has {added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use the "
-                "model's own tokenizer"
-            )
-        last = max(self.tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
-        if last >= rows:
-            raise UserError(
-                f"{self.path} has tokens up to {last}, and the model's embedding {rows} rows: use "
+                f"{self.path} has {self.added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use "
                 "the model's own tokenizer"
+            )
+        if self.exists and self.last >= rows:
+            raise UserError(
+                f"{self.path} has tokens up to {self.last}, and the model's embedding {rows} rows: "
+                "use the model's own tokenizer"
             )
 
 
 def read_tokenizer_facts(folder: Path) -> TokenizerFacts:
-    """Read the tokenizer of a model folder. Raise UserError if tokenizer.json is damaged."""
+    """Read the tokenizer of a model folder. Raise UserError if tokenizer.json is damaged, or gives
+    a text other tokens than the model was trained on."""
     path = folder / "tokenizer.json"
-    tokenizer, begins = None, False
-    if path.exists():
-        tokenizer = read_tokenizer(path)
-        with tokenizer_faults(path):
-            begins = begins_with_bos(tokenizer)
-            tokenizer.no_truncation()  # some files turn it on
-    return TokenizerFacts(path, tokenizer, begins, _lacks_template(folder))
+    facts = ask(path, _read_facts) if path.exists() else {"begins_with_bos": False}
+    return TokenizerFacts(
+        path=path, exists=path.exists(), lacks_template=_lacks_template(folder), **facts
+    )
+
+
+def ask(path: Path, question: Callable[[Tokenizer], Any], size: int = 0) -> Any:
+    """Return the answer of a function of a tokenizer, which must be JSON.
+
+    path: tokenizer.json. size: bytes of the text that the function encodes. Raise UserError if the
+    file is damaged, or takes too much memory or time.
+    """
+    try:
+        return call_bounded(
+            lambda: question(Tokenizer.from_file(str(path))),
+            TOKENIZER_BYTES + BYTES_PER_BYTE * size,
+            TOKENIZER_SECONDS + size // BYTES_PER_SECOND,
+        )
+    except OutOfBounds as fault:
+        raise UserError(f"cannot use {path} ({fault}): download or write it again") from None
+
+
+def _read_facts(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the facts of a tokenizer. Raise ValueError for one whose tokens are random, padded or
+    far more than the text."""
+    if getattr(tokenizer.model, "dropout", None):
+        raise ValueError(
+            f"BPE dropout of {tokenizer.model.dropout} gives random tokens, so set it to null"
+        )
+    padding = tokenizer.padding or {}
+    if padding.get("length") or padding.get("pad_to_multiple_of"):
+        raise ValueError("it pads every text, so set padding to null")
+    specials = tokenizer.num_special_tokens_to_add(False)
+    if specials > MAX_SPECIAL_TOKENS:
+        raise ValueError(
+            f"it adds {specials:,} special tokens to a text, more than {MAX_SPECIAL_TOKENS}"
+        )
+    if _count(tokenizer, PROBE) > MAX_GROWTH * len(PROBE):
+        raise ValueError(f"it makes more than {MAX_GROWTH} tokens of a character")
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False).values()
+    return {
+        "begins_with_bos": begins_with_bos(tokenizer),
+        "added": len(tokenizer.get_added_tokens_decoder()),
+        "last": max(vocabulary, default=0),
+    }
+
+
+def _count(tokenizer: Tokenizer, text: str) -> int:
+    tokenizer.no_truncation()  # some files turn it on
+    return len(tokenizer.encode(text).ids)
 
 
 def _lacks_template(folder: Path) -> bool:
+    """Return whether a folder has no chat template. Refuse sentencepiece that samples."""
     try:
         config = read_object(folder, "tokenizer_config.json")
     except (ValueError, OSError):
         return False
+    if config is not None and config.get("sp_model_kwargs"):
+        raise UserError(
+            f"tokenizer_config.json in {folder} has sp_model_kwargs, which can give a text random "
+            "tokens: delete them"
+        )
     if config is None or config.get("chat_template"):
         return False
     return not any((folder / name).exists() for name in TEMPLATES)
 
 
-def read_tokenizer(tokenizer_json: Path) -> Tokenizer:
-    """Read a tokenizer. Raise UserError if the file is damaged."""
-    with tokenizer_faults(tokenizer_json):
-        return Tokenizer.from_file(str(tokenizer_json))
+def read_vocabulary(tokenizer_json: Path) -> dict[str, int]:
+    """Return the number of each token. Raise UserError if the file is damaged."""
+    found: dict[str, int] = ask(tokenizer_json, Tokenizer.get_vocab)
+    return found
+
+
+def read_whole(tokenizer_json: Path) -> dict[str, Any]:
+    """Return a tokenizer as the library writes it, with every field. Raise UserError if the file is
+    damaged."""
+    found: dict[str, Any] = ask(tokenizer_json, lambda tokenizer: json.loads(tokenizer.to_str()))
+    return found
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from bench.inputs import own_text
 from bench.inputs.bos import Bos, encode, first_tokens
 from bench.inputs.corpora import documents, lookup
 from bench.inputs.own_text import Render, template_of
-from bench.inputs.tokenizer_facts import TokenizerFacts
+from bench.inputs.tokenizer_facts import MAX_SPECIAL_TOKENS, TokenizerFacts
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ MAX_TOKENIZED_BYTES = 4_000_000
 WINDOWS = "perplexity.windows"
 MAX_CALIBRATION_TOKENS = 2**27
 """Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
-MAX_SPECIAL_TOKENS = 2
-"""Number of special tokens that the tokenizer of a loaded model may add to a text."""
 
 
 def load_windows(
@@ -179,7 +177,7 @@ def check_windows(
         return
     _, text = _join_documents(name, split, data_dir)
     size = len(text.encode())
-    exact = size <= max_tokenized_bytes and tokenizer.tokenizer is not None
+    exact = size <= max_tokenized_bytes and tokenizer.exists
     tokens = tokenizer.count_tokens(text) if exact else size
     # Else a worker counts.
     if tokens + MAX_SPECIAL_TOKENS < needed and not own_text.has_messages(name):

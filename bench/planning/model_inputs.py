@@ -121,14 +121,14 @@ class ModelInputs:
         rule, known = self.spec.bos, self.facts.tokenizer
         if known.begins_with_bos:
             return resolve_bos(rule, adds=True)
-        if known.tokenizer is not None and rule != "always":
+        if known.exists and rule != "always":
             return resolve_bos(rule, adds=False)
         if not self.facts.has_tokenizer:
             return ""  # what reads text is refused, and other measures need no tokenizer
         from bench.inputs.loading import load_tokenizer  # imports torch
 
         tokenizer = load_tokenizer(self.facts.folder)
-        adds = known.tokenizer is None and begins_with_bos(tokenizer.backend_tokenizer)
+        adds = not known.exists and begins_with_bos(tokenizer.backend_tokenizer)
         bos = resolve_bos(rule, adds=adds)
         first_tokens(tokenizer, bos)
         return bos
@@ -146,7 +146,7 @@ class ModelInputs:
         self.context.require_text(wanted.data)
         content = corpora.digest(wanted.data, "calibration", data_dir, fetch=fetch)
         is_here = fetch or not corpora.lookup(wanted.data).hub
-        if tokenizer.tokenizer is not None and is_here:
+        if tokenizer.exists and is_here:
             first = count_first(self.context.bos)
             windows.check_calibration(
                 wanted.data, wanted.sequences, seqlen, tokenizer, data_dir, first

@@ -189,6 +189,9 @@ class Spec(_MeasureTables, extra="allow"):
     """Approximate limit in GB of main memory for each artifact. A larger model is streamed, and
     calibration activations that do not fit are kept on disk. Default: the free memory. Changes no
     number."""
+    memory_share: float = Field(default=0.9, gt=0, le=1)
+    """Share of this machine's memory that all workers may take together. Above it, the largest is
+    killed and its artifact fails. Changes no number."""
     stream: bool = False
     """Load the model onto the device block by block, and a mixture expert by expert. This is
     automatic if it does not fit."""

@@ -65,7 +65,7 @@ SHARED = (
 
 def describe_unwritable(fault: OSError) -> str:
     """Return a sentence if this user may not write the cache; "" for any other fault."""
-    codes = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+    codes = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ELOOP)
     if fault.errno not in codes or not isinstance(fault.filename, str):
         return ""
     place, root = Path(fault.filename).absolute(), cache_dir().absolute()

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from helpers import fake_records, runs
+from helpers import runs
 from helpers.forked_commands import Commands
-from helpers.hostile_inputs import GGUF, PLUGINS, SAFETENSORS, TOKENIZERS, TOML, Case
+from helpers.hostile_inputs import GGUF, SAFETENSORS, TOKENIZERS, Case
 from helpers.hostile_results import ITEMS, RECORDS, ZIPS
 
 
@@ -32,7 +32,7 @@ KINDS: dict[str, Kind] = {
     "zips": Kind(
         ("gate --baseline {}/b.zip --results {}/r", "baseline show {}/b.zip",
          "compare {}/b.zip {}/r"),
-        ZIPS, ("checksum",),
+        ZIPS,
     ),
     "safetensors": Kind(
         ("plan --model {}/model", "verify {}/model", "export {}/model --out out/new"), SAFETENSORS
@@ -43,19 +43,12 @@ KINDS: dict[str, Kind] = {
         ("own class", "special token of a list", "length of text"),
     ),
     "GGUF": Kind(("plan --model {}/x.gguf",), GGUF),
-    "TOML": Kind(
-        ("plan --config {}/x.toml", "gate --baseline {}/r --results {}/r --config {}/x.toml"), TOML
-    ),
-    "plug-ins": Kind(
-        ("ls methods --long", "plan --methods hostile --measures size", "doctor"), PLUGINS
-    ),
 }  # fmt: skip
-"""All kinds. A plug-in's folder is on Python's path."""
+"""All kinds."""
 FEW = {
     ("records", "items elsewhere"), ("records", "deep notes"), ("records", "schema_version 1"),
     ("items", "value of None"), ("zips", "size of a lie"), ("safetensors", "map to a root"),
-    ("tokenizers", "far id"), ("GGUF", "byte 6"), ("TOML", "dotted"),
-    ("plug-ins", "raises GeneratorExit"),
+    ("tokenizers", "far id"), ("GGUF", "byte 6"),
 }  # fmt: skip
 
 
@@ -63,8 +56,7 @@ def cases():
     for kind, (commands, table, harmless) in KINDS.items():
         for i, (name, write) in enumerate(table.items()):
             marks = () if (kind, name) in FEW else pytest.mark.full
-            may_pass = name in harmless or kind == "plug-ins"
-            values = commands[i % len(commands)], write, may_pass
+            values = commands[i % len(commands)], write, name in harmless
             yield pytest.param(*values, id=f"{kind}: {name}"[:60], marks=marks)
 
 
@@ -87,10 +79,6 @@ def state(root):
     return out
 
 
-def test_there_are_many():
-    assert sum(len(kind.cases) for kind in KINDS.values()) >= 200
-
-
 @pytest.mark.parametrize(("command", "write", "may_pass"), list(cases()))
 def test_a_hostile_file_is_a_sentence(tmp_path, commands, command, write, may_pass):
     hostile = tmp_path / "here/hostile"
@@ -98,14 +86,12 @@ def test_a_hostile_file_is_a_sentence(tmp_path, commands, command, write, may_pa
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "secret").write_text("secret")
     write(hostile)
-    if "--config" in command:
-        fake_records.perplexity(hostile / "r")
     before = state(tmp_path)
     environment = {"HOME": str(tmp_path / "home"), "CAST_BENCH_CACHE": str(tmp_path / "cache")}
     words = command.replace("{}", str(hostile)).split()
 
     here, environment = tmp_path / "here", environment | runs.NO_HUB
-    code, out, err = commands.run(words, here, environment, path=hostile)
+    code, out, err = commands.run(words, here, environment)
 
     assert code in (0, 1, 2) and (may_pass or code), out + err
     assert "Traceback" not in out + err and "\x1b]" not in out + err, out + err

@@ -7,7 +7,7 @@ import pytest
 
 from bench import api
 from bench.inputs import models
-from helpers import folders, runs
+from helpers import fake_records, folders, runs
 from helpers.limits import limits
 from methods.contract.errors import UserError
 
@@ -97,3 +97,43 @@ def test_nothing_from_elsewhere_is_exported(refused, tmp_path, name):
     for line in (("export", folder), ("prune", "--model", folder, "--method", "dense")):
         assert name in refused(*line, "--out", tmp_path / "new")
         assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", folders.TOKENIZERS)
+def test_a_tokenizer_that_changes_what_is_measured_is_a_sentence(tmp_path, refused, name):
+    damage, said = folders.TOKENIZERS[name]
+    folder = runs.tiny(tmp_path / "model")
+    damage(folder)
+    err = refused("plan", "--model", folder, "--measures", "perplexity")
+    assert said in err and err.count("\n") <= 1, err
+
+
+CONFIGS = (
+    "layers", "narrow", "epsilon", "rope", "activation", "context", "own code", "other weights",
+    "attention of a hub", "many labels", "dtype", "padding",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parts("exports")
+def test_every_command_reads_a_config_with_the_same_check(refused, tmp_path, name):
+    folder = runs.tiny(tmp_path / "model")
+    folders.DAMAGES[name](folder)
+    said = refused("plan", "--model", folder)
+    assert refused("verify", folder) == refused("export", folder, "--out", "new") == said
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["merge results --results loop", "prune --method magnitude --out loop", "verify loop"],
+)
+def test_a_link_to_itself_as_target_is_a_sentence(refused, tmp_path, command):
+    (tmp_path / "loop").symlink_to("loop")
+    fake_records.perplexity(tmp_path / "results")
+    refused(command)
+
+
+def test_a_cache_that_is_a_link_to_itself_is_a_sentence(refused, tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "loop"))
+    assert "$CAST_BENCH_CACHE" in refused("run --methods magnitude")

@@ -8,6 +8,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Damage = Callable[[Path], object]
 
@@ -100,6 +101,59 @@ def added_tokens(count: int) -> Damage:
 
     return damage
 
+
+def tokenizer(change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Change the values of tokenizer.json."""
+
+    def damage(folder: Path) -> None:
+        values = json.loads((folder / "tokenizer.json").read_text())
+        change(values)
+        (folder / "tokenizer.json").write_text(json.dumps(values))
+
+    return damage
+
+
+def template(parts: int, ids: int = 1) -> Damage:
+    """Add special tokens before a text."""
+    special = {"SpecialToken": {"id": "x", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    about = {"id": "x", "ids": [1] * ids, "tokens": ["x"] * ids}
+    made = {"type": "TemplateProcessing", "single": [special] * parts + [text], "pair": []}
+    made["special_tokens"] = {"x": about}
+    return tokenizer(lambda v: v.update(post_processor=made))
+
+
+def replaced(times: int, content: str = "aa") -> Damage:
+    """Replace "a" by a longer text, several times."""
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": content}
+    about = {"type": "Sequence", "normalizers": [step] * times}
+    return tokenizer(lambda v: v.update(normalizer=about))
+
+
+def padding(**fields: object) -> Damage:
+    about = {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None}
+    about |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "x"} | fields
+    return tokenizer(lambda v: v.update(padding=about))
+
+
+TOKENIZERS: dict[str, tuple[Damage, str]] = {
+    "dropout": (tokenizer(lambda v: v["model"].update(dropout=0.1)), "BPE dropout of 0.1"),
+    "fixed padding": (padding(strategy={"Fixed": 4096}), "it pads every text"),
+    "padding to a multiple": (padding(pad_to_multiple_of=64), "it pads every text"),
+    "long template": (template(100_000), "it adds 100,000 special tokens"),
+    "long special token": (template(1, ids=100_000), "it adds 100,000 special tokens"),
+    "growth": (replaced(60), "more than 1,073,741,824 bytes of memory"),
+    "some growth": (replaced(13), "more than 16 tokens of a character"),
+    "sampling": (
+        text("tokenizer_config.json", '{"sp_model_kwargs": {"enable_sampling": true}}'),
+        "has sp_model_kwargs",
+    ),
+    "long prefix": (
+        tokenizer(lambda v: v["model"].update(continuing_subword_prefix="x" * 10**7)),
+        "cannot use",
+    ),
+}
+"""Changes of tokenizer.json that change what is measured, and what the refusal says."""
 
 DAMAGES: dict[str, Damage] = {
     "linked": link("generation_config.json", "/etc/passwd"),

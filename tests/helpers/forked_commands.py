@@ -43,12 +43,9 @@ class Commands:
         self._server.wait()
         self._server.stdout.close()
 
-    def run(
-        self, arguments: list[str], folder: Path, environment: dict[str, str], path: Path
-    ) -> Ended:
-        """Run a command in a folder, with another folder first on Python's path."""
-        job = {"arguments": arguments, "folder": str(folder), "path": str(path)}
-        job["environment"] = environment
+    def run(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> Ended:
+        """Run a command in a folder."""
+        job = {"arguments": arguments, "folder": str(folder), "environment": environment}
         print(json.dumps(job), file=self._server.stdin, flush=True)
         answer = self._server.stdout.readline()
         assert answer, "the server has ended"
@@ -84,7 +81,6 @@ def _command(job: dict[str, Any], out: int, err: int) -> None:
             os.dup2(file, number)
         os.chdir(job["folder"])
         os.environ.update(job["environment"])
-        sys.path.insert(0, job["path"])
         sys.argv = ["bench", *job["arguments"]]
         resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))

@@ -1,4 +1,4 @@
-"""Model folders, GGUF files, configs and plug-ins made to mislead, flood or stop a command."""
+"""Model folders and GGUF files made to mislead, flood or stop a command."""
 
 from __future__ import annotations
 
@@ -35,15 +35,6 @@ def raw(text: bytes | Callable[[], bytes], length: int | None = None, data: byte
         return struct.pack("<Q", len(made) if length is None else length) + made + data
 
     return folders.text("model.safetensors", content)
-
-
-def tokenizer(change: Callable[[dict[str, Any]], object]) -> Case:
-    def damage(folder: Path) -> None:
-        values = json.loads((folder / "tokenizer.json").read_text())
-        change(values)
-        (folder / "tokenizer.json").write_text(json.dumps(values))
-
-    return damage
 
 
 def tokenizer_config(**fields: Any) -> Case:
@@ -97,18 +88,20 @@ TOKENIZERS: dict[str, Case] = {
         "twice": folders.text("tokenizer.json", '{"model": {}, "model": {}}'),
         "linked": folders.link("tokenizer.json", "/dev/zero"),
         "piped config": folders.pipe("tokenizer_config.json"),
-        "ids of text": tokenizer(lambda v: v["model"]["vocab"].update(a="7")),
-        "negative id": tokenizer(lambda v: v["model"]["vocab"].update(a=-1)),
-        "far id": tokenizer(lambda v: v["model"]["vocab"].update(a=2**31)),
-        "vocabulary of a list": tokenizer(lambda v: v["model"].update(vocab=[1, 2])),
-        "unknown model": tokenizer(lambda v: v["model"].update(type="Pickle")),
-        "merges of numbers": tokenizer(lambda v: v["model"].update(merges=[1, 2])),
-        "merges of others": tokenizer(lambda v: v["model"].update(merges=["zz yy"])),
-        "added tokens of text": tokenizer(lambda v: v.update(added_tokens="many")),
-        "far added token": tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
-        "deep normalizer": tokenizer(lambda v: v.update(normalizer=sequence(200))),
-        "slow expression": tokenizer(lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))),
-        "expression of an error": tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
+        "ids of text": folders.tokenizer(lambda v: v["model"]["vocab"].update(a="7")),
+        "negative id": folders.tokenizer(lambda v: v["model"]["vocab"].update(a=-1)),
+        "far id": folders.tokenizer(lambda v: v["model"]["vocab"].update(a=2**31)),
+        "vocabulary of a list": folders.tokenizer(lambda v: v["model"].update(vocab=[1, 2])),
+        "unknown model": folders.tokenizer(lambda v: v["model"].update(type="Pickle")),
+        "merges of numbers": folders.tokenizer(lambda v: v["model"].update(merges=[1, 2])),
+        "merges of others": folders.tokenizer(lambda v: v["model"].update(merges=["zz yy"])),
+        "added tokens of text": folders.tokenizer(lambda v: v.update(added_tokens="many")),
+        "far added token": folders.tokenizer(lambda v: v["added_tokens"][0].update(id=2**40)),
+        "deep normalizer": folders.tokenizer(lambda v: v.update(normalizer=sequence(200))),
+        "slow expression": folders.tokenizer(
+            lambda v: v.update(pre_tokenizer=split("(([a-z ])*)*$"))
+        ),
+        "expression of an error": folders.tokenizer(lambda v: v.update(pre_tokenizer=split("(("))),
         "own class": tokenizer_config(
             tokenizer_class="os.system", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}
         ),
@@ -130,7 +123,7 @@ def split(expression: str) -> dict[str, Any]:
     return about | {"pattern": {"Regex": expression}}
 
 
-# GGUF, configs and plug-ins
+# GGUF
 
 
 def gguf(damage: Case) -> Case:
@@ -157,67 +150,4 @@ GGUF: dict[str, Case] = {
         "name of an escape": gguf_files.changed({"general.name": ESCAPE}),
         "name of a path": gguf_files.changed(dict.fromkeys(NAMES, OUTSIDE)),
     }.items()
-}
-
-
-def toml(text: str | bytes | Callable[[], str]) -> Case:
-    return folders.text("x.toml", text)
-
-
-TOML: dict[str, Case] = {
-    "deep": toml("seeds = " + DEEP),
-    "dotted": toml("a." * 50_000 + "a = 1"),
-    "many": toml(lambda: "\n".join(f"k{i} = 1" for i in range(300_000))),
-    "long number": toml("alpha = " + "9" * 200_000),
-    "hexadecimal": toml("seeds = 0x" + "f" * 200_000),
-    "twice": toml("seeds = 1\nseeds = 2"),
-    "date": toml("seeds = 2026-01-01"),
-    "infinite": toml("alpha = inf\nseeds = inf"),
-    "utf-16": toml("seeds = 1".encode("utf-16")),
-    "zeros": toml(bytes(100)),
-    "huge": toml(lambda: "# " + "x" * 150_000_000),
-    "endless": folders.link("x.toml", "/dev/zero"),
-    "piped": folders.pipe("x.toml"),
-    "escape": toml(f'methods = ["{json.dumps(ESCAPE)[1:-1]}"]'),
-    "path": toml(f'models = ["{OUTSIDE}"]\nresults = "{OUTSIDE}"'),
-    "margins": toml('[margins]\nperplexity = "wide"\n[tolerances]\nacc = -1'),
-}  # fmt: skip
-
-PLUGIN = "from dataclasses import dataclass\nfrom methods import Needs\n"
-
-
-def plugin(source: str, **groups: dict[str, str]) -> Case:
-    return lambda folder: runs.distribution(
-        folder, "hostile", source, **(groups or {"methods": {"hostile": "hostile:M"}})
-    )
-
-
-PLUGINS: dict[str, Case] = {
-    **{
-        f"raises {error}": plugin(f"raise {error}")
-        for error in ("SystemExit(3)", "GeneratorExit", "MemoryError", "OSError(28, 'full')")
-    },
-    "memory": plugin("x = bytearray(10**11)"),
-    "much output": plugin("print('x' * 10**7)\nM = 3"),
-    "odd type": plugin(
-        "class T(type):\n    def __getattribute__(c, n): raise ValueError(n)\nclass "
-        "M(metaclass=T): pass"
-    ),
-    "document": plugin(
-        f"{PLUGIN}@dataclass(frozen=True)\nclass M:\n    __doc__ = 'x\\x1b]0;a\\a' * 10**6\n    "
-        "name = 'hostile'\n    needs = Needs.NOTHING\n    def apply(self, model, job): pass"
-    ),
-    "no apply": plugin(f"{PLUGIN}class M:\n    name = 'hostile'\n    needs = Needs.NOTHING"),
-    "another name": plugin(
-        f"{PLUGIN}class M:\n    name = 'wanda'\n    needs = Needs.NOTHING\n    def apply(self, "
-        "model, job): pass"
-    ),
-    "name of ours": plugin("M = 3", methods={"wanda": "hostile:M"}),
-    "name of an escape": plugin("M = 3", methods={ESCAPE: "hostile:M"}),
-    "no attribute": plugin("", methods={"hostile": "hostile:M.a.b"}),
-    "no module": plugin("", methods={"hostile": "nowhere:M"}, quantizers={"hostile": "a b:c"}),
-    "current folder": plugin("import os\nos.chdir('/')\nM = 3"),
-    "recursion": plugin(
-        "import hostile\nimport sys\nsys.setrecursionlimit(10**6)\ndef f(): f()\nM = 3"
-    ),
 }

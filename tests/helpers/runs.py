@@ -183,6 +183,9 @@ class Here:
     def wait(self, timeout=None):
         return 0
 
+    def is_stopped(self):
+        return False
+
     def ignore(self, *_):
         """Do nothing, as there is no process."""
 

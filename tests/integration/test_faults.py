@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException, _wrap_exception
 
 from bench import api
-from bench.execution import disk
+from bench.execution import disk, sweep
 from bench.execution.events import Events
 from bench.execution.processes import WorkerProcesses
 from bench.execution.progress import LogDisplay
@@ -290,6 +290,7 @@ def test_collecting_the_cache_early_disturbs_no_runner(tmp_path, prepared, monke
 def test_full_disk_stops_the_run(prepared, monkeypatch, cli):
     spec, command = prepared()
     monkeypatch.setattr(WorkerProcesses, "start", FullDiskWorker)
+    monkeypatch.setattr(sweep, "has_room", lambda *_: False)
     with pytest.raises(disk.RunStopped, match="the disk is full"):
         api.execute(spec, LogDisplay(io.StringIO()))
     code, _, err = cli(*command)

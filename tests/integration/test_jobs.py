@@ -177,8 +177,11 @@ def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monke
 def test_time_spent_waiting_or_stopped_is_no_stall():
     killed = []
     task = artifact_task.ArtifactTask.__new__(artifact_task.ArtifactTask)
-    task.idle_s, task.is_stalled, task.has_begun, task.may_wait = 0.0, False, True, True
-    task.worker = SimpleNamespace(kill=lambda: killed.append(task.idle_s))
+    task.idle_s, task.killed, task.has_begun, task.may_wait = 0.0, None, True, True
+    task.is_stopped, is_stopped = False, False
+    task.worker = SimpleNamespace(
+        kill=lambda: killed.append(task.idle_s), is_stopped=lambda: is_stopped
+    )
 
     task.note_time(100, 10)
     task.note_progress({"event": "state", "state": "loading"})
@@ -188,7 +191,10 @@ def test_time_spent_waiting_or_stopped_is_no_stall():
         task.note_progress({"event": "progress"})
     task.note_progress({"event": "state", "state": WAITING})
     task.note_time(100, 10)
+    is_stopped = True
+    assert [task.note_time(4, 40) for _ in range(3)] == [True, False, False]
     assert not killed
+    is_stopped = False
 
     task.note_progress({"event": "imported"})
     task.note_time(11, 10)

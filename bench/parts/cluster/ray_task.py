@@ -20,6 +20,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from bench.execution import signals
+from bench.execution.events import read_event
+from bench.execution.executor import FORGED
 from bench.execution.processes import WorkerProcesses, list_imports
 from bench.execution.worker import Assignment
 from bench.execution.worker_process import WorkerProcess, checkpoint_seconds, read_end
@@ -95,6 +97,7 @@ def make(description: str) -> Iterator[str]:
             store = Store(stack.enter_context(temporary_folder("results")))
             job = job.model_copy(update={"results": store.root})
         yield _event("node", name=node, shares_results=store is None)
+        keys = {measurement.key for measurement in job.measurements}
         log = cache_dir() / "logs" / f"{job.measurements[0].artifact.key[:32]}.{os.getpid()}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         stack.callback(log.unlink, missing_ok=True)
@@ -102,11 +105,18 @@ def make(description: str) -> Iterator[str]:
         try:
             with _forwarding(worker, order.stops):
                 worker.send(job.model_dump_json())
-                for line in worker.lines():
-                    if store and (record := _record_of(line, store)):
-                        yield record
-                    yield line
-                code = worker.wait()
+                try:
+                    for line in worker.lines():
+                        event = read_event(line)
+                        if store and event["event"] == "measurement":
+                            if event["key"] not in keys or not store.get(event["key"]):
+                                raise ValueError("a measurement without a record")
+                            yield _event("record", **pack_record(store, event["key"]))
+                        yield line
+                    code = worker.wait()
+                except ValueError:
+                    worker.kill()
+                    code = FORGED
         except BaseException:  # Ray ends this task
             worker.stop(checkpoint_seconds(job.measurements[0].artifact))
             raise
@@ -131,17 +141,6 @@ def _start(job: Assignment, log: Path) -> WorkerProcess:
         )
     with log.open("w") as file:
         return _processes.start(file)
-
-
-def _record_of(line: str, store: Store) -> str | None:
-    """Pack the record of a measurement's event. Return None for other events."""
-    try:
-        event = json.loads(line)
-    except ValueError:  # the worker was killed in the middle of a line
-        return None
-    if event["event"] == "measurement":
-        return _event("record", **pack_record(store, event["key"]))
-    return None
 
 
 @contextlib.contextmanager

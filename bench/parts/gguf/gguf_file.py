@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.formats.stored import StoredFolder
 from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
-from bench.inputs.tokenizer_facts import read_tokenizer, tokenizer_faults
+from bench.inputs.tokenizer_facts import read_whole, tokenizer_faults
 from bench.parts.gguf.k_quants import GgmlCodec
 from methods.contract.codec import StoredWeight
 from methods.contract.errors import UserError
@@ -183,7 +183,7 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     from gguf import SpecialVocab, TokenType
 
     # As the library writes it, so that every field is there.
-    tokenizer = json.loads(read_tokenizer(folder / "tokenizer.json").to_str())
+    tokenizer = read_whole(folder / "tokenizer.json")
     splitter = tokenizer.get("pre_tokenizer") or {}
     parts = [
         part

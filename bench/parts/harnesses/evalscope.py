@@ -19,14 +19,10 @@ from bench.parts.harnesses.evaluation import (
     check_size,
     facts,
     read_results,
-    read_whole,
     time_of,
 )
 from bench.system import digests
 from methods.contract.errors import UserError
-
-MAX_CONFIG = 2**21
-"""Largest file of settings in bytes."""
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -84,9 +80,10 @@ def _reviews(report: Path) -> Path:
 def _read_run(home: Path) -> Mapping[str, Any]:
     """Return the settings of the run, or nothing if it kept none. Raise UserError if the file is
     damaged."""
-    file = next(iter(sorted(home.glob("configs/task_config*.yaml"))), None)
+    files = [file for file in home.glob("configs/task_config*.yaml") if file.is_file()]
+    file = min(files, default=None)
     try:
-        run = yaml.load(read_whole(file, MAX_CONFIG), _Loader) if file else None
+        run = yaml.load(file.read_bytes(), _Loader) if file else None
         check_size(run)
     except (*FAULTS, yaml.YAMLError) as fault:
         raise UserError(

@@ -19,10 +19,6 @@ MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""
 MIN_TIME = 10**9
 """Smallest number that is a time, and no name of a folder."""
-MAX_LINE = 2**24
-"""Largest line of a file of samples in bytes."""
-MAX_FILE = 2**28
-"""Largest file of results in bytes."""
 MAX_SETTINGS = 2**20
 """Largest number of values and characters in the settings of a run."""
 MAX_SCORE = 1e150
@@ -106,17 +102,6 @@ class Harness:
         raise NotImplementedError
 
 
-def read_whole(file: Path, most: int) -> bytes:
-    """Return the content of a file. Raise ValueError if it is not a regular file, or has more than
-    `most` bytes."""
-    if not file.is_file():
-        raise ValueError("not a regular file")
-    size = file.stat().st_size
-    if size > most:
-        raise ValueError(f"{size:,} bytes, more than {most:,}")
-    return file.read_bytes()
-
-
 def check_size(value: Any) -> None:
     """Raise ValueError for a value that is too large or too deep for a record, or has text that is
     not UTF-8.
@@ -141,7 +126,7 @@ def check_size(value: Any) -> None:
 def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:
     """Read a JSON object that has a value of this kind. Raise UserError if it is damaged."""
     try:
-        about = json.loads(read_whole(file, MAX_FILE))
+        about = json.loads(file.read_bytes())
         if isinstance(about, dict) and isinstance(about.get(key), kind):
             return about
         raise ValueError(f"it has no {key}")
@@ -154,10 +139,8 @@ def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:
 def add_lines(file: Path, harness: str, add: Callable[[Any], None]) -> None:
     """Call `add` with the JSON of each line. Raise UserError if a line is damaged."""
     with file.open("rb") as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), b""), 1):
+        for number, line in enumerate(lines, 1):
             try:
-                if len(line) > MAX_LINE:
-                    raise ValueError(f"more than {MAX_LINE:,} bytes")
                 add(json.loads(line))
             except FAULTS as fault:
                 reason = first_line(fault)

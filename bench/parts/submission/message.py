@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.parts.submission.review import Effect, Review
-from bench.reporting.leaderboard import escape_all_markdown as escape
 from bench.reporting.table import to_markdown
 from bench.reporting.view import Table, TableRow
 from bench.results import reproduce
 from bench.results.record import Record
 from bench.system.grouping import group_by
 from bench.system.text import amount
+from bench.system.text import escape_comment as escape
 
 MAX_COMMANDS, MAX_MOVED, MAX_REFUSALS = 20, 10, 50
 """Largest numbers of commands, of moved rows, and of refusals that the text lists."""

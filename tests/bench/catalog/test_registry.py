@@ -128,3 +128,8 @@ def test_a_class_that_no_worker_could_run_is_refused_when_it_is_typed(
     with pytest.raises(UserError, match=said):
         parse_method(typed)
     assert parse_method("wanda").config == {}
+
+
+def test_a_service_whose_part_was_deleted_is_named_with_a_way_out():
+    with pytest.raises(UserError, match=r"^nothing here provides 'nobody': restore .*bench/parts/"):
+        registry.lookup("services", "nobody")

@@ -145,7 +145,7 @@ def other_tokens(folder):
     ("damage", "said"),
     [
         (other_tokens, "so the two models read other tokens"),
-        (folders.config(auto_map={"AutoModel": "x.Y"}), "needs its own code"),
+        (folders.config(auto_map={"AutoModel": "x.Y"}), "auto_map is "),
         (folders.config(num_hidden_layers=5), "says 5 layers"),
         (
             folders.config(model_type="gemma3", vocab_size=None),

@@ -92,13 +92,13 @@ def test_a_template_is_bounded(template, said):
     tokenizer = loading.load_tokenizer(runs.TINY)
     tokenizer.chat_template = template
     render = own_text.template_of(tokenizer)
-    before = resource.getrlimit(resource.RLIMIT_AS)
+    before = resource.getrlimit(resource.RLIMIT_DATA)
     if said:
         with pytest.raises(UserError, match=said):
             render([{"role": "user", "content": "hi"}])
     else:
         assert render([{"role": "user", "content": "hi"}]) == "hihi"
-    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_another_template_makes_other_training_text(tmp_path):
@@ -229,15 +229,3 @@ def test_a_damaged_parquet_file_is_refused(tmp_path):
     parquet(file, words=["x"])
     with pytest.raises(UserError, match='a table with a "text"'):
         read(file)
-
-
-def test_a_small_parquet_file_of_much_text_is_refused(tmp_path, monkeypatch):
-    """Its rows refer to one text. Rows are read in small batches."""
-    monkeypatch.setattr(own_text, "PARQUET_BYTES", 2**20)
-    file = parquet(tmp_path / "a.parquet", text=["a" * 100_000] * 2000)
-    assert file.stat().st_size < 10_000
-    documents = own_text.read(own_text.parse(str(file)))
-    assert len(next(documents)) == 100_000
-    assert pyarrow.total_allocated_bytes() < 2**27
-    with pytest.raises(UserError, match="repeats text far beyond its size"):
-        list(documents)

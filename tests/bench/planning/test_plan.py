@@ -412,11 +412,11 @@ def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
         opened[path.name] += path.parent == folder
         return really_open(path, *args, **options)
 
-    read_tokenizer = Mock(wraps=tokenizer_facts.read_tokenizer)
-    monkeypatch.setattr(tokenizer_facts, "read_tokenizer", read_tokenizer)
+    ask = Mock(wraps=tokenizer_facts.ask)
+    monkeypatch.setattr(tokenizer_facts, "ask", ask)
     monkeypatch.setattr(Path, "open", count_opened)
     api.plan(spec)
 
     read = ("config.json", "model.safetensors", "tokenizer_config.json")
     assert [opened[name] for name in read] == [1, 1, 1]
-    read_tokenizer.assert_called_once()
+    ask.assert_called_once()

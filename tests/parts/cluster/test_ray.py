@@ -111,6 +111,7 @@ def test_a_driver_that_dies_is_started_again(cluster, tmp_path, monkeypatch, gat
     assert found == undisturbed(tmp_path, monkeypatch, methods=WAITING, measures=("size",))
 
 
+@pytest.mark.usefixtures("as_other_processes")
 @pytest.mark.parametrize("who", ["a spot node", "the driver"])
 def test_a_training_is_saved_first_and_goes_on(cluster, tmp_path, monkeypatch, gate, who):
     settings = {f"training.{k}": v for k, v in TRAINING.items()}

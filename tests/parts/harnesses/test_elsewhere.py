@@ -1,7 +1,6 @@
 """Folders of lm-eval: questions are paired by content, and what cannot be paired is said."""
 
 import json
-import os
 
 import pytest
 
@@ -12,7 +11,6 @@ from bench.parts.harnesses.elsewhere import HarnessResults
 from bench.results.folder_check import check_folder
 from bench.stats.mcnemar import mcnemar_p, tango_interval
 from helpers import fake_records
-from helpers.limits import limits
 from methods.contract.errors import UserError
 
 RIGHT_BEFORE = (1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1)
@@ -221,12 +219,3 @@ def test_an_import_needs_a_name_that_a_record_can_have(tmp_path, refused):
     line = ("import", answers(tmp_path / "a", RIGHT_BEFORE), "--results", tmp_path / "r")
     assert "--model" in refused(*line)
     assert "cannot be a record" in refused(*line, "--model", "m\udcff")
-
-
-@pytest.mark.parametrize("name", ["samples_piqa", "results"])
-def test_a_file_without_an_end(name, tmp_path):
-    folder(tmp_path, [sample(0, 1)])
-    (file,) = tmp_path.rglob(f"{name}_*")
-    os.truncate(file, 2**34)
-    with limits(), pytest.raises(UserError, match="more than"):
-        elsewhere.read(tmp_path)

@@ -227,28 +227,9 @@ def test_an_alias_is_no_fault(tmp_path):
 
 @pytest.mark.parametrize("name", ["configs/task_config.yaml", "reports/mine/other.json"])
 def test_a_pipe_of_evalscope(name, tmp_path):
-    """A pipe beside the reports is no report."""
+    """It is no report, and holds no settings."""
     evalscope(tmp_path, BEFORE)
     (tmp_path / name).unlink(missing_ok=True)
     os.mkfifo(tmp_path / name)
     with limits():
-        if name.startswith("reports"):
-            assert elsewhere.read(tmp_path)
-        else:
-            with pytest.raises(UserError, match="not a regular file"):
-                elsewhere.read(tmp_path)
-
-
-def test_a_text_that_a_dictionary_repeats(tmp_path, monkeypatch):
-    """Rows are read in batches, whose sizes count."""
-    file = lighteval(tmp_path, BEFORE)
-    rows = pandas.read_parquet(file)
-    rows = pandas.concat([rows] * 500, ignore_index=True)
-    rows["doc"] = [doc | {"query": "x" * 10**5} for doc in rows["doc"]]
-    rows.to_parquet(file)
-    assert file.stat().st_size < 10**6
-    monkeypatch.setattr("bench.parts.harnesses.lighteval.BATCH", 2**21)
-    monkeypatch.setattr("bench.parts.harnesses.lighteval.MAX_UNPACKED", 2**24)
-
-    with limits(bytes_=2**28), pytest.raises(UserError, match=r"lighteval \(unpacks to more than"):
-        elsewhere.read(tmp_path)
+        assert elsewhere.read(tmp_path)

@@ -1,6 +1,7 @@
 """bench submit: made, edited and refused; made again, accepted, and on the leaderboard by the
 workflow's own steps."""
 
+import html
 import json
 import os
 import re
@@ -96,8 +97,8 @@ def test_a_command_names_each_task_and_each_seed_once():
     assert set(re.findall(r"--seeds (\S+)", text)) == {",".join(map(str, seeds))}
 
 
-MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about", "Wanda, again.", "--name",
-        "tiny-xeon-ada")  # fmt: skip
+MAKE = ("submit", "results/local", "--credit", "Ada *L*", "--about",
+        "Wanda, again: @everyone #1.", "--name", "tiny-xeon-ada")  # fmt: skip
 
 
 @pytest.mark.parametrize(("count", "others"), [(1, ""), (3, " and 2 more records")])
@@ -126,7 +127,8 @@ def test_made_edited_refused_made_again_accepted(checkout, cli, output):
     assert "tiny-xeon-ada.zip: 3 records" in out
     archive, text = (checkout / "submissions" / f"tiny-xeon-ada.{kind}" for kind in ("zip", "md"))
     first = archive.read_bytes()
-    assert "Ada \\*L\\*" in text.read_text() and "new: wanda, 2:4: rank" in text.read_text()
+    assert "Ada &#42;L&#42;" in text.read_text() and "&#64;everyone &#35;1" in text.read_text()
+    assert "new: wanda, 2:4: rank" in html.unescape(text.read_text())
 
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(checkout / "results")

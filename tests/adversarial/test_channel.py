@@ -1,0 +1,166 @@
+"""Lines on a worker's channel that no worker sends, workers that a signal stops, and memory."""
+
+import json
+import signal
+
+import psutil
+import pytest
+
+from bench import api
+from bench.execution import artifact_task, disk, memory_limit
+from bench.execution.listener import RunListener
+from bench.execution.memory_limit import MemoryLimit
+from bench.execution.processes import WorkerProcesses
+from bench.execution.worker import Assignment
+from helpers import plugins, runs
+
+KEY = "KEY"
+"""Key of the first measurement, in a line."""
+PROGRESS = {"event": "progress", "phase": "x", "done": 1, "total": 2, "figures": {}}
+FORGED = {
+    "text": "hello",
+    "no object": "7",
+    "list": "[]",
+    "nothing": "",
+    "deep": "[" * 100_000,
+    "no event": "{}",
+    "unknown event": '{"event": "exit", "code": 0}',
+    "event of a number": '{"event": 3}',
+    "another field": '{"event": "imported", "more": 1}',
+    "name twice": '{"event": "imported", "event": "fatal"}',
+    "missing field": '{"event": "state", "phase": "x"}',
+    "infinite": json.dumps(PROGRESS).replace("{}", '{"loss": Infinity}'),
+    "not a number": json.dumps(PROGRESS).replace("{}", '{"loss": NaN}'),
+    "figure of text": json.dumps(PROGRESS | {"figures": {"loss": "low"}}),
+    "negative": json.dumps(PROGRESS | {"done": -1}),
+    "more than all": json.dumps(PROGRESS | {"done": 3}),
+    "huge": json.dumps(PROGRESS | {"total": 10**400}),
+    "steps of text": json.dumps(PROGRESS | {"done": "1"}),
+    "half a character": '{"event": "state", "phase": "\\ud800", "state": "x"}',
+    "another key": '{"event": "measurement", "key": "a", "status": "ok"}',
+    "another status": f'{{"event": "measurement", "key": "{KEY}", "status": "great"}}',
+    "no record": f'{{"event": "measurement", "key": "{KEY}", "status": "ok"}}',
+    "known": f'{{"event": "measurement", "key": "{KEY}", "status": "ok", "known": true}}',
+    "twice": f'{{"event": "measurement", "key": "{KEY}", "status": "ok"}}\n' * 2,
+    "full disk": '{"event": "fatal", "reason": "the disk is full"}',
+    "busy": '{"event": "imported"}\n{"event": "busy"}',
+    "begun": '{"event": "begun", "wait": true}',
+    "node": '{"event": "node", "name": "evil", "shares_results": true}',
+}
+
+
+class Forging(runs.Here):
+    """A worker of the method magnitude that sends other lines, and ends."""
+
+    said = ""
+
+    def lines(self):
+        asked = Assignment.model_validate_json(self._job).measurements
+        if asked[0].artifact.method != "magnitude":
+            yield from super().lines()
+        elif self.said:
+            yield from self.said.replace(KEY, asked[0].key).split("\n")
+        else:
+            yield ""
+
+
+@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED)
+def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch, line):
+    monkeypatch.setattr(Forging, "said", line)
+    monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Forging())
+    asked = {"methods": ("magnitude", "wanda"), "measures": ("size",)}
+    summary = api.execute(runs.small(tmp_path / "r", **asked))
+
+    statuses = {r.identity.method: r.status for r in summary.records}
+    assert statuses == {"dense": "ok", "magnitude": "failed", "wanda": "ok"}
+    reasons = {r.reason for r in summary.records if r.status == "failed"}
+    assert all("an event that no worker sends" in reason for reason in reasons), reasons
+
+
+def test_a_disk_that_is_full_has_no_room(tmp_path):
+    assert disk.has_room(tmp_path / "not/yet", 2**20)
+    assert not disk.has_room(tmp_path, 2**62)
+
+
+WRITES = """
+for name in os.listdir("/proc/self/fd"):
+    if int(name) > 2 and "pipe:" in os.readlink("/proc/self/fd/" + name):
+        os.write(int(name), b'{"event": "measurement"}\\n')
+"""
+SITE = {
+    "writes": WRITES,
+    "stops": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "grows": "held = [bytearray(2**28) for _ in iter(int, 1)]",
+    "recurses": "sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
+}
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    folder = plugins.install(tmp_path / "site", "channels", SITE)
+    yield from runs.world(folder, tmp_path, monkeypatch)
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("site")
+def test_a_method_that_writes_to_the_channel_or_takes_all_memory_costs_its_row(
+    tmp_path, monkeypatch
+):
+    share = 2.5e9 / psutil.virtual_memory().total
+    monkeypatch.setattr(memory_limit, "LOOK_S", 0.1)
+    monkeypatch.setattr(artifact_task, "WAKE_S", 0.1)
+    methods = ("writes", "grows", "recurses", "magnitude")
+    asked = {"methods": methods, "measures": ("size",), "memory_share": share}
+    summary = api.execute(runs.small(tmp_path / "r", **asked))
+
+    reasons = {r.identity.method: r.reason for r in summary.records if r.identity.measure == "size"}
+    assert "an event that no worker sends" in reasons["writes"]
+    assert reasons["dense"] == reasons["magnitude"] == ""
+    for name in ("grows", "recurses"):
+        assert "more than its memory_share" in reasons[name], reasons
+
+
+class Told(RunListener):
+    """A listener that keeps what the run says."""
+
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("site")
+def test_a_stopped_worker_is_said_and_ended_after_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact_task, "STOPPED_S", 1.0)
+    told = Told()
+    asked = {"methods": ("stops",), "measures": ("size",), "stall_timeout": 20}
+    summary = api.execute(runs.small(tmp_path / "r", **asked), told)
+
+    (said,) = [note for note in told.notes if "stopped" in note]
+    assert "kill -CONT" in said
+    reasons = {r.identity.method: r.reason for r in summary.records}
+    assert "made no progress for stall_timeout" in reasons["stops"]
+
+
+@pytest.mark.full
+@pytest.mark.usefixtures("site")
+def test_a_stopped_worker_that_is_continued_ends_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact_task, "STOPPED_S", 0.5)
+
+    class Continuing(RunListener):
+        def note(self, text):
+            if "kill -CONT" in text:
+                psutil.Process(int(text.rpartition(" ")[2])).send_signal(signal.SIGCONT)
+
+    asked = {"methods": ("stops",), "measures": ("size",), "stall_timeout": 60}
+    summary = api.execute(runs.small(tmp_path / "r", **asked), Continuing())
+    assert {r.status for r in summary.records} == {"ok"}
+
+
+def test_the_limit_names_the_worker_that_takes_most(monkeypatch):
+    monkeypatch.setattr(memory_limit, "LOOK_S", 0.0)
+    me = psutil.Process().pid
+    assert MemoryLimit(1.0).find_largest({me, 0}) is None
+    assert MemoryLimit(1e-9).find_largest({me, 0, 2**22}) == me

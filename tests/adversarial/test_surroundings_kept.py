@@ -1,0 +1,91 @@
+"""Plug-ins whose import changes the process: other rows keep their numbers, and results their
+place."""
+
+import json
+import locale
+import os
+import random
+import sys
+
+import numpy
+import pytest
+import torch
+
+from bench.catalog import registry
+from bench.system import surroundings
+from helpers import plugins, runs
+
+CHANGES = {
+    "environment": "os.environ['OMP_NUM_THREADS'] = '7'; os.environ.pop('HF_ENDPOINT', None)",
+    "folder": "os.chdir('/')",
+    "umask": "os.umask(0o777)",
+    "locale": "locale.setlocale(locale.LC_ALL, 'C')",
+    "json": "json.dumps = lambda *_, **__: '{}'; json.JSONEncoder.default = lambda *_: 7",
+    "module": "sys.modules['json'] = os",
+    "functions": "math.sqrt = abs; time.time = lambda: 0.0; os.getcwd = lambda: '/'",
+    "builtins": "builtins.sum = max; builtins.round = lambda *_: 7",
+    "generators": "random.seed(7); numpy.random.seed(7); torch.manual_seed(7)",
+    "recursion": "sys.setrecursionlimit(10**6)",
+    "numpy": "numpy.seterr(all='raise')",
+    "torch": "torch.set_num_threads(3); torch.set_default_dtype(torch.float64)",
+    "memory": "held = [bytearray(2**28) for _ in iter(int, 1)]",
+}
+IMPORTS = "import builtins, json, locale, math, os, random, sys, time\nimport numpy, torch\n"
+
+
+def state():
+    return (
+        dict(os.environ), os.getcwd(), os.umask(os.umask(0o22) or 0o22), sys.getrecursionlimit(),
+        locale.setlocale(locale.LC_ALL), json.dumps([0.1]), json.JSONEncoder.default,
+        sys.modules["json"], sum((1, 2)), round(1.4), random.getstate(), numpy.geterr(),
+        numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+        torch.get_num_threads(), torch.get_default_dtype(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != "memory"])
+def test_a_change_is_put_back(name):
+    before = state()
+    with surroundings.kept():
+        exec(IMPORTS + CHANGES[name], {})
+    assert state() == before
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    kept = [change for name, change in CHANGES.items() if name != "memory"]
+    changing = IMPORTS + "\n".join(kept) + "\n"
+    changing += "os.environ.pop('PATH', None)\n"
+    folder = plugins.install(tmp_path / "site", "meddles", {"meddles": "pass"}, None, changing)
+    read = 'return Readings((Reading("meddled", 1.0, "1", ""),))'
+    plugins.install(folder, "probes", {"probes": read}, None, changing, kind="measures")
+    yield from runs.world(folder, tmp_path, monkeypatch)
+
+
+@pytest.mark.usefixtures("site")
+def test_a_row_is_the_same_with_a_plug_in_and_without(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = os.umask(0o22)
+    asked = {"methods": ("wanda",), "measures": ("perplexity", "size")}
+    runs.run_here(runs.small(tmp_path / "alone", **asked))
+    (tmp_path / "cache/artifacts").rename(tmp_path / "artifacts of the first")
+    with_them = {"methods": ("meddles", "wanda"), "measures": ("probes", "perplexity", "size")}
+    for name in ("meddles", "probes"):
+        sys.modules.pop(name, None)
+    runs.forget()
+    runs.run_here(runs.small("together", **with_them))
+    os.umask(before)
+
+    alone, together = runs.contents(tmp_path / "alone"), runs.contents(tmp_path / "together")
+    assert len(alone) == 6 and len(together) == 12
+    assert {key: together[key] for key in alone} == alone
+
+
+def test_a_plug_in_that_takes_all_memory_at_import_is_a_sentence(tmp_path, monkeypatch, refused):
+    monkeypatch.setattr(registry, "machine_bytes", lambda: 2**31)
+    runs.distribution(tmp_path / "site", "eats", CHANGES["memory"], methods={"eats": "eats:Eats"})
+    recurses = "import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()"
+    runs.distribution(tmp_path / "site", "deep", recurses, methods={"deep": "deep:Deep"})
+    runs.put_on_path(tmp_path / "site", monkeypatch)
+    assert "MemoryError" in refused("plan", "--methods", "eats")
+    assert "plug-in 'deep' cannot be used" in refused("plan", "--methods", "deep")
