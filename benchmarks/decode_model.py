@@ -40,7 +40,7 @@ def main(model: str = MODEL, prepare: bool = False) -> None:
                 if record.status == "ok" and "speedup" in record.notes:
                     figures["sequences"] = 1
                     figures["tokens in the KV cache"] = record.notes["kv_tokens"]
-                    kind = "int8" if record.identity.quantizer == "int8" else "bf16"
+                    kind = "int8" if record.identity.quantizer != "none" else "bf16"
                     figures[f"{kind}, {label}"] = rows(record.notes)
     if not prepare:
         finish("decode_model", figures)

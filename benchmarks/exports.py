@@ -29,6 +29,7 @@ from harness import (
 )
 from torch import Tensor
 
+from bench.catalog.choice import parse_quantizer
 from bench.inputs import gguf_header, llamacpp, loading
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
@@ -104,7 +105,8 @@ def compare(case: Case, model: str, room: Path) -> Figures:
     rows = f"--methods {case.method} --quant {case.quantizer} --measures size"
     place = ("--results", room / "records")
     call("bench", f"run {rows} {SETTINGS}", "--model", model, *place)
-    about = (case.method, case.quantizer, "size")
+    quantizer = parse_quantizer(case.quantizer)
+    about = (case.method, quantizer.label if quantizer else "none", "size")
     for one in newest(ReadOnlyStore(room / "records")):
         if (one.identity.method, one.identity.quantizer, one.identity.measure) == about:
             record = one

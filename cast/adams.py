@@ -156,7 +156,7 @@ class AdamS(torch.optim.Optimizer):
     Args:
         total: number of steps of the whole training, T.
         lambda_: strength of the pull. "auto": `lambda_scale` times the mean |momentum| over Theta,
-            measured in the first `refresh` steps and then constant.
+            corrected for bias. Step `refresh` has the last such value, which then stays.
         fixed: keep the first mask.
         decoupled: pull the weight outside the adaptive step, as AST does (arXiv 2407.20584). An
             ablation.

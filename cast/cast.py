@@ -23,8 +23,8 @@ from methods.workshop.training.trainer import other_parameters
 class Cast(Settings):
     """Train while AdamS pulls pruned weights to zero.
 
-    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, measured in the
-    first steps.
+    lambda: strength of the pull. "auto": `lambda_scale` times the mean |momentum|, corrected for
+    bias, of each of the first `refresh` steps, and the last of them from there on.
     refresh: steps between two updates of the mask; scales: blocks of a row with a scale each, 0 for
     no scales;
     fixed: keep the first mask; decoupled: pull outside the adaptive step, by lr times alpha,

@@ -13,10 +13,12 @@ from typing import NamedTuple
 from tables import DASH, ROOT, SEEDS, markdown, merge
 
 from bench.inputs.datasheets import DeviceSpec, device_specs
+from bench.inputs.models import quantized_file
 from bench.parts.speed import engine_report
 from bench.parts.speed.engine_report import TimedModel
 from bench.reporting import drawing, front_figure
 from bench.reporting.hardware import hardware_limit
+from bench.reporting.labelled_rows import quantizer_of_file
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal
 from bench.reporting.view import TableColumn
 from bench.results import metrics
@@ -147,7 +149,8 @@ class Row(NamedTuple):
 
 @cache
 def read(folders: str) -> tuple[Row, ...]:
-    """Return the rows of folders that have a perplexity and a size."""
+    """Return the rows of folders that have a perplexity and a size, and the file that the model was
+    read from."""
     results = merge(folders)
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     seeds: dict[tuple[str, str, str], set[int | None]] = {}
@@ -187,12 +190,20 @@ def read(folders: str) -> tuple[Row, ...]:
             weights=dense,
         )
         rows.append(row)
+    file = quantized_file(model)
+    own = next((row for row in rows if row.name == "dense"), None)
+    if file and own:
+        name = quantizer_of_file(file)
+        size = float(file.bytes)
+        # It has the weights of the dense row, but not its times.
+        rows.append(own._replace(quantizer=name, size=size, decode_ms=None, prompt_ms=None))
     return tuple(rows)
 
 
 def _shape(pattern: Pattern, quantizer: str) -> TimedShape:
     """Return what decides a row's time on a CPU. A pattern without a kernel counts as dense."""
-    bits = {"none": 16, "int8": 8}.get(quantizer, 4 if quantizer.startswith("int4") else 0)
+    name = quantizer.partition(":")[0]
+    bits = {"none": 16, "int8": 8}.get(name, 4 if name.startswith("int4") else 0)
     has_own = pattern.removed or pattern.beside or str(pattern) == "2:4"
     return TimedShape(str(pattern) if has_own else DENSE, bits)
 
@@ -264,7 +275,7 @@ def worth(folders: str, pattern: str) -> str:
             continue
         as_cheap = [row for row in rows if 0 < axis.of(row) <= axis.equal * cost]
         best = min(as_cheap, key=lambda row: row.perplexity)
-        answers.append(f"{axis.words}: {'yes' if best == own else 'no'}.")
+        answers.append(f"{axis.words}: {_answer(own, best, as_cheap)}.")
         price = f"{axis.show(axis.of(best))}, perplexity {best.perplexity:.2f}"
         other = "none" if best == own else f"{escape_markdown(best.name)}, {price}"
         front = DASH
@@ -276,6 +287,15 @@ def worth(folders: str, pattern: str) -> str:
     text = markdown(("", name, "best row at equal or lower cost", "Pareto front"), lines)
     question = f"**Is {own.pattern} without a quantizer worth it here?**"
     return f"{question} {' '.join(answers)} {WORTH}\n\n{text}"
+
+
+def _answer(own: Row, best: Row, as_cheap: Iterable[Row]) -> str:
+    """Return whether `own` has the lowest perplexity of the rows that cost no more."""
+    if best != own:
+        return "no"
+    if all(row.pattern.base == own.pattern.base for row in as_cheap):
+        return f"not known, as no other pattern costs as little in {SEEDS} draws"
+    return "yes"
 
 
 def fronts(folders: str) -> list[Front]:

@@ -11,9 +11,10 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,26 +22,46 @@ import trained_rows
 
 from bench import search
 from bench.compare import result_arguments, scaling_law
+from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
+<<<<<<< HEAD
 from bench.compare.seed_noise_table import SeedNoiseTable
+=======
+from bench.inputs import tracks
+from bench.inputs.models import quantized_file
+from bench.inputs.shapes import known_shapes
+>>>>>>> main
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
 from bench.planning.plan import make_plan
 from bench.planning.search_space import read_search
 from bench.planning.spec import Spec
-from bench.reporting import board, pairwise, pareto, profile, searches, table, table_figures
+from bench.reporting import (
+    board,
+    origins,
+    pairwise,
+    pareto,
+    profile,
+    searches,
+    table,
+    table_figures,
+)
 from bench.reporting import leaderboard as boards
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
+from bench.reporting.labelled_rows import quantizer_of_file
 from bench.reporting.table_figures import TableFigure
-from bench.reporting.view import SEED_NOISE_NOTE, Table
+from bench.reporting.view import SEED_NOISE_NOTE, ReportSection, Table
 from bench.results import metrics
 from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
+from bench.stats.bootstrap import satterthwaite, students_t
+from bench.stats.ratios import Change, PairedGroup, estimate_change
+from bench.stats.seed_noise import SeedNoise
 from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 from bench.system.toml import read_toml
@@ -81,17 +102,32 @@ def ratio_text(ratio: Interval | None, none: str = DASH) -> str:
 
 
 @cache
-def seed_noises() -> SeedNoiseTable:
-    """Return the noise between seeds as the leaderboard has it, from all folders but searches."""
+def known_variance() -> KnownVariance:
+    """Return the noise of numbers as the leaderboard has it, from all folders but searches."""
     folders = sorted(path.parent.name for path in (ROOT / "results").glob("*/records"))
     results = [read(f"results/{name}") for name in folders]
     kept = [one for one in results if not searches.is_search(one)]
-    return SeedNoiseTable(board.merge(kept).records)
+    return learn(board.merge(kept))
 
 
 def compare(before: Seeds, after: Seeds, results: ResultSet) -> Interval | None:
     """Return the ratio of perplexity after / before; None if they cannot be compared."""
-    return pairwise.compare(before, after, "perplexity", results, seed_noises())
+    return pairwise.compare(before, after, "perplexity", results, known_variance())
+
+
+def make_sections(*folders: str, smaller: str = "") -> list[ReportSection]:
+    """Return the leaderboard of folders, with the noise that all folders show."""
+    results = [read(folder) for folder in folders]
+    return boards.make_sections(results, None, smaller, known_variance())
+
+
+def change_text(before: Seeds, after: Seeds, results: ResultSet) -> str:
+    """Return the ratio of perplexity after / before. It has no interval if the text has too few
+    articles to know one."""
+    found = compare(before, after, results)
+    if found:
+        return ratio_text(found)
+    return f"{mean(after) / mean(before):.3f} (no interval)"
 
 
 def mean(seeds: Seeds) -> float:
@@ -124,14 +160,17 @@ def leaderboard(folder: str) -> str:
     return "\n".join([*parts, trained_rows.floors(trained_rows.read(records))])
 
 
-LEADER_COLUMNS = ("method", "pattern", "quantizer", "bits per weight", "perplexity ratio")
+LEADER_COLUMNS = (
+    *("method", "pattern", "quantizer", "bytes packed", "bits per parameter", "bits per weight"),
+    "perplexity ratio",
+)
 """First words of the columns' headers."""
 MAX_LEADERS = 10
 
 
 def leaders(*folders: str) -> str:
     """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded."""
-    section = boards.make_sections([read(folder) for folder in folders], ROOT / "no papers")[0]
+    section = make_sections(*folders)[0]
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:
@@ -147,7 +186,7 @@ def leaders(*folders: str) -> str:
 
 def beside_smaller(folder: str, model: str) -> str:
     """Return the largest model's rows by bytes and bits per byte, with those of a smaller model."""
-    section = boards.make_sections([read(folder)], None, model)[0]
+    section = make_sections(folder, smaller=model)[0]
     fronts = [front for one in section.tables for front in pareto.fronts(one)]
     front = next(f for f in fronts if f.y.metric == metrics.MEAN_BITS)
     title = f"{escape_markdown(section.title)}, and {escape_markdown(model)}"
@@ -176,16 +215,139 @@ def profiles(folder: str) -> str:
 
 
 @cache
+def track_ranks(arguments: str) -> str:
+    """Say in how many rows of a pattern a track loses most, and in how many another ties with it.
+
+    arguments: folder, pattern, track, other track.
+    """
+    folder, pattern, track, other = arguments.split()
+    parts = []
+    for name, one, _ in profile_figures(folder):
+        losses = [one.facts(k).tracks for k in profile.rows_of(one) if pattern in _words(one, k)]
+        first = tied = 0
+        for of_row in losses:
+            ranks = {track: (best, worst) for track, best, worst in profile.rank(of_row)}
+            first += ranks[track][0] == 1
+            tied += ranks[other][0] <= ranks[track][1]
+        model = name.removeprefix("profile-")
+        parts.append(f"{first} of {len(losses)} rows of {model} ({other} ties with it in {tied})")
+    return (
+        f"At {pattern}, {track} loses the most bits per byte, alone or in a tie, in "
+        f"{' and in '.join(parts)}.\n"
+    )
+
+
+def _words(one: Table, k: int) -> list[str]:
+    """Return the words of a row's name, a pattern among them."""
+    return one.rows[k].name.split()
+
+
 def profile_figures(folder: str) -> list[tuple[str, Table, TableFigure]]:
     """Return the file name, the table and the heat map of each model of a folder."""
     if not (ROOT / folder / "records").is_dir():
         return []
     found = []
-    for section in boards.make_sections([read(folder)], ROOT / "no papers"):
+    for section in make_sections(folder):
         one, title = section.tables[0], section.title
         if profile.rows_of(one):
             found.append((f"profile-{title}", one, table_figures.draw_tracks(one, title)))
     return found
+
+
+TOLD_PATTERN = "2:4"
+"""Pattern of the rows whose differences the table of sizes tells."""
+
+
+class TaskPart(NamedTuple):
+    """What one task adds to the difference of two rows in a track."""
+
+    track: str
+    task: str
+    change: Change
+    """Difference of their losses, on the questions that were measured."""
+    dense: float
+    """Bits per byte of the dense model."""
+    questions: int
+    seconds: float
+    """Seconds of a question in a row."""
+
+
+def track_sizes(folder: str) -> str:
+    """Return the smallest difference of two rows' losses that each size of the tracks can tell, and
+    the seconds of a row. Of the sizes that were not measured they follow from the questions that
+    were, whose variance falls as their number grows. The noise between seeds stays."""
+    results = read(folder)
+    draws, metric = known_variance().draws, metrics.find(profile.METRIC)
+    told: dict[tuple[str, str], list[float]] = {}
+    costs: dict[tuple[str, str], list[float]] = {}
+    for records in group_by(results.records, lambda record: record.identity.model).values():
+        rows = group_by(records, lambda record: record.identity.key("measure", "protocol"))
+        dense = next(of for of in rows.values() if _is_dense(of[0].identity))
+        chosen = [of for of in rows.values() if _is_told(of[0].identity)]
+        for one, other in combinations(chosen, 2):
+            parts = list(_parts_of_tracks(dense, one, other, results))
+            for track, of_track in group_by(parts, lambda part: part.track).items():
+                noise, _ = draws.of_record(one[0], metric)
+                for size, limits in tracks.sizes().items():
+                    half, seconds = _told(of_track, limits, noise)
+                    told.setdefault((track, size), []).append(half)
+                    costs.setdefault((track, size), []).append(seconds)
+    lines = []
+    for track in dict.fromkeys(track for track, _ in told):
+        cells = [track]
+        for size in tracks.sizes():
+            halves, seconds = told[track, size], statistics.median(costs[track, size])
+            span = f"{100 * min(halves):.0f} to {100 * max(halves):.0f}"
+            cells.append(f"{span} points, {seconds:.0f} s")
+        lines.append(cells)
+    return markdown(("track", *(f">{size}" for size in tracks.sizes())), lines)
+
+
+def _is_dense(identity: Identity) -> bool:
+    return identity.method == "dense" and identity.quantizer == NONE
+
+
+def _is_told(identity: Identity) -> bool:
+    return identity.pattern == TOLD_PATTERN and identity.quantizer == NONE
+
+
+def _parts_of_tracks(
+    dense: Sequence[Record], one: Sequence[Record], other: Sequence[Record], results: ResultSet
+) -> Iterator[TaskPart]:
+    """Yield the difference of two rows in each task, as a share of the dense model's bits."""
+    sides = [
+        {label: of[0] for label, of in profile.by_task(r).items()} for r in (dense, one, other)
+    ]
+    for label, record in sides[0].items():
+        if not all(label in side for side in sides):
+            continue
+        was, a, b = (results.items(side[label]) for side in sides)
+        bits = [items.columns["value"] for items in (was, a, b)]
+        after = bits[0] + bits[2] - bits[1]
+        group = PairedGroup(bits[0], after[None], was.clusters.astype(str))
+        change = estimate_change([group])
+        if change:
+            name, count = record.identity.protocol.name, len(was.ids)
+            seconds = float(sides[1][label].cost.get("wall_s", 0.0)) / count
+            track = name.partition("/")[0]
+            yield TaskPart(track, name, change, float(bits[0].mean()), count, seconds)
+
+
+def _told(
+    parts: Sequence[TaskPart], limits: Mapping[str, int], noise: SeedNoise
+) -> tuple[float, float]:
+    """Return half of the interval of the difference at a size, and the seconds of a row."""
+    variances, seconds = [], 0.0
+    for part in parts:
+        count = tracks.limit_of(part.task, limits, part.questions)
+        more = count / part.questions
+        variance = part.change.stderr**2 / len(parts) ** 2 / more
+        variances.append((variance, part.change.freedom * more))
+        seconds += part.seconds * count
+    scale = statistics.fmean(1 / part.dense for part in parts)
+    variances.append((2 * noise.variance * scale**2, noise.freedom))
+    total = sum(variance for variance, _ in variances)
+    return students_t(pairwise.ALPHA, satterthwaite(variances)) * total**0.5, seconds
 
 
 def allocations(folder: str) -> str:
@@ -236,8 +398,16 @@ def ratios(folder: str, *names: str) -> str:
         label = escape_markdown(" / ".join(pair).replace("@", " "))
         cells.append((label, f"{r.value:.4f}", f"{r.low:.4f} to {r.high:.4f}", over))
     text = markdown(("perplexity ratio", ">", ">95% interval", ""), cells)
-    note = f"\n{SEED_NOISE_NOTE} {escape_markdown('; '.join(noises))}.\n"
-    return text + note if noises else text
+    if noises:
+        text += f"\n{SEED_NOISE_NOTE} {escape_markdown('; '.join(noises))}.\n"
+    return text + origin_note(results.records)
+
+
+def origin_note(records: Iterable[Record]) -> str:
+    """Return a paragraph on the processors and versions of a table's records, "" if all have
+    one."""
+    origin = origins.describe(records)
+    return f"\n{escape_markdown(origin)}\n" if origin else ""
 
 
 def _only_pattern(name: str, rows: dict[str, dict[str, Seeds]], folder: str) -> str:
@@ -347,7 +517,10 @@ def _chain_ratio(results: ResultSet, before: str, after: str) -> Interval | None
 TRANSFORMS = ("awq", "smooth", "rotate", "permute")
 NONE = "none"
 MOST_BITS = (4.6, 3.3)
-"""Limits of the bits per weight, of the packed matrices, that the best rows have."""
+"""Limits of the bits per weight. The largest row of each without a transform is a limit of bytes
+for all."""
+SOURCE = "source file"
+"""Pattern of the row of the file that a model was read from."""
 
 
 def transforms(folder: str) -> str:
@@ -375,11 +548,14 @@ def transforms(folder: str) -> str:
             cells = [name, f"{mean(before):.2f}{minutes(before)}"]
             for transform in names:
                 after = rows[name].get(transform, {})
-                r = compare(before, after, results) if after else None
-                cells.append(f"{ratio_text(r)}{minutes(after)}" if r else DASH)
+                if after:
+                    cells.append(change_text(before, after, results) + minutes(after))
+                else:
+                    cells.append(DASH)
             lines.append(cells)
         headers = ("", ">perplexity", *(f">{name}" for name in names))
-        parts.append(f"**{model}**\n\n{markdown(headers, lines)}")
+        text = markdown(headers, lines) + origin_note(records)
+        parts.append(f"**{model}**\n\n{text}")
     return "\n".join(parts)
 
 
@@ -400,6 +576,7 @@ class Sized(NamedTuple):
     pattern: str
     bits: float
     megabytes: float
+    parameters: float
     alone: bool
     """True without a transform."""
     seeds: Seeds
@@ -418,38 +595,61 @@ def _sized(records: Sequence[Record]) -> Iterator[Sized]:
         label = identity.method
         if identity.quantizer != NONE:
             label += f" {identity.quantizer}"
-        bits, megabytes = size.get("bits_per_weight", 0.0), size.get("bytes_packed", 0.0) / 1e6
+        bits, megabytes = size.get("bits_per_weight", 0.0), size.get(metrics.SIZE, 0.0) / 1e6
         alone = _split(identity)[1] == NONE
-        yield Sized(mean(seeds), label, identity.pattern, bits, megabytes, alone, seeds)
+        row = Sized(
+            mean(seeds),
+            label,
+            identity.pattern,
+            bits,
+            megabytes,
+            size["parameters"],
+            alone,
+            seeds,
+        )
+        yield row
+        file = quantized_file(identity.model)
+        if file and label == "dense":
+            name = quantizer_of_file(file)
+            yield row._replace(
+                label=name, pattern=SOURCE, bits=file.bits, megabytes=file.bytes / 1e6
+            )
 
 
 @cache
 def best(folder: str) -> str:
-    """Return the rows with the lowest perplexity, of each model and pattern, under MOST_BITS.
+    """Return the rows with the lowest perplexity, of each model and pattern, under limits of bytes.
 
-    A row is left out if a transform made it larger than all rows of these bits without one: a head
-    that gets its own tensor.
+    The file that the model was read from is a row, under the first limit that it meets. See
+    MOST_BITS for the limits.
     """
     results = read(folder)
     rows = []
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         sized = list(_sized(records))
+        taken: list[Sized] = []
         for bits in MOST_BITS:
-            within = [row for row in sized if row.bits <= bits]
+            within = [row for row in sized if row.bits <= bits and row.pattern != SOURCE]
             most = max(row.megabytes for row in within if row.alone)
-            small = [row for row in within if row.megabytes <= most]
+            small = [row for row in sized if row.megabytes <= most]
             by_pattern = group_by(small, lambda row: row.pattern)
             winners = sorted(min(few) for few in by_pattern.values())
             for row in winners:
-                first = winners[0]
-                ratio = None if row is first else compare(first.seeds, row.seeds, results)
-                size = f"{row.bits:.3f}", f"{row.megabytes:.1f}", f"{len(row.seeds)}"
-                cells = (model, f"{bits}", row.pattern, row.label, *size, f"{row.perplexity:.2f}")
-                rows.append(map(escape_markdown, (*cells, ratio_text(ratio))))
+                if row in taken and row.pattern == SOURCE:
+                    continue
+                taken.append(row)
+                first = taken[0]
+                ratio = DASH
+                if row is not first:
+                    ratio = change_text(first.seeds, row.seeds, results)
+                size = f"{row.megabytes:.1f}", f"{8e6 * row.megabytes / row.parameters:.3f}"
+                cells = (model, f"{most:.1f}", row.pattern, row.label, *size, f"{row.bits:.3f}")
+                about = f"{len(row.seeds)}", f"{row.perplexity:.2f}", ratio
+                rows.append(map(escape_markdown, (*cells, *about)))
     headers = (
-        *("model", ">limit of bits per weight", "pattern", "best row", ">bits per weight"),
-        *(">MB packed", ">calibration seeds", ">perplexity"),
-        ">perplexity / that of the limit's first row (95% interval)",
+        *("model", ">limit, MB", "pattern", "best row", ">MB", ">bits per parameter"),
+        *(">bits per weight", ">calibration seeds", ">perplexity"),
+        ">perplexity / that of the model's first row (95% interval)",
     )
     return markdown(headers, rows)
 
@@ -533,6 +733,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "found": found,
     "leaders": leaders,
     "profile": profiles,
+    "ranks": track_ranks,
+    "sizes": track_sizes,
     "allocation": allocations,
     "ratio": ratios,
     "transforms": transforms,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -13,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from bench.catalog.declarations import CatalogEntry
-from bench.catalog.registry import guarded, load, lookup
+from bench.catalog.registry import guarded, load, lookup, names
 from bench.system.suggest import describe_unknown
 from methods.contract import rules
 from methods.contract.errors import UserError
@@ -30,6 +31,13 @@ CONTRACT_FIELDS = ("name", "needs", "shares_calibration", "info")
 """Declarations of a method, which no user can set, even if a class has them as fields."""
 
 
+OUTER = ("embed", "head")
+"""Settings of every quantizer: the formats of the embedding and of the head."""
+KEPT = "none"
+"""Format of an embedding or a head that keeps the numbers of the model."""
+DEFAULT_EMBEDDING = "int8"
+
+
 @dataclass(frozen=True)
 class Choice:
     """A typed method: NAME[:PRESET | :FIELD=VALUE]..., with `from=STAGE` or `from=STAGE+STAGE` for
@@ -42,6 +50,9 @@ class Choice:
     config: dict[str, Any]
     prior: str | None
     label: str
+    outer: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Formats of the embedding and of the head, by the names in OUTER, if they do not keep
+    theirs."""
 
 
 def parse_method(text: str, kind: str = "methods") -> Choice:
@@ -50,6 +61,7 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
     name, *options = text.split(":")
     entry = lookup(kind, name)
     config: dict[str, Any] = {}
+    outer: dict[str, str] = {}
     prior = entry.after or None if kind == "methods" else None
     typed = [option.partition("=")[0] for option in options]
     twice = next((key for key in typed if typed.count(key) > 1), "")
@@ -69,6 +81,8 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
             if before:
                 stage += f":from={'+'.join(before)}"
             prior = parse_method(stage, kind).label
+        elif kind == "quantizers" and key in OUTER:
+            outer[key] = value
         else:
             # The field of `lambda`, a keyword of Python, is `lambda_`.
             field = key + "_" if keyword.iskeyword(key) else key
@@ -87,11 +101,15 @@ def parse_method(text: str, kind: str = "methods") -> Choice:
     if config or entry.is_plugin:
         method = build(entry, name, config)
         config = {k: getattr(method, k) for k in config}
-    return Choice(name, config, prior, text)
+    return Choice(name, config, prior, text, outer)
 
 
 def parse_quantizer(text: str) -> Choice | None:
-    """Read a typed quantizer, as `parse_method`. Return None for "none". Refuse `from=`."""
+    """Read a typed quantizer, as `parse_method`. Return None for "none". Refuse `from=`.
+
+    Its label names the formats of the embedding and the head, typed or not. A label without them is
+    that of a quantizer that keeps both, as in older records.
+    """
     if text == "none":
         return None
     choice = parse_method(text, "quantizers")
@@ -100,7 +118,39 @@ def parse_quantizer(text: str) -> Choice | None:
             f"invalid {text}: a quantizer always starts from the pruned model; leave "
             f"from={choice.prior} out"
         )
-    return choice
+    if choice.name == "none" or Does.KEEPS_WEIGHTS in lookup("quantizers", choice.name).does:
+        if choice.outer:
+            raise UserError(
+                f"invalid {text}: {choice.name} quantizes no weights; leave "
+                f"{next(iter(choice.outer))}= out"
+            )
+        return choice
+    embed = choice.outer.get("embed", DEFAULT_EMBEDDING)
+    formats = {"embed": embed, "head": choice.outer.get("head", embed)}
+    for name, value in formats.items():
+        if value not in (KEPT, *names("embeddings")):
+            known = [*names("embeddings"), KEPT]
+            raise UserError(describe_unknown(f"format in {choice.name}:{name}=", value, known))
+    own = [part for part in text.split(":") if part.partition("=")[0] not in OUTER]
+    if set(formats.values()) != {KEPT}:
+        own.append(f"embed={embed}")
+    if formats["head"] != embed:
+        own.append(f"head={formats['head']}")
+    kept = {name: value for name, value in formats.items() if value != KEPT}
+    return dataclasses.replace(choice, label=":".join(own), outer=kept)
+
+
+def as_typed(label: str) -> str:
+    """Return what to type for a quantizer's label in a record, which may be older than the formats
+    of embeddings."""
+    name, *options = label.split(":")
+    is_old = not any(option.startswith("embed=") for option in options)
+    if label == "none" or not is_old:
+        return label
+    with contextlib.suppress(UserError):  # a package that is not installed
+        if Does.KEEPS_WEIGHTS in lookup("quantizers", name).does:
+            return label
+    return f"{label}:embed={KEPT}"
 
 
 def parse_value(text: str) -> Any:

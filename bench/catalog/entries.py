@@ -143,6 +143,16 @@ CODECS = _section(
     },
 )
 
+EMBEDDINGS = _section(
+    "embeddings",
+    {
+        "int8": "bench.quantizers.embeddings:int8",
+        "int4": "bench.quantizers.embeddings:int4",
+    },
+    of_classes=False,
+)
+"""Formats of the embedding and of the head of a quantized model."""
+
 EXPORTS = _section("exports", {})
 
 TRACKERS = _section("trackers", {})

@@ -26,6 +26,7 @@ from bench.catalog.entries import (
     CODECS,
     COLUMNS,
     COMMANDS,
+    EMBEDDINGS,
     ENGINES,
     EXECUTORS,
     EXPORTS,
@@ -50,6 +51,7 @@ SECTIONS: dict[str, Catalog] = {
     "measures": MEASURES,
     "quantizers": QUANTIZERS,
     "codecs": CODECS,
+    "embeddings": EMBEDDINGS,
     "exports": EXPORTS,
     "readers": READERS,
     "engines": ENGINES,
@@ -62,7 +64,12 @@ SECTIONS: dict[str, Catalog] = {
     "harnesses": HARNESSES,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
-NOUNS = {"aliases": "alias", "exports": "format", "harnesses": "harness"}
+NOUNS = {
+    "aliases": "alias",
+    "embeddings": "format of embeddings",
+    "exports": "format",
+    "harnesses": "harness",
+}
 """Noun for a name of a section in errors, if it is not the singular of the section."""
 
 

@@ -51,7 +51,8 @@ def print_records(
     the same size. signers: who signed each record, for one more column.
     """
     from bench.cli.tables import print_table
-    from bench.reporting import derived_cells, equal_bits
+    from bench.reporting import derived_cells
+    from bench.reporting import equal_bytes as at_equal_bytes
     from bench.reporting.table import all_notes, text_tables, to_markdown
     from bench.results.rows import frame_to_csv, to_frame, to_json
 
@@ -62,7 +63,7 @@ def print_records(
         print_lines(frame_to_csv(to_frame(records, signers)))
         return
     if equal_bytes:
-        tables = equal_bits.text_tables(records)
+        tables = at_equal_bytes.text_tables(records)
     else:
         tables = text_tables(records, signers, derived_cells.extra_columns(records))
     if equal_bytes and not tables:

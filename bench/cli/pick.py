@@ -33,6 +33,9 @@ JSON_NAMES = {"bits": "bits_per_weight", "drop": "worst_drop"}
 
 def pick(
     model: Annotated[str, typer.Option(help="The model, as in the leaderboard.")],
+    max_mb: Annotated[
+        str | None, typer.Option(metavar="MB", help="Most MB of the model, for example 100.")
+    ] = None,
     max_bits: Annotated[
         str | None, typer.Option(metavar="BITS", help="Most bits per weight, for example 5.")
     ] = None,
@@ -88,6 +91,7 @@ def pick(
     from bench.results.store import RESULTS
 
     limits = picking.parse_limits(
+        max_mb=max_mb,
         max_bits=max_bits,
         max_loss=max_loss,
         max_worst_drop=max_worst_drop,
@@ -301,7 +305,7 @@ def _print_first(answer: Answer) -> None:
         elif (
             check.bound
             and check.bound.low is None
-            and check.limit.name not in ("max_bits", "budget_tokens")
+            and check.limit.name not in ("max_mb", "max_bits", "budget_tokens")
         ):
             _say(f"Not sure: {check.limit.noun} has no interval.")
     facts = first.facts

@@ -8,22 +8,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench.compare.article_variance import MIN_ARTICLES, ArticleVarianceTable
 from bench.compare.pairing import MetricPair
 from bench.compare.result_set import ResultSet
 from bench.results import metrics
 from bench.results.derive import Items, pseudo_values, scores_of
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import NoItems, ReadingRow, Record
-from bench.stats import bootstrap, mcnemar
+from bench.stats import articles, bootstrap, mcnemar
 from bench.stats.bootstrap import Array, Estimate
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
+from bench.system.text import amount
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
-
-MIN_ARTICLES = 8
-"""Smallest number of articles. With fewer, windows are grouped into WINDOW_BLOCKS blocks."""
-
-WINDOW_BLOCKS = 24
 
 MIN_TIMING_BLOCKS = 10
 
@@ -41,6 +38,13 @@ class NotComparable(Exception):
     """The reason why two sets of scores cannot be compared."""
 
 
+class FewArticles(NotComparable):
+    """Too few articles for an interval, and no record of the model has enough."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"no interval: {amount(count, 'article')}")
+
+
 def estimate_pair(
     pair: MetricPair,
     before: ResultSet,
@@ -48,13 +52,14 @@ def estimate_pair(
     level: float,
     noise: SeedNoise | None = None,
     margin: float = 0.0,
+    learned: ArticleVarianceTable | None = None,
 ) -> Estimate:
     """Estimate the change of a pair's metric, with an interval of coverage 1 - level: endless if it
     says nothing.
 
     noise: noise between seeds of such rows, as add_seed_noise takes it. margin: change that
-    `p_margin` tests; of the logarithm if the change is a ratio. Raise NotComparable if the items
-    differ, or are too few.
+    `p_margin` tests; of the logarithm if the change is a ratio. learned: variance between articles,
+    for windows of fewer than MIN_ARTICLES. Raise NotComparable if the items differ, or are too few.
     """
     if pair.counted:
         return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))
@@ -85,13 +90,12 @@ def estimate_pair(
     if (items.weights == 1).all():
         found = _estimate_questions(was, now, level, margin)
         if _share_articles(items):
-            sums, weights, _ = _sums_by_cluster(now - was, items, least=2)
+            sums, weights = _sums_by_article(now - was, items)
             found = bootstrap.wider(
                 found, bootstrap.estimate_means(sums, level, weights, margin=margin)
             )
     else:
-        sums, weights, unit = _sums_by_cluster(now - was, items)
-        found = bootstrap.studentized_bootstrap(sums, weights, level, unit=unit, margin=margin)
+        found = _estimate_windows(pair, items, now - was, level, margin, learned)
     found = _without_endless(found, pair)
     if noise:
         found = _without_endless(add_seed_noise(found, noise, level, margin), pair)
@@ -259,24 +263,30 @@ def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> 
     return bootstrap.estimate_means(now - was, level, margin=margin)
 
 
-def _sums_by_cluster(
-    differences: Array, items: Items, least: int = MIN_ARTICLES
-) -> tuple[Array, Array, str]:
-    """Return sums by article [seeds, clusters] and weights [clusters], or by blocks of windows with
-    fewer articles than `least`."""
+def _estimate_windows(
+    pair: MetricPair,
+    items: Items,
+    differences: Array,
+    level: float,
+    margin: float,
+    learned: ArticleVarianceTable | None,
+) -> Estimate:
+    """Estimate from windows, or other weighted items, whose articles are independent."""
+    sums, weights = _sums_by_article(differences, items)
+    if len(weights) >= MIN_ARTICLES:
+        return bootstrap.studentized_bootstrap(sums, weights, level, margin=margin)
+    known = learned.of(pair.before[0], pair.metric) if learned else None
+    if known is None or len(items.ids) < 2:
+        raise FewArticles(len(weights))
+    names = items.clusters.astype(str)
+    return articles.estimate_few_articles(
+        differences, items.weights, names, known, level, margin=margin
+    )
+
+
+def _sums_by_article(differences: Array, items: Items) -> tuple[Array, Array]:
+    """Return sums by article [seeds, articles], and weights [articles]."""
     names, index = np.unique(items.clusters.astype(str), return_inverse=True)
-    unit = "articles"
-    if len(names) < least:
-        numbers = [int(i) if str(i).isdigit() else 0 for i in items.ids]
-        order = np.argsort(numbers, kind="stable")
-        count = min(WINDOW_BLOCKS, len(order))
-        index = np.empty(len(order), dtype=np.intp)
-        index[order] = np.arange(len(order)) * count // len(order)
-        unit = "blocks of windows"
-    else:
-        count = len(names)
-    if count < 2:
-        raise NotComparable("there is only one window")
     rows = (*differences, items.weights)
-    sums: Array = np.stack([np.bincount(index, row, count).astype(np.float64) for row in rows])
-    return sums[:-1], sums[-1], unit
+    sums: Array = np.stack([np.bincount(index, row, len(names)) for row in rows])
+    return sums[:-1], sums[-1]

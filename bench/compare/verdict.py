@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from bench.compare.gate_settings import CompareSettings
+from bench.compare.known_variance import learn
 from bench.compare.paired_estimate import (
     NotComparable,
     counted_change,
@@ -18,7 +19,6 @@ from bench.compare.paired_estimate import (
 )
 from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
-from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests
@@ -183,16 +183,20 @@ def compare(
     sampled = sum(not p.counted for p in to_estimate)
     level = settings.alpha if exploratory else multiple_tests.bonferroni(settings.alpha, sampled)
     # A row on both sides counts once.
-    known_rows = {record.identity.key(): record for record in (*after.records, *before.records)}
-    noises = SeedNoiseTable(known_rows.values(), settings.seed_noise)
+    every, sides = {}, {}
+    for side in (after, before):
+        for record in side.records:
+            every[record.identity.key()], sides[id(record)] = record, side
+    variance = learn(
+        ResultSet("", tuple(every.values()), lambda record: sides[id(record)].items(record)),
+        settings.seed_noise,
+    )
     estimates: list[tuple[MetricPair, Estimate, str]] = []
     for pair in to_estimate:
-        known = noises.of_pair(pair)
-        noise, source = known or (None, "")
+        noise, source = variance.draws.of_pair(pair) or (None, "")
+        margin = _worse(pair) * _margin(pair, settings)
         try:
-            estimate = estimate_pair(
-                pair, before, after, level, noise, _worse(pair) * _margin(pair, settings)
-            )
+            estimate = estimate_pair(pair, before, after, level, noise, margin, variance.articles)
             estimates.append((pair, estimate, source))
         except NotComparable as fault:
             rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))

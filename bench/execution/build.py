@@ -18,7 +18,7 @@ from filelock import Timeout
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution import ranks
+from bench.execution import outer, ranks
 from bench.execution.events import WAITING
 from bench.execution.job import (
     BuiltArtifact,
@@ -237,10 +237,15 @@ class Builder:
             notes["calibration_digest"] = windows.token_digest(tokens)
         target = workdir / "artifact"
         smaller = kept_of(outcome, stage, source)
-        folder = self._keep(outcome, model, source, target, smaller)
+        folder = self._keep(outcome, model, source, target, smaller, changes_more=bool(stage.outer))
         if Does.KEEPS_FUNCTION in stage.entry.does and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
+        embeddings: dict[str, StoredWeight] = {}
+        if stage.outer:
+            with surroundings.kept():
+                embeddings = outer.round_(folder, stage.outer)
+        declared |= {f"{module}.weight" for module in embeddings}
         changed, kept = declared, None
         if before:
             changed, kept = declared | before.changed, before.kept
@@ -251,8 +256,10 @@ class Builder:
         counts = self._verify(
             opened(source, smaller), folder, artifact, declared, kept, frozen=True
         )
+        if stored or embeddings:
+            written = self._store({**stored, **embeddings}, set(embeddings), target, counts, job)
         if stored:
-            storage = self._store(stored, target, folder, counts, job)
+            storage = self._with_floats(written, counts)
         elif storage and stage.entry.is_plugin:
             storage = replace(storage, claimed=storage.claimed or stage.name)
         about = {
@@ -271,24 +278,24 @@ class Builder:
     def _store(
         self,
         stored: Mapping[str, StoredWeight],
+        embeddings: Collection[str],
         home: Path,
-        folder: Path,
         counts: WeightCounts,
         job: Job,
-    ) -> Storage:
-        """Write the stored weights of a stage, read them again, and count their bytes.
+    ) -> stored_folder.StoredFolder:
+        """Write the stored weights of a stage beside those that are measured, and read them again.
 
-        home: folder for them; folder: that of the weights that are measured. Raise CheckFailed if
-        one is another weight.
+        embeddings: modules of `stored` that are the embedding and the head. home: folder of the
+        model. Raise CheckFailed if a stored weight is another one than is measured.
         """
-        strangers = sorted(stored.keys() - counts.layers.keys())
+        strangers = sorted(stored.keys() - counts.layers.keys() - set(embeddings))
         if strangers:
             raise CheckFailed(f"{strangers[0]} is stored, and it is not a target")
         pattern = Pattern() if counts.violations else counts.pattern
-        measured = Folder(folder)
+        measured = Folder(home)
         known = measured.shapes()
         shapes = {target: known[f"{target}.weight"] for target in stored}
-        stored_folder.write(home, stored, shapes, pattern)
+        stored_folder.write(home, stored, shapes, pattern, embeddings)
         written = stored_folder.StoredFolder(home)
         again: dict[str, str] = {}
         if any(registry.lookup("codecs", one.codec.name).is_plugin for one in stored.values()):
@@ -306,10 +313,16 @@ class Builder:
                     f"the stored tensors of {target} give another weight than the one that is "
                     "measured"
                 )
+        return written
+
+    def _with_floats(self, written: stored_folder.StoredFolder, counts: WeightCounts) -> Storage:
+        """Count the bytes of all targets, those that are numbers of the model's format too."""
+        pattern = Pattern() if counts.violations else counts.pattern
         rest = sum(
             layer.weights for target, layer in counts.layers.items() if target not in written
         )
-        return written.count().with_floats(rest, job.compute.stored.itemsize, pattern)
+        size = self.workspace.compute.stored.itemsize
+        return written.count().with_floats(rest, size, pattern)
 
     def _function_error(self, before: Path, after: Path, job: Job) -> dict[str, float]:
         """Measure a transform's change of the logits, on random tokens and text. Raise CheckFailed
@@ -344,11 +357,19 @@ class Builder:
             method.apply(model, job)
 
     def _keep(
-        self, outcome: Outcome, loaded: nn.Module, source: Path, target: Path, kept: Kept | None
+        self,
+        outcome: Outcome,
+        loaded: nn.Module,
+        source: Path,
+        target: Path,
+        kept: Kept | None,
+        *,
+        changes_more: bool,
     ) -> Path:
         """Write the model and return its folder, or return the source if nothing changed.
 
         loaded: the model that the method got; kept: what is left of the source, None for all.
+        changes_more: the folder is changed later, so it may not be the source.
         """
         target.mkdir(exist_ok=True)
         stored = self.workspace.compute.stored
@@ -362,7 +383,7 @@ class Builder:
             same = low_rank_adapter.are_equal(terms, low_rank_adapter.read(source)) and is_same(
                 outcome.model, Folder(source), stored
             )
-            if same and not outcome.config and not outcome.stored:
+            if same and not (outcome.config or outcome.stored or changes_more):
                 return source
             if any(p.is_meta for p in outcome.model.parameters()):
                 streaming.write(outcome.model, source, target, self.workspace.compute)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,8 @@ from torch import nn
 from bench.catalog import registry
 from bench.execution.job import BuiltArtifact, Workspace
 from bench.execution.new_record import failed_record, gather, new_record
-from bench.inputs import loading
+from bench.inputs import loading, models
+from bench.inputs.models import SOURCE_KEY
 from bench.measures.contract import Measure, MeasureContext, Readings
 from bench.measures.dense_states import DenseModel
 from bench.measures.window_pass import Participant
@@ -170,6 +172,10 @@ def _record_readings(
     notes = dict(readings.notes)
     if measurement.artifact.terms:
         notes["terms"] = measurement.artifact.terms
+    model = measurement.artifact.model
+    if measurement.measure == "size" and model.endswith(".gguf"):
+        file = models.gguf_sizes(Path(model))
+        notes |= {SOURCE_KEY: asdict(file)} if file else {}
     cost: dict[str, Any] = {
         "peak_bytes": provenance.peak_bytes(measurement.artifact.device),
         "tokens": readings.tokens,

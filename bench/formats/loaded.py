@@ -10,6 +10,7 @@ import torch
 from bench.formats.checkpoint import stored_plain
 from bench.formats.contract import ModelSource
 from bench.inputs import loading
+from bench.results.metrics import SIZE
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.verify import check_function
 from methods.contract.method import Compute
@@ -60,7 +61,8 @@ def describe_bytes(model: ModelSource, total: int, bits: float) -> str:
     for same in ReadOnlyStore(model.results or RESULTS):
         if same.artifact != record.artifact:
             continue
-        for reading in same.readings:
-            if reading.metric == "bits_per_weight" and reading.value:
-                return f"{said}, where the row counts {reading.value:.4g}"
+        counted = {reading.metric: reading.value for reading in same.readings}
+        size, own = counted.get(SIZE), counted.get("bits_per_weight")
+        if size and own:
+            return f"{said}, where the row counts {size / 1e6:.4g} MB and {own:.4g}"
     return said

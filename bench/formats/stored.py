@@ -8,9 +8,10 @@ parts stored/model.safetensors           the parts, TARGET.PART, or shards of th
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -110,11 +111,13 @@ def write(
     stored: Mapping[str, StoredWeight],
     shapes: Mapping[str, tuple[int, ...]],
     pattern: Pattern,
+    outer: Collection[str] = (),
 ) -> None:
     """Write the stored weights of targets to FOLDER in a model's folder.
 
     shapes: of the weights, [out, in] by target; pattern: of the model, if it holds in every target.
-    Values that it prunes are left out, with a mask in their place.
+    Values that it prunes are left out, with a mask in their place. outer: modules that are no
+    targets: the embedding and the head.
 
     Raises:
         UserError: a codec whose name is not that of its class in the catalog, a field that is no
@@ -151,7 +154,10 @@ def write(
         }
         layout_of[target] = layouts.setdefault(json.dumps(layout, allow_nan=False), len(layouts))
     writer.close()
-    about = {"version": 1, "layouts": [json.loads(text) for text in layouts], "weights": layout_of}
+    about: dict[str, Any] = {"version": 1}
+    if outer:
+        about["outer"] = sorted(outer)
+    about |= {"layouts": [json.loads(text) for text in layouts], "weights": layout_of}
     (folder / FOLDER / MANIFEST).write_text(json.dumps(about))
 
 
@@ -260,6 +266,8 @@ class StoredFolder(Mapping[str, StoredWeight]):
             name: about["layouts"][i] for name, i in about["weights"].items()
         }
         self._shards: dict[str, str] = index["weight_map"]
+        self.outer = frozenset(about.get("outer", ()))
+        """Modules that are no targets: the embedding and the head."""
         self._open: dict[str, Any] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -277,6 +285,35 @@ class StoredFolder(Mapping[str, StoredWeight]):
             part: self._part(f"{target}.{part}", entry, kept) for part, entry in entries.items()
         }
         return StoredWeight(self.codec(target), parts)
+
+    def weight(self, target: str) -> Tensor:
+        """Decode a weight, float32. Raise UserError if its parts do not fit together."""
+        try:
+            weight = self[target].decode()
+        except (
+            KeyError,
+            ValueError,
+            TypeError,
+            IndexError,
+            RuntimeError,
+            ArithmeticError,
+        ) as fault:
+            raise UserError(
+                f"{self.path.parent} cannot be read: the parts of {target} do not fit together "
+                f"({fault})"
+            ) from None
+        if tuple(weight.shape) != self.shape(target):
+            raise UserError(
+                f"{self.path.parent} cannot be read: {target} gives a weight {list(weight.shape)}"
+            )
+        return weight
+
+    def write_outer(self, model: Path) -> None:
+        """Write the embedding and the head to another model's folder, if they are stored."""
+        if self.outer:
+            shapes = {name: self.shape(name) for name in self.outer}
+            kept = {name: self[name] for name in sorted(self.outer)}
+            write(model, kept, shapes, Pattern(), self.outer)
 
     def codec(self, target: str) -> Codec:
         """Return the codec of a target."""
@@ -325,21 +362,31 @@ class StoredFolder(Mapping[str, StoredWeight]):
         """Return whether the values of pruned weights are left out."""
         return any(entry["kept"] for entry in self._layouts[target]["parts"].values())
 
+    @property
+    def targets(self) -> list[str]:
+        """Modules of linears: all but the embedding and the head."""
+        return [name for name in self if name not in self.outer]
+
+    def count_outer(self) -> tuple[int, int]:
+        """Count the numbers of the embedding and the head, and the bytes that they take."""
+        weights = sum(math.prod(self.shape(name)) for name in self.outer)
+        return weights, sum(sum(self.sizes(name)) for name in self.outer)
+
     def count(self) -> Storage:
-        """Count the bytes of all parts."""
+        """Count the bytes of all parts of the targets."""
         weights = values = others = 0
         is_packed = False
-        for target in self:
+        for target in self.targets:
             out, width = self.shape(target)
             own, rest = self.sizes(target)
             weights, values, others = weights + out * width, values + own, others + rest
             is_packed |= self._is_masked(target) or not own
-        form = "; ".join(sorted({_describe(self.codec(target)) for target in self}))
+        form = "; ".join(sorted({describe(self.codec(target)) for target in self.targets}))
         return Storage(
             weights=weights, values=values, others=others, is_packed=is_packed, form=form
         )
 
 
-def _describe(codec: Codec) -> str:
+def describe(codec: Codec) -> str:
     """Return a codec in its own words, or by its name."""
     return codec.name if type(codec).__str__ is object.__str__ else str(codec)

@@ -58,24 +58,7 @@ class StoredCheckpoint(Checkpoint):
         target = name.removesuffix(".weight")
         if target not in self.weights:
             return self.folder.tensor(name)
-        try:
-            weight = self.weights[target].decode()
-        except (
-            KeyError,
-            ValueError,
-            TypeError,
-            IndexError,
-            RuntimeError,
-            ArithmeticError,
-        ) as fault:
-            raise UserError(
-                f"{self.path} cannot be read: the parts of {target} do not fit together ({fault})"
-            ) from None
-        if tuple(weight.shape) != self.weights.shape(target):
-            raise UserError(
-                f"{self.path} cannot be read: {target} gives a weight {list(weight.shape)}"
-            )
-        return weight.to(getattr(torch, self._dtype))
+        return self.weights.weight(target).to(getattr(torch, self._dtype))
 
     def stored(self) -> dict[str, StoredBytes]:
         plain = stored_plain(self.folder.shapes(), self.folder.dtypes())

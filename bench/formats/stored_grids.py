@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.formats.stored import StoredFolder
+from bench.formats.stored import StoredFolder, describe
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 from methods.model.targets import family_of
@@ -23,9 +23,9 @@ def require_linears(source: Folder, what: str) -> None:
 
 
 def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
-    """Return the grid codec of each stored weight. Raise UserError if there is none, or one is of
+    """Return the grid codec of each stored linear. Raise UserError if there is none, or one is of
     another kind."""
-    codecs = {target: stored.codec(target) for target in stored}
+    codecs = {target: stored.codec(target) for target in stored.targets}
     if not codecs:
         raise UserError(
             f"{stored.path.parent} has no stored weights, of which {format_} is made: name the "
@@ -41,8 +41,22 @@ def grids_of(stored: StoredFolder, format_: str) -> Mapping[str, GridCodec]:
     return grids
 
 
+def describe_outer(stored: StoredFolder, left_by: str = "") -> str:
+    """Return a sentence about the quantized embedding and head; "" if they are not quantized.
+
+    left_by: format that has no form for them, so that it stores their values as floats.
+    """
+    if not stored.outer:
+        return ""
+    names = " and ".join(sorted(stored.outer))
+    if left_by:
+        return f"; {names} stay floats, because {left_by} quantizes linears of blocks alone"
+    forms = sorted({describe(stored.codec(name)) for name in stored.outer})
+    return f"; {names} as {', '.join(forms)}"
+
+
 def common_bits(stored: StoredFolder) -> int:
-    """Return the bits of the integers that all stored weights are; 0 without one such number."""
-    codecs = [stored.codec(target) for target in stored]
+    """Return the bits of the integers that all stored linears are; 0 without one such number."""
+    codecs = [stored.codec(target) for target in stored.targets]
     bits = {integer_bits(codec) for codec in codecs}
     return bits.pop() if len(bits) == 1 else 0

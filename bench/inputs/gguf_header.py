@@ -46,6 +46,10 @@ SCALARS = {
 """Formats of scalar types for `struct`."""
 
 
+FLOATS = ("F32", "F16", "BF16", "F64")
+"""Types of numbers that are not quantized."""
+
+
 class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     """Sizes of the dimensions, the fastest first."""

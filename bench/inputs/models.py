@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
@@ -32,6 +34,10 @@ COMPANIONS = ("generation_config.json", "chat_template.jinja", *TOKENIZER_FILES)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 WHEEL_FILE = re.compile(r"[A-Za-z0-9][\w.-]*==[\w.]+:[\w./-]+")
 SHA256 = re.compile("[0-9a-f]{64}")
+
+
+SOURCE_KEY = "source_file"
+"""Key of the sizes of a GGUF file of the user in the notes of a record."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,21 @@ def quantized_file(name: str) -> QuantizedFile | None:
     """Return the file of a model, if its alias has one with fewer bits than the model here."""
     alias = _usable_alias(name)
     return alias.file if alias else None
+
+
+def gguf_sizes(path: Path) -> QuantizedFile | None:
+    """Return the sizes of a GGUF file, or None if its linears are floats. Raise UserError if it
+    cannot be read."""
+    tensors = gguf_header.read(path).tensors
+    linears = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) > 1]
+    kinds: Counter[str] = Counter()
+    for tensor in linears:
+        kinds[tensor.kind] += tensor.size
+    [(kind, _)] = kinds.most_common(1)
+    if kind in gguf_header.FLOATS:
+        return None
+    bits = 8 * kinds.total() / sum(math.prod(tensor.shape) for tensor in linears)
+    return QuantizedFile(kind, bits, sum(tensor.size for tensor in tensors.values()))
 
 
 def resolve(name: str, data_dir: Path | None = None) -> ModelFacts | None:

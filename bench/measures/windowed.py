@@ -41,8 +41,9 @@ class WindowSettings(MeasureSettings):
     seqlen: Length | None = None
     """Tokens in a window. Default: the model's evaluation length."""
     windows: Extent = None
-    """Number of windows, from the first, or "all". Default: 32,768 tokens for `tiny`, all for other
-    models."""
+    """Number of windows, or "all". Default: 32,768 tokens for `tiny`, all for other models."""
+    draw: Literal["spread", "front"] = "spread"
+    """Windows to take if not all: evenly spaced in the text, over many articles, or the first."""
     split: Literal["evaluation", "validation"] = "evaluation"
     """Split of the corpus. Use validation to make choices, on a corpus that has it (wiki-mini)."""
     batch: Count | None = None
@@ -71,6 +72,7 @@ class Windowed(ABC):
         windows: number of windows. None: all.
         batch: windows in a forward pass.
         bos: rule for BOS as far as it changes the tokens.
+        draw: "spread" if the windows are evenly spaced. "": from the front.
     """
 
     name: ClassVar[str]
@@ -85,6 +87,7 @@ class Windowed(ABC):
     batch: int | None = None
     split: str = "evaluation"
     bos: Bos = ""
+    draw: str = ""
 
     @classmethod
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
@@ -113,12 +116,16 @@ class Windowed(ABC):
             config |= {"split": wanted.split}
         if context.bos:
             config |= {"bos": context.bos}
+        if windows and wanted.draw == "spread":
+            config |= {"draw": wanted.draw}
         yield Planned(config, content, {"dense_states_gb": wanted.dense_states_gb})
 
     @property
     def protocol(self) -> Protocol | str:
         name = self.corpus if self.split == "evaluation" else f"{self.corpus}-{self.split}"
-        return Protocol(name=name, seqlen=self.seqlen, limit=self.windows, bos=self.bos)
+        return Protocol(
+            name=name, seqlen=self.seqlen, limit=self.windows, bos=self.bos, draw=self.draw
+        )
 
     @property
     def estimated_tokens(self) -> int:
@@ -134,7 +141,8 @@ class Windowed(ABC):
     @property
     def same_pass(self) -> tuple[Any, ...]:
         """Key of the forward pass. Measures of one model share a pass if their keys are equal."""
-        return self.corpus, self.split, self.seqlen, self.windows, self.per_forward, self.bos
+        of_text = (self.corpus, self.split, self.seqlen, self.windows, self.draw, self.bos)
+        return *of_text, self.per_forward
 
     def known(self, windows: Windows, context: MeasureContext) -> Readings | None:
         """Return the readings if they are known without running a model."""
@@ -173,11 +181,8 @@ def read_together(
         UserError: the corpus has fewer windows than requested.
     """
     m, context = measures[0]
-    windows = Windows(
-        *load_windows(
-            m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split, m.bos
-        )
-    )
+    text = (m.corpus, context.tokenizer(), m.seqlen, m.windows, context.data_dir, m.split, m.bos)
+    windows = Windows(*load_windows(*text, spread=m.draw == "spread"))
     digest = token_digest(windows.tokens)
     participants = []
     for measure, own in measures:

@@ -21,6 +21,14 @@ from bench.system.provenance import VERSION
 from methods.contract.info import Link
 
 
+class EmbeddingFormat(BaseModel, frozen=True):
+    """Format of the embedding or of the head in a quantized model."""
+
+    name: str
+    source: str
+    """Digest of the code."""
+
+
 class Stage(BaseModel, frozen=True):
     """Method with its settings and pattern."""
 
@@ -37,6 +45,14 @@ class Stage(BaseModel, frozen=True):
     version: str = VERSION
     kind: str = "methods"
     """Section of the catalog: methods or quantizers."""
+    outer: dict[str, EmbeddingFormat] = {}
+    """Formats of the embedding and of the head, by "embed" and "head". Empty for those of the
+    model."""
+
+    def key_inputs(self) -> dict[str, Any]:
+        """Return everything that decides the result of the stage."""
+        unset = set() if self.outer else {"outer"}
+        return self.model_dump(exclude={"label", "target", "needs", "kind"} | unset)
 
     def model_post_init(self, context: Any) -> None:
         """Let a worker find a class in a file that the user named."""
@@ -158,9 +174,7 @@ class Artifact(BaseModel, frozen=True):
             "model": self.digest,
             "companions": self.companions,
             "loader": self.loader,
-            "stages": [
-                s.model_dump(exclude={"label", "target", "needs", "kind"}) for s in self.stages
-            ],
+            "stages": [stage.key_inputs() for stage in self.stages],
             "calibration": calibration,
             "training": training,
             "targets": [self.include, self.exclude],

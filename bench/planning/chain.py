@@ -12,8 +12,9 @@ from bench.catalog.choice import Choice, parse_method
 from bench.catalog.code import method_digest
 from bench.catalog.entries import CONTROL
 from bench.formats.opening import content_digest
-from bench.planning.artifact import Stage
+from bench.planning.artifact import EmbeddingFormat, Stage
 from bench.system import digests
+from bench.system.source_digest import digest_source
 from methods.contract import rules
 from methods.contract.errors import UserError
 from methods.contract.info import Chain, Does
@@ -104,7 +105,12 @@ def make_stage(choice: Choice, kind: Kind) -> Stage:
             raise UserError(
                 f"{choice.label}: file {file!r} cannot be read: {fault.strerror}"
             ) from None
+    outer = {}
+    for name, value in choice.outer.items():
+        source = digest_source(registry.lookup("embeddings", value).module)
+        outer[name] = EmbeddingFormat(name=value, source=source)
     return Stage(
+        outer=outer,
         name=choice.name,
         label=choice.label,
         target=entry.target,

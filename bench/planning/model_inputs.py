@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
-from bench.catalog.choice import build
+from bench.catalog.choice import KEPT, build
 from bench.catalog.code import measure_digest
 from bench.formats.differences import inspect
 from bench.inputs import corpora, training_text, windows
@@ -28,6 +28,7 @@ from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
+from methods.model.folder import TIED
 from methods.model.smaller_folder import count_left
 from methods.model.targets import require_fit, require_flow, select_targets
 from methods.workshop.training.settings import require_trainable
@@ -232,6 +233,18 @@ class ModelInputs:
             return quantizers, (chain.pattern,)
         return quantizers, tuple(map(str, self.request.patterns))
 
+    def _require_head(self, quantizer: Stage, before: Sequence[Stage]) -> None:
+        """Raise UserError for a format of the head, if that is the embedding. A transform may give
+        the head its own tensor."""
+        embed, head = quantizer.outer.get("embed"), quantizer.outer.get("head")
+        has_head = not self.facts.shapes.keys().isdisjoint(TIED)
+        if embed == head or has_head or any(Does.KEEPS_FUNCTION in s.entry.does for s in before):
+            return
+        raise UserError(
+            f"{self.facts.name} has no head but its embedding: leave "
+            f"head={head.name if head else KEPT} out of {quantizer.label}"
+        )
+
     def _artifacts(
         self, chain: MethodStages, quantizer: Stage | None, pattern: str
     ) -> Iterator[Artifact]:
@@ -239,6 +252,7 @@ class ModelInputs:
         spec, facts = self.spec, self.facts
         stages = [self._complete(stage, pattern) for stage in chain.stages]
         if quantizer:
+            self._require_head(quantizer, stages)
             last = quantizer.model_copy(update={"pattern": chain.beside})
             stages.append(self._complete(last, pattern))
         self._require_settings_file(stages[-1])

@@ -66,11 +66,13 @@ def resolve_request(spec: Spec, *, fetch: bool = False) -> PlanRequest:
     for name in measures:
         _check_measure(name, spec, fetch)
     _require_known(spec)
-    chains = [parse_chain(text) for text in dict.fromkeys((CONTROL, *methods))]
-    quantizers = [parse_quantizer(text) for text in dict.fromkeys(named_quantizers)]
+    typed_chains = {text: parse_chain(text) for text in (CONTROL, *methods)}
+    chains = list(typed_chains.values())
+    typed_quantizers = {text: parse_quantizer(text) for text in named_quantizers}
+    quantizers = list(typed_quantizers.values())
     named = [quantizer for quantizer in quantizers if quantizer]
-    _require_distinct("methods", chains)
-    _require_distinct("quantizers", [[quantizer] for quantizer in named])
+    _require_distinct("methods", typed_chains)
+    _require_distinct("quantizers", {text: [one] for text, one in typed_quantizers.items() if one})
     is_local = spec.executor == LOCAL
     if is_local:
         devices = resolve_devices(spec.device, elsewhere=not fetch)
@@ -139,15 +141,17 @@ def _require_prunable(pattern: Pattern) -> None:
         )
 
 
-def _require_distinct(kind: Kind, chains: Iterable[Sequence[Choice]]) -> None:
-    """Raise UserError if two texts name the same method or quantizer. Both would be one row."""
+def _require_distinct(kind: Kind, chains: Mapping[str, Sequence[Choice]]) -> None:
+    """Raise UserError if two texts name the same method or quantizer. Both would be one row.
+
+    chains: stages by the typed text.
+    """
     known: dict[str, str] = {}
-    for chain in chains:
-        label = chain[-1].label
+    for label, chain in chains.items():
         settings = []
         for choice in chain:
             typed = _other_than_defaults(kind, choice)
-            settings.append((choice.name, sorted(typed.items())))
+            settings.append((choice.name, sorted(typed.items()), sorted(choice.outer.items())))
         same = known.setdefault(repr(settings), label)
         if same != label:
             raise UserError(

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from methods.contract.info import Does, MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.workshop.quantizing.inputs import CACHE_KEY
 
@@ -21,6 +22,7 @@ class Kv8:
 
     name: ClassVar[str] = "kv8"
     needs: ClassVar[Needs] = Needs.NOTHING
+    info: ClassVar[MethodInfo] = MethodInfo(does=Does.KEEPS_WEIGHTS)
     bits: ClassVar[int] = 8
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

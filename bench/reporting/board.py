@@ -8,8 +8,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.result_set import ResultSet
-from bench.reporting import from_records, pairwise, profile, searches, words
+from bench.reporting import from_records, origins, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column
 from bench.reporting.derived_columns import CONTROL, all_columns, leading_columns
@@ -23,6 +24,7 @@ from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
 from bench.results import metrics, reproduce
 from bench.results.identity import Identity
 from bench.results.record import Record
+from bench.results.recount import BITS_PER_PARAMETER
 from bench.results.rows import latest, outdated
 from bench.system.grouping import group_by
 from bench.system.text import amount
@@ -37,9 +39,14 @@ def merge(results: Sequence[ResultSet]) -> ResultSet:
     return ResultSet("all folders", tuple(kept), lambda record: owners[id(record)].items(record))
 
 
-def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
+def make_sections(
+    results: Sequence[ResultSet], known: KnownVariance | None = None
+) -> list[ReportSection]:
     """Make a section for each model, the largest first, with a table for each protocol, the main
-    one first."""
+    one first.
+
+    known: noise of numbers, by default from these results.
+    """
     merged = merge(results)
     folders = {id(record): one.name for one in results for record in one.records}
     credits = {one.name: searches.read_about(Path(one.name)).credit for one in results}
@@ -47,7 +54,8 @@ def make_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     sections = []
     for model, records in models.items():
         records, left_out = without_outdated(records)
-        tables = [b.make_table() for b in boards_of(model, merged.only(model, records))]
+        of_model = merged.only(model, records)
+        tables = [b.make_table() for b in boards_of(model, of_model, known=known)]
         about, named = {}, set()
         for record in records:
             folder = folders[id(record)]
@@ -83,17 +91,20 @@ def _size(records: Iterable[Record]) -> float:
     return max((x.value for x in readings if x.value is not None), default=0.0)
 
 
-def boards_of(model: str, results: ResultSet, device: str = "") -> Iterator[Board]:
+def boards_of(
+    model: str, results: ResultSet, device: str = "", known: KnownVariance | None = None
+) -> Iterator[Board]:
     """Yield a board for each protocol of a model's records, the main one first.
 
     results: without records that are `outdated`. device: part of the name of the machine on which a
-    speedup counts.
+    speedup counts. known: noise of numbers, by default from `results`.
     """
     results = results.with_cache()
+    known = known or learn(results)
     costs = CostIndex(results.records)
     groups = _add_speeds(group_by_protocol(results.records))
     for protocol, records in groups.items():
-        yield Board(model, protocol, records, results, costs, device)
+        yield Board(model, protocol, records, results, costs, known, device)
 
 
 def _add_speeds(groups: Mapping[BoardProtocol, list[Record]]) -> dict[BoardProtocol, list[Record]]:
@@ -132,10 +143,11 @@ class Board:
         records: list[Record],
         results: ResultSet,
         costs: CostIndex,
+        known: KnownVariance,
         device: str = "",
     ) -> None:
         self.model, self.protocol, self.device = model, protocol, device
-        self.results, self.costs = results, costs
+        self.results, self.costs, self.known = results, costs, known
         self.records = {r.stem: r for r in records}
         self.rows = [
             _named_speed(row, self.records, protocol.device) for row in labelled_rows(records)
@@ -178,7 +190,10 @@ class Board:
         rows = []
         for line, parent in zip(lines, parents, strict=True):
             row = from_records.make_row(line, keys, self.records)
-            rows.append(replace(row, labels=_labels(row, line, names), part_of=parent))
+            labels = _labels(row, line, names)
+            if any(origins.is_dirty(record) for record in self._records_of(line)):
+                labels = (f"{labels[0]} {origins.MARK}", *labels[1:])
+            rows.append(replace(row, labels=labels, part_of=parent))
         out = Table(
             self.model,
             tuple(names),
@@ -186,8 +201,9 @@ class Board:
             tuple(rows),
             protocol=self.protocol.label,
         )
-        out = replace(out, remarks=self.pivot.notes)
-        out = pairwise.add_intervals(out, self.records, self.results, paired)
+        origin = origins.describe(self.records.values())
+        out = replace(out, remarks=(*self.pivot.notes, *filter(None, [origin])))
+        out = pairwise.add_intervals(out, self.records, self.results, paired, self.known)
         out = self._with_derived(out, lines)
         return self._show_leading(self._with_seeds(out, lines, keys))
 
@@ -208,7 +224,7 @@ class Board:
 
     def _with_derived(self, out: Table, lines: Sequence[PivotLine]) -> Table:
         """Fill the cells of derived columns and of the worst task, and add facts to each row."""
-        comparison = DenseComparison(out, self.records, self.results, self.device)
+        comparison = DenseComparison(out, self.records, self.results, self.known, self.device)
         numbers = [_numbers(out, k) for k in range(len(out.rows))]
         dense: list[Record] = []
         numbers_of_dense: dict[str, float] = {}
@@ -227,7 +243,8 @@ class Board:
             if control is not None:
                 facts = replace(facts, control_loss=comparison.loss(k, control))
             if k != comparison.dense:
-                losses = profile.compare(dense, self._records_of(line), self.results)
+                own = self._records_of(line)
+                losses = profile.compare(dense, own, self.results, self.known.draws)
                 track_loss, worst_track = profile.worst(losses)
                 facts = replace(
                     facts, tracks=losses, track_loss=track_loss, worst_track=worst_track
@@ -272,6 +289,8 @@ class Board:
         return Facts(
             compressed=row.is_quantized or row.filters["pattern"] != "dense",
             broken=bool(numbers.get("violated_groups")),
+            bytes=numbers.get(metrics.SIZE),
+            bits_per_parameter=numbers.get(BITS_PER_PARAMETER),
             bits=numbers.get("bits_per_weight"),
             loss=comparison.loss(k),
             drop=drop,
@@ -346,7 +365,7 @@ def _named_speed(row: dict[str, Any], records: Mapping[str, Record], device: str
         return row
     protocol = row["protocol"]
     if row["value"] is not None:
-        where = filter(None, (row["device"], records[row["record"]].processor))
+        where = filter(None, (row["device"], records[row["record"]].processor_kind))
         protocol = f"{protocol} on {', '.join(where)}"
     return row | {"protocol": protocol, "device": device}
 

@@ -27,6 +27,7 @@ from methods.contract.errors import UserError
 class Limits:
     """The limits that a row must meet. None: no limit. Loss and worst drop are fractions."""
 
+    max_mb: float | None = None
     max_bits: float | None = None
     max_loss: float | None = None
     max_worst_drop: float | None = None
@@ -78,6 +79,20 @@ def _stops(numbers: str, unit: str = "") -> tuple[str, ...]:
 
 
 LIMITS = (
+    Limit(
+        "max_mb",
+        "size of the model",
+        "at most {}",
+        lambda f: _exact(None if f.bytes is None else f.bytes / 1e6),
+        _share,
+        "{:,.4g}".format,
+        " MB",
+        "100MB",
+        "Most bytes of the model",
+        _stops(
+            "0.5 1 2 5 10 20 50 75 100 125 150 200 250 300 400 500 750 1000 2000 5000 10000", "MB"
+        ),
+    ),
     Limit(
         "max_bits",
         "bits per weight",
@@ -142,6 +157,7 @@ LIMITS = (
 """All limits, in the order of the flags."""
 
 FORMS = {
+    "max_mb": (r"(\d+(?:\.\d+)?) ?(?:MB)?", "a number of MB", 1.0),
     "max_bits": (r"(\d+(?:\.\d+)?)", "a number of at least 0", 1.0),
     "max_loss": (r"(\d+(?:\.\d+)?)%", "a percentage", 0.01),
     "max_worst_drop": (r"(\d+(?:\.\d+)?) ?pp", "percentage points", 0.01),
@@ -219,7 +235,7 @@ class Answer:
     limits: Limits
     meets: tuple[Candidate, ...]
     """Rows that meet all limits, the best first. Of rows that tie with the best, the one of the
-    fewest bits is first."""
+    fewest bytes is first."""
     nearest: Candidate | None
     """The row among those that fail whose largest excess over a limit is the smallest."""
     unmeasured: tuple[Candidate, ...]
@@ -267,6 +283,8 @@ def pick(
         if row.facts and not row.facts.broken and quality is not None:
             checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
             candidates.append(Candidate(k, row, row.facts, quality, checks))
+    if tracks:
+        _require_told(candidates, limits.max_loss, tracks)
     meets = [c for c in candidates if not c.failed and not c.unmeasured]
     meets.sort(key=lambda c: (c.quality, c.index))
     differ = {} if column is None else pairwise.differ_from_best(table, column)
@@ -284,6 +302,26 @@ def pick(
         tuple(row for _, row in rows if row.facts and row.facts.broken),
         len(candidates),
         sum(pairwise.ordered(meets[0].index, c.index) not in differ for c in meets[1:]),
+    )
+
+
+def _require_told(
+    candidates: Sequence[Candidate], limit: float | None, tracks: Sequence[str]
+) -> None:
+    """Raise UserError if the interval of every row that meets the limit of these tracks' loss
+    contains it: the rows cannot tell it."""
+    if limit is None:
+        return
+    losses = [c.facts.loss for c in candidates if c.facts.loss]
+    highs = [math.inf if loss.high is None else loss.high for loss in losses]
+    meeting = [high for loss, high in zip(losses, highs, strict=True) if loss.value <= limit]
+    if not meeting or min(meeting) <= limit:
+        return
+    least = f"{math.ceil(1000 * min(highs)) / 10:g}%" if min(highs) < math.inf else "none"
+    raise UserError(
+        f"--max-loss {100 * limit:.15g}% cannot be told for {', '.join(tracks)}: the interval of "
+        f"every row that meets it contains it. The least limit that a row surely meets is {least}: "
+        "use at least that, or measure more questions (--set answers.size=large)"
     )
 
 
@@ -307,14 +345,14 @@ def _with_loss_of(table: Table, tracks: Sequence[str]) -> Table:
 
 
 def tied_rows(meets: Sequence[Candidate], differ: Mapping[pairwise.Rows, bool]) -> list[Candidate]:
-    """Return the first row and those that do not differ from it, the one of the fewest bits
+    """Return the first row and those that do not differ from it, the one of the fewest bytes
     first."""
     tied = list(meets[:1])
     for c in meets[1:]:
         if differ.get(pairwise.ordered(meets[0].index, c.index)) is False:
             tied.append(c)
     return sorted(
-        tied, key=lambda c: (c.facts.bits is None, c.facts.bits or 0.0, c.quality, c.index)
+        tied, key=lambda c: (c.facts.bytes is None, c.facts.bytes or 0.0, c.quality, c.index)
     )
 
 
@@ -389,10 +427,18 @@ def describe_facts(facts: Facts) -> dict[str, str]:
     """Return a row's numbers as text, by the heads of their columns."""
     row = RowNumbers(facts)
     texts = dict.fromkeys(
-        ("bits", "loss (95% interval)", "worst task, pp", "speedup", "tokens", "time"), ABSENT
+        (
+            *("MB", "bits per parameter", "bits per weight", "loss (95% interval)"),
+            *("worst task, pp", "speedup", "tokens", "time"),
+        ),
+        ABSENT,
     )
+    if facts.bytes is not None:
+        texts["MB"] = f"{facts.bytes / 1e6:,.1f}"
+    if facts.bits_per_parameter is not None:
+        texts["bits per parameter"] = f"{facts.bits_per_parameter:.4g}"
     if facts.bits is not None:
-        texts["bits"] = f"{facts.bits:.4g}"
+        texts["bits per weight"] = f"{facts.bits:.4g}"
     if facts.loss:
         texts["loss (95% interval)"] = percent(*facts.loss.parts)
     if facts.drop:

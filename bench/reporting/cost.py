@@ -106,7 +106,7 @@ def _earlier(identity: Identity) -> Iterator[Identity]:
 
 
 def _device(record: Record) -> str:
-    name = record.processor or "unknown machine"
+    name = record.processor_kind or "unknown machine"
     for word in WORDS:
         name = name.replace(word, "")
     threads = record.key_inputs.get("threads")

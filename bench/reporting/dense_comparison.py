@@ -8,9 +8,9 @@ from itertools import chain
 
 import numpy as np
 
+from bench.compare.known_variance import KnownVariance
 from bench.compare.pairing import another_source
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.reporting import pairwise, task_averages
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.view import Table
@@ -40,13 +40,18 @@ def leading_column(table: Table, metric: str, device: str = "") -> int | None:
 
 
 class DenseComparison:
-    """Comparison of a table's rows with its dense row. device: device of the speedups."""
+    """Comparison of a table's rows with its dense row. known: noise of numbers; device: device of
+    the speedups."""
 
     def __init__(
-        self, table: Table, records: Mapping[str, Record], results: ResultSet, device: str = ""
+        self,
+        table: Table,
+        records: Mapping[str, Record],
+        results: ResultSet,
+        known: KnownVariance,
+        device: str = "",
     ) -> None:
-        self.table, self.records, self.results = table, records, results
-        self.noises = SeedNoiseTable(results.records)
+        self.table, self.records, self.results, self.known = table, records, results, known
         self.drop_column = leading_column(table, "worst_drop")
         self.speed_column = leading_column(table, "speedup", device)
         whole = (
@@ -172,5 +177,5 @@ class DenseComparison:
         if not a or not b:
             return None
         return pairwise.compare(
-            a, b, self.table.columns[column].metric, self.results, self.noises, level
+            a, b, self.table.columns[column].metric, self.results, self.known, level
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bench.reporting.words import rounded
-from bench.stats.ratios import RatioChange
+from bench.stats.ratios import Change
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,17 @@ class Flips:
 
 @dataclass(frozen=True)
 class TrackLoss:
-    """Loss of a track: the increase of bits per byte of the right answers, as a fraction of the
-    dense model's.
+    """Loss of a track: the rise of the bits per byte of the right answers.
 
     flips: None for a track without choices.
     """
 
     loss: Bound
-    change: RatioChange
+    """As a fraction of the dense model's bits per byte."""
+    change: Change
+    """The same, with its degrees of freedom."""
+    rise: Change
+    """In bits per byte."""
     flips: Flips | None = None
 
 
@@ -108,7 +111,11 @@ class Facts:
     compressed: bool
     broken: bool = False
     """True if the weights break the pattern."""
+    bytes: float | None = None
+    """Bytes of the whole model."""
+    bits_per_parameter: float | None = None
     bits: float | None = None
+    """Bits per weight of the targets."""
     loss: Bound | None = None
     control_loss: Bound | None = None
     drop: Bound | None = None

@@ -100,12 +100,12 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
         dense = plain
     limit = math.inf
     if model is not None:
-        limit = facts[model].bits or math.inf
+        limit = facts[model].bytes or math.inf
     compressed = [table.rows[k] for k in facts if facts[k].compressed]
     groups = []
     for pattern in dict.fromkeys(row.filters["pattern"] for row in compressed):
         found = candidates.pick(table, candidates.Limits(), pattern).meets
-        smaller = [c for c in found if c.facts.bits is None or c.facts.bits < limit]
+        smaller = [c for c in found if c.facts.bytes is None or c.facts.bytes < limit]
         if smaller:
             groups.append(sorted(smaller, key=lambda c: (c.quality, c.index)))
     for rows in sorted(groups, key=lambda rows: rows[0].quality):

@@ -1,7 +1,7 @@
 """Rows of tables: the readings of records, with what a label says beside the method's name, and
 rows of quantized files.
 
-An alias can be dequantized from a file of fewer bits. A table then has a row for the file, with the
+A model can be dequantized from a file of fewer bits. A table then has a row for the file, with the
 numbers of the dense model and the size of the file: the weights are the same.
 """
 
@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 from bench.catalog import registry
-from bench.inputs.models import QuantizedFile, quantized_file
+from bench.inputs.models import SOURCE_KEY, QuantizedFile, quantized_file
 from bench.results import metrics
 from bench.results.record import Record
+from bench.results.recount import BITS_PER_PARAMETER
 from bench.results.rows import to_rows
 from bench.results.storage_notes import claimed_by
 from methods.contract.errors import UserError
@@ -23,6 +24,8 @@ from methods.contract.errors import UserError
 EARLY = 0.1
 """Share of a training after which S is shown."""
 
+FILE = " file"
+"""End of the name of a file, which no quantizer has."""
 Row = dict[str, Any]
 
 
@@ -37,13 +40,26 @@ def labelled_rows(records: Iterable[Record]) -> list[Row]:
     claims = {
         record.artifact: claimed_by(record.notes) for record in known if claimed_by(record.notes)
     }
+    files = {}
+    for record in known:
+        if file := _noted_file(record):
+            files[record.identity.model] = file
     for record in known:
         about = {"remarks": remarks(record.identity.stages), "mask": mask_moves(record.notes)}
         own = [row | about for row in to_rows([record])]
         if record.artifact in claims:
             own = [_mark_claimed(row, claims[record.artifact]) for row in own]
-        out += [*own, *_file_rows(record, own)]
+        model = record.identity.model
+        out += [*own, *_file_rows(record, own, quantized_file(model) or files.get(model))]
     return out
+
+
+def _noted_file(record: Record) -> QuantizedFile | None:
+    """Return the GGUF file of the user that a record names as the source of its model."""
+    match record.notes.get(SOURCE_KEY):
+        case {"format": str(kind), "bits": int() | float() as bits, "bytes": int() as size}:
+            return QuantizedFile(kind, bits, size)
+    return None
 
 
 def _mark_claimed(row: Row, library: str) -> Row:
@@ -100,17 +116,16 @@ def facts_of(rows: Sequence[Row]) -> list[str]:
 
 def quantizer_of_file(file: QuantizedFile) -> str:
     """Return the name of the row of a file, in the column of quantizers."""
-    return f"{file.format} file"
+    return f"{file.format}{FILE}"
 
 
 def is_file(labels: Mapping[str, str]) -> bool:
     """Return whether a row's labels are those of a quantized file."""
-    file = quantized_file(labels["model"])
-    return file is not None and labels["quantizer"] == quantizer_of_file(file)
+    return labels["quantizer"].endswith(FILE)
 
 
-def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
-    identity, file = record.identity, quantized_file(record.identity.model)
+def _file_rows(record: Record, rows: Sequence[Row], file: QuantizedFile | None) -> Iterator[Row]:
+    identity = record.identity
     if (
         not file
         or (identity.stages, identity.quantizer) != (("dense",), "none")
@@ -120,9 +135,12 @@ def _file_rows(record: Record, rows: Iterable[Row]) -> Iterator[Row]:
     name = quantizer_of_file(file)
     sizes = {
         "bits_per_weight": file.bits,
-        "bytes_packed": float(file.bytes),
+        metrics.SIZE: float(file.bytes),
         "bytes": float(file.bytes),
     }
+    parameters = [row["value"] for row in rows if row["metric"] == "parameters"]
+    if parameters:
+        sizes[BITS_PER_PARAMETER] = 8 * file.bytes / parameters[0]
     for row in rows:
         # A file does not share the speed of the model that was dequantized from it.
         if identity.subject != "timing":

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from bench.compare import result_arguments
+from bench.compare.known_variance import KnownVariance
 from bench.compare.result_set import ResultSet
 from bench.reporting import (
     board,
@@ -78,14 +79,17 @@ def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
 
 
 def make_sections(
-    results: Sequence[ResultSet], papers: Path | None, smaller: str = ""
+    results: Sequence[ResultSet],
+    papers: Path | None,
+    smaller: str = "",
+    known: KnownVariance | None = None,
 ) -> list[ReportSection]:
     """Make a section for each model of all folders, and one for papers at the end.
 
     papers: folder of their rows. smaller: model whose dense rows larger models have in their
-    tables, or "".
+    tables, or "". known: as in `board.make_sections`.
     """
-    out = board.make_sections(results)
+    out = board.make_sections(results, known)
     if smaller:
         out = smaller_models.add_smaller(
             out, smaller, {r.stem: r for one in results for r in one.records}

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.compare import paired_estimate
+from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.pairing import Seeds, pair_seeds
 from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
@@ -39,18 +39,20 @@ def add_intervals(
     records: Mapping[str, Record],
     results: ResultSet,
     paired: Callable[[TableColumn], bool] = lambda column: True,
+    known: KnownVariance | None = None,
 ) -> Table:
     """Add ranks, and an interval for each pair of rows that was measured on the same items.
 
     paired: returns whether to compare rows in a column. Parts of rows are compared, too, but have
-    no rank.
+    no rank. known: noise of numbers, by default from `results`.
 
     Each interval holds on its own. Two rows tie unless Holm's p over the column's pairs is under
     ALPHA. So at most a share ALPHA of tables orders rows that are equal. A column has ranks if
     every number in it has scores by item.
     """
     results = results.with_cache()
-    noises = SeedNoiseTable(results.records)
+    known = known or learn(results)
+    remarks = list(table.remarks)
     intervals: dict[tuple[int, int, int], Interval] = {}
     ranks: dict[int, tuple[str, ...]] = {}
     unranked = 0
@@ -70,13 +72,22 @@ def add_intervals(
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
         of_column: dict[Rows, Interval] = {}
+        few = ""
         for a, b in combinations(compared, 2):
-            interval = compare(by_row[a], by_row[b], column.metric, results, noises)
+            try:
+                interval = _compare(by_row[a], by_row[b], column.metric, results, known, ALPHA)
+            except paired_estimate.FewArticles as fault:
+                few = f"{column.label}: {fault}."
+                continue
             if interval:
                 of_column[a, b] = intervals[a, b, c] = interval
-        if of_column and column.better and len(by_row) == len(values):
+        if few and not column.hidden:
+            remarks.append(few)
+        if of_column and not few and column.better and len(by_row) == len(values):
             ranks[c] = _ranks(table, values, compared, of_column)
-    return replace(table, intervals=intervals, ranks=ranks, unranked=unranked)
+    return replace(
+        table, intervals=intervals, ranks=ranks, unranked=unranked, remarks=tuple(remarks)
+    )
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
@@ -101,22 +112,37 @@ def compare(
     b: Seeds,
     metric: str,
     results: ResultSet,
-    noises: SeedNoiseTable,
+    known: KnownVariance,
     level: float = ALPHA,
 ) -> Interval | None:
     """Return the change from a to b with an interval of coverage 1 - level, or None if they cannot
     be compared.
 
-    noises: noise between seeds, which is added if a and b share few seeds.
+    known: noise between seeds, which is added if a and b share few seeds, and between articles,
+    which is taken if they share few articles.
     """
+    try:
+        return _compare(a, b, metric, results, known, level)
+    except paired_estimate.NotComparable:
+        return None
+
+
+def _compare(
+    a: Seeds, b: Seeds, metric: str, results: ResultSet, known: KnownVariance, level: float
+) -> Interval | None:
+    """As `compare`, but raise FewArticles."""
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
     # A ratio to 0 says nothing.
     if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:
         return None
-    noise, source = noises.of_pair(pair) or (None, "")
+    noise, source = known.draws.of_pair(pair) or (None, "")
     try:
-        estimate = paired_estimate.estimate_pair(pair, results, results, level, noise)
+        estimate = paired_estimate.estimate_pair(
+            pair, results, results, level, noise, learned=known.articles
+        )
+    except paired_estimate.FewArticles:
+        raise
     except paired_estimate.NotComparable:
         return None
     value, low, high = estimate.effect(pair.is_ratio)

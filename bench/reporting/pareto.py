@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from bench.reporting.view import Table, TableColumn
 from bench.results import metrics
-from methods.contract.errors import UserError
-from methods.contract.pattern import Pattern
 
 BITS = "bits_per_weight"
 MIN_POINTS = 3
@@ -48,16 +46,14 @@ def quality_metric(table: Table) -> str | None:
 
 
 def fronts(table: Table) -> Iterator[Front]:
-    """Yield a front for each column of the quality metric, against bits per weight and against each
-    measured speed.
+    """Yield a front for each column of the quality metric, against the bytes of the whole model and
+    against each measured speed.
 
-    Packed bytes take the place of bits per weight if these are missing, or if a row has fewer
-    weights than the others. Of a leaderboard, only the columns that are shown count. A shown column
-    of bits per byte is drawn against packed bytes.
+    Bits per weight take the place of bytes if these are missing. Of a leaderboard, only the columns
+    that are shown count. A shown column of bits per byte is drawn against bytes, too.
     """
     quality = quality_metric(table)
-    is_smaller = any(_is_smaller(row.filters.get("pattern", "")) for row in table.rows)
-    sizes = (metrics.SIZE, BITS) if is_smaller else (BITS, metrics.SIZE)
+    sizes = (metrics.SIZE, BITS)
     size = next((metric for metric in sizes if table.column(metric) is not None), None)
     speeds = [c for c in table.columns if c.shown is not False and c.definition.is_time]
     costs = [i for i, c in enumerate(table.columns) if c.metric == size or c in speeds]
@@ -72,14 +68,6 @@ def fronts(table: Table) -> Iterator[Front]:
             front = _front(table, x, y)
             if len(front.points) >= MIN_POINTS:
                 yield front
-
-
-def _is_smaller(pattern: str) -> bool:
-    """Return whether parts of the model were removed."""
-    try:
-        return Pattern.parse(pattern).removed is not None
-    except UserError:  # a record may have any text
-        return False
 
 
 def _front(table: Table, x: int, y: int) -> Front:

@@ -10,34 +10,40 @@ import numpy as np
 
 from bench.compare.pairing import another_source
 from bench.compare.result_set import ResultSet
+from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.inputs import tracks
 from bench.reporting import pairwise, words
 from bench.reporting.facts import Bound, Flips, TrackLoss
 from bench.reporting.pairwise import ALPHA
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
+from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests
-from bench.stats.ratios import PairedGroup, differ_p, estimate_ratio_change
+from bench.stats.ratios import PairedGroup, differ_p, estimate_change
 from bench.system.grouping import group_by
 
-MEASURE, MBPP = "answers", "code/mbpp"
+MEASURE, METRIC, MBPP = "answers", "bits_per_byte", "code/mbpp"
 CAPTION = (
     "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, "
-    "averaged over the track's tasks, with the 95% interval of the pairs of questions. The noise "
-    "between calibration seeds is not in it if a row has one seed. With an asterisk: fewer than 8 "
-    "degrees of freedom, as of six questions. Up to one in ten of such intervals misses the loss. "
-    "Rows are in the order of their bits per weight."
+    "averaged over the track's tasks, with the 95% interval of the pairs of questions and of the "
+    "noise between calibration seeds. With an asterisk: fewer than 8 degrees of freedom, as of six "
+    "questions. Up to one in ten of such intervals misses the loss. "
+    "Rows are in the order of their bytes."
+)
+RISE_CAPTION = (
+    "The same loss in bits per byte, not divided by the dense model's. A track whose dense value "
+    "is small, such as code, loses more in percent than in bits."
 )
 ORDER_CAPTION = (
-    "The track that loses most is first. Tracks that do not differ significantly have ranks in "
-    "common."
+    "The track that loses most bits per byte is first. Tracks that do not differ significantly "
+    "have ranks in common."
 )
 FLIPS_CAPTION = (
     "Share of questions whose ranked answer is another than the dense model's, with its 95% "
     "interval; after it, right to wrong (−) and wrong to right (+), in percent."
 )
-CAPTIONS = (CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
+CAPTIONS = (CAPTION, RISE_CAPTION, ORDER_CAPTION, FLIPS_CAPTION)
 """Captions of the tables of `text_tables`, in their order."""
 FEW = 8.0
 """Degrees of freedom of a loss from which its interval has no asterisk. Of intervals from six
@@ -52,12 +58,12 @@ def by_task(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def compare(
-    dense: Iterable[Record], own: Iterable[Record], results: ResultSet
+    dense: Iterable[Record], own: Iterable[Record], results: ResultSet, draws: SeedNoiseTable
 ) -> dict[str, TrackLoss]:
     """Compare a row with the dense model, track by track.
 
     A track counts if both have the same tasks with the same numbers of questions, and the same
-    questions.
+    questions. draws: noise between seeds, which is added if a row has few.
     """
     before, after = _by_track(dense), _by_track(own)
     out = {}
@@ -74,7 +80,7 @@ def compare(
         pairs = []
         for task, by_seed in was.items():
             pairs.append((next(iter(by_seed.values())), [now[task][seed] for seed in seeds]))
-        loss = _compare_track(pairs, results)
+        loss = _compare_track(pairs, results, draws)
         if loss:
             out[track] = loss
     return out
@@ -91,7 +97,7 @@ def _by_track(records: Iterable[Record]) -> dict[str, dict[str, dict[int | None,
 
 
 def _compare_track(
-    pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet
+    pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet, draws: SeedNoiseTable
 ) -> TrackLoss | None:
     """Compare a track. pairs: for each task the dense model's record, and the row's, one for each
     seed."""
@@ -116,12 +122,16 @@ def _compare_track(
             choices = np.stack([one.columns["choice"] for one in now])
             right = np.stack([one.columns[accuracy] for one in now])
             answers.append((was.columns["choice"] != choices, was.columns[accuracy], right))
-    change = estimate_ratio_change(groups)
-    if change is None:
+    one = pairs[0][1][0]
+    noise = None
+    if one.identity.seed is not None:
+        noise, _ = draws.of_record(one, metrics.find(METRIC))
+    change = estimate_change(groups, noise)
+    rise = estimate_change(groups, noise, relative=False)
+    if change is None or rise is None:
         return None
-    return TrackLoss(
-        Bound(change.value, *change.interval(ALPHA)), change, pairwise.count_flips(answers)
-    )
+    loss = Bound(change.value, *change.interval(ALPHA))
+    return TrackLoss(loss, change, rise, pairwise.count_flips(answers))
 
 
 def _source(task: str) -> str:
@@ -146,21 +156,25 @@ def worst(losses: Mapping[str, TrackLoss]) -> tuple[Bound | None, str]:
     ), name
 
 
-def order(losses: Mapping[str, TrackLoss]) -> str:
-    """Return the tracks in the order of their losses, the largest first, with ranks: "code 1,
-    mathematics 2–3, reading 2–3".
+def rank(losses: Mapping[str, TrackLoss]) -> list[tuple[str, int, int]]:
+    """Return each track with its best and worst rank, the largest rise in bits per byte first.
 
-    Ranks are ranges as in a leaderboard, by Holm's p over all pairs.
+    A loss over the dense value is large where that value is small, as in code. Ranks are ranges as
+    in a leaderboard, by Holm's p over all pairs.
     """
-    names = sorted(losses, key=lambda track: (-losses[track].loss.value, track))
+    names = sorted(losses, key=lambda track: (-losses[track].rise.value, track))
     pairs = list(combinations(names, 2))
-    p = multiple_tests.holm([differ_p(losses[a].change, losses[b].change) for a, b in pairs])
+    p = multiple_tests.holm([differ_p(losses[a].rise, losses[b].rise) for a, b in pairs])
     differ = {
         frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)
     }
-    ranks = multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
+    return multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
+
+
+def order(losses: Mapping[str, TrackLoss]) -> str:
+    """Return the ranks of tracks as text: "code 1, mathematics 2–3, reading 2–3"."""
     texts = []
-    for name, best, worst in ranks:
+    for name, best, worst in rank(losses):
         texts.append(f"{name} {best}" if best == worst else f"{name} {best}–{worst}")
     return ", ".join(texts)
 
@@ -172,10 +186,10 @@ def names_of(table: Table) -> list[str]:
 
 
 def rows_of(table: Table) -> list[int]:
-    """Return the rows with a profile, those of the fewest bits per weight first."""
+    """Return the rows with a profile, those of the fewest bytes first."""
     with_facts = [k for k in table.whole_rows if table.rows[k].facts]
     kept = [k for k in with_facts if table.facts(k).tracks]
-    return sorted(kept, key=lambda k: (table.facts(k).bits or 0.0, k))
+    return sorted(kept, key=lambda k: (table.facts(k).bytes or 0.0, k))
 
 
 def text_tables(table: Table) -> list[TextTable]:
@@ -185,22 +199,27 @@ def text_tables(table: Table) -> list[TextTable]:
         return []
     names = names_of(table)
     title = f"{table.title}, {table.protocol}"
-    losses, orders, flips, has_flips = [], [], [], False
+    losses, rises, orders, flips, has_flips = [], [], [], [], False
     for k in rows:
         facts = table.facts(k)
-        first = [table.rows[k].name, ABSENT if facts.bits is None else f"{facts.bits:.4g}"]
-        loss_cells, flip_cells = dict.fromkeys(names, ABSENT), dict.fromkeys(names, ABSENT)
+        size = ABSENT if facts.bytes is None else f"{facts.bytes / 1e6:,.1f}"
+        bits = ABSENT if facts.bits is None else f"{facts.bits:.4g}"
+        first = [table.rows[k].name, size, bits]
+        loss_cells, rise_cells, flip_cells = (dict.fromkeys(names, ABSENT) for _ in range(3))
         for name, loss in facts.tracks.items():
             loss_cells[name] = words.percent(*loss.loss.parts) + asterisk(loss)
+            rise_cells[name] = words.bits_per_byte(loss.rise.value, *loss.rise.interval(ALPHA))
             if loss.flips:
                 flip_cells[name] = describe_flips(loss.flips)
                 has_flips = True
         ratio = words.ratio(*facts.ratio.parts) if facts.ratio else ABSENT
         losses.append([*first, ratio, *loss_cells.values()])
+        rises.append([*first, *rise_cells.values()])
         orders.append([*first, order(facts.tracks)])
         flips.append([*first, *flip_cells.values()])
-    heads = ["row", "bits per weight"]
+    heads = ["row", "MB", "bits per weight"]
     out = [TextTable(f"Loss of each track: {title}", [*heads, "perplexity ratio", *names], losses)]
+    out.append(TextTable(f"Rise in bits per byte: {title}", [*heads, *names], rises))
     out.append(TextTable(f"Order of the losses: {title}", [*heads, "order"], orders))
     if has_flips:
         out.append(TextTable(f"Flips: {title}", [*heads, *names], flips))

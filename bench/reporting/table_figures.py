@@ -139,9 +139,9 @@ def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Fig
 
 
 def _two_lines(table: Table, k: int) -> str:
-    """Return the name of a row, with its bits, in two lines. A name that does not fit is cut."""
-    name, bits = printable(table.rows[k].name), table.facts(k).bits
-    end = "" if bits is None else f", {bits:.3g}{NO_BREAK_SPACE}bits"
+    """Return the name of a row, with its size, in two lines. A name that does not fit is cut."""
+    name, size = printable(table.rows[k].name), table.facts(k).bytes
+    end = "" if size is None else f", {size / 1e6:.4g}{NO_BREAK_SPACE}MB"
     fitting = (
         textwrap.wrap(words.cut(name, length) + end, MAX_LETTERS)
         for length in range(len(name), 0, -1)

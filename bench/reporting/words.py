@@ -50,6 +50,13 @@ def quantity(
     return f"{text} ({number(low)} to {number(high)})"
 
 
+def bits_per_byte(value: float, low: float, high: float) -> str:
+    """Format a change of bits per byte: 0.51 (0.40 to 0.62)."""
+    return quantity(
+        lambda number: _with_minus(f"{round(number, 2) + 0.0:.2f}"), "", value, low, high
+    )
+
+
 def ratio(value: float, low: float | None = None, high: float | None = None) -> str:
     """Format a ratio: ×1.002 (1.000 to 1.004)."""
     return "×" + quantity(_four_digits, "", value, low, high)

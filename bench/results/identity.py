@@ -52,7 +52,8 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
 
     seqlen: tokens of a window. limit: number of windows or questions, if not all. engine: library
     that ran the model, if the measure compares engines. bos: rule for BOS where it changes the
-    tokens. prompt: settings that change the questions of a task.
+    tokens. prompt: settings that change the questions of a task. draw: "spread" if the windows are
+    evenly spaced in the text, "" if they are the first.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
     engine: str = ""
     bos: str = ""
     prompt: str = ""
+    draw: str = ""
 
     @property
     def label(self) -> str:
@@ -72,6 +74,8 @@ class Protocol(BaseModel, frozen=True, extra="forbid"):
             label += f"@{self.seqlen}"
         if self.limit:
             label += f"x{self.limit}"
+        if self.draw:
+            label += f" {self.draw}"
         if self.prompt:
             label += f" ({self.prompt})"
         label = _with_bos(label, self.bos)

@@ -42,6 +42,20 @@ HEADER_BYTES, ROW_BYTES = 2**16, 1024
 """Most bytes of a file of items: for its header, and for each item. Our own items have up to 256
 bytes each."""
 
+CPU_GENERATIONS = {
+    "6/85": "Skylake",
+    "6/106": "Ice Lake",
+    "6/143": "Sapphire Rapids",
+    "6/167": "Rocket Lake",
+    "6/173": "Granite Rapids",
+    "6/207": "Emerald Rapids",
+    "23/49": "Zen 2",
+    "25/1": "Zen 3",
+    "25/17": "Zen 4",
+    "26/2": "Zen 5",
+}
+"""Generation of a CPU by family and model, as Linux numbers them (arch/x86/include/asm)."""
+
 DONE = ("ok", "diverged")
 """Statuses that a later run does not try again."""
 
@@ -253,6 +267,21 @@ class Record(BaseModel, extra="forbid"):
     def processor(self) -> str:
         """Name of the accelerator, else of the CPU, or "" if unknown."""
         return str(self.machine.get("device") or self.machine.get("cpu") or "")
+
+    @property
+    def processor_kind(self) -> str:
+        """Name of the accelerator, else of the CPU with generation and instruction set, or "" if
+        unknown.
+
+        Clouds call CPUs of several generations by one name, such as "AMD EPYC".
+        """
+        about = self.machine
+        family = "/".join(str(about.get("cpu_model", "")).split("/")[:2])
+        level = str(about.get("isa") or about.get("instruction_set") or "").upper()
+        details = ", ".join(filter(None, (CPU_GENERATIONS.get(family, ""), level)))
+        if about.get("device") or not details:
+            return self.processor
+        return f"{self.processor} ({details})"
 
     @property
     def recorded(self) -> str:

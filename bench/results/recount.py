@@ -1,14 +1,17 @@
-"""Bits of an unstructured pattern as its non-zeros and a mask of one bit per weight, derived when a
-record is read."""
+"""Numbers of a size that are derived when a record is read: bits per parameter, and the bits of an
+unstructured pattern as its non-zeros and a mask of one bit per weight."""
 
 from __future__ import annotations
 
 import re
 
+from bench.results.metrics import SIZE
 from bench.results.record import ReadingRow, Record
 
 BITMAP = "bits_with_bitmap"
 BITS = "bits_per_weight"
+BITS_PER_PARAMETER = "bits_per_parameter"
+"""Stored bits of the whole model over the number of its parameters."""
 
 
 def bits_with_bitmap(bits: float, scales: float, sparsity: float) -> float:
@@ -24,7 +27,10 @@ def read(record: Record) -> list[ReadingRow]:
         return readings
     values = {r.metric: r.value for r in readings if r.value is not None}
     is_sparse = re.match("[0-9.]+%", identity.pattern) and identity.quantizer == "none"
+    derived = {}
+    if values.get("parameters") and SIZE in values:
+        derived[BITS_PER_PARAMETER] = 8 * values[SIZE] / values["parameters"]
     if is_sparse and BITMAP not in values and {BITS, "sparsity"} <= values.keys():
-        bits = bits_with_bitmap(values[BITS], 0, values["sparsity"])
-        readings = [*readings, ReadingRow(metric=BITMAP, value=bits, unit="1", better="lower")]
-    return readings
+        derived[BITMAP] = bits_with_bitmap(values[BITS], 0, values["sparsity"])
+    found = [ReadingRow(metric=m, value=v, unit="1", better="lower") for m, v in derived.items()]
+    return [*readings, *found]

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from bench.catalog import named_files, registry
+from bench.catalog import choice, named_files, registry
 from bench.catalog.entries import MEASURES
 from bench.results.identity import PROMPT
 from bench.results.record import Record
@@ -159,7 +159,7 @@ def settings(record: Record) -> dict[str, Any]:
         raise UserError(
             f"record {record.short_key} does not say how it was made ({fault}): run bench run"
         ) from None
-    values["quantizers"] = (identity.quantizer,)
+    values["quantizers"] = (choice.as_typed(identity.quantizer),)
     return values
 
 
@@ -183,6 +183,8 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
 
 def _window_settings(config: dict[str, Any]) -> dict[str, Any]:
     measured = {"windows": "all", **config}
+    if measured["windows"] not in ("all", None):
+        measured.setdefault("draw", "front")
     if "corpus" in measured:
         measured["data"] = measured.pop("corpus")
     return {"perplexity": measured}

@@ -44,7 +44,7 @@ class Estimate:
     high: float
     p: float
     n: int
-    """Number of `unit`: articles, blocks of windows, questions, or blocks of timings."""
+    """Number of `unit`: articles, questions, or blocks of timings."""
     unit: str
     seeds: int = 1
     seed_share: float = 0.0
@@ -154,7 +154,7 @@ def degrees_of_freedom(between: VarianceParts, weights: Array, seeds: int) -> fl
 
 
 def studentized_bootstrap(
-    differences: Array, weights: Array, level: float, *, unit: str = "articles", margin: float = 0.0
+    differences: Array, weights: Array, level: float, *, margin: float = 0.0
 ) -> Estimate:
     """Estimate the mean difference as a ratio, by a studentized bootstrap (Efron and Tibshirani
     1993, ch. 12.5).
@@ -169,7 +169,7 @@ def studentized_bootstrap(
         level: 1 - coverage.
         margin: change that `p_margin` tests.
     """
-    found = replace(estimate_means(differences, level, weights, margin=margin), unit=unit)
+    found = replace(estimate_means(differences, level, weights, margin=margin), unit="articles")
     value, stderr, freedom = found.value, found.stderr, found.freedom
     if stderr == 0:
         return found

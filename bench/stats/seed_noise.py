@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
 
 from bench.stats.bootstrap import Estimate, satterthwaite, students_p, students_t
 
@@ -30,6 +33,68 @@ def pool(samples: Iterable[SeedNoise]) -> SeedNoise:
     samples = list(samples)
     freedom = math.fsum(s.freedom for s in samples)
     return SeedNoise(math.fsum(s.variance * s.freedom for s in samples) / freedom, freedom)
+
+
+class ModeratedNoise(NamedTuple):
+    """Noise by group, and that of a group without seeds."""
+
+    groups: dict[str, SeedNoise]
+    other: SeedNoise
+
+    def of(self, group: str) -> SeedNoise:
+        """Return the noise of a group, which may have no seeds."""
+        return self.groups.get(group, self.other)
+
+
+def moderate(groups: Mapping[str, SeedNoise]) -> ModeratedNoise:
+    """Return the noise of each group, from its own seeds and from how much the groups differ.
+
+    Empirical Bayes: the variances of the groups scatter around a prior (Smyth, Stat. Appl. Genet.
+    Mol. Biol. 3, 2004, art. 3). Two degrees of freedom say little alone, and the mean of all groups
+    is wrong for each. A group without seeds has the prior. Groups of equal draws have no part in
+    it, and no noise.
+    """
+    noisy = {name: noise for name, noise in groups.items() if noise.variance}
+    if not noisy:
+        return ModeratedNoise(dict(groups), SeedNoise(0.0))
+    prior = _find_prior(list(noisy.values()))
+    if prior is None:
+        pooled = pool(noisy.values())
+        return ModeratedNoise({**groups, **dict.fromkeys(noisy, pooled)}, pooled)
+    moderated = {name: pool([own, prior]) for name, own in noisy.items()}
+    return ModeratedNoise({**groups, **moderated}, prior)
+
+
+def _find_prior(groups: Sequence[SeedNoise]) -> SeedNoise | None:
+    """Return the scaled inverse chi-square that variances of groups are draws of.
+
+    Its degrees of freedom are few if the groups differ much. None: they do not differ more than by
+    chance, or are fewer than three.
+    """
+    from scipy.special import digamma, polygamma
+
+    if len(groups) < 3:
+        return None
+    halves = np.array([noise.freedom for noise in groups]) / 2
+    logs = np.log([noise.variance for noise in groups]) - digamma(halves) + np.log(halves)
+    excess = float(logs.var(ddof=1) - polygamma(1, halves).mean())
+    if excess <= polygamma(1, halves.sum()):
+        return None
+    half = _inverse_trigamma(excess)
+    log_variance = logs.mean() + digamma(half) - math.log(half)
+    return SeedNoise(math.exp(log_variance), 2 * half)
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Return x of trigamma(x) = value, by Newton's method for 1 / trigamma (Smyth 2004,
+    appendix)."""
+    from scipy.special import polygamma
+
+    x = 0.5 + 1 / value
+    for _ in range(50):
+        now = float(polygamma(1, x))
+        x += now * (1 - now / value) / float(polygamma(2, x))
+    return x
 
 
 def add_seed_noise(

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods import Job, Needs, Outcome, Walk
+from methods import Job, Needs, Outcome, StoredWeight, Walk
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,12 @@ class SignCodec:
         return (2 * parts["signs"].float() - 1) * parts["scales"].float()
 
 
+def store_signs(weight: Tensor) -> StoredWeight:
+    """Store a linear, or with `--quant int8:embed=signs` an embedding."""
+    signs, scales = (weight >= 0).to(torch.uint8), weight.abs().mean(1, keepdim=True).half()
+    return StoredWeight(SignCodec(), {"signs": signs, "scales": scales})
+
+
 @dataclass(frozen=True)
 class Signs:
     """The sign of each weight, times the mean magnitude of its row."""
@@ -31,7 +37,5 @@ class Signs:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job)
         for visit in walk:
-            signs = (visit.weight >= 0).to(torch.uint8)
-            scales = visit.weight.abs().mean(1, keepdim=True).half()
-            visit.store(SignCodec(), {"signs": signs, "scales": scales})
+            visit.store(*store_signs(visit.weight)[:2])
         return walk.outcome()

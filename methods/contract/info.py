@@ -56,7 +56,8 @@ class Does(Flag):
     KEEPS_FUNCTION: it changes weights of a model that is not pruned yet, and no output. KEEPS_MASK:
     it trains a model under the pattern that this has. REFINES: it needs a model that another method
     pruned. CONTROL: its model stays dense. IMPORTS: it takes a model made elsewhere, which may
-    differ from its source in any tensor, and has the pattern that is found in it.
+    differ from its source in any tensor, and has the pattern that is found in it. KEEPS_WEIGHTS: a
+    quantizer that changes no weight, so that the embedding and the head keep their format.
     """
 
     PRUNES = auto()
@@ -67,6 +68,7 @@ class Does(Flag):
     REFINES = auto()
     CONTROL = auto()
     IMPORTS = auto()
+    KEEPS_WEIGHTS = auto()
     LEAVES_DENSE = REMOVES | KEEPS_FUNCTION | CONTROL
 
 
@@ -258,7 +260,7 @@ class MethodInfo:
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings that can be typed as one word, by that word."""
     does: Does = Does.PRUNES
-    """Capabilities of a method. A quantizer has none."""
+    """Capabilities of a method. Of a quantizer only KEEPS_WEIGHTS counts."""
     removes: tuple[Removes, ...] = ()
     """Parts that it removes. The first names its pattern: "depth 25%" for the method depth with
     25%."""

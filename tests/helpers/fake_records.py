@@ -153,10 +153,10 @@ def counted(
 
 
 def bits(root, value, **about):
-    """A size in bits per weight."""
-    return counted(
-        root, "bits_per_weight", value, **{"measure": "size", "protocol": "weights"} | about
-    )
+    """A size in bits per weight, of a model with 8 million parameters, all of them in targets."""
+    sizes = {"bytes_packed": value * 1e6, "parameters": 8e6}
+    about = {"measure": "size", "protocol": "weights", "beside": sizes} | about
+    return counted(root, "bits_per_weight", value, **about)
 
 
 def _reading(metric, value, unit, better):

@@ -12,7 +12,7 @@ from bench.inputs import models
 from helpers import plugins, runs
 
 PAGE = Path(__file__).parents[2] / "docs/adding.md"
-MAX_LINES = 40
+MAX_LINES = 41
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_a_run_with_what_the_package_adds(tmp_path, monkeypatch, output):
     spec = runs.small(
         results,
         methods=("row-norm:power=0.5",),
-        quantizers=("none", "signs"),
+        quantizers=("none", "signs:embed=signs"),
         measures=("size", "outliers"),
         log_to=("lines",),
     )
@@ -49,8 +49,11 @@ def test_a_run_with_what_the_package_adds(tmp_path, monkeypatch, output):
         (r.identity.method, r.identity.quantizer, r.identity.measure): r
         for r in runs.ReadOnlyStore(results)
     }
-    stored = records["row-norm:power=0.5", "signs", "pattern"].notes["stored"]
+    stored = records["row-norm:power=0.5", "signs:embed=signs", "pattern"].notes["stored"]
     assert stored["form"] == "signs"
+    size = records["row-norm:power=0.5", "signs:embed=signs", "size"]
+    [embedding] = [r.value for r in size.readings if r.metric == "embedding_bytes"]
+    assert embedding == 1024 * (128 / 8 + 2)
     outliers = records["row-norm:power=0.5", "none", "outliers"]
     assert outliers.readings[0].metric == "largest_outlier" and outliers.readings[0].value > 1
     assert "largest_outlier" in (tmp_path / "lines.txt").read_text()

@@ -121,19 +121,20 @@ def test_a_run_has_bos_in_its_numbers_names_and_keys(gemma, tmp_path, cache):
     runs.run_here(spec, only=["dense"])
     record = runs.records(tmp_path / "r")["dense", None, "perplexity"]
     tokenizer = loading.load_tokenizer(gemma)
-    cut = windows.load_windows("wiki-mini", tokenizer, SEQLEN, 3, None, bos="auto")[0]
+    cut, _ = windows.load_windows("wiki-mini", tokenizer, SEQLEN, 3, None, bos="auto", spread=True)
     with torch.no_grad():
         logits = AutoModelForCausalLM.from_pretrained(gemma)(cut).logits[:, :-1].flatten(0, 1)
 
     (reading,) = record.readings
     wanted = math.exp(cross_entropy(logits, cut[:, 1:].flatten()))
     assert reading.value == pytest.approx(wanted, rel=1e-4)
-    assert record.identity.protocol.label == "wiki-mini@32x3 with BOS"
-    assert names["agreement"]["protocol"] == "wiki-mini@32x3 with BOS"
+    assert record.token_digest == windows.token_digest(cut)
+    assert record.identity.protocol.label == "wiki-mini@32x3 spread with BOS"
+    assert names["agreement"]["protocol"] == "wiki-mini@32x3 spread with BOS"
     assert names["agreement"]["calibration"] == "wiki-mini@32x4 with BOS"
     assert [m.key for m in own] == [m.key for m in forced]
     assert {m.key for m in own}.isdisjoint(m.key for m in papers)
-    assert papers[0].identity.protocol.label == "wiki-mini@32x3"
+    assert papers[0].identity.protocol.label == "wiki-mini@32x3 spread"
     assert papers[0].identity.calibration.label == "wiki-mini@32x4"
 
 

@@ -66,12 +66,16 @@ def test_rows_in_json_and_csv_have_the_stable_columns(cli, output, done, tmp_pat
     assert list(read.columns) == COLUMNS.split()
 
 
-AWQ = ("awq", "int4-awq:group=32", "awq:group=32 + int4-awq:group=32")
+AWQ = ("awq", "int4-awq:group=32", "awq:group=32 + int4-awq:group=32:embed=int8")
 
 
 @pytest.mark.parametrize(
     ("method", "quantizer", "stages"),
-    [("dense", "int4-awq", "awq + int4-awq"), AWQ, ("wanda", "int8", "wanda + int8")],
+    [
+        ("dense", "int4-awq", "awq + int4-awq:embed=int8"),
+        AWQ,
+        ("wanda", "int8", "wanda + int8:embed=int8"),
+    ],
 )
 def test_prune_takes_the_typed_method_and_quantizer(
     method, quantizer, stages, monkeypatch, tmp_path

@@ -67,6 +67,7 @@ def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
         for i in range(3)
     ]
     rows.append(script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0, 9.0, 60.0))
+    rows.append(script.Row("wide", "none", Pattern(), 30.0, 50.0, 0.5, 3.0, 70.0))
     rows.append(script.Row("once", "none", Pattern.parse("2:4"), 1.0, 1.0, 0.01, repeated=False))
     monkeypatch.setattr(script, "read", lambda _: tuple(rows))
 
@@ -83,10 +84,23 @@ def test_measured_times_have_a_panel_and_an_answer(script, monkeypatch):
     assert "| bytes | 0.00 MB | near, 0.00 MB, perplexity 11.00 |" in answer
     rows[-1] = rows[-1]._replace(decode_ms=3.2)
     assert "Decoding on this CPU: yes" in script.worth("x", "2:4")
-    rows.pop()
+    del rows[-2:]
     drawn = script.picture("x")
     assert "decoding of a token, one core, ms" in drawn and "prompt, one core, ms" in drawn
     assert [len(front.points) for front in script.fronts("x")] == [4] * 4
+
+
+def test_an_answer_needs_a_competitor_of_another_pattern(script, monkeypatch):
+    rows = [
+        script.Row("a", "none", Pattern.parse("2:4"), 20.0, 50.0, 0.5),
+        script.Row("b", "int4", Pattern.parse("2:4"), 25.0, 20.0, 0.5),
+        script.Row("depth", "none", Pattern(), 30.0, 50.0, 0.5, repeated=False),
+        script.Row("dense", "none", Pattern(), 10.0, 100.0, 1.0),
+    ]
+    monkeypatch.setattr(script, "read", lambda _: tuple(rows))
+    assert "sparse tensor cores: not known, as no other pattern" in script.worth("x", "2:4")
+    rows[2] = rows[2]._replace(repeated=True)
+    assert "sparse tensor cores: yes." in script.worth("x", "2:4")
 
 
 def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypatch):
@@ -110,3 +124,23 @@ def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypa
     )
     drawn = script.card_picture("x")
     assert "computed, not measured" in drawn and "GeForce RTX 4090: a token, computed, ms" in drawn
+
+
+def test_the_file_that_a_model_was_read_from_competes_by_its_bytes(script, monkeypatch):
+    model = "smollm2-135m-instruct-q4"
+    records = []
+    for method, quantizer, size in (("dense", "none", 269e6), ("dense", "int8", 163e6)):
+        values = {"perplexity": 20.0}
+        records.append(record(method, "perplexity", values, quantizer=quantizer, seed=None))
+        records.append(record(method, "size", {"bytes_packed": size}, quantizer=quantizer))
+    for one in records:
+        one.identity.model = model
+    results = SimpleNamespace(records=records, items=lambda one: SimpleNamespace(weights=[1.0]))
+    monkeypatch.setattr(script, "merge", lambda _: results)
+    monkeypatch.setattr(script, "milliseconds", lambda *_: {})
+
+    rows = {row.name: row for row in script.read("of a file")}
+    assert rows["Q4_1 file"].size == script.quantized_file(model).bytes
+    assert rows["Q4_1 file"].perplexity == rows["dense"].perplexity
+    (front, *_) = script.fronts("of a file")
+    assert [point.name for point in front.optimal] == ["Q4_1 file"]

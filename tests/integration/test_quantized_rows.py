@@ -55,11 +55,14 @@ def test_only_what_draws_has_seeds(tmp_path):
     found = [m.identity for m in api.plan(spec).measurements if m.measure == "size"]
     for method in ("dense", "magnitude"):
         seeds = [(one.quantizer, one.seed) for one in found if one.method == method]
-        assert sorted(seeds, key=str) == [("int4-gptq", 0), ("int4-gptq", 1), ("int8", None)]
+        gptq, rtn = "int4-gptq:embed=int8", "int8:embed=int8"
+        assert sorted(seeds, key=str) == [(gptq, 0), (gptq, 1), (rtn, None)]
 
 
 def test_one_that_breaks_the_pattern_is_a_row_and_one_that_wanders_fails(tmp_path, cli):
-    runs.run_here(runs.small(tmp_path / "r", quantizers=("breaks", "wanders"), measures=("size",)))
+    runs.run_here(
+        runs.small(tmp_path / "r", quantizers=("breaks:embed=none", "wanders"), measures=("size",))
+    )
     got = found(tmp_path / "r")
     targets = 802_816
     first = 4 * (6 * 128 + 352)
@@ -73,10 +76,10 @@ def test_one_that_breaks_the_pattern_is_a_row_and_one_that_wanders_fails(tmp_pat
     _, shown, _ = cli("report", "--results", tmp_path / "r")
     assert "200,704" in shown and "399,168" in shown
 
-    status, reason = got["magnitude", "wanders", "status", "pattern"]
+    status, reason = got["magnitude", "wanders:embed=int8", "status", "pattern"]
     assert status == "failed" and "model.norm.weight changed" in reason
 
-    runs.run_here(runs.small(tmp_path / "s", quantizers=("breaks",), measures=("size",)))
+    runs.run_here(runs.small(tmp_path / "s", quantizers=("breaks:embed=none",), measures=("size",)))
     again = found(tmp_path / "s")
     assert again == {key: got[key] for key in again}, "from the cache, too"
 
@@ -92,7 +95,7 @@ def test_a_library_that_is_missing_is_skipped_with_the_way_to_get_it(tmp_path, m
     got = found(tmp_path / "r")
 
     for name, reason in lacking.items():
-        status, said = got["magnitude", name, "status", "size"]
+        status, said = got["magnitude", f"{name}:embed=int8", "status", "size"]
         assert status == "skipped" and reason in said
     _, shown, _ = cli("report", "--results", tmp_path / "r", "--format", "md")
     assert "skipped: pip install 'cast-bench&#91;hqq]'" in shown
@@ -132,7 +135,8 @@ def test_bits_per_weight(pattern, item, stored, bits):
     """Of 100,000 weights in targets and 500 elsewhere."""
     sizes = {"parameters": 100_500, "bytes": item * 100_500, "layers": {"x": Layer(100_000, 0)}}
     counts = WeightCounts(Pattern.parse(pattern), **sizes)
-    context = SimpleNamespace(counts=counts, storage=stored, folder=runs.TINY)
+    context = SimpleNamespace(counts=counts, storage=stored, is_dense=True)
+    context.folder = runs.TINY
     read = {r.metric: r.value for r in Size().read(None, context).values}
     counts.violations = 1
     broken = {r.metric: r.value for r in Size().read(None, context).values}
@@ -165,9 +169,9 @@ def test_prune_writes_a_folder_whose_inputs_are_rounded(tmp_path, cli, monkeypat
     card = (tmp_path / "o/README.md").read_text()
 
     assert code == 0, err
-    assert "magnitude + w8a8" in out and "w8a8" in card
+    assert "magnitude + w8a8:embed=int8" in out and "w8a8" in card
     assert cli("verify", tmp_path / "o")[0] == 0
-    assert len(StoredFolder(tmp_path / "o")) == 28
+    assert len(StoredFolder(tmp_path / "o").targets) == 28
 
     rounded = loading.load(tmp_path / "o", Compute())
     config = json.loads((tmp_path / "o/config.json").read_text())

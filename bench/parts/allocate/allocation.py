@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
-from bench.catalog.choice import parse_chain
+from bench.catalog.choice import as_typed, parse_chain
 from bench.catalog.entries import CONTROL, DEFAULT_PRUNER
 from bench.catalog.registry import lookup
 from bench.execution.build import Builder
@@ -150,7 +150,8 @@ def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list
     quantizers = dict.fromkeys((*(choice.quantizer for choice in choices), CALIBRATED))
     wanted = {
         "methods": tuple(methods),
-        "quantizers": tuple(quantizers),
+        # A file of choices says nothing of the embedding and the head.
+        "quantizers": tuple(map(as_typed, quantizers)),
         "patterns": tuple(patterns) or spec.patterns,
     }
     plan = make_plan(spec.model_copy(update=wanted | {"shard": None}), fetch=True)

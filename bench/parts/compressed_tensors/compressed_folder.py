@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.formats.contract import ModelSource
 from bench.formats.loaded import compare_folders, describe_size
 from bench.formats.stored import StoredFolder
-from bench.formats.stored_grids import grids_of, require_linears
+from bench.formats.stored_grids import describe_outer, grids_of, require_linears
 from bench.parts.compressed_tensors.codec import CompressedTensorsCodec
 from bench.system.grouping import group_by
 from bench.system.packages import pip_install, require
@@ -116,6 +116,7 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
         said += f"; {near} of them differ in the last bit of {computed}"
     if again:
         said += f"; {again} of them rounded again"
+    said += describe_outer(stored, "compressed-tensors")
     return said, config
 
 

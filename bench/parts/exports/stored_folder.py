@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.formats import stored
 from bench.formats.checkpoint import QUANT_METHOD
+from bench.formats.stored_grids import describe_outer
 from methods.contract.errors import UserError
 from methods.model.folder import Folder, Writer
 
@@ -18,7 +19,7 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     Return a sentence, and keys of config.json. Raise UserError if the folder has no stored weights.
     """
     source, weights = Folder(folder), stored.StoredFolder(folder)
-    if not weights:
+    if not weights.targets:
         raise UserError(
             f"{folder} has no stored weights: name the record of a quantized row, or use --format "
             "hf"
@@ -30,5 +31,6 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
     writer.close()
     stored.copy(folder, workdir)
     storage = weights.count()
-    said = f"{len(weights)} linears as {storage.form}, {storage.all_bits:.4g} bits per weight"
+    said = f"{len(weights.targets)} linears as {storage.form}, "
+    said += f"{storage.all_bits:.4g} bits per weight{describe_outer(weights)}"
     return said, {"quantization_config": {"quant_method": QUANT_METHOD}}

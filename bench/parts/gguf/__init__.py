@@ -9,6 +9,7 @@ ENTRIES = {
         "q5_k": "bench.parts.gguf.k_quants:Q5K",
         "q6_k": "bench.parts.gguf.k_quants:Q6K",
     },
+    "embeddings": {"q6_k": "bench.parts.gguf.embeddings:q6_k"},
     "codecs": {"ggml": "bench.parts.gguf.k_quants:GgmlCodec"},
     "exports": {"gguf": "bench.parts.gguf.formats:Gguf"},
     "readers": {"gguf": "bench.parts.gguf.formats:GgufReader"},

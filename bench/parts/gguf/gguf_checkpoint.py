@@ -8,8 +8,6 @@ from bench.formats.checkpoint import Checkpoint, StoredBytes
 from bench.inputs import gguf_header
 from methods.model.families import FAMILIES
 
-FLOATS = ("F32", "F16", "BF16", "F64")
-
 
 class GgufCheckpoint(Checkpoint):
     """A GGUF file, dequantized in the cache. One that is damaged or that transformers cannot read
@@ -28,7 +26,7 @@ class GgufCheckpoint(Checkpoint):
         }
         kinds = sorted(
             {kind for name, (kind, _) in self._tensors.items() if name.startswith("blk.")}
-            - set(FLOATS)
+            - set(gguf_header.FLOATS)
         )
         self.form = f"GGUF, {', '.join(kinds) or 'floats'}"
         self.is_quantized = self.is_packed = bool(kinds)

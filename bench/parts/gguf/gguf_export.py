@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bench.formats.contract import ModelSource
 from bench.formats.loaded import SENTENCE, describe_bytes, describe_error
+from bench.formats.stored import StoredFolder
+from bench.formats.stored_grids import describe_outer
 from bench.inputs import gguf_header, llamacpp, loading, windows
 from bench.inputs.hub import mirror
 from bench.parts.gguf import gguf_file
@@ -74,6 +76,7 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
         said += f"; {rounded} of them rounded to it"
     else:
         said += ", bit for bit"
+    said += describe_outer(StoredFolder(folder)) if not by_llama_cpp else ""
     is_exact = kind == "f16" or not (rounded or by_llama_cpp)
     said += _check(folder, file, exact=is_exact, threads=threads)
     tensors = gguf_header.read(file).tensors

@@ -52,7 +52,8 @@ def write(
     Args:
         kind: one of WRITTEN_TYPES.
         linears: the linears that get `kind`, while the other matrices are in F16. None: all
-            matrices get `kind`. Vectors are in float32. Stored integers of the folder keep their
+            matrices get `kind`. The embedding and the head get their stored form, if they have one.
+            Vectors are in float32. Stored integers of the folder keep their
             codes, where `kind` has them.
         vocabulary: add the tokenizer of the folder, which a file for timing does not need.
         instead: what else the user can do, for errors.
@@ -113,6 +114,10 @@ def write(
             tensor = _interleave_halves(tensor, turned)
         if tensor.ndim < 2:
             writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
+            continue
+        if linears and target in stored.outer:
+            form, array = _outer_blocks(stored[target], tensor)
+            writer.add_tensor(stored_name, array, raw_dtype=form)
             continue
         is_chosen = linears is None or target in linears
         form = GGMLQuantizationType[kind.upper()] if is_chosen else GGMLQuantizationType.F16
@@ -176,6 +181,21 @@ def _blocks(
     parts = {"blocks": torch.cat([halves.view(torch.uint8), blocks], -1).flatten(1)}
     restored = GgmlCodec(kind).decode(parts).to(weight.dtype)
     return parts["blocks"].numpy() if torch.equal(restored, weight) else None
+
+
+def _outer_blocks(stored: StoredWeight, weight: Tensor) -> tuple[Any, Any]:
+    """Return the type and the blocks of the embedding or the head, uint8 [rows, bytes]: those that
+    are stored, or F16 if no type has them."""
+    from gguf import GGMLQuantizationType, quants
+
+    if isinstance(stored.codec, GgmlCodec):
+        return GGMLQuantizationType[stored.codec.type], stored.parts["blocks"].numpy()
+    for kind in BITS:
+        array = _blocks(stored, kind.upper(), weight, 0)
+        if array is not None:
+            return GGMLQuantizationType[kind.upper()], array
+    form = GGMLQuantizationType.F16
+    return form, quants.quantize(weight.float().contiguous().numpy(), form)
 
 
 def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -> None:

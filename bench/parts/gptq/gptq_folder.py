@@ -13,7 +13,7 @@ import torch
 from bench.formats.contract import ModelSource
 from bench.formats.loaded import SENTENCE, compare_folders, describe_size
 from bench.formats.stored import StoredFolder
-from bench.formats.stored_grids import grids_of, require_linears
+from bench.formats.stored_grids import describe_outer, grids_of, require_linears
 from bench.inputs import loading
 from bench.inputs.models import TOKENIZER_FILES
 from bench.parts.gptq.codec import AwqCodec, GptqCodec
@@ -81,6 +81,7 @@ def write(folder: Path, workdir: Path, kind: str) -> tuple[str, dict[str, Any]]:
             writer.add(f"{target}.{leaf}", part)
     writer.close()
     said = f"{len(grids)} linears stored as {kind}, read back bit for bit"
+    said += describe_outer(stored, kind)
     return said, {"quantization_config": config, "dtype": "float16"}
 
 

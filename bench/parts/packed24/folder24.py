@@ -4,6 +4,7 @@ safetensors files.
     packed24.json                 the format's version, and each tensor's shape, parts and sha256
     packed24-00001.safetensors    NAME of a dense tensor; NAME.values, NAME.mask, NAME.scales of a
                                   packed one
+    stored/                       the embedding and the head, if they are quantized
     config.json, tokenizer        as in any model folder
 
 packing.PackedWeight describes the parts. A weight that is stored as windows has those of its
@@ -24,7 +25,8 @@ from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bench.formats.checkpoint import Checkpoint, StoredBytes
+from bench.formats.checkpoint import STORED, Checkpoint, StoredBytes
+from bench.formats.stored import StoredFolder
 from bench.inputs import architecture
 from bench.parts.packed24 import MANIFEST
 from bench.parts.packed24.integers24 import BITS
@@ -39,6 +41,8 @@ from methods.model.header import DTYPE_BITS, read_header
 from methods.model.safe_files import find_file, read_object
 from methods.model.save_tensors import save_tensors
 
+PACKED = {"float", "int8", "int4"}
+"""Kinds of tensors that are 2:4."""
 FORMAT_VERSION = 3
 """Version of the folders that this code writes and reads."""
 DTYPES = {
@@ -57,7 +61,9 @@ class StoredTensor(BaseModel, extra="forbid", frozen=True):
 class PackedTensor(BaseModel, extra="forbid", frozen=True):
     """One tensor of the model."""
 
-    kind: Literal["dense", "float", "int8", "int4"]
+    kind: Literal["dense", "float", "int8", "int4", "stored"]
+    """stored: the embedding or the head, in the subfolder of stored weights. Its only part is their
+    file, with the digest of the weight."""
     shape: tuple[int, ...]
     """Shape in the model, [out, in] for a linear's weight."""
     dtype: str
@@ -120,6 +126,16 @@ class Writer24:
             parts=self._store(name, packed.parts()),
         )
 
+    def add_stored(self, name: str, tensor: Tensor) -> None:
+        """Add the embedding or the head, which the caller writes as stored weights."""
+        part = StoredTensor(file=STORED, sha256=_sha256(tensor))
+        self._entries[name] = PackedTensor(
+            kind="stored",
+            shape=tuple(tensor.shape),
+            dtype=dtype_name(tensor.dtype),
+            parts={STORED: part},
+        )
+
     def _store(self, name: str, parts: dict[str, Tensor]) -> dict[str, StoredTensor]:
         file = f"packed24-{self._shard:05d}.safetensors"
         stored = {}
@@ -158,7 +174,7 @@ class Folder24(Checkpoint):
         self.entries = _read_manifest(path).tensors
         for name, entry in self.entries.items():
             _check_entry(path, name, entry)
-        kinds = sorted({entry.kind for entry in self.entries.values()} - {"dense"})
+        kinds = sorted({entry.kind for entry in self.entries.values()} & PACKED)
         self.form = f"packed24 ({', '.join(kinds) or 'nothing packed'})"
         self.is_quantized = not BITS.keys().isdisjoint(kinds)
 
@@ -186,11 +202,19 @@ class Folder24(Checkpoint):
 
     def stored(self) -> dict[str, StoredBytes]:
         sizes: dict[tuple[str, str], int] = {}
-        for file in {part.file for entry in self.entries.values() for part in entry.parts.values()}:
+        files = set()
+        for entry in self.entries.values():
+            if entry.kind != STORED:
+                files |= {part.file for part in entry.parts.values()}
+        for file in files:
             for name, info in read_header(self.path, file).items():
                 sizes[file, name] = math.prod(info.shape) * DTYPE_BITS[info.dtype] // 8
         out = {}
         for name, entry in self.entries.items():
+            if entry.kind == STORED:
+                own = StoredFolder(self.path).sizes(name.removesuffix(".weight"))
+                out[name] = StoredBytes(*own)
+                continue
             parts = {
                 part: sizes[where.file, _tensor_name(name, part)]
                 for part, where in entry.parts.items()
@@ -201,7 +225,16 @@ class Folder24(Checkpoint):
 
     def tensor(self, name: str) -> Tensor:
         entry = self.entries[name]
-        if entry.kind != "dense":
+        if entry.kind == STORED:
+            weight = StoredFolder(self.path).weight(name.removesuffix(".weight"))
+            weight = weight.to(DTYPES[entry.dtype])
+            if tuple(weight.shape) != entry.shape or _sha256(weight) != entry.parts[STORED].sha256:
+                raise UserError(
+                    f"checksum mismatch: {name} in {self.path / STORED} does not match {MANIFEST}; "
+                    "fetch or export it again"
+                )
+            return weight
+        if entry.kind in PACKED:
             dense = unpack(self.packed(name))
             return from_windows(dense, entry.shape[1], entry.windows) if entry.windows else dense
         tensor = self._part(name, "dense")
@@ -299,8 +332,8 @@ def _read_manifest(path: Path) -> Manifest:
 
 def _check_entry(path: Path, name: str, entry: PackedTensor) -> None:
     """Refuse an invalid entry before any tensor is read."""
-    packed = entry.kind != "dense"
-    parts = {"values", "mask"} if packed else {"dense"}
+    packed = entry.kind in PACKED
+    parts: set[str] = {"values", "mask"} if packed else {entry.kind}
     if entry.kind in BITS:
         parts.add("scales")
     for part in entry.parts.values():

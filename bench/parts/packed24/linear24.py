@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 from bench.inputs import architecture
 from bench.parts.packed24 import cpu24, native, operators
 from bench.parts.packed24.cusparselt import CompressedWeight
-from bench.parts.packed24.folder24 import Folder24
+from bench.parts.packed24.folder24 import PACKED, Folder24
 from bench.parts.packed24.packing import PackedWeight, unpack
 from bench.parts.packed24.timing import CudaClock
 from bench.parts.packed24.windows24 import window_columns
@@ -240,7 +240,7 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
     repeated: dict[Linear24, Tensor] = {}
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
-        if entry.kind != "dense":
+        if entry.kind in PACKED:
             bias = f"{owner}.bias" if f"{owner}.bias" in source.entries else None
             bias_value = source.tensor(bias).to(compute.dtype) if bias else None
             module = Linear24(source.packed(name), bias_value, device=compute.device, engine=engine)
@@ -249,7 +249,8 @@ def load(folder: Path | str, compute: Compute, *, engine: str | None = None) -> 
             model.set_submodule(owner, module)
     for name, entry in source.entries.items():
         owner, _, leaf = name.rpartition(".")
-        if entry.kind == "dense" and not isinstance(module := model.get_submodule(owner), Linear24):
+        module = model.get_submodule(owner)
+        if entry.kind not in PACKED and not isinstance(module, Linear24):
             value = source.tensor(name)
             value = value.to(compute.dtype) if value.is_floating_point() else value
             setattr(module, leaf, nn.Parameter(value.to(compute.device), requires_grad=False))

@@ -8,7 +8,7 @@ import torch
 
 from bench.formats.contract import ModelSource, Options
 from bench.formats.stored import StoredFolder
-from bench.formats.stored_grids import common_bits
+from bench.formats.stored_grids import common_bits, describe_outer
 from bench.inputs import architecture
 from bench.parts.packed24 import folder24
 from bench.parts.packed24.codec import store
@@ -44,6 +44,9 @@ def write(model: ModelSource, workdir: Path, options: Options) -> str:
     weights = bytes_ = rounded = 0
     for name in source:
         weight = source.tensor(name)
+        if name.removesuffix(".weight") in codes.outer:
+            writer.add_stored(name, weight)
+            continue
         if name not in targets:
             writer.add(name, weight)
             continue
@@ -61,7 +64,9 @@ def write(model: ModelSource, workdir: Path, options: Options) -> str:
         bytes_ += packed.nbytes
         rounded += not exact
     writer.close()
+    codes.write_outer(workdir)
     summary = f"{len(targets)} linears packed, {8 * bytes_ / weights:.4g} bits per weight"
+    summary += describe_outer(codes)
     if group:
         n = group // 2
         summary += (

@@ -133,7 +133,7 @@ def find_kind(context: MeasureContext) -> str | None:
             "as zeros"
         )
     stored = StoredFolder(context.folder)
-    codecs = [stored.codec(name) for name in stored]
+    codecs = [stored.codec(name) for name in stored.targets]
     if all(isinstance(codec, FloatCodec) for codec in codecs):
         if context.storage and not codecs and context.storage.bits < MIN_FLOAT_BITS:
             raise Skipped(

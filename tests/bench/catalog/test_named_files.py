@@ -108,7 +108,9 @@ def test_worker_processes_find_the_classes_of_files(output):
     record = found["row_norm:power=0.5", None, "count"]
     files = ["my.py:RowNorm", "half.py:ToHalf", "count.py:Count"]
     assert [one["file"] for one in record.plugins] == files
-    again = "--methods {}:power=0.5 --pattern 2:4 --quant {} --measures {}".format(*files)
+    again = "--methods {}:power=0.5 --pattern 2:4 --quant {}:embed=int8 --measures {}".format(
+        *files
+    )
     assert again in reproduce.command([record])
 
 

@@ -15,7 +15,7 @@ def filled(tmp_path_factory):
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch, filled):
+def here(tmp_path, monkeypatch, filled, known_noise):
     """A folder with results. Their rows are far apart or alike, so few draws tell which."""
     monkeypatch.setattr(bootstrap, "MAX_DRAWS", 4000)
     monkeypatch.chdir(tmp_path)

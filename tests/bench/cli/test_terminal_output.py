@@ -78,7 +78,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def here(data, tmp_path, monkeypatch):
+def here(data, tmp_path, monkeypatch, known_noise):
     """That folder, on a machine that is always the same."""
     runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.chdir(data)
@@ -115,7 +115,7 @@ def _equal(root):
     ):
         about = {"method": method, "identity": {"pattern": pattern, "quantizer": quantizer}}
         fake_records.perplexity(root, 0.1, noise=1, **about)
-        fake_records.counted(root, "bits_per_weight", bits, measure="size", **about)
+        fake_records.bits(root, bits, **about)
 
 
 def _machine(monkeypatch):

@@ -32,16 +32,13 @@ def compared(root):
     )
 
 
-@pytest.mark.parametrize("loss", [0.0, 2.0])
-@pytest.mark.parametrize("windows", [2, 3])
-def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windows, loss):
-    """A bootstrap of two or three windows often draws one window many times, so its interval can be
-    endless."""
-    monkeypatch.setattr(fake_records, "ARTICLES", windows)
-    monkeypatch.setattr(fake_records, "WINDOWS", 1)
-    fake_records.perplexity(tmp_path / "a")
-    fake_records.perplexity(tmp_path / "b", loss, 0.2, made="b", noise=1)
-    found = compared(tmp_path)
+def test_an_interval_that_says_nothing_is_not_shown(tmp_path):
+    """A noise of 8 nats between seeds gives ratios up to e^22."""
+    fake_records.perplexity(tmp_path / "a", seed=0)
+    fake_records.perplexity(tmp_path / "b", 2.0, 0.2, made="b", noise=1, seed=0)
+    settings = gate_settings.read(None).model_copy(update={"seed_noise": {"perplexity": 8.0}})
+    sides = (result_arguments.read(tmp_path / name) for name in "ab")
+    found = verdict.compare(*sides, settings)
     (row,) = found.rows
     cells = render.cells(row)
     (said,) = json.loads(render.to_json(found))["rows"]
@@ -49,9 +46,19 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path, monkeypatch, windo
     assert row.verdict == "INCONCLUSIVE"
     assert (row.estimate.low, row.estimate.high) == (-math.inf, math.inf)
     assert cells["change"] == f"×{row.effect[0]:.4f}, no interval"
-    assert cells["about"] == f"{windows} blocks of windows; too few for an interval: measure more"
+    assert cells["about"].endswith("articles; too few for an interval: measure more")
     assert said["high"] is None and said["n_needed"] is None
     assert forest.draw_pair(found.rows, tmp_path / "pair.svg", "a", "b").exists()
+
+
+@pytest.mark.parametrize("articles", [1, 11])
+def test_few_articles_have_no_interval(tmp_path, monkeypatch, articles):
+    monkeypatch.setattr(fake_records, "ARTICLES", articles)
+    fake_records.perplexity(tmp_path / "a")
+    fake_records.perplexity(tmp_path / "b", 2.0, 0.2, made="b", noise=1)
+    (row,) = compared(tmp_path).rows
+    assert row.verdict == "NOT_COMPARABLE"
+    assert row.reason.startswith(f"no interval: {articles} article")
 
 
 def test_a_small_ratio_has_its_digits_and_from_0_there_is_no_ratio(tmp_path):

@@ -9,6 +9,7 @@ from bench.compare.pairing import MetricPair
 from bench.compare.result_arguments import read
 from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.results import metrics
+from bench.stats.seed_noise import SeedNoise
 from helpers import fake_records
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -116,13 +117,31 @@ def test_rows_that_are_destroyed_are_a_kind_of_their_own(tmp_path):
         assert table.of("tiny", kind, PERPLEXITY).noise.deviation == pytest.approx(deviation)
 
 
-def test_without_seeds_it_is_assumed_and_settings_replace_it(tmp_path):
+def test_without_seeds_it_is_that_of_published_rows_and_settings_replace_it(tmp_path):
     found = records(tmp_path, ("wanda", {0: 0.0}, {}))
-    noise, source = SeedNoiseTable(found).of("tiny", "one-shot", PERPLEXITY)
-    given, _ = SeedNoiseTable(found, {"perplexity": 0.01}).of("tiny", "one-shot", PERPLEXITY)
-    assert noise.deviation == pytest.approx(metrics.find("perplexity").seed_noise)
-    assert math.isinf(noise.freedom)
-    assert "assumed" in source and given.deviation == pytest.approx(0.01)
+    table, given = SeedNoiseTable(found), SeedNoiseTable(found, {"perplexity": 0.01})
+    noise, source = table.of("tiny", "one-shot", PERPLEXITY)
+    bits, _ = table.of("tiny", "one-shot", metrics.find("bits_per_byte"))
+    other, _ = table.of("tiny", "dense 6-bit", PERPLEXITY)
+    assert 0.01 < noise.deviation < 0.1 and noise.freedom > 2
+    assert "published rows of" in source and other == noise
+    assert bits.deviation == pytest.approx(noise.deviation / (4 * math.log(2)))
+    assert given.of("tiny", "one-shot", PERPLEXITY).noise == SeedNoise(0.01**2)
+
+
+def test_one_shot_rows_differ_by_method_and_pattern(tmp_path):
+    """The noise of a method is between its own and that of all, and a method without seeds has the
+    wide t of a prior."""
+    gaps = {f"m{k}": 0.002 * 2**k for k in range(6)}
+    rows = [(name, {0: 0.0, 1: gap, 2: 2 * gap}, {}) for name, gap in gaps.items()]
+    table = SeedNoiseTable(records(tmp_path, *rows))
+    found = {}
+    for group in ("m0 2:4", "m5 2:4", "other 2:4"):
+        found[group], source = table.of("tiny", "one-shot", PERPLEXITY, group=group)
+    quiet, loud, other = found.values()
+    assert 0.002 < quiet.deviation < other.deviation < loud.deviation < 0.064
+    assert 0 < other.freedom < 12 and quiet.freedom == pytest.approx(other.freedom + 2)
+    assert "by method and pattern (from 6 one-shot rows with seeds)" in source
 
 
 def test_both_sides_of_a_pair_have_noise_if_both_have_a_seed(tmp_path):

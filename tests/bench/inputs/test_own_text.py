@@ -139,7 +139,7 @@ def test_a_run_on_a_users_text(tmp_path):
     found = [r for r in records if r.identity.measure == "perplexity"]
     content = corpora.digest(str(file), "evaluation", None, fetch=False)
     assert {r.status for r in found} == {"ok"} and len(found) == 2
-    assert {r.identity.protocol.label for r in found} == {f"{file}@64x40"}
+    assert {r.identity.protocol.label for r in found} == {f"{file}@64x40 spread"}
     assert {r.identity.calibration.data for r in found if r.identity.calibration} == {str(file)}
     assert {r.key_inputs["measure"]["content"] for r in found} == {content}
 

@@ -140,3 +140,22 @@ def test_damaged_questions_are_one_sentence(cli, wheel):
 def test_missing_questions_are_named(cache):
     with pytest.raises(UserError, match="needs its questions: run bench pull code/mbpp_r"):
         read("code/mbpp_r")
+
+
+def test_the_sizes_of_the_tracks_are_nested():
+    """Medium has about 100 answers in each track, large at least 200."""
+    sizes = tracks.sizes()
+    named = {name for limits in sizes.values() for name in limits}
+    assert named <= {*tracks.names(), *tracks.all_tasks()}
+    of = {}
+    for size, limits in sizes.items():
+        for name in tracks.all_tasks():
+            of[size, name] = tracks.limit_of(name, limits, 0)
+    for name in tracks.all_tasks():
+        assert of["small", name] <= of["medium", name] <= of["large", name]
+    for track in tracks.names():
+        counts = {
+            size: sum(of[size, name] for name in tracks.all_tasks() if name.startswith(track))
+            for size in sizes
+        }
+        assert 100 <= counts["medium"] <= 130 and counts["large"] >= 200

@@ -11,12 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from bench.execution.new_record import new_record
 from bench.inputs import corpora, loading, windows
 from bench.inputs.tokenizer_facts import read_tokenizer_facts
 from bench.measures import forward
 from bench.measures.perplexity import Perplexity, WindowLosses
 from bench.measures.window_pass import LogitPart, logit_parts
 from bench.measures.windowed import Windows
+from bench.planning.plan import make_plan
+from bench.planning.spec import Spec
+from bench.results import reproduce
+from bench.results.record import parse
 from helpers import runs
 from helpers.measuring import context_of
 from methods.contract.errors import UserError
@@ -230,3 +235,31 @@ def test_calibration_crops_long_documents_alone_and_is_seeded(mirror):
 def test_no_document_is_long_enough(mirror):
     with pytest.raises(UserError, match=r"longer than calibration.seqlen=2000 .* has 1000:"):
         windows.draw_calibration("c4", 1, 2000, 0, encode, mirror)
+
+
+def test_few_windows_are_spread_over_the_text(tokenizer):
+    """An old record has no field `draw`: its windows are the first."""
+    every, articles = windows.load_windows("wiki-mini", tokenizer, SEQLEN, None, None)
+    some, own = windows.load_windows("wiki-mini", tokenizer, SEQLEN, 12, None, spread=True)
+    chosen = [i * len(every) // 12 for i in range(12)]
+    assert torch.equal(some, every[chosen]) and own == [articles[k] for k in chosen]
+    assert len(set(own)) > 2 * len(set(articles[:12]))
+    labels = [
+        Perplexity("wiki-mini", SEQLEN, 12, draw=draw).protocol.label for draw in ("", "spread")
+    ]
+    assert labels == [f"wiki-mini@{SEQLEN}x12", f"wiki-mini@{SEQLEN}x12 spread"]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_spread"),
+    [({"windows": 8}, True), ({"windows": 8, "draw": "front"}, False), ({"windows": "all"}, False)],
+)
+def test_all_windows_and_those_of_the_front_keep_the_key_of_old_records(given, is_spread):
+    """The settings that make an old record again say that its windows are the first."""
+    about = {"models": (str(runs.TINY),), "methods": ("dense",), "measures": ("perplexity",)}
+    one, *_ = make_plan(Spec(perplexity=given, **about)).measurements
+    record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
+    again = reproduce.settings(record)["perplexity"]
+    assert (record.key_inputs["measure"]["config"].get("draw") == "spread") == is_spread
+    assert again.get("draw") == (None if given["windows"] == "all" else given.get("draw", "spread"))
+    assert record.identity.protocol.label.endswith(" spread") == is_spread

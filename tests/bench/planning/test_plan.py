@@ -218,8 +218,8 @@ def test_key_moves_with_every_file_that_a_pruned_folder_takes_over(tmp_path):
 @pytest.mark.parametrize(
     ("module", "methods"),
     [
-        ("bench.inputs.windows", {"wanda", "sparsegpt", "magnitude int4-gptq"}),
-        ("bench.quantizers.gptq", {"magnitude int4-gptq"}),
+        ("bench.inputs.windows", {"wanda", "sparsegpt", "magnitude int4-gptq:embed=int8"}),
+        ("bench.quantizers.gptq", {"magnitude int4-gptq:embed=int8"}),
         ("baselines.wanda", {"wanda"}),
         ("bench.measures.size", set()),
     ],
@@ -241,7 +241,7 @@ def test_key_moves_with_the_code_that_decides_the_weights(module, methods, monke
         monkeypatch.setattr(user, "digest_source", other_digest)
     after = artifacts()
 
-    watched = (*methods_of_plan, "magnitude int4-gptq")
+    watched = (*methods_of_plan, "magnitude int4-gptq:embed=int8")
     assert {name for name in watched if before[name] != after[name]} == methods
 
 
@@ -263,13 +263,14 @@ def test_without_randomness_once_whatever_the_seeds_and_dense_and_the_pattern_al
 @pytest.mark.parametrize(
     ("method", "quantizer", "stages"),
     [
-        ("dense", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16"),
+        ("dense", "int4-awq:group=16", "awq:group=16 + int4-awq:group=16:embed=int8"),
         ("wanda:from=awq/grid=10", "int4-awq:group=16",
-         "awq:grid=10:group=16 + wanda:from=awq/grid=10 + int4-awq:group=16"),
-        ("awq:bits=4:group=16", "int4-awq:group=16", "awq:bits=4:group=16 + int4-awq:group=16"),
-        ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq"),
+         "awq:grid=10:group=16 + wanda:from=awq/grid=10 + int4-awq:group=16:embed=int8"),
+        ("awq:bits=4:group=16", "int4-awq:group=16",
+         "awq:bits=4:group=16 + int4-awq:group=16:embed=int8"),
+        ("recon", "int4-awq", "awq + sparsegpt + recon + int4-awq:embed=int8"),
         ("wanda:from=depth/drop=1", "w8a8-smooth",
-         "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth"),
+         "depth:drop=1 + smooth + wanda:from=depth/drop=1 + w8a8-smooth:embed=int8"),
     ],
 )  # fmt: skip
 def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, stages):
@@ -287,7 +288,7 @@ def test_a_quantizer_named_with_a_transform_comes_after_it(method, quantizer, st
 def test_a_typed_transform_with_other_settings_than_the_quantizer_is_refused(setting, way_out):
     spec = runs.small("r", methods=(f"wanda:from=awq/{setting}",), quantizers=("int4-awq",))
     name = setting.partition("=")[0]
-    said = f"awq:{setting} and int4-awq differ in {name}: {way_out}, or leave the {name} of awq out"
+    said = f"awq:{setting} and int4-awq:embed=int8 differ in {name}: {way_out}, or leave the {name}"
     with pytest.raises(UserError, match=said):
         api.plan(spec)
 

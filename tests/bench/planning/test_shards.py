@@ -63,7 +63,7 @@ def test_a_model_and_its_quantized_version_stay_together(plan):
                 for m in part.measurements
                 if m.artifact.method == method and m.artifact.seed in (seed, None)
             }
-            assert own == {"none", "int8"}, method
+            assert own == {"none", "int8:embed=int8"}, method
 
 
 def test_a_spec_takes_its_part(tmp_path):

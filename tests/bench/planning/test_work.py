@@ -18,6 +18,9 @@ def tokens_of(spec):
     return found
 
 
+INT8 = "int8:embed=int8"
+
+
 def test_a_stage_that_several_share_is_counted_once(tmp_path):
     def tokens(*methods, quantizers=("none",)):
         chosen = {"methods": methods, "quantizers": quantizers, "measures": ("size",)}
@@ -26,7 +29,7 @@ def test_a_stage_that_several_share_is_counted_once(tmp_path):
     alone = tokens("sparsegpt")["sparsegpt", "none"]
     both = tokens("sparsegpt", "finetune:from=sparsegpt", quantizers=("none", "int8"))
     assert both["sparsegpt", "none"] == alone > 0
-    assert both["sparsegpt", "int8"] == both["sparsegpt + finetune", "int8"] == 0
+    assert both["sparsegpt", INT8] == both["sparsegpt + finetune", INT8] == 0
     tuned = "sparsegpt + finetune", "none"
     assert both[tuned] == tokens("finetune:from=sparsegpt")[tuned] - alone
 

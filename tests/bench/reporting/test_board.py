@@ -372,10 +372,10 @@ def test_a_measure_says_which_of_its_metrics_a_leaderboard_shows(tmp_path, monke
     def shown():
         return [c.metric for c in tables(tmp_path / "r")[0].columns if not c.hidden]
 
-    assert shown() == ["bits_per_weight"]
+    assert shown() == ["bytes_packed", "bits_per_parameter", "bits_per_weight"]
     runs.put_on_path(
         runs.distribution(tmp_path, "norms", source, measures={"norm": "norms:Norm"}), monkeypatch
     )
-    assert shown() == ["bits_per_weight", "max_norm"]
+    assert shown() == ["bytes_packed", "bits_per_parameter", "bits_per_weight", "max_norm"]
     monkeypatch.undo()
     runs.forget()

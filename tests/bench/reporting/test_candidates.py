@@ -35,7 +35,7 @@ def filled(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(filled):
+def table(filled, known_noise):
     return table_of(filled)
 
 

@@ -27,7 +27,7 @@ WHOLE = {"seed": None, "pattern": "dense"}
 
 
 @pytest.fixture
-def filled(tmp_path):
+def filled(tmp_path, known_noise):
     """Two dense rows, one of them the better for training; three pruned ones of which two are as
     good; one quantized."""
     root = tmp_path / "run"

@@ -4,7 +4,7 @@ import pytest
 
 from bench.compare.result_arguments import read
 from bench.inputs.models import ALIASES
-from bench.reporting import board, equal_bits, hardware, leaderboard, table
+from bench.reporting import board, equal_bytes, hardware, leaderboard, table
 from bench.reporting.labelled_rows import facts_of, labelled_rows, mask_moves, remarks
 from bench.results import recount
 from bench.results.record import Item, ReadingRow
@@ -45,14 +45,14 @@ def test_bits_that_a_library_claims_are_marked_and_in_no_comparison(stored):
     about = {"artifact": "a" * 64, "identity": {"quantizer": "hqq"}, "notes": {"stored": stored}}
     counted = fake_records.record("dense", 0, "pattern", "targets", **about)
     size = fake_records.record("dense", 0, "size", "weights", **about | {"notes": {}})
-    sizes(size, bits_per_weight=1.0, parameters=8.0)
+    sizes(size, bits_per_weight=1.0, bytes_packed=1.0, parameters=8.0)
     rows = {row["metric"]: row for row in labelled_rows([size, counted])}
     assert "liar" in rows["bits_per_weight"]["reason"]
     assert not rows["parameters"].get("claimed")
     cell = table.summarize([rows["bits_per_weight"]], ("bits_per_weight", "weights", "size"))
     assert cell.value is None, "a rank, a front and bench pick take cells with a value alone"
     assert "claimed" in cell.text
-    assert equal_bits._bits([rows["bits_per_weight"]]) is None
+    assert equal_bytes._bytes([rows["bytes_packed"]]) is None
 
 
 def test_a_share_of_flips_is_written_without_an_exponent():
@@ -89,14 +89,18 @@ def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(
     sparse = {"seed": 0, "identity": {"model": MODEL, "quantizer": "int8"}}
     for about, loss, bits in ((DENSE, 0.0, 16.0), (sparse, 0.5, 5.0)):
         fake_records.perplexity(tmp_path, loss, **about)
-        fake_records.bits(tmp_path, bits, **about)
+        sizes = {"bytes_packed": 19e6 * bits, "parameters": 1.5e8}
+        fake_records.bits(tmp_path, bits, beside=sizes, **about)
     results = read(tmp_path)
     (one,) = board.make_sections([results])[0].tables
     rows = {row.name: row for row in one.rows}
-    (near,) = equal_bits.text_tables(results.records)
+    (near,) = equal_bytes.text_tables(results.records)
 
     assert list(rows) == ["dense", "dense Q4_1 file", "wanda 2:4 int8"]
-    assert rows["dense Q4_1 file"].facts.bits == ALIASES[MODEL].file.bits == 5.0
+    file = rows["dense Q4_1 file"].facts
+    assert file.bits == ALIASES[MODEL].file.bits == 5.0
+    assert file.bytes == ALIASES[MODEL].file.bytes
+    assert file.bits_per_parameter == pytest.approx(8 * file.bytes / 1.5e8)
     assert rows["dense Q4_1 file"].facts.ratio.value == 1
     assert rows["dense Q4_1 file"].facts.make == f"bench pull {MODEL}"
     assert rows["dense"].facts.bits == 16 and rows["dense"].facts.make

@@ -305,14 +305,11 @@ def test_speeds_have_a_front_of_their_own():
     assert [p.get_lines()[0].get_drawstyle() for p in panels] == ["steps-post", "steps-pre"]
 
 
-@pytest.mark.parametrize(
-    ("pattern", "metric"), [("2:4", "bits_per_weight"), ("depth 25%", "bytes_packed")]
-)
-def test_models_with_fewer_weights_are_compared_by_bytes(pattern, metric):
-    kinds = {"perplexity": "1", "bits_per_weight": "1", "bytes_packed": "B"}
-    columns = [(name, "p", "lower", unit) for name, unit in kinds.items()]
-    fronts = fronts_of(columns, [(10.0 + i,) * 3 for i in range(3)], pattern=pattern)
-    assert [f.x.metric for f in fronts] == [metric]
+@pytest.mark.parametrize("sizes", [("bits_per_weight", "bytes_packed"), ("bits_per_weight",)])
+def test_rows_are_compared_by_bytes_if_they_have_them(sizes):
+    columns = [(name, "p", "lower", "1") for name in ("perplexity", *sizes)]
+    fronts = fronts_of(columns, [(10.0 + i,) * len(columns) for i in range(3)])
+    assert [f.x.metric for f in fronts] == [sizes[-1]]
 
 
 def test_the_csv_says_which_of_two_records_with_one_identity_the_tables_have(tmp_path):

@@ -55,6 +55,20 @@ def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
     assert store.get(KEY).identity.model == (today if digest == RENAMED[1] else former)
 
 
+@pytest.mark.parametrize(
+    ("about", "kind"),
+    [
+        ({"cpu_model": "25/1/1", "instruction_set": "avx2"}, "AMD EPYC (Zen 3, AVX2)"),
+        ({"cpu_model": "25/17/1", "isa": "AVX512"}, "AMD EPYC (Zen 4, AVX512)"),
+        ({"cpu_model": "1/1/1"}, "AMD EPYC"),
+        ({"cpu_model": "25/1/1", "device": "L4"}, "L4"),
+    ],
+)
+def test_a_processor_has_its_generation_and_instructions(about, kind):
+    """Milan and Genoa are both called AMD EPYC."""
+    assert record(provenance={"machine": {"cpu": "AMD EPYC", **about}}).processor_kind == kind
+
+
 @pytest.mark.parametrize("folder", ["records", "items"])
 def test_what_a_killed_process_left_is_swept_and_what_is_being_written_is_not(store, folder):
     store.write(record(), ITEMS)

@@ -96,7 +96,7 @@ def test_the_file_of_the_command_is_a_row(
     linears = json.loads(out.read_text())["linears"]
     assert set(linears.values()) <= set(choices.split(",")) and len(linears) == 3
 
-    name = f"allocated:file={out}"
+    name = f"allocated:file={out}:embed=int8"
     results = ("--results", tmp_path / "r")
     said = output("run --methods dense --measures size --quant", name, *small, *results)
     found = {r["metric"]: r["value"] for r in json.loads(said) if r["quantizer"] == name}

@@ -31,7 +31,8 @@ def test_transformers_loads_what_was_measured(quantizer, quantized_row, output, 
     out = tmp_path / "out"
     said = output("export", record.key, "--results", str(results), "--format", "compressed-tensors",
                   "--out", str(out))  # fmt: skip
-    assert re.search(r"bits per weight, where the row counts \d", said)
+    assert re.search(r"bits per weight, where the row counts \d\S* MB and \d", said)
+    assert "model.embed_tokens stay floats" in said
     error = float(re.search(r"its logits differ by (\S+) of", said)[1])
     assert error <= {"w8a8": 0.05, "w8a8-smooth": 0.05, "nvfp4": 0.02, "nvfp4-gptq": 0.02,
                      "mxfp4": 0.02, "mxfp4-gptq": 0.02}.get(quantizer, 0)  # fmt: skip
@@ -41,7 +42,10 @@ def test_transformers_loads_what_was_measured(quantizer, quantized_row, output, 
     weights = load_file(out / "model.safetensors")
     if quantizer == "nvfp4":
         own, counted = map(
-            float, re.search(r"(\S+) bits per weight, where the row counts (\S+)", said).groups()
+            float,
+            re.search(
+                r"(\S+) bits per weight, where the row counts \S+ MB and (\S+)", said
+            ).groups(),
         )
         assert own == pytest.approx(counted + 1, abs=1e-4), (
             "2:4 saves one of 4 bits, and both count each tensor's scale"

@@ -12,7 +12,9 @@ from bench.formats.writing import export_model
 from bench.inputs import loading, windows
 from bench.parts.gguf import gguf_export, gguf_file
 from bench.parts.gguf.k_quants import GgmlCodec
+from bench.reporting.labelled_rows import labelled_rows
 from bench.results.artifacts import find_pruned
+from bench.results.store import ReadOnlyStore
 from bench.verify import CheckFailed
 from helpers import folders, runs
 from methods.contract.errors import UserError
@@ -43,7 +45,10 @@ def test_gguf_holds_the_integers_of_the_row(quantizer, kind, bits, dtype, quanti
         assert tensor.tensor_type.name == kind.upper()
         assert torch.equal(got.to(stored.dtype), stored)
         assert torch.equal(got, opened.weight(f"model.layers.{i}.{leaf}"))
-    assert read["token_embd.weight"].tensor_type.name == "F16"
+    embedding = read["token_embd.weight"]
+    got = GgmlCodec("Q8_0").decode({"blocks": torch.tensor(embedding.data)})
+    assert embedding.tensor_type.name == "Q8_0"
+    assert torch.equal(got.to(stored.dtype), folder.tensor("model.embed_tokens.weight"))
 
 
 def test_gguf_says_what_it_rounds_and_has_transformers_numbers_for_a_config_without_them(tmp_path):
@@ -146,3 +151,16 @@ def test_an_importance_matrix_is_the_mean_square_of_the_inputs(monkeypatch):
     torch.testing.assert_close(found["blk.0.attn_q.weight"], inputs.square().mean((0, 1)))
     assert torch.equal(found["blk.0.attn_q.weight"], found["blk.0.attn_v.weight"])
     assert found["blk.1.ffn_down.weight"].shape == (352,)
+
+
+def test_the_file_that_a_model_was_read_from_is_a_row(tmp_path, world):
+    export_model(str(runs.tiny(tmp_path / "m")), "gguf", tmp_path / "out", values="q8_0")
+    file = tmp_path / "out/model-q8_0.gguf"
+    spec = runs.small(tmp_path / "r", models=(str(file),), measures=("size",))
+    runs.run_here(spec, only=["dense"])
+
+    rows = labelled_rows(ReadOnlyStore(spec.results))
+    read = {row["metric"]: row["value"] for row in rows if row["quantizer"] == "Q8_0 file"}
+    assert read["bits_per_weight"] == 8.5
+    assert read["bytes_packed"] == sum(int(tensor.n_bytes) for tensor in GGUFReader(file).tensors)
+    assert read["bits_per_parameter"] == 8 * read["bytes_packed"] / read["parameters"]

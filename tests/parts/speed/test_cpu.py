@@ -117,7 +117,7 @@ def test_a_run_measures_decoding_and_says_what_is_missing(device, tmp_path):
     }
     cuda = found["magnitude", "none", "cuda"]
     assert (cuda.status, cuda.reason, cuda.readings) == ("skipped", "no CUDA device", [])
-    for quantizer in ("none", "int8"):
+    for quantizer in ("none", "int8:embed=int8"):
         record = found["magnitude", quantizer, "decode@b1,kv128"]
         assert record.status == "ok", record.reason
         got = [r.metric for r in record.readings]

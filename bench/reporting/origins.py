@@ -1,0 +1,42 @@
+"""Where the numbers of a table come from: processors, versions of the code, and dirty trees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bench.results.record import Record
+from bench.system.text import amount
+
+MARK = "†"
+"""Mark of a row with a record from a dirty tree."""
+MAX_NAMES = 4
+"""Most processors that are named."""
+
+
+def describe(records: Iterable[Record]) -> str:
+    """Return a sentence on the processors and code versions of the measured numbers, and on records
+    from a dirty tree. "" if all have one processor and one version, and none is dirty."""
+    measured = [r for r in records if r.status == "ok" and r.identity.subject in ("text", "task")]
+    processors = sorted({record.processor_kind for record in measured} - {""})
+    commits = {record.commit_id for record in measured} - {""}
+    parts = []
+    if len(processors) > 1:
+        names = ", ".join(processors[:MAX_NAMES])
+        more = len(processors) - MAX_NAMES
+        rest = f" and {more} more" if more > 0 else ""
+        parts.append(f"{len(processors)} processors ({names}{rest})")
+    if len(commits) > 1:
+        parts.append(f"{len(commits)} versions of the code")
+    out = [f"The numbers come from {' and '.join(parts)}."] if parts else []
+    dirty = sum(is_dirty(record) for record in measured)
+    if dirty:
+        verb = "was" if dirty == 1 else "were"
+        out.append(
+            f"{amount(dirty, 'record')} ({MARK}) {verb} made by code with uncommitted changes."
+        )
+    return " ".join(out)
+
+
+def is_dirty(record: Record) -> bool:
+    """Return whether the code that made a record had uncommitted changes."""
+    return bool(record.commit.get("dirty"))
