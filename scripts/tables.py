@@ -25,13 +25,8 @@ from bench.compare import result_arguments, scaling_law
 from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
-<<<<<<< HEAD
-from bench.compare.seed_noise_table import SeedNoiseTable
-=======
 from bench.inputs import tracks
 from bench.inputs.models import quantized_file
-from bench.inputs.shapes import known_shapes
->>>>>>> main
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
