@@ -107,7 +107,9 @@ class Rig(NamedTuple):
         """Return a command of bench."""
         few = ""
         if self.is_dry and words.startswith("run"):
-            few = "--set perplexity.windows=8 --set calibration.sequences=8"
+            few = "--set calibration.sequences=8"
+            if not {"size", "speed"} & set(words.split()):
+                few += " --set perplexity.windows=8"
         options = " ".join([words, *more, few])
         command = [sys.executable, "-m", "bench", *options.split()]
         place = ["--device", self.device, "--results", str(self.results)]
@@ -135,14 +137,16 @@ class Rig(NamedTuple):
 
     def train(self, model: str, methods: str, recipe: str, tokens: int) -> list[list[str]]:
         """Return a command for each training."""
-        words = f"run --quant none --dtype bfloat16 --set training.recipe={recipe} {self.windows}"
+        words = f"run --quant none --dtype bfloat16 --set training.recipe={recipe}"
         words += f" --set training.checkpoint_s={CHECKPOINT_S} --set training.tokens="
         if self.is_dry:
             words += "32768 --set training.batch=8 --set training.seqlen=128"
         else:
             words += str(tokens)
-        measures = "size" if recipe == RECIPE else "perplexity,agreement"
-        words += f" --measures {measures}"
+        if recipe == RECIPE:
+            words += " --measures size"
+        else:
+            words += f" --measures perplexity,agreement {self.windows}"
         return [self.bench(words, model, f"--methods {name}") for name in methods.split(",")]
 
 

@@ -14,6 +14,7 @@ from bench.inputs.corpora import CORPORA
 from bench.inputs.models import ALIASES, HUB_ID
 from bench.parts.submission import licences
 from bench.reporting.protocol import VALIDATION
+from bench.reporting.searches import FILE as ABOUT_FILE
 from bench.reporting.searches import About
 from bench.results import metrics, reproduce
 from bench.results.alike import is_plain
@@ -35,6 +36,8 @@ MACHINE_PATH = re.compile(
     r"""(?:^|[\s"'=(,:;<\[])(/(?:[\w.@+-]+/)+[\w.@+-]*|/(?:home|root|tmp|mnt|data|work|Users)\b|~/[\w.]\S*"""
     r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""
 )
+RUN_FOLDERS = ("logs", "runs", "locks", "corrupt")
+"""Folders of a results folder that belong to no submission."""
 MAX_CREDIT = 100
 COPY_TOLERANCE = 1e-6
 """Relative difference between two perplexities of which one is a copy."""
@@ -43,15 +46,26 @@ Published = Mapping[IdentityKey, tuple[str, Record]]
 
 
 def of_files(folder: Path) -> Iterator[str]:
-    """Refuse files that belong to no submission, and links."""
+    """Refuse files that belong to no submission, and links. Of a results folder that is no
+    submission yet, the files of runs are left to `of_runs`."""
+    begun = (folder / ABOUT_FILE).exists()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if not begun and name.partition("/")[0] in RUN_FOLDERS and not path.is_symlink():
+            continue
         if path.is_symlink():
             yield f"{name} is a link: a submission has regular files only"
         elif not path.is_dir() and not (path.is_file() and FILE.fullmatch(name)):
             yield f"{name} is no file of a submission: leave it out"
         elif path.is_dir() and name not in FOLDERS:
             yield f"{name} is no folder of a submission: leave it out"
+
+
+def of_runs(folder: Path) -> Iterator[str]:
+    """Refuse the folders in which a run keeps its own files, in one sentence."""
+    found = [f"{name}/" for name in RUN_FOLDERS if any((folder / name).glob("*"))]
+    if found:
+        yield f"{' and '.join(found)} are files of runs: leave them out, as bench submit does"
 
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:

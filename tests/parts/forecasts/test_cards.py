@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from bench.inputs.datasheets import device_specs
 from bench.inputs.shapes import planned_model
 from bench.parts.forecasts.cards import RATE, Cards, enough, split_cards
 from bench.parts.forecasts.cost_model import CostModel
@@ -52,15 +53,16 @@ def test_the_time_and_the_cards_that_are_enough(tmp_path):
 @pytest.mark.parametrize(
     ("methods", "device", "said"),
     [
-        ("cast", "8xh100", "8 cards need about 37 h for all rows"),
+        ("cast", "8xh100", "on 8 x H100 SXM: about 37 h in all, of which 37 h training"),
         # Each training takes all cards.
-        ("cast,retrain", "8xh100", "8 cards need about 3.1 days for all rows"),
-        ("cast", "h100", "no total, because cast on llama2-7b does not fit on 1 card"),
+        ("cast,retrain", "8xh100", "about 3.1 days in all, of which 3.1 days training"),
+        ("wanda", "A10", "; --set calibration.sequences=32 cuts most, to about 5.2 min"),
+        ("wanda,cast", "h100", "This counts 2 of 3 rows: cast on llama2-7b does not fit (cards"),
     ],
 )
 def test_the_total_of_all_rows(methods, device, said, cli):
-    """A sum over trainings, each of which takes all cards, and no sum if a row takes more than
-    there are."""
+    """A sum over trainings, each of which takes all cards, without rows that take more than there
+    are."""
     code, _, err = cli("plan --model llama2-7b --quant none --methods", methods, "--device", device)
 
     assert code == 0, err
@@ -187,11 +189,23 @@ def test_the_rate_against_trainings_that_were_published(name, tokens, hours, car
 
 
 @pytest.mark.parametrize(
-    ("device", "said"), [("8xh1000", "unknown card 'h1000'"), ("0xh100", "use 1 to 1024")]
+    ("device", "said"),
+    [("8xh1000", "'8xh1000' is unknown: .*, rtx4090, "), ("0xh100", "use 1 to 1024")],
 )
 def test_unknown_cards(device, said):
     with pytest.raises(UserError, match=said):
         split_cards(Spec(device=device))
+
+
+@pytest.mark.parametrize("name", ["A10G", "RTX 4090", "rtx-pro-6000", "2xH100"])
+def test_a_card_is_named_as_people_write_it(name):
+    _, cards = split_cards(Spec(device=name))
+    assert cards.card in device_specs().values()
+
+
+def test_the_help_names_every_card(output):
+    text = " ".join(output("plan", "--help").split())
+    assert f"Cards: {', '.join(device_specs())}" in text
 
 
 @pytest.mark.parametrize("device", ["cpu", "auto", "cuda", "cuda:1", "cuda:0,cuda:1"])

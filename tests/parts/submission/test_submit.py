@@ -280,3 +280,13 @@ def test_the_workflows_own_steps(checkout, cli):
     shutil.rmtree(room / "base/results/tiny-xeon-ada")
     code, said = run_steps(room, base)
     assert code == 1 and "adds one folder" in said
+
+
+def test_a_results_folder_with_files_of_runs_is_told_what_to_leave_out(checkout, cli):
+    (checkout / "results/local/logs").mkdir(exist_ok=True)
+    (checkout / "results/local/logs/a.jsonl").write_text("{}")
+    code, out, _ = cli("submit", "results/local", "--check")
+
+    assert code == 1
+    assert "refused: logs/ are files of runs: leave them out, as bench submit does" in out
+    assert "a.jsonl" not in out and "make the submission with bench submit" in out
