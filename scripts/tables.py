@@ -210,18 +210,14 @@ def profiles(folder: str) -> str:
 
 
 @cache
-def track_ranks(arguments: str) -> str:
-    """Say in how many rows of a pattern a track loses most, and in how many another ties with it.
-
-    arguments: folder, pattern, track, other track.
-    """
-    folder, pattern, track, other = arguments.split()
+def track_ranks(folder: str, pattern: str, track: str, other: str) -> str:
+    """Say in how many rows of a pattern a track loses most, and in how many another ties with it."""
     parts = []
     for name, one, _ in profile_figures(folder):
         losses = [one.facts(k).tracks for k in profile.rows_of(one) if pattern in _words(one, k)]
         first = tied = 0
         for of_row in losses:
-            ranks = {track: (best, worst) for track, best, worst in profile.rank(of_row)}
+            ranks = {each: (best, worst) for each, best, worst in profile.rank(of_row)}
             first += ranks[track][0] == 1
             tied += ranks[other][0] <= ranks[track][1]
         model = name.removeprefix("profile-")
