@@ -58,7 +58,9 @@ def questions(root, task="piqa", limit=None, stderr=True, **about):
 
 
 def size(root, **about):
-    return fake_records.counted(root, "bytes_packed", 2e6, **about)
+    return fake_records.counted(
+        root, "bytes_packed", 2e6, beside={"parameters": 134515008}, **about
+    )
 
 
 @pytest.fixture
@@ -114,11 +116,12 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
     dense = next(d for d in found.values() if d["model_info"]["id"] == "cast-bench/tiny")
     results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
     assert set(results) == {"perplexity/wiki-mini@128/perplexity", "size/weights/bytes_packed",
+                            "size/weights/bytes", "size/weights/sparsity",
                             "zeroshot/piqa@1.0/acc", "zeroshot/piqa@1.0/acc_norm"}  # fmt: skip
     acc = results["zeroshot/piqa@1.0/acc"]
     assert acc["score_details"]["score"] == 0.25
     got = acc["score_details"]["uncertainty"]
-    assert got == {"standard_error": {"value": 0.01}, "num_samples": 40}
+    assert got == {"standard_error": {"value": pytest.approx(0.0693, abs=1e-4)}, "num_samples": 40}
     assert acc["metric_config"]["lower_is_better"] is False
     assert acc["metric_config"]["metric_id"] == "accuracy"
     assert acc["source_data"] == {"dataset_name": "piqa", "source_type": "hf_dataset",
@@ -145,8 +148,8 @@ def test_lm_evals_table_shows_every_number(root, output, tmp_path):
     for task, version, filter_, shot, metric, arrow, value, _, stderr in table:
         last = task or last
         shown[last, metric] = (version, filter_, shot, arrow, float(value), stderr)
-    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0100")
-    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0100")
+    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0693")
+    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0801")
     assert shown["wiki_lastword", "acc"][5] == "N/A"
     perplexity = shown["wiki-mini@128", "perplexity"]
     assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
