@@ -1,4 +1,4 @@
-"""The time to make a leaderboard of 10,000 records, and to sort and filter it in a browser.
+"""The time to make a leaderboard of 8,000 records, and to sort and filter it in a browser.
 
 The records are synthetic, in a temporary folder: 2,000 rows of one model, four measures each, with
 the scores per item from which intervals are computed. Seconds of wall time and of CPU; in the
@@ -46,13 +46,13 @@ TIMED = """async () => {
 }"""
 
 
-def fill(root: Path, rows: int) -> int:
-    """Write records of some rows. Returns how many."""
+def fill(root: Path, rows: int, first: int = 0) -> int:
+    """Write records of rows `first` to `rows`. Return how many records that many rows have."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers import fake_records
 
-    dice = np.random.default_rng(0)
-    for i in range(rows):
+    dice = np.random.default_rng(first)
+    for i in range(first, rows):
         quantizer = ("none", "int8", "nf4")[i % 3]
         about = {"method": f"row {i}", "seed": 0, "identity": {"quantizer": quantizer}}
         fake_records.perplexity(root, i / 1000, noise=i + 1, **about)

@@ -12,7 +12,6 @@ from bench.results.derive import Items
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import Record
 
-
 Scored = dict[tuple[str, Protocol], Record]
 """Records of the same weights by measure and protocol."""
 
