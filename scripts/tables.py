@@ -27,7 +27,6 @@ from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
 from bench.inputs.models import quantized_file
-from bench.inputs.shapes import known_shapes
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
@@ -211,18 +210,14 @@ def profiles(folder: str) -> str:
 
 
 @cache
-def track_ranks(arguments: str) -> str:
-    """Say in how many rows of a pattern a track loses most, and in how many another ties with it.
-
-    arguments: folder, pattern, track, other track.
-    """
-    folder, pattern, track, other = arguments.split()
+def track_ranks(folder: str, pattern: str, track: str, other: str) -> str:
+    """Say in how many rows of a pattern a track loses most, and in how many another ties with it."""
     parts = []
     for name, one, _ in profile_figures(folder):
         losses = [one.facts(k).tracks for k in profile.rows_of(one) if pattern in _words(one, k)]
         first = tied = 0
         for of_row in losses:
-            ranks = {track: (best, worst) for track, best, worst in profile.rank(of_row)}
+            ranks = {each: (best, worst) for each, best, worst in profile.rank(of_row)}
             first += ranks[track][0] == 1
             tied += ranks[other][0] <= ranks[track][1]
         model = name.removeprefix("profile-")
@@ -696,6 +691,10 @@ def read_trials(folder: str) -> list[search.MethodTrials]:
 
 
 WANTED = {"methods": ("wanda", "sparsegpt", "recon"), "quantizers": ("none", "int4-gptq")}
+WANTED_MODELS = (
+    "llama3.2-1b", "llama3.2-3b", "llama2-7b", "mistral-7b", "llama3-8b", "llama3.1-8b",
+    "llama2-13b", "llama2-70b", "llama3-70b",
+)  # fmt: skip
 CARD, CARD_GB = "h100", 80.0
 """Card of the wanted rows, and its memory in GB."""
 
@@ -705,7 +704,7 @@ def wanted(*folders: str) -> str:
     have = {record.identity.model for folder in folders for record in ReadOnlyStore(ROOT / folder)}
     typed = {name: ",".join(values) for name, values in WANTED.items()}
     found = []
-    for model in known_shapes().keys() - have:
+    for model in set(WANTED_MODELS) - have:
         spec, cards = split_cards(Spec(models=(model,), device=CARD, **WANTED))
         # No record is of such a card.
         rows = estimate_columns(make_plan(spec), CostModel(()), cards)

@@ -313,6 +313,10 @@ def fill_in(text: str) -> str:
     return text
 
 
+class PluginFault(UserError):
+    """Code of a plug-in failed."""
+
+
 def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
     """Guard code of an entry that runs in this process, if a plug-in provides it."""
     return _guest(entry.target, entry.target) if entry.is_plugin else nullcontext()
@@ -342,10 +346,10 @@ def _guest(name: str, target: str) -> Iterator[None]:
             raise  # ours, for a signal
         why = f"{type(fault).__name__}: " + " ".join(str(fault).split()) + _place(fault, target)
         if target.partition(":")[0].endswith(".py"):
-            raise UserError(
+            raise PluginFault(
                 f"file {target.partition(':')[0]!r} cannot be used ({why}): repair it"
             ) from fault
-        raise UserError(
+        raise PluginFault(
             f"plug-in {name!r} cannot be used ({why}): repair or uninstall it"
         ) from fault
 

@@ -248,4 +248,28 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
                     f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list "
                     "all, for example 0,1,2"
                 )
-    return spec.Spec(**values)
+    made = spec.Spec(**values)
+    for assignment in assignments:
+        _require_reader(assignment, made)
+    return made
+
+
+def _require_reader(assignment: str, spec: Spec) -> None:
+    """Raise UserError for a setting of a measure that does not run."""
+    from bench.catalog import registry
+    from bench.planning.spec import MEASURE_TABLES
+
+    name = assignment.partition("=")[0].strip()
+    table = name.partition(".")[0]
+    if table not in MEASURE_TABLES:
+        return
+    readers = []
+    for measure in registry.names("measures"):
+        kind = registry.load(registry.lookup("measures", measure))
+        if getattr(getattr(kind, "settings", None), "table", "") == table:
+            readers.append(measure)
+    if not set(readers) & set(spec.measures):
+        raise UserError(
+            f"--set {shorten(assignment)} has no effect, because no measure that runs reads it: "
+            f"add {' or '.join(readers)} to --measures, or leave the setting out"
+        )

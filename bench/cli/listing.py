@@ -121,7 +121,7 @@ def _task(name: str, file: str) -> dict[str, Any]:
 def _runs(results: Path | None) -> Rows:
     out = []
     store = ReadOnlyStore(results or RESULTS)
-    for record in store:
+    for record in store.listed():
         labels = record.identity.labels()
         names = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
         texts = {name: str(value) for name, value in labels.items() if value is not None}

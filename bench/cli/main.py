@@ -37,15 +37,35 @@ MAX_SENTENCE = 500
 """Largest length of an error in terminal columns."""
 
 
+GROUPS = {
+    "Compress and measure": ("plan", "run", "top", "prune", "finetune", "search", "allocate"),
+    "Choose and compare": ("report", "pick", "compare", "show", "figure", "ls", "scaling"),
+    "Ship": ("export", "verify", "speed"),
+    "Guard a repository": ("gate", "baseline", "history"),
+    "Share results": ("check", "sign", "merge", "import", "submit"),
+    "Set up": ("doctor", "pull", "families", "conformance", "cache", "env"),
+}
+"""Commands of the help by what a user does, in this order."""
+
+
 class _Command(TyperCommand):
-    """A command whose help can name a section of the catalog in braces, and then lists what the
-    section has."""
+    """A command whose help can name a section of the catalog, or the cards, in braces, and then
+    lists what there is."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:
             if isinstance(param, TyperOption):
-                param.help = registry.fill_in(param.help or "")
+                param.help = _name_cards(registry.fill_in(param.help or ""))
         super().format_options(ctx, formatter)
+
+
+def _name_cards(text: str) -> str:
+    """Replace {cards} in a help by the cards with a datasheet."""
+    if "{cards}" not in text:
+        return text
+    from bench.inputs.datasheets import device_specs
+
+    return text.replace("{cards}", ", ".join(device_specs()))
 
 
 class _Commands(Mapping[str, Any]):
@@ -79,11 +99,31 @@ class _Program(TyperGroup):
         super().__init__(**options)
         self.commands = _Commands()  # type: ignore[assignment]
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands by GROUPS, those of plug-ins last."""
+        named = {name for names in GROUPS.values() for name in names}
+        groups = {**GROUPS, "Others": tuple(name for name in self.commands if name not in named)}
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for heading, names in groups.items():
+            rows = []
+            for name in names:
+                if name in self.commands:
+                    rows.append((name, self.commands[name].get_short_help_str(width)))
+            if rows:
+                with formatter.section(heading):
+                    formatter.write_dl(rows)
+
 
 app = typer.Typer(
     name="bench",
     cls=_Program,
-    help="Prune, quantize, measure and compare language models.",
+    help="""Prune, quantize, measure and compare language models.
+
+    \b
+    bench run                                        measure a bundled model
+    bench plan --model Qwen/Qwen3-8B --device a10    cost of yours on your card
+    bench pick --model tiny --results results/local  which row to ship, and how
+    """,
     epilog="Exit codes: 0 success. 1 a measurement, a gate or a check failed. 2 invalid input; one "
     "line says why. 130, 143, 129 stopped by Ctrl-C, SIGTERM or SIGHUP; run the same command to "
     "resume. 141 the output's reader has gone.",

@@ -134,14 +134,15 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
     """Return the first board that fits the protocol and device, or raise UserError. A model's main
     protocol comes first."""
     from bench.reporting import board, leaderboard
+    from bench.results.store import ReadOnlyStore
 
-    merged = board.merge(leaderboard.read_boards(folders or leaderboard.results_folders(), model))
-    models = dict.fromkeys(r.identity.model for r in merged.records)
-    if model not in models:
+    folders = folders or leaderboard.results_folders()
+    merged = board.merge(leaderboard.read_boards(folders, model))
+    if not merged.records:
+        every = (record for folder in folders for record in ReadOnlyStore(folder).listed())
+        models = dict.fromkeys(record.identity.model for record in every)
         raise UserError(describe_unknown("model", model, models))
-    records, left_out = board.without_outdated(
-        [r for r in merged.records if r.identity.model == model]
-    )
+    records, left_out = board.without_outdated(merged.records)
     if left_out:
         note(left_out)
     known, chosen = [], None

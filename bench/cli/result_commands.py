@@ -190,7 +190,7 @@ def figure(
             )
         return _draw_pair(what, other, folder, out)
     store = ReadOnlyStore(folder)
-    models = dict.fromkeys(record.identity.model for record in store)
+    models = dict.fromkeys(record.identity.model for record in store.listed())
     if what in models:
         return _draw_table(what, folder, metric, protocol, out)
     if not re.fullmatch("[0-9a-f]{4,64}", what):
@@ -384,7 +384,7 @@ def _print_folders(
     found: list[tuple[list[Record], dict[str, str] | None]] = []
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
-        records = newest(store.verified())
+        records = newest(store)
         old = outdated(records)
         for line in store.damaged:
             note(f"{line}: left out")

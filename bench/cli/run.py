@@ -28,7 +28,7 @@ from bench.cli.console import (
 from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
 from bench.execution import nodes
 from bench.execution.descendants import adopting
-from bench.reporting.words import duration
+from bench.reporting.words import duration, short_count
 from bench.system.devices import driver_fault, exists, resolve_device
 from bench.system.text import amount
 from bench.verify import detect_pattern
@@ -137,13 +137,19 @@ def plan(
     shards: Annotated[
         int | None, typer.Option(help="For --slurm: number of tasks.", min=1, max=10_000)
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="As in bench run, or a card, or several, such as 8xh100. Cards: {cards}"),
+    ] = None,
     json: Json = False,
     **flags: Any,
 ) -> None:
     """Show what a run would do, and estimate its cost.
 
-    Nothing is downloaded or loaded.
+    No weights are read or downloaded. A model that is neither here nor among the known shapes needs
+    its config.json, from the hub or alone in a folder.
     """
+    flags["device"] = device
     spec = spec_of(flags)
     if (slurm is None) != (shards is None):
         raise UserError("--slurm FILE and --shards N belong together: give both, or neither")
@@ -151,7 +157,7 @@ def plan(
         raise UserError(f"--slurm divides the plan itself: leave --shard {spec.shard} out")
     from bench import api
     from bench.execution.forecast import find_forecasts
-    from bench.inputs.shapes import planned_model
+    from bench.inputs.shapes import fetched_model, planned_model
     from bench.planning.refusal import describe_whole_blocks, find_problem
     from bench.results.store import ReadOnlyStore
 
@@ -159,8 +165,9 @@ def plan(
     forecasts = find_forecasts()
     spec, cards = forecasts.split_cards(spec)
     planned = api.plan(spec)
-    if planned.to_pull and not planned.measurements:
-        name = planned.to_pull[0]
+    unplanned = set(planned.to_pull) - {m.artifact.model for m in planned.measurements}
+    if unplanned:
+        name = min(unplanned)
         raise UserError(
             f"the plan of {name} needs its files, which are not downloaded yet: bench pull {name} "
             "first, or name a folder with its config.json"
@@ -174,11 +181,10 @@ def plan(
     rows = []
     for measurements, columns in zip(planned.artifacts().values(), estimate.columns, strict=True):
         rows.append(_describe_planned(measurements, store) | columns)
-    if not json:
-        rows = [_with_duration(row) for row in rows]
-    print_rows(rows, json)
-    if planned.measurements and estimate.source:
-        note(estimate.source)
+    print_rows(rows if json else _shortened(rows), json, width=80)
+    if planned.measurements:
+        for line in filter(None, (estimate.total, estimate.source)):
+            note(line)
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
         note(line)
@@ -193,7 +199,7 @@ def plan(
         for line in write_job(planned, shards, cards, slurm):
             note(line)
     for name in planned.to_pull:
-        facts = planned_model(name)
+        facts = planned_model(name) or fetched_model(name, spec.data_dir)
         size = f" of about {facts.download_bytes / 1e9:,.0f} GB" if facts else ""
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}{size}")
 
@@ -211,15 +217,34 @@ def _describe_planned(
     return row
 
 
-def _with_duration(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of a plan with its seconds in a person's units."""
-    shown: dict[str, Any] = {}
-    for name, value in row.items():
-        if name == "about_s":
-            shown["about_time"] = "" if value is None else duration(value)
-        else:
-            shown[name] = value
-    return shown
+def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a plan for a terminal: numbers in a person's units, no columns that are
+    the same in all rows or that another one implies."""
+    one_model = len({row["model"] for row in rows}) == 1
+    one_seed = len({row["seed"] for row in rows} - {""}) <= 1
+    out = []
+    for row in rows:
+        shown: dict[str, Any] = {} if one_model else {"model": row["model"]}
+        shown |= {name: row[name] for name in ("method", "pattern", "quantizer")}
+        if not one_seed:
+            shown["seed"] = row["seed"]
+        shown["done"] = f"{row['done']}/{row['measurements']}"
+        if "about_s" in row:
+            shown["tokens"] = short_count(row["tokens"])
+            shown["about_time"] = "" if row["about_s"] is None else duration(row["about_s"])
+            shown["about_GB"] = row["about_GB"]
+        if "about_device_GB" in row:
+            # The main memory holds the files alone.
+            del shown["about_GB"]
+            shown["about_card_GB"] = row["about_device_GB"]
+        if "cards_enough" in row:
+            del shown["tokens"]
+            enough = row["cards_enough"]
+            shown["cards_enough"] = enough.replace(" with recompute=true", ", recompute")
+        if "about_disk_GB" in row:
+            shown["about_disk_GB"] = row["about_disk_GB"]
+        out.append(shown)
+    return out
 
 
 @with_flags(*OF_RUNS, "results")

@@ -64,15 +64,7 @@ def estimate_pair(
     """
     if pair.counted:
         return bootstrap.exact(mean_change(pair), 1, "count", len(pair.before))
-    try:
-        both = [
-            _check_items(before.items(a), after.items(b), pair.definition.is_time)
-            for a, b in zip(pair.before, pair.after, strict=True)
-        ]
-    except NoItems:
-        if pair.definition.sampled:
-            raise
-        raise NotComparable(NO_SCORES) from None
+    both = pair_items(pair, before, after)
     of_before, of_after = zip(*both, strict=True)
     counts_before = {len(items.ids) for items in of_before}
     counts_after = {len(items.ids) for items in of_after}
@@ -101,6 +93,20 @@ def estimate_pair(
     if noise:
         found = _without_endless(add_seed_noise(found, noise, level, margin), pair)
     return found
+
+
+def pair_items(pair: MetricPair, before: ResultSet, after: ResultSet) -> list[tuple[Items, Items]]:
+    """Return the items of both sides for each seed. Raise NotComparable if they are of other
+    windows or questions."""
+    try:
+        return [
+            _check_items(before.items(a), after.items(b), pair.definition.is_time)
+            for a, b in zip(pair.before, pair.after, strict=True)
+        ]
+    except NoItems:
+        if pair.definition.sampled:
+            raise
+        raise NotComparable(NO_SCORES) from None
 
 
 def _could_differ(
@@ -198,7 +204,7 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
         and np.array_equal(a.clusters, b.clusters)
         and np.array_equal(a.weights, b.weights)
     ):
-        raise NotComparable("measured on different items")
+        raise NotComparable(f"measured on different items: {len(a.ids):,}, now {len(b.ids):,}")
     if len(a.ids) == 0:
         raise NotComparable("there are no items")
     if not timing and not a.weights.sum() > 0:

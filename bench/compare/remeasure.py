@@ -119,6 +119,8 @@ def _compare(record: Record, new: Record, tolerance: float | None) -> tuple[str,
     for name, old in was.items():
         definition, other = metrics.find(name, old.unit), now[name]
         exact = same and not definition.is_time
+        if old.n != other.n and not definition.is_time:
+            return "differs", f"{name} is of {old.n} items, now of {other.n}"
         if old.value == other.value and (not exact or old == other):
             continue
         assert old.value is not None

@@ -128,8 +128,7 @@ def read(path: Path, what: str = "results", *, every: bool = False, model: str =
     """Read a results folder, or a file that `bench baseline set` wrote, or raise UserError.
 
     what: kind of the path, for error messages. every: all records, not only the newest of each
-    identity. model: check the items of this model's records alone, which is several times as fast.
-    "": of all.
+    identity. model: read the records of this model alone, which may be none. "": of all.
     """
     if path.is_file():
         return baseline.read(path)
@@ -140,9 +139,9 @@ def read(path: Path, what: str = "results", *, every: bool = False, model: str =
         )
     require_results(path)
     store = ReadOnlyStore(path)
-    records = list(store.verified(model))
+    records = [record for record, _ in store.checked(model)]
     store.require_whole(what)
-    if not records:
+    if not records and next(store.listed(), None) is None:
         raise UserError(
             f"{what} {str(path)!r} has no records: run bench run --results "
             f"{shlex.quote(str(path))} first"

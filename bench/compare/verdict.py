@@ -16,6 +16,7 @@ from bench.compare.paired_estimate import (
     estimate_pair,
     mean_change,
     mean_values,
+    pair_items,
 )
 from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
 from bench.compare.result_set import ResultSet, gc_paused
@@ -174,10 +175,11 @@ def compare(
         if reason:
             rows.append(_row(pair, "NOT_COMPARABLE", reason))
         elif pair.same_key and not pair.definition.is_time and not pair.counted:
-            for side, records in ((before, pair.before), (after, pair.after)):
-                for record in records:
-                    side.items(record)  # checks the numbers of the record
-            rows.append(_check_reproduction(pair, settings))
+            try:
+                pair_items(pair, before, after)
+                rows.append(_check_reproduction(pair, settings))
+            except NotComparable as fault:
+                rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
         else:
             to_estimate.append(pair)
     sampled = sum(not p.counted for p in to_estimate)

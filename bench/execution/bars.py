@@ -85,6 +85,8 @@ class RichDisplay(RunListener):
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._all = Line("measurements")
         self._now: dict[str, Line] = {}
+        self._reasons: dict[str, str] = {}
+        """Reason of each artifact's last failure. Its other measurements fail for the same."""
         self._records: list[Record] = []
         self._tables: list[TextTable] = []
         console = make_console(stream)
@@ -110,6 +112,7 @@ class RichDisplay(RunListener):
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         self._expect(left)
+        self._reasons.pop(running.label, None)
         state = "waiting for another run" if running.waits else "importing"
         self._now[running.label] = Line(running.label, state, since=time.monotonic())
 
@@ -129,9 +132,11 @@ class RichDisplay(RunListener):
                 )
             case "measurement":
                 self._all.done += 1
-                if event["status"] != "ok":
+                reason = event.get("reason", "")
+                if event["status"] != "ok" and self._reasons.get(label) != reason:
+                    self._reasons[label] = reason
                     measure = running.by_key[event["key"]].label
-                    self.note(f"{label}: {measure} {event['status']} ({event.get('reason', '')})")
+                    self.note(f"{label}: {measure} {event['status']} ({reason})")
         self._expect(left)
 
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:

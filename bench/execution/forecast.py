@@ -16,6 +16,9 @@ SERVICE = "forecasts"
 class RunForecast(RunListener):
     """Estimates for one run. This class has none."""
 
+    total: str = ""
+    """Phrase about the time of the whole run; "" if it is unknown."""
+
     def seconds(self, measurements: Sequence[Measurement]) -> float:
         """Return the estimated seconds of an artifact, by which a run orders its artifacts."""
         return 0.0
@@ -32,6 +35,8 @@ class PlanEstimate(NamedTuple):
     """Estimates by column of `bench plan`, for each artifact."""
     source: str = ""
     """Sentence about how they were made."""
+    total: str = ""
+    """Phrase about the time of all artifacts; "" if it is unknown."""
 
 
 class Forecasts:

@@ -28,6 +28,8 @@ class LogDisplay(RunListener):
         self._stream = PrintableStream(stream)
         self._said: dict[str, tuple[str, float]] = {}
         """Phase of each artifact, and when its last line was printed."""
+        self._reasons: dict[str, str] = {}
+        """Reason of each artifact's last failure. Its other measurements fail for the same."""
 
     def note(self, text: str) -> None:
         print(one_line(text), file=self._stream, flush=True)
@@ -37,6 +39,7 @@ class LogDisplay(RunListener):
 
     def start(self, running: RunningArtifact, left: TimeLeft) -> None:
         self._said.pop(running.label, None)
+        self._reasons.pop(running.label, None)
         state = "waiting for another run" if running.waits else "started"
         self.note(f"{running.label}: {state}{_all_done(left)}")
 
@@ -44,6 +47,9 @@ class LogDisplay(RunListener):
         label = running.label
         if event["event"] == "measurement":
             reason = f" ({event['reason']})" if event.get("reason") else ""
+            if reason and self._reasons.get(label) == reason:
+                return
+            self._reasons[label] = reason
             self.note(f"{label}: {running.by_key[event['key']].label} {event['status']}{reason}")
         elif event["event"] == "progress":
             now, (phase, said) = time.monotonic(), self._said.get(label, ("", 0.0))
@@ -60,6 +66,8 @@ class LogDisplay(RunListener):
                 self.note(f"{label}: {phase} {done}{_all_done(left)}")
 
     def end(self, running: RunningArtifact, cause: str, records: Sequence[Record] | None) -> None:
+        if all(record.status == "failed" for record in records or ()):
+            return
         for numbers in describe_rows(records or ()):
             self.note(f"{running.label}, {running.artifact.pattern}: {numbers}")
 

@@ -82,6 +82,8 @@ class Sweep:
             KeyboardInterrupt, SystemExit: after a signal. Every worker has ended, trainings after a
                 checkpoint.
         """
+        if self._forecast.total:
+            self._listener.note(self._forecast.total)
         try:
             while self._queue or self._at_work:
                 self._bring_forward()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 import tomllib
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from bench.inputs import models
+from bench.inputs import hub, models
 from bench.inputs.architecture import count_experts, layout_of
 from bench.inputs.model_config import ModelConfig
 from bench.inputs.model_facts import ModelFacts
 from bench.system import digests
-from bench.system.cache import cache_dir
+from bench.system.cache import DOWNLOAD, cache_dir
+from bench.system.files import write_file
 from methods.contract.errors import UserError
 from methods.model.families import Family
 from methods.model.folder import (
@@ -27,6 +29,12 @@ from methods.model.folder import (
 )
 from methods.model.targets import family_of
 
+CONFIG = "config.json"
+SHAPE = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "vocab_size",
+)  # fmt: skip
+"""Keys of config.json that `shape` of an entry gives, in order."""
 ASSUMED_DTYPE = "bfloat16"
 """Number format of weights if the config does not say."""
 
@@ -35,15 +43,27 @@ def is_planned(path: Path) -> bool:
     """Return whether a folder has a config.json and no weights, not even in pickle."""
     weights = any((path / name).exists() for name in (WEIGHTS, INDEX, "packed24.json"))
     stored = any(file.name.endswith((".safetensors", *PICKLES)) for file in path.glob("*"))
-    return (path / "config.json").is_file() and not weights and not stored
+    return (path / CONFIG).is_file() and not weights and not stored
 
 
 @cache
 def known_shapes() -> dict[str, dict[str, Any]]:
-    """Return the part of config.json that determines the shapes, for models that need no
-    download."""
+    """Return the part of config.json that determines the shapes, for models that need no download.
+
+    Their names are hub ids, and aliases of them or of this package.
+    """
     text = (resources.files("bench") / "assets" / "shapes.toml").read_text()
-    return tomllib.loads(text)
+    found: dict[str, dict[str, Any]] = {}
+    for family, entries in tomllib.loads(text).items():
+        for entry in entries:
+            sizes = dict(zip(SHAPE, entry.pop("shape"), strict=True))
+            named = entry.pop("models")
+            config = {"model_type": family, **sizes, **entry}
+            found |= dict.fromkeys(named, config)
+    for name, alias in models.ALIASES.items():
+        if alias.ref in found:
+            found[name] = found[alias.ref]
+    return found
 
 
 def planned_model(name: str) -> ModelFacts | None:
@@ -53,12 +73,49 @@ def planned_model(name: str) -> ModelFacts | None:
     """
     if name in known_shapes():
         config = known_shapes()[name]
-        folder = cache_dir() / "folders" / f"shapes-{name}"  # does not exist
+        # This folder does not exist.
+        folder = cache_dir() / "folders" / f"shapes-{_file_name(name)}"
     elif is_planned(Path(name)):
         folder = Path(name).resolve()
         config = read_config(folder)
     else:
         return None
+    return _facts_of(name, folder, config)
+
+
+def fetched_model(name: str, data_dir: Path | None) -> ModelFacts | None:
+    """Return the facts of a model on the hub from its config.json, which is downloaded unless it is
+    in the cache.
+
+    None: the model is not on the hub. Raise UserError if the file cannot be had or used.
+    """
+    alias = models.alias_of(name)
+    if alias is None or alias.source != "hub":
+        return None
+    folder = cache_dir() / "configs" / _file_name(alias.ref)
+    if not (folder / CONFIG).is_file():
+        repository = hub.Repository(
+            alias.ref,
+            "model",
+            f"the config of {name}",
+            f"name a folder with its {CONFIG} (bench plan --model FOLDER)",
+            tuple(models.candidate_folders(name, alias, data_dir)),
+        )
+        snapshot = repository.latest()
+        if CONFIG not in snapshot.files:
+            raise UserError(f"{alias.ref} on the hub has no {CONFIG}: name another model")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, suffix=DOWNLOAD) as temporary:
+            (file,) = repository.download(snapshot, [CONFIG], Path(temporary))
+            write_file(folder / CONFIG, file.read_text(encoding="utf-8", errors="replace"))
+    return _facts_of(name, folder, read_config(folder))
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "--")
+
+
+def _facts_of(name: str, folder: Path, config: dict[str, Any]) -> ModelFacts:
     alias = models.find_alias(name) or models.Alias("local", name)
     family, checked = family_of(config), ModelConfig(config, str(folder))
     named = config.get("dtype", config.get("torch_dtype"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from bench.catalog.entries import LOCAL
 from bench.inputs import download, models
 from bench.inputs.model_facts import ModelFacts
-from bench.inputs.shapes import is_planned, planned_model
+from bench.inputs.shapes import fetched_model, is_planned, planned_model
 from bench.inputs.task_yaml import read_task
 from bench.planning.artifact import Measurement, Plan
 from bench.planning.memory import estimate_bytes
@@ -51,7 +51,7 @@ def make_plan(
         facts = _read_facts(name, spec, pulling)
         if facts is None:
             to_pull.append(name)
-            facts = planned_model(name)
+            facts = planned_model(name) or fetched_model(name, spec.data_dir)
         if facts is None:
             continue
         content = (facts.digest, facts.tokenizer_digest, facts.companions_digest)

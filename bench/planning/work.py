@@ -13,12 +13,33 @@ PASSES = 2
 """Forward passes over the calibration tokens of a stage that does not state them."""
 
 
+class Arithmetic(NamedTuple):
+    """Arithmetic of one process."""
+
+    operations: float = 0.0
+    """Floating-point operations."""
+    hessians: float = 0.0
+    """Part of `operations` for Hessians, which are float32 products in any number format."""
+    launches: float = 0.0
+    """Kernels that run one after the other, for single columns of weights."""
+
+
 class StageWork(NamedTuple):
-    """Tokens that one process of a stage reads."""
+    """Tokens that one process of a stage reads, and its arithmetic."""
 
     name: str
     calibration: int
     training: int
+    arithmetic: Arithmetic
+
+
+class MeasureWork(NamedTuple):
+    """A measurement, about how many tokens it reads, and the arithmetic that it adds to those
+    before it."""
+
+    measurement: Measurement
+    tokens: int
+    arithmetic: Arithmetic
 
 
 class Work(NamedTuple):
@@ -26,15 +47,18 @@ class Work(NamedTuple):
 
     tokens: int
     """Tokens that all processes read."""
-    operations: float
-    """Floating-point operations of one process."""
-    hessians: float
-    """Part of `operations` for Hessians, which are float32 products in any number format."""
-    launches: float
-    """Kernels that one process runs one after the other, for single columns of weights."""
     stages: tuple[StageWork, ...]
-    measures: tuple[tuple[Measurement, int], ...]
-    """Each measurement, and about how many tokens it reads."""
+    measures: tuple[MeasureWork, ...]
+
+    @property
+    def operations(self) -> float:
+        """Floating-point operations of one process."""
+        return sum(part.operations for part in self.arithmetic)
+
+    @property
+    def arithmetic(self) -> list[Arithmetic]:
+        """Arithmetic of each measure, then of each stage."""
+        return [m.arithmetic for m in self.measures] + [s.arithmetic for s in self.stages]
 
 
 def estimate_tokens(measure: str, config: dict[str, Any]) -> int:
@@ -56,13 +80,15 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
 
     made: names of stages in the cache.
     """
-    measures = [
-        (m, m.options.get("tokens") or estimate_tokens(m.measure, m.config)) for m in measurements
-    ]
-    # Measures with one protocol read the same windows in one pass.
-    tokens = sum({m.protocol: count for m, count in measures}.values())
     sizes, parameters = artifact.sizes, float(artifact.sizes.parameters)
-    operations, hessians, launches = 2.0 * parameters * tokens, 0.0, 0.0
+    measures, tokens, protocols = [], 0, set()
+    for m in measurements:
+        read = m.options.get("tokens") or estimate_tokens(m.measure, m.config)
+        # Measures with one protocol read the same windows in one pass.
+        more = 0 if m.protocol in protocols else read
+        protocols.add(m.protocol)
+        tokens += more
+        measures.append(MeasureWork(m, read, Arithmetic(2.0 * parameters * more)))
     stages = []
     for name, stage in zip(artifact.cache_names, artifact.stages, strict=True):
         if name in made:
@@ -70,16 +96,17 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
         made.add(name)
         calibration, training = _tokens_of(stage, artifact)
         tokens += calibration + training
-        work = StageWork(stage.name, *_of_one_process(calibration, training, artifact))
-        stages.append(work)
+        calibration, training = _of_one_process(calibration, training, artifact)
         cost = stage.entry.cost or Cost()
-        operations += 2.0 * parameters * (cost.passes or PASSES) * work.calibration
         per_token = (cost.training or DISTILLATION.training) + 2 * stage.recomputes
-        operations += parameters * per_token * work.training
         # A Hessian is symmetric, so it takes T in^2 / 2 products and as many sums.
-        hessians += cost.hessians * sizes.squares * work.calibration
-        launches += cost.launches * sizes.columns / _sharing(artifact)
-    return Work(tokens, operations + hessians, hessians, launches, tuple(stages), tuple(measures))
+        hessians = cost.hessians * sizes.squares * calibration
+        operations = 2.0 * parameters * (cost.passes or PASSES) * calibration + hessians
+        operations += parameters * per_token * training
+        launches = cost.launches * sizes.columns / _sharing(artifact)
+        arithmetic = Arithmetic(operations, hessians, launches)
+        stages.append(StageWork(stage.name, calibration, training, arithmetic))
+    return Work(tokens, tuple(stages), tuple(measures))
 
 
 def _tokens_of(stage: Stage, artifact: Artifact) -> tuple[int, int]:

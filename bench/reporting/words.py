@@ -121,6 +121,9 @@ def cut(text: str, length: int) -> str:
 
 
 def clock_time(seconds: float) -> str:
-    """Return the time of day `seconds` from now, and the date if that is a day or more away."""
-    form = "%H:%M:%S" if seconds < 86400 else "%Y-%m-%d %H:%M"
-    return time.strftime(form, time.localtime(time.time() + seconds))
+    """Return the time of day `seconds` from now, with the date if that is another day."""
+    now = time.time()
+    end = time.localtime(now + seconds)
+    today = time.localtime(now)
+    same_day = (end.tm_year, end.tm_yday) == (today.tm_year, today.tm_yday)
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", end)

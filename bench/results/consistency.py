@@ -11,62 +11,71 @@ from typing import Any
 from bench.catalog import metric_owners
 from bench.catalog.declarations import CatalogEntry
 from bench.catalog.entries import MEASURES
-from bench.results.identity import PROMPT, Identity, describe_prompt
+from bench.results.identity import PROMPT, TIMED, Identity, Protocol, describe_prompt
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
-from methods.contract.errors import UserError
 
 PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
 BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
 """Key inputs of a measurement that are no inputs of its artifact."""
-
-
-def require_consistent(record: Record) -> None:
-    """Raise UserError if a part of the record contradicts another."""
-    try:
-        wrong = next(contradictions(record), "")
-    except (
-        TypeError,
-        AttributeError,
-        LookupError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-    ) as fault:
-        wrong = f"its key_inputs have another shape ({type(fault).__name__}: {fault})"
-    if wrong:
-        raise UserError(f"record {record.short_key} contradicts itself: {wrong}")
+OF_ARTIFACT = ("model", "tokenizer", "threads", "stages", "measure")
+OF_TIMING = ("model", "threads", "hardware", "kind", "measure")
+OF_HARNESS = ("model", "method", "task", "content", "harness")
+"""Key inputs that each record has: of an artifact, of a timing in an engine, of another harness."""
+SIZES = {"parameters", "bytes", "sparsity"}
+"""Readings of `size` from which its others follow."""
 
 
 def contradictions(record: Record) -> Iterator[str]:
     """Yield a sentence for each part of a record that contradicts another. Key inputs of another
     shape raise any error."""
-    inputs = record.key_inputs
-    if record.key != digests.of(inputs):
-        yield "its key is not the digest of its key_inputs"
-    made_from = {name: value for name, value in inputs.items() if name not in BESIDE_ARTIFACT}
-    if record.artifact and inputs.get("stages") and record.artifact != digests.of(made_from):
-        yield "its artifact is not the digest of the artifact's key_inputs"
-    stated, stored = _of_identity(record.identity), _of_inputs(inputs, record.identity)
-    for name in stated.keys() & stored.keys():
-        if stated[name] != stored[name] and (
-            name != "settings" or stated["stages"] == stored["stages"]
-        ):
-            yield (
-                f"its identity has {name} {stated[name]!r}, but its key was made from "
-                f"{stored[name]!r}"
-            )
+    yield from _of_key(record)
     yield from _of_status(record)
+    # Another harness may have any metric.
+    measure = "" if "made_elsewhere" in record.notes else record.identity.measure
     for reading in record.readings:
-        yield from _of_reading(reading, record.identity.measure if "measure" in inputs else "")
+        yield from _of_reading(reading, measure)
     if record.items is not None:
         if record.items.file not in ("", f"{record.stem}.parquet"):
             yield f"its items are in {record.items.file!r}, which is not named by its key"
         limit = record.identity.protocol.limit
         if limit is not None and record.items.rows > limit:
             yield f"it has {record.items.rows:,} items, but its protocol has at most {limit:,}"
+
+
+def _of_key(record: Record) -> Iterator[str]:
+    """Compare the key, the artifact and the identity with the key inputs."""
+    inputs, identity = record.key_inputs, record.identity
+    if record.key != digests.of(inputs):
+        yield "its key is not the digest of its key_inputs"
+    if "made_elsewhere" in record.notes:
+        owed, repeat = OF_HARNESS, _of_harness
+    elif identity.measure == TIMED and "stages" not in inputs:
+        owed, repeat = OF_TIMING, _of_timing
+    else:
+        owed, repeat = OF_ARTIFACT, _of_inputs
+    missing = [name for name in owed if name not in inputs]
+    if missing:
+        yield f"its key_inputs have no {missing[0]}"
+        return
+    stated = _of_identity(identity)
+    repeated = repeat(inputs, identity)
+    for name, value in stated.items():
+        if name in repeated and value != repeated[name]:
+            yield f"its identity has {name} {value!r}, but its key was made from {repeated[name]!r}"
+    if owed is not OF_ARTIFACT:
+        return
+    # A plug-in's measure and a timing name their protocol as they like.
+    is_free = identity.measure == TIMED or identity.measure not in MEASURES
+    untied = [name for name in stated if stated[name] and name not in repeated]
+    for name in untied:
+        if name != "model" and not (name == "protocol" and is_free):
+            yield f"its identity has {name} {stated[name]!r}, of which its key_inputs say nothing"
+    made_from = {name: value for name, value in inputs.items() if name not in BESIDE_ARTIFACT}
+    if record.artifact != digests.of(made_from):
+        yield "its artifact is not the digest of the artifact's key_inputs"
 
 
 def _of_identity(identity: Identity) -> dict[str, Any]:
@@ -76,6 +85,7 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
     if identity.quantizer != "none":
         labels.append(identity.quantizer)
     return {
+        "model": identity.model,
         "seed": identity.seed,
         "dtype": identity.dtype,
         "arithmetic": identity.arithmetic,
@@ -87,13 +97,29 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         "calibration": calibration and calibration.model_dump(),
         "training": training and training.model_dump(),
         "measure": identity.measure,
-        "protocol": tuple(getattr(identity.protocol, part) for part in PROTOCOL),
+        "protocol": _parts_of(identity.protocol),
     }
 
 
+def _parts_of(protocol: Protocol, **others: Any) -> tuple[Any, ...]:
+    return tuple(others.get(part, getattr(protocol, part)) for part in PROTOCOL)
+
+
+def _of_harness(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
+    """Return the same parts from the key inputs of another harness's record."""
+    parts = _parts_of(identity.protocol, name=inputs["task"], engine=inputs["harness"])
+    stages = [inputs["method"].partition(":")[0]]
+    return {"model": inputs["model"], "stages": stages, "protocol": parts}
+
+
+def _of_timing(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
+    """Return the same parts from the key inputs of a timing that has no artifact."""
+    engine = inputs["engine"]["name"] if "engine" in inputs else ""
+    return {"dtype": inputs["kind"], "protocol": _parts_of(identity.protocol, engine=engine)}
+
+
 def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
-    """Return the same parts from key inputs. A timing of engines has few of them, and so has a
-    measure of a plug-in.
+    """Return the same parts from the key inputs of an artifact's measurement.
 
     Lengths that an old identity leaves out are left out here, too.
     """
@@ -105,7 +131,8 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     if inputs.get("stages"):
         stages = inputs["stages"]
         out["stages"] = [stage["name"] for stage in stages]
-        typed = zip(stages, _of_identity(identity)["settings"], strict=False)
+        labels = (*identity.stages, identity.quantizer)
+        typed = zip(stages, map(_typed_settings, labels), strict=False)
         out["settings"] = [
             _same_settings(stage.get("config", {}), settings) for stage, settings in typed
         ]
@@ -115,36 +142,20 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
         if name in inputs:
             fields = stated.model_dump() if stated else {}
             out[name] = inputs[name] and _of_text(inputs[name], fields)
-    if "measure" in inputs:
-        out["measure"] = inputs["measure"]["name"]
-        config = {**(inputs["measure"].get("config") or {})}
-        if "corpus" in config:
-            name = config["corpus"]
-            if "split" in config:
-                name += f"-{config['split']}"
-            out["protocol"] = (
-                name,
-                None,
-                config["seqlen"],
-                config.get("windows"),
-                config.get("bos", ""),
-                "",
-                "",
-            )
-        elif "task" in config:
-            version = f"{config['shots']}-shot" if "shots" in config else config["version"]
-            prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
-            out["protocol"] = (
-                config["task"],
-                version,
-                None,
-                config.get("limit"),
-                config.get("bos", ""),
-                "",
-                prompt,
-            )
-        elif out["measure"] in PROTOCOL_OF:
-            out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")
+    out["measure"] = inputs["measure"]["name"]
+    config = {**(inputs["measure"].get("config") or {})}
+    bos = config.get("bos", "")
+    if "corpus" in config:
+        name = config["corpus"]
+        if "split" in config:
+            name += f"-{config['split']}"
+        out["protocol"] = (name, None, config["seqlen"], config.get("windows"), bos, "", "")
+    elif "task" in config:
+        version = f"{config['shots']}-shot" if "shots" in config else config["version"]
+        prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
+        out["protocol"] = (config["task"], version, None, config.get("limit"), bos, "", prompt)
+    elif out["measure"] in PROTOCOL_OF:
+        out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")
     return out
 
 
@@ -191,6 +202,8 @@ def _of_status(record: Record) -> Iterator[str]:
     finite = [reading.value is not None for reading in record.readings]
     if record.status == "ok" and (not all(finite) or record.reason or record.traceback):
         yield "it is ok, but a reading has no value, or it has a reason or a traceback"
+    if record.status == "ok" and not finite:
+        yield "it is ok, but it has no reading"
     if record.status == "diverged" and record.readings and all(finite):
         yield "it has diverged, but every reading has a value"
     if record.status in ("failed", "skipped") and record.readings:
@@ -203,10 +216,13 @@ def _of_status(record: Record) -> Iterator[str]:
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:
         yield f"it has two readings of {doubled}"
-    sampled = [name for name, owned in metric_owners.built_in().items() if owned.metric.sampled]
-    owed = [r.metric for r in record.readings if r.value is not None and r.metric in sampled]
-    if owed and record.items is None:
-        yield f"it has no items, from which its {owed[0]} follows"
+    if record.status == "ok" and record.identity.measure == "size":
+        owed = SIZES
+        if record.identity.quantizer != "none":
+            owed = SIZES | {"bits_per_weight"}
+        lacking = sorted(owed - set(names))
+        if lacking:
+            yield f"it has no {lacking[0]}, from which its other numbers follow"
 
 
 def _of_reading(reading: ReadingRow, measure: str) -> Iterator[str]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results.consistency import require_consistent
-from bench.results.derive import Derived, Items, derive, differences
+from bench.catalog import metric_owners
+from bench.results.alike import look
+from bench.results.derive import Derived, Items, differences
 from bench.results.record import Record
 from bench.results.storage_notes import noted_bits
 from bench.results.store import ReadOnlyStore, require_results
-from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 
 ROUNDING = 1e-12
@@ -44,37 +43,29 @@ def check_folder(root: Path) -> FolderCheck:
     give. Changes nothing."""
     require_results(root)
     store = ReadOnlyStore(root)
-    problems: list[str] = []
     sound: list[Record] = []
-    recomputed, not_derived, owned = 0, Counter[str](), set()
+    recomputed, not_derived = 0, Counter[str]()
     items_of: dict[str, Items] = {}
-    for record in store:
-        derived: set[str] = set()
-        if record.items is not None:
-            owned.add(store.items_path(record).name)
-        try:
-            require_consistent(record)
-            if record.items is not None:
-                items = store.items(record)
-                derived = {reading.metric for reading, _ in derive(record, items)}
-                if record.identity.measure == "size":
-                    items_of[record.key] = items
-        except UserError as fault:
-            problems.append(f"{store.path(record.key)}: {fault}")
-            continue
+    for record, evidence in store.checked():
         sound.append(record)
-        recomputed += len(derived)
+        recomputed += len(evidence.derived)
         not_derived.update(
-            r.metric for r in record.readings if r.value is not None and r.metric not in derived
+            r.metric
+            for r in record.readings
+            if r.value is not None and r.metric not in evidence.derived
         )
-    for record, sentence in disagreements(sound, items_of):
-        problems.append(f"{store.path(record.key)}: {sentence}")
+        if evidence.items and record.identity.measure == "size":
+            items_of[record.key] = evidence.items
+    problems = [
+        f"{store.path(record.key)}: {sentence}"
+        for record, sentence in disagreements(sound, items_of)
+    ]
     return FolderCheck(
         records=tuple(sound),
         recomputed=recomputed,
         not_derived=dict(sorted(not_derived.items())),
         problems=(*store.damaged, *problems),
-        leftovers=tuple(_leftovers(root, owned)),
+        leftovers=tuple(_leftovers(root)),
     )
 
 
@@ -88,18 +79,10 @@ def disagreements(
     weights: dict[str, Record] = {}
     tokens: dict[object, Record] = {}
     artifacts: dict[str, dict[str, Record]] = {}
-    spellings: dict[tuple[str, str], tuple[str, Record]] = {}
+    spellings = _Spellings()
     for record in records:
-        for column, text in record.identity.labels().items():
-            if isinstance(text, str):
-                known, first = spellings.setdefault(
-                    (column, unicodedata.normalize("NFKC", text)), (text, record)
-                )
-                if known != text:
-                    yield (
-                        record,
-                        f"its {column} {text!a} looks like {known!a} of record {first.short_key}",
-                    )
+        for sentence in spellings.odd_names(record):
+            yield record, sentence
         digest, inputs = record.key_inputs.get("model"), record.key_inputs
         # The key inputs of a record made elsewhere have the name of its model, and no digest.
         if "made_elsewhere" in record.notes:
@@ -135,6 +118,32 @@ def disagreements(
         if pattern and size and size.key in items_of:
             for sentence in _of_artifact(pattern, size, items_of[size.key]):
                 yield size, sentence
+
+
+class _Spellings:
+    """Names of the records so far and of this package's metrics, to find those that look alike."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[str, str]] = {}
+        self._seen: set[tuple[str, str]] = set()
+        for metric in metric_owners.built_in():
+            self._add("metric", metric, "this package")
+
+    def odd_names(self, record: Record) -> Iterator[str]:
+        """Yield a sentence for each name of a record that looks like another one."""
+        names = [(column, str(text)) for column, text in record.identity.labels().items()]
+        names += [("metric", reading.metric) for reading in record.readings]
+        for column, text in names:
+            if (column, text) not in self._seen:
+                known, owner = self._add(column, text, f"record {record.short_key}")
+                if known != text:
+                    yield f"its {column} {text!a} looks like {known!a} of {owner}"
+
+    def _add(self, column: str, text: str, owner: str) -> tuple[str, str]:
+        """Remember a name. Return the first one that looks like it, and its owner."""
+        self._seen.add((column, text))
+        found = [self._known.setdefault((column, form), (text, owner)) for form in look(text)]
+        return next((one for one in found if one[0] != text), found[0])
 
 
 def _text_of(record: Record) -> tuple[Any, ...]:
@@ -176,8 +185,11 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         yield f"the notes of record {counted.short_key} do not say how its weights are stored"
 
 
-def _leftovers(root: Path, owned: set[str]) -> Iterator[Path]:
+def _leftovers(root: Path) -> Iterator[Path]:
     for folder in ("records", "items"):
         yield from sorted((root / folder).glob(".*"))
-    yield from sorted(path for path in (root / "items").glob("*.parquet") if path.name not in owned)
+    owners = {path.stem for path in (root / "records").glob("*.json")}
+    yield from sorted(
+        path for path in (root / "items").glob("*.parquet") if path.stem not in owners
+    )
     yield from sorted((root / "corrupt").glob("*"))

@@ -24,7 +24,9 @@ TIMED = "speed"
 """Measure whose numbers are times. Its protocol is a step of the model, with a length or a version
 like others."""
 
-Whole = Annotated[int, Field(strict=True)]
+MAX_WHOLE = 2**63 - 1
+"""Largest whole number of a record: frames and Parquet have 64 bits."""
+Whole = Annotated[int, Field(strict=True, ge=0, le=MAX_WHOLE)]
 """A whole number, but no text or fraction of one."""
 IdentityKey = tuple[tuple[str, Any], ...]
 """Pairs of column and text, without empty columns."""

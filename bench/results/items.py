@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from bench.results.consistency import require_consistent
-from bench.results.derive import Items, derive, differences
+from bench.results.derive import Items
 from bench.results.parquet_pages import find_lie
 from bench.results.record import Item, ItemsFile, Record, max_items_bytes, parse
+from bench.results.record_check import check_record
 from methods.contract.errors import UserError, first_line
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
@@ -49,16 +49,14 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
         content = pack(items)
         file = ItemsFile(file="", rows=len(items), sha256="", size=len(content))
     whole = parse(record.model_copy(update={"items": file}).to_json().encode(), "the record")
-    require_consistent(whole)
-    if items:
-        unpack(content, whole, "items")
+    check_record(whole, unpack(content, whole, "items") if items else None)
 
 
 def unpack(content: bytes, record: Record, name: str) -> Items:
     """Return a record's items from the content of their Parquet file. name: the file, for the
     error."""
     assert record.items is not None
-    return of_table(read_parquet(content, name, record.items.rows), record, name)
+    return of_table(read_parquet(content, name, record.items.rows), name)
 
 
 def read_parquet(content: bytes, name: str, rows: int) -> Any:
@@ -137,19 +135,15 @@ def _find_odd_column(schema: Any, rows: int) -> str:
     return ""
 
 
-def of_table(table: Any, record: Record, name: str) -> Items:
+def of_table(table: Any, name: str) -> Items:
     """Return one record's items from an Arrow table. Columns that are all null belong to other
     records."""
     try:
-        items = _items(table)
-        wrong = next(_mismatches(record, items), "")
-    except (ValueError, TypeError, ArithmeticError) as fault:
-        wrong = f"it has other values than numbers ({first_line(fault)[:80]})"
-    if wrong:
+        return _items(table)
+    except (ValueError, TypeError) as fault:
         raise UserError(
-            f"{name} is not that of record {record.short_key}: {wrong}: measure it again"
-        )
-    return items
+            f"{name} has other values than numbers ({first_line(fault)[:80]}): measure it again"
+        ) from None
 
 
 def _items(table: Any) -> Items:
@@ -165,13 +159,3 @@ def _items(table: Any) -> Items:
             )
     weights = fixed["weight"][order].astype(np.float64)
     return Items(fixed["item_id"][order], fixed["cluster_id"][order], weights, columns)
-
-
-def _mismatches(record: Record, items: Items) -> Iterator[str]:
-    """Yield a sentence for each way in which items are not those of their record."""
-    if record.items is not None and len(items.ids) != record.items.rows:
-        yield f"it has {len(items.ids):,} items, not {record.items.rows:,}"
-    if len(set(items.ids)) != len(items.ids):
-        yield "it has an item twice"
-    for reading, derived in derive(record, items):
-        yield from differences(reading, derived)

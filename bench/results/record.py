@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError
 
-from bench.results.identity import Identity
+from bench.results.identity import MAX_WHOLE, Identity, Whole
 from bench.system import digests
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
@@ -91,7 +92,7 @@ class ReadingRow(BaseModel, extra="forbid", allow_inf_nan=False):
     unit: str
     better: str
     stderr: Annotated[float, Field(strict=True, ge=0)] | None = None
-    n: Annotated[int, Field(strict=True, ge=0)] | None = None
+    n: Whole | None = None
 
 
 class NoItems(UserError):
@@ -102,8 +103,16 @@ class ItemsFile(BaseModel, strict=True):
     file: str
     rows: Annotated[int, Field(ge=1, le=MAX_ITEMS)]
     sha256: str
-    size: int | None = None
+    size: Whole | None = None
     """Bytes of the file. None if the record does not say."""
+
+    def require_whole(self, content: bytes, name: str) -> None:
+        """Raise UserError if the content of the file is another. name: the file, for the error."""
+        if hashlib.sha256(content).hexdigest() != self.sha256:
+            raise UserError(
+                f"checksum mismatch: {name} is missing or is not that of its record: delete the "
+                "record and run again"
+            )
 
 
 def max_items_bytes(rows: int) -> int:
@@ -309,7 +318,9 @@ def parse(content: bytes, name: str) -> Record:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
-        fields = json.loads(content.decode(), object_pairs_hook=unique_names)
+        fields = json.loads(
+            content.decode(), object_pairs_hook=unique_names, parse_int=_whole_number
+        )
         require_schema(fields["schema_version"], name)
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
@@ -331,6 +342,14 @@ def parse(content: bytes, name: str) -> Record:
     if today:
         record.identity = record.identity.model_copy(update={"model": today})
     return record
+
+
+def _whole_number(text: str) -> int:
+    """Return a whole number of 63 bits and a sign, as Parquet, pandas and JavaScript's BigInt64
+    have."""
+    if len(text) > len(str(MAX_WHOLE)) + 1 or abs(int(text)) > MAX_WHOLE:
+        raise ValueError(f"{shorten(text)} is a whole number of more than 63 bits")
+    return int(text)
 
 
 def require_schema(version: Any, name: str) -> None:

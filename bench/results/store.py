@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.results.consistency import require_consistent
 from bench.results.record import (
     DONE,
     MAX_BYTES,
@@ -25,12 +24,12 @@ from bench.results.record import (
     max_items_bytes,
     parse,
 )
-from bench.system import digests
 from bench.system.files import atomic_write, sweep, write_file
 from methods.contract.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from bench.results.derive import Items
+    from bench.results.record_check import Evidence
 
 DECIDES_NO_NUMBER = True
 
@@ -71,17 +70,9 @@ class ReadOnlyStore:
         return self.root / "items" / Path(record.items.file).name
 
     def get(self, key: str) -> Record | None:
-        """Return the record of a key, if it and its items are whole."""
-        path = self.path(key)
-        record = self._read(path) if path.exists() else None
-        if (
-            record
-            and record.items
-            and digests.of_file(self.items_path(record)) != record.items.sha256
-        ):
-            self._set_aside(path, f"has other items than when it was written ({record.items.file})")
-            return None
-        return record
+        """Return the record of a key, or None if there is none or it does not hold."""
+        found = self._check(self.path(key))
+        return found[0] if found else None
 
     def finished(self, key: str) -> Record | None:
         """Return the record of a key, as `get` does, if a later run does not measure it again."""
@@ -91,25 +82,22 @@ class ReadOnlyStore:
         return None
 
     def __iter__(self) -> Iterator[Record]:
+        """Yield the records that hold. The others are damaged."""
+        return (record for record, _ in self.checked())
+
+    def checked(self, model: str = "") -> Iterator[tuple[Record, Evidence]]:
+        """Yield the records that hold, each with what its numbers rest on. model: of this model
+        only."""
+        for path in self._paths():
+            found = self._check(path, model)
+            if found:
+                yield found
+
+    def listed(self) -> Iterator[Record]:
+        """Yield all records that can be read, to name them. Their numbers may be anything."""
         for path in self._paths():
             record = self._read(path)
             if record is not None:
-                yield record
-
-    def verified(self, model: str = "") -> Iterator[Record]:
-        """Yield the records that do not contradict themselves or their items. The others are
-        damaged.
-
-        model: the model whose items are read, or "" for all.
-        """
-        for record in self:
-            try:
-                require_consistent(record)
-                if record.items is not None and model in ("", record.identity.model):
-                    self.items(record)
-            except UserError as fault:
-                self.damaged.append(f"{self.path(record.key)}: {fault}")
-            else:
                 yield record
 
     def find(self, prefix: str) -> Record:
@@ -122,17 +110,31 @@ class ReadOnlyStore:
             raise UserError(
                 f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}"
             )
-        record = self._read(paths[0])
-        if record is None:
+        found = self._check(paths[0])
+        if found is None:
             raise UserError(self.damaged[-1])
-        if record.items is not None:
-            self.items(record)
-        return record
+        return found[0]
 
     def _paths(self) -> list[Path]:
         folder = self.root / "records"
         names = os.listdir(folder) if folder.is_dir() else []  # thousands of Paths are slow to sort
         return [folder / name for name in sorted(names) if name.endswith(".json")]
+
+    def _check(self, path: Path, model: str = "") -> tuple[Record, Evidence] | None:
+        """Return a record that holds, or None. Set one that does not aside."""
+        from bench.catalog.registry import PluginFault
+        from bench.results.record_check import check_record
+
+        record = self._read(path)
+        if record is None or model not in ("", record.identity.model):
+            return None
+        try:
+            return record, check_record(record, self.items(record) if record.items else None)
+        except PluginFault as fault:  # the record may be right
+            self.damaged.append(f"{path} cannot be checked: {fault}")
+        except UserError as fault:
+            self._set_aside(path, f"does not hold: {fault}")
+        return None
 
     def _read(self, path: Path) -> Record | None:
         """Return a record. Set a damaged one aside: it is made again, and never read as empty. One
@@ -188,8 +190,8 @@ class ReadOnlyStore:
             )
 
     def items(self, record: Record) -> Items:
-        """Return per-item scores, checked against their record. Raise UserError if they are not
-        those of the record."""
+        """Return per-item scores. Raise UserError if they are not those whose digest the record
+        has."""
         from bench.results.items import unpack
 
         return unpack(self.content(record), record, str(self.items_path(record)))
@@ -204,11 +206,7 @@ class ReadOnlyStore:
             )
         path = self.items_path(record)
         content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != record.items.sha256:
-            raise UserError(
-                f"checksum mismatch: {path} is missing or does not match its record: delete "
-                f"record {record.stem} and run again"
-            )
+        record.items.require_whole(content, str(path))
         return content
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Collection
 from typing import Any
 
-from bench.results.consistency import require_consistent
+from bench.results.items import unpack
 from bench.results.record import Record, parse
+from bench.results.record_check import check_record
 from bench.results.store import Store
 
 
@@ -27,17 +27,18 @@ def unpack_record(store: Store, packed: dict[str, Any], keys: Collection[str]) -
     record = parse(str(packed["record"]).encode(), "a record of another machine")
     if record.key not in keys:
         raise ValueError(f"record {record.short_key} was not requested")
-    require_consistent(record)
     known = store.finished(record.key)
     if known:
         return known
-    items = b""
+    content, items = b"", None
     if record.items:
+        name = f"the items of record {record.short_key}"
         try:
-            items = base64.b64decode(packed["items"], validate=True)
+            content = base64.b64decode(packed["items"], validate=True)
         except binascii.Error as fault:
-            raise ValueError(f"items of record {record.short_key} are not whole: {fault}") from None
-        if hashlib.sha256(items).hexdigest() != record.items.sha256:
-            raise ValueError(f"items of record {record.short_key} are not whole: checksum mismatch")
-    store.write_content(record, items)
+            raise ValueError(f"{name} are not whole: {fault}") from None
+        record.items.require_whole(content, name)
+        items = unpack(content, record, name)
+    check_record(record, items)
+    store.write_content(record, content)
     return record

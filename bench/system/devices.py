@@ -80,7 +80,10 @@ def resolve_device(name: str) -> str:
     if name == "cpu" or (name == "auto" and not hinted):
         return "cpu"
     if name != "auto" and not re.fullmatch(CARD, name):
-        raise UserError(f"device {name!r} is unknown: give auto, cpu, cuda or cuda:N")
+        raise UserError(
+            f"device {name!r} is unknown: give auto, cpu, cuda or cuda:N (bench plan also takes "
+            "the name of a card)"
+        )
     count = 0
     if hinted:
         import torch

@@ -16,13 +16,14 @@ MAX_TYPED = 80
 
 
 def describe_unknown(kind: str, name: str, known: Any, also: str = "") -> str:
-    """Return an error about an unknown name, with the nearest known names, or else as many known
-    names as fit.
+    """Return an error about an unknown name, with the known names that complete it, or the nearest
+    ones, or else as many known names as fit.
 
     also: text after these names about other valid values.
     """
     name = shorten(name)
-    near = get_close_matches(name, list(known), n=3, cutoff=0.65)
+    near = [one for one in known if one.startswith(f"{name}-")][:3]
+    near = near or get_close_matches(name, list(known), n=3, cutoff=0.65)
     near = near or [one for one in known if name and one.startswith(name)][:3]
     hint = f"known: {_list(list(known))}{also}"
     if near:

@@ -16,6 +16,7 @@ from methods.contract.errors import UserError
 from methods.model.families import FAMILIES, Family
 from methods.model.header import TORCH_DTYPES, TensorInfo, read_header
 from methods.model.safe_files import find_file, read_object
+from methods.model.save_tensors import save_tensors
 from methods.model.stored_experts import Piece, renamed, split
 
 if TYPE_CHECKING:
@@ -299,10 +300,8 @@ class Writer:
         return f"model-{len(set(self._map.values())) + 1:05d}.safetensors"
 
     def _flush(self, name: str | None = None) -> None:
-        from safetensors.torch import save_file
-
         shard = name or self._next_shard()
-        save_file(self._pending, self.path / shard, metadata={"format": "pt"})
+        save_tensors(self._pending, self.path / shard, {"format": "pt"})
         self._map |= dict.fromkeys(self._pending, shard)
         self._total += self._bytes
         self._pending, self._bytes = {}, 0

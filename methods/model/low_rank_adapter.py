@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from methods.contract.errors import UserError
 from methods.model.safe_files import find_file
+from methods.model.save_tensors import save_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,6 @@ def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
 
     transposed: whether weights are stored [in, out], as in GPT-2's Conv1D.
     """
-    from safetensors.torch import save_file
-
     ranks = {name: len(term.a) for name, term in terms.items()}
     most = max(ranks.values())
     own = {name: rank for name, rank in ranks.items() if rank != most}
@@ -107,9 +106,7 @@ def write(folder: Path, terms: Mapping[str, Term], transposed: bool) -> None:
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in factors.items()}
     (bits,) = {term.bits for term in terms.values()}
-    save_file(
-        tensors, home / WEIGHTS, metadata={"format": "pt"} | ({BITS: str(bits)} if bits else {})
-    )
+    save_tensors(tensors, home / WEIGHTS, {"format": "pt"} | ({BITS: str(bits)} if bits else {}))
 
 
 def is_beside(folder: Path) -> bool:

@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from bench import api
-from bench.results import items as items_module
-from bench.results.consistency import require_consistent
 from bench.results.record import parse
+from bench.results.record_check import check_record
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
 from methods.contract.errors import UserError
@@ -114,12 +113,10 @@ def notices(content, items):
     """Whether the strict reader, the record's own parts or its items refuse it."""
     try:
         record = parse(content, "a record")
-        require_consistent(record)
-        if record.items is None:
-            return False
-        return items is None or any(True for _ in items_module._mismatches(record, items))
-    except (ValueError, UserError, ArithmeticError):
+        check_record(record, items if record.items else None)
+    except (ValueError, UserError):
         return True
+    return False
 
 
 def misses(path):

@@ -59,7 +59,7 @@ def test_a_run_and_a_training_of_two_ranks(folder, marker, variables, tmp_path):
     training = {"tokens": 1024, "batch": 8, "seqlen": 32, "processes": 2}
     settings = {f"training.{k}": v for k, v in training.items()}
     flags = ["--methods", "magnitude,cast", "--measures", "size"]
-    flags += runs.flags(tmp_path / "r", **settings)
+    flags += runs.flags(tmp_path / "r", windows=None, **settings)
     done = bench(folder, variables, "-P", "-m", "bench", "run", *flags)
 
     assert done.returncode == 0, done.stderr

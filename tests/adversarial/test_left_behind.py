@@ -83,7 +83,8 @@ def world(site, tmp_path, monkeypatch):
 
 @pytest.mark.full
 def test_what_methods_leave_neither_holds_the_run_nor_outlives_it(tmp_path):
-    flags = ["--methods", ",".join(LEAVING), "--measures", "size", *runs.flags(tmp_path / "r")]
+    flags = ["--methods", ",".join(LEAVING), "--measures", "size"]
+    flags += runs.flags(tmp_path / "r", windows=None)
     run = runs.start("run", *flags)
     out, err = run.communicate(timeout=3 * PATIENCE_S)
 

@@ -143,7 +143,8 @@ def test_one_that_is_named_is_bad_input(refused, tmp_path):
 
 @pytest.mark.usefixtures("site")
 def test_what_one_prints_is_no_part_of_the_answer(output, tmp_path):
-    flags = ["--methods", "prints:power=2,good", "--measures", "size", *runs.flags(tmp_path / "r")]
+    flags = ["--methods", "prints:power=2,good", "--measures", "size"]
+    flags += runs.flags(tmp_path / "r", windows=None)
     assert len(json.loads(output("plan", *flags, "--json"))) == 3
 
 
@@ -151,7 +152,8 @@ def test_a_run_of_others_imports_none(cli, output, tmp_path, monkeypatch):
     """Not even to suggest a name."""
     install(tmp_path / "deadly", DEADLY, monkeypatch)
     runs.workers_here(monkeypatch)
-    flags = ["--methods", "magnitude", "--measures", "size", *runs.flags(tmp_path / "r")]
+    flags = ["--methods", "magnitude", "--measures", "size"]
+    flags += runs.flags(tmp_path / "r", windows=None)
     output("run", *flags)
     assert cli("plan", *flags, "--methods", "hang")[0] == 2
     assert not DEADLY.keys() & sys.modules.keys()
@@ -169,7 +171,7 @@ def test_a_malformed_entry_point_costs_its_own_row(cli, tmp_path, monkeypatch):
     for name, value in {"question": "'???'", "module": "'json'", "empty": "''"}.items():
         assert f"its entry point {value} is not MODULE:CLASS" in about[name]
     assert about["good"] == ABOUT
-    line = ("--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r"))
+    line = ("--measures", "size", "--methods", "wanda", *runs.flags(tmp_path / "r", windows=None))
     assert cli("plan", *line)[0] == 0
 
 

@@ -18,7 +18,6 @@ from bench.results.record import Record
 from bench.results.run_status import RunStatus, write_status
 from bench.results.store import ReadOnlyStore, Store
 from bench.stats import bootstrap
-from bench.system import digests
 from bench.system.text import FORMULA_STARTS
 from helpers import fake_records, runs, terminal
 
@@ -70,9 +69,8 @@ def poison(root, text, n, loss):
     """Write records of a model under this text: metrics known and unknown, and a failure."""
     known = (*KEPT, "metric", "measure", "unit", "pattern")
     rows = fake_records.perplexity(root / "plain", loss, made=f"{n}{loss}", noise=n + 1, seed=0)
-    plain = ReadOnlyStore(root / "plain").items(rows)
-    fields = zip(plain.ids, plain.clusters, plain.columns["value"], plain.weights, strict=True)
-    items = [fake_records.Item(str(i), text + str(c), float(v), float(w)) for i, c, v, w in fields]
+    scored = fake_records.read_items(root / "plain/items" / rows.items.file)
+    items = [item._replace(cluster_id=text + item.cluster_id) for item in scored]
     about = {"made": f"{n}{loss}", "measure": "size"}
     size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, **about)
     about["identity"] = {"pattern": "dense", "quantizer": "int8"}
@@ -81,17 +79,17 @@ def poison(root, text, n, loss):
     fault = fake_records.failed(root / "plain", "ValueError: x", **about)
     for record, kept, scores in (
         (rows, known, items),
-        (size, known, ()),
-        (dense, known, ()),
+        (size, known, fake_records.read_items(root / "plain/items" / size.items.file)),
+        (dense, known, fake_records.read_items(root / "plain/items" / dense.items.file)),
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
         fields = record.model_dump() | {"items": None, "notes": {"a": "b"}}
-        fields["key_inputs"] = {"c": record.key}
+        fields |= {"key_inputs": {"c": record.key}, "artifact": ""}
         empty = ("reason", "traceback") if record.status == "ok" else ()
-        fields = poisoned(fields, text, (*kept, *empty))
-        fields["key"] = digests.of(fields["key_inputs"])
-        Store(root / "hostile").write(Record.model_validate(fields), tuple(scores))
+        changed = Record.model_validate(poisoned(fields, text, (*kept, *empty, "artifact")))
+        changed.key_inputs |= fake_records.inputs_of(changed.identity)
+        Store(root / "hostile").write(fake_records.keyed(changed), tuple(scores))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,10 @@ class FakeHub:
         self.timeouts: list[float] = []
         self.downloads: list[tuple[str, str, str]] = []
         """(repository, kind, revision) of each download."""
+        self.contents: dict[str, str] = {}
+        """Text of a file, if a test chooses it."""
+        self.fetched: list[str] = []
+        """Name of each file that was downloaded."""
         api = SimpleNamespace(model_info=self.info, dataset_info=self.info)
         monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
         monkeypatch.setattr(huggingface_hub, "snapshot_download", self.download)
@@ -32,4 +36,5 @@ class FakeHub:
         for file in self.files:
             if any(fnmatch(file, pattern) for pattern in allow_patterns):
                 (local_dir / file).parent.mkdir(parents=True, exist_ok=True)
-                (local_dir / file).write_text(f"{repo} {file}")
+                (local_dir / file).write_text(self.contents.get(file, f"{repo} {file}"))
+                self.fetched.append(file)

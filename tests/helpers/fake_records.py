@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bench.catalog import metric_owners
+from bench.results.consistency import BESIDE_ARTIFACT, PROTOCOL_OF, _typed_settings
 from bench.results.identity import Identity
 from bench.results.record import Item, ReadingRow, Record
 from bench.results.store import Store
@@ -25,14 +26,57 @@ def record(method="wanda", seed=None, measure="perplexity", protocol="wiki-mini@
     slot |= {"dtype": "float32", "device": "cpu"}
     slot |= fields.pop("identity", {})
     identity = identity_of(**slot)
-    inputs = {"made": repr((slot, fields.pop("made", None)))} | fields.pop("key_inputs", {})
+    inputs = inputs_of(identity) | {"made": repr(fields.pop("made", None))}
+    others = fields.pop("key_inputs", {})
+    inputs |= others | {"measure": inputs["measure"] | others.get("measure", {})}
     machine = {"cpu": fields.pop("cpu", "EPYC"), "device": None}
     provenance = {"commit": {"id": "c" * 40, "dirty": False}, "machine": machine}
     provenance["recorded"] = "2026-01-01T00:00:00Z"
     fields = {"status": "ok", "token_digest": "t"} | fields
     provenance |= fields.pop("provenance", {})
     fields |= {"identity": identity, "provenance": provenance}
-    return Record(key=digests.of(inputs), key_inputs=inputs, **fields)
+    return keyed(Record(key="", key_inputs=inputs, **fields))
+
+
+def keyed(record):
+    """Return a record with the key and the artifact that its key inputs give."""
+    inputs = record.key_inputs
+    made_from = {k: v for k, v in inputs.items() if k not in BESIDE_ARTIFACT}
+    record.key, record.artifact = digests.of(inputs), digests.of(made_from)
+    return record
+
+
+def of_identity(record, **fields):
+    """Return a record of another identity, with the key inputs that go with it."""
+    identity = record.identity.model_copy(update=fields)
+    inputs = record.key_inputs | inputs_of(identity)
+    return keyed(record.model_copy(update={"identity": identity, "key_inputs": inputs}))
+
+
+def inputs_of(identity):
+    """The key inputs of such a measurement."""
+    labels = [*identity.stages, *([identity.quantizer] if identity.quantizer != "none" else [])]
+    stages = [
+        {"name": label.partition(":")[0], "config": _typed_settings(label)} for label in labels
+    ]
+    stages[-1]["pattern"] = identity.pattern
+    protocol = identity.protocol
+    config = {"bos": protocol.bos, "limit": protocol.limit}
+    if protocol.seqlen is not None:
+        config |= {"corpus": protocol.name, "seqlen": protocol.seqlen, "windows": protocol.limit}
+    elif protocol.version is not None:
+        config |= {"task": protocol.name, "version": protocol.version, "prompt": protocol.prompt}
+    inputs = {
+        "model": digests.of(identity.model), "tokenizer": "0" * 64, "threads": 1,
+        "stages": stages, "targets": [list(identity.include), list(identity.exclude)],
+        "measure": {"name": identity.measure, "config": config},
+    }  # fmt: skip
+    for name in ("seed", "dtype", "arithmetic", "device"):
+        inputs[name] = getattr(identity, name)
+    for name in ("calibration", "training"):
+        text = getattr(identity, name)
+        inputs[name] = text and text.model_dump(exclude_none=True)
+    return inputs
 
 
 def identity_of(**labels):
@@ -145,11 +189,40 @@ def latency(
 def counted(
     root, metric, value, *, made="a", better="lower", unit="1", items=(), beside=None, **about
 ):
-    """beside: values of further metrics of the same record, by name."""
+    """beside: values of further metrics of the same record, by name. A size gets all it needs."""
     rows = [_reading(metric, value, unit, better)]
-    rows += [_reading(name, other, "1", "lower") for name, other in (beside or {}).items()]
-    about = {"measure": "pattern", "protocol": "targets", "token_digest": ""} | about
-    return put(root, record(made=made, **about), items, rows)
+    owner = metric_owners.find(metric)
+    measure = about.get("measure", owner.measure if owner else "mine")
+    protocol = PROTOCOL_OF.get(measure, "targets")
+    about = {"measure": measure, "protocol": protocol, "token_digest": ""} | about
+    made = record(made=made, **about)
+    beside = beside or {}
+    if about["measure"] == "size" and made.status == "ok":
+        beside, items = size_of(made.identity, {metric: value} | beside)
+    rows += [
+        _reading(name, other, "1", "lower") for name, other in beside.items() if name != metric
+    ]
+    return put(root, made, items, rows)
+
+
+def size_of(identity, given):
+    """Return readings of a size, with those from which the given ones follow, and its layers.
+
+    Of a low-rank term of 1,000 bytes, so that any bits, packed bytes and parameters go together.
+    """
+    bits, count = given.get("bits_per_weight"), given.get("parameters", 1e12)
+    if bits is None and identity.quantizer != "none":
+        bits = 8.0
+    targets, others = 1.0, {}
+    if bits is None:
+        total = given.get("bytes_packed", count)
+    else:
+        total = given.get("bytes_packed", float(round(bits * count / 16))) - 1000
+        targets = 8000 / (bits - 8 * total / count)
+        others = {"adapter_bytes": 1000.0, "bits_per_weight": bits}
+    sizes = {"sparsity": 0.5, "parameters": count, "bytes": total} | others | given
+    readings = {name: float(value) for name, value in sizes.items()}
+    return readings, [Item("layer", "layer", readings["sparsity"], targets)]
 
 
 def bits(root, value, **about):
@@ -168,7 +241,12 @@ def _reading(metric, value, unit, better):
 
 def read_items(path):
     """What a file of items has."""
-    return [Item(*row) for row in pd.read_parquet(path).itertuples(index=False)]
+    table = pd.read_parquet(path)
+    more = list(table.columns[4:])
+    return [
+        Item(*row[:4], dict(zip(more, row[4:], strict=True)))
+        for row in table.itertuples(index=False)
+    ]
 
 
 def edit(path, *, seal=False, **fields):

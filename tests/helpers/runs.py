@@ -133,10 +133,12 @@ def small(results, **changes) -> Spec:
     return Spec(**(SMALL | {"results": results} | changes))
 
 
-def flags(results, quantizers="none", **settings) -> list[str]:
-    """The same small run for the command line. quantizers: None where the test names its own."""
-    known = {"perplexity.windows": 4, "calibration.sequences": 4, "device": "cpu", "threads": 1}
-    known |= settings
+def flags(results, quantizers="none", windows: int | None = 4, **settings) -> list[str]:
+    """The same small run for the command line. quantizers: None where the test names its own.
+    windows: None where no measure reads windows."""
+    known = {"calibration.sequences": 4, "device": "cpu", "threads": 1} | settings
+    if windows:
+        known = {"perplexity.windows": windows} | known
     asked = ["--quant", quantizers] if quantizers else []
     return ["--results", str(results), *asked, *(f"--set={k}={v}" for k, v in known.items())]
 

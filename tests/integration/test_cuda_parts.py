@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,6 +127,34 @@ def test_another_model_takes_the_place_of_ours(cuda, tmp_path):
     assert models == {"tiny", "llama2-7b"}
     kinds = [command[command.index("--kinds") + 1] for command in made["shapes"]]
     assert kinds == ["bf16", "fp8"]
+
+
+def test_a_model_of_yours_is_planned_on_a_card(cuda, tmp_path):
+    rig = cuda.Rig(tmp_path, "cpu", "llama2-7b", is_dry=True)
+    (quality,) = cuda.commands("quality", rig._replace(device="h100", is_dry=False))
+    planned = cuda.plan_command(rig)
+    assert planned[3] == "plan" and planned[4:] == quality[4:] and "llama2-7b" in planned
+    assert rig.about("quality").startswith("quality: as planned: ")
+    assert "llama2-7b" in rig.about("shapes") and rig.minutes("shapes") == 6
+
+
+def test_what_the_other_machine_has_is_left_out(cuda, tmp_path):
+    (tmp_path / "there.txt").write_text(f"NumPy=={version('numpy')}\npandas==0.1\n-e somewhere\n")
+    there = cuda.read_freeze(tmp_path / "there.txt")
+    whole, rest = ({text.split("=")[0] for text in cuda._closure(t)} for t in ({}, there))
+    assert {"numpy", "pandas"} <= whole and "numpy" not in rest and "pandas" in rest
+    assert any(name.startswith("torchao") for name in rest) and "torch" not in whole
+
+
+def test_models_of_the_parts_are_converted_without_a_network(pack, cuda, monkeypatch):
+    folder = pack({"wheels/a.whl": b"", "models/gemma/g.whl": b"", "models/smol/s.whl": b""})
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda words, **o: calls.append((words, o.get("env"))))
+    cuda.use_parts(folder)
+    pulls = [(words[-1], env) for words, env in calls if words[-2] == "pull"]
+    assert [name for name, _ in pulls] == ["gemma", "smol"]
+    for name, env in pulls:
+        assert env["PIP_NO_INDEX"] == "1" and env["PIP_FIND_LINKS"].endswith(f"models/{name}")
 
 
 def test_a_stage_that_ended_well_is_skipped(cuda, tmp_path, monkeypatch, capsys):

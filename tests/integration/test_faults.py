@@ -49,7 +49,7 @@ def prepared(dense, tmp_path):
         spec = runs.small(tmp_path / "r", measures=("size",), **changes)
         shutil.copytree(dense, spec.results)
         flags = ["--methods", ",".join(spec.methods), "--measures", "size"]
-        return spec, ["run", *flags, *runs.flags(spec.results)]
+        return spec, ["run", *flags, *runs.flags(spec.results, windows=None)]
 
     return prepare
 

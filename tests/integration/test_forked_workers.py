@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("world")
 
 def command(tmp_path, *methods, measure="size"):
     flags = ["--methods", ",".join(methods), "--measures", measure]
-    return ["run", *flags, *runs.flags(tmp_path / "r")]
+    return ["run", *flags, *runs.flags(tmp_path / "r", windows=None)]
 
 
 def statuses(tmp_path):

@@ -34,7 +34,7 @@ def prepared(tmp_path, method, **training):
     runs.run_here(spec, only=["dense"])
     settings = {f"training.{k}": v for k, v in training.items()}
     flags = ["--methods", method, "--measures", "size"]
-    return spec, ["run", *flags, *runs.flags(spec.results, **settings)]
+    return spec, ["run", *flags, *runs.flags(spec.results, windows=None, **settings)]
 
 
 @pytest.mark.full

@@ -18,7 +18,7 @@ def export_results(
     """Write the newest records of a folder to the new folder `out`. Return a sentence. name: that
     of the format."""
     store = ReadOnlyStore(results)
-    models, skipped = group_by_model(store.verified())
+    models, skipped = group_by_model(store)
     if store.damaged:
         raise UserError(f"{store.damaged[0]}: delete it to continue without it")
     files: dict[str, str] = {}

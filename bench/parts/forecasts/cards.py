@@ -4,12 +4,10 @@ that is enough."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from bench.inputs.datasheets import DeviceSpec, device_specs
-from bench.planning.artifact import Artifact, Plan
+from bench.planning.artifact import Artifact
 from bench.planning.memory import (
     estimate_device_bytes,
     streamed_device_bytes,
@@ -17,9 +15,9 @@ from bench.planning.memory import (
     with_recompute,
 )
 from bench.planning.spec import Spec
-from bench.planning.work import Work
-from bench.reporting.words import duration
-from bench.system.suggest import describe_unknown
+from bench.planning.work import Arithmetic
+from bench.system.devices import CARD
+from bench.system.suggest import shorten
 from bench.system.text import amount
 from methods.contract.errors import UserError
 
@@ -53,10 +51,10 @@ class Cards:
     def usable_bytes(self) -> float:
         return FILLED * 1e9 * self.card.gb
 
-    def seconds(self, work: Work) -> float:
-        """Return the time of an artifact's work, without its start."""
-        operations = work.operations + work.hessians * (1 / FLOAT32 - 1)
-        return operations / self.flops + work.launches * LAUNCH_S
+    def seconds(self, part: Arithmetic) -> float:
+        """Return the time of a part of an artifact's work."""
+        operations = part.operations + part.hessians * (1 / FLOAT32 - 1)
+        return operations / self.flops + part.launches * LAUNCH_S
 
     def fewest(self, artifact: Artifact) -> int:
         """Return the smallest number of cards, a power of two, that holds a training. It is more
@@ -78,17 +76,22 @@ class Cards:
 def split_cards(spec: Spec) -> tuple[Spec, Cards | None]:
     """Return the spec for CUDA and the cards that its device names, or None if it names none.
 
-    All cards share a training, if the spec does not say how many processes do.
+    A card is named in upper or lower case, with or without its spaces: "RTX 4090" and rtx4090. All
+    cards share a training, if the spec does not say how many processes do.
 
     Raises:
         UserError: unknown card, more than MAX_CARDS, or more processes than cards.
     """
-    match = re.fullmatch(r"(?:([0-9]{1,5})x)?([a-z]+[0-9]+\w*)", spec.device)
-    if match is None:
+    if re.fullmatch(rf"auto|cpu|{CARD}(,{CARD})*", spec.device):
         return spec, None
+    match = re.fullmatch(r"(?:([0-9]{1,5})x)?(.*)", re.sub(r"[\s_-]", "", spec.device.lower()))
+    assert match is not None
     known = device_specs()
     if match[2] not in known:
-        raise UserError(describe_unknown("card", match[2], known))
+        raise UserError(
+            f"device {shorten(spec.device)!r} is unknown: give auto, cpu, cuda, cuda:N, or a card: "
+            f"{', '.join(known)}; several are 8xh100"
+        )
     count = int(match[1] or 1)
     if not 0 < count <= MAX_CARDS:
         raise UserError(f"device {spec.device} names {count} cards: use 1 to {MAX_CARDS}")
@@ -124,24 +127,9 @@ def enough(artifact: Artifact, cards: Cards) -> str:
     return "1, block by block" if fits else "none: a block does not fit"
 
 
-def describe_cards(cards: Cards, columns: Sequence[dict[str, Any]], plan: Plan) -> str:
-    """Return how the times for named cards were computed, and the time of all artifacts together if
-    they fit. columns: estimates of each artifact."""
-    how = (
+def describe_rate(cards: Cards) -> str:
+    """Return how the times for named cards were computed."""
+    return (
         f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
         f"TFLOP/s in the datasheet of {cards.card.name} ({cards.card.source})"
     )
-    artifacts = [measurements[0].artifact for measurements in plan.artifacts().values()]
-    longest = kept = 0.0
-    for artifact, row in zip(artifacts, columns, strict=True):
-        least = re.match("[0-9]+", row["cards_enough"])
-        if not least or int(least[0]) > cards.count:
-            name = f"{artifact.method} on {artifact.model}"
-            return f"{how}; no total, because {name} does not fit on {amount(cards.count, 'card')}"
-        longest = max(longest, row["about_s"])
-        # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side
-        # on the others.
-        kept += row["about_s"] * artifact.most_ranks
-    seconds = max(longest, kept / cards.count)
-    verb = "needs" if cards.count == 1 else "need"
-    return f"{how}; {amount(cards.count, 'card')} {verb} about {duration(seconds)} for all rows"

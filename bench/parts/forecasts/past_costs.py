@@ -52,9 +52,10 @@ class PastCost:
 def timed_parts(work: Work, artifact: Artifact) -> list[TimedPart]:
     """Return the parts of an artifact that a run has yet to make."""
     parameters = artifact.sizes.parameters
-    measures = [
-        measure_part(m.measure, m.protocol.name, parameters, tokens) for m, tokens in work.measures
-    ]
+    measures = []
+    for work_of_one in work.measures:
+        m = work_of_one.measurement
+        measures.append(measure_part(m.measure, m.protocol.name, parameters, work_of_one.tokens))
     stages = [
         stage_part(stage.name, parameters, stage.calibration, stage.training)
         for stage in work.stages

@@ -3,14 +3,17 @@ machine."""
 
 from __future__ import annotations
 
+import re
+import time
 import timeit
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.parts.forecasts.cards import Cards, enough
 from bench.parts.forecasts.cost_model import WITHIN, CostModel
 from bench.parts.forecasts.past_costs import machine_of, read_past, timed_parts
+from bench.parts.forecasts.total import PartSeconds, describe_total, name_parts
 from bench.planning.artifact import Artifact, Measurement, Plan
 from bench.planning.memory import (
     estimate_bytes,
@@ -56,10 +59,25 @@ def describe_error(model: CostModel) -> str:
     )
 
 
+class ArtifactCost(NamedTuple):
+    """Estimates of one artifact."""
+
+    artifact: Artifact
+    columns: dict[str, Any]
+    """Tokens, time, memory and disk by column of `bench plan`."""
+    parts: list[PartSeconds]
+    """Seconds of its stages and measures. Empty if the time is unknown."""
+
+
 def estimate_columns(
     plan: Plan, model: CostModel, cards: Cards | None = None
 ) -> list[dict[str, Any]]:
-    """Return estimates for each artifact: tokens, time, memory and disk.
+    """Return the columns of each artifact from `estimate_costs`."""
+    return [cost.columns for cost in estimate_costs(plan, model, cards)]
+
+
+def estimate_costs(plan: Plan, model: CostModel, cards: Cards | None = None) -> list[ArtifactCost]:
+    """Estimate the cost of each artifact.
 
     A stage that several artifacts share counts for the first of them, and one in the cache does not
     count. cards: cards that are named, whose datasheet gives the time. They are of another machine,
@@ -73,20 +91,62 @@ def estimate_columns(
         if cards:
             artifact = cards.choose_recompute(artifact)
         left = [m for m in measurements if not (store and store.finished(m.key))]
-        work = Work(0, 0.0, 0.0, 0.0, (), ())
-        seconds: float | None = 0.0
-        if left:
-            work = count_work(artifact, left, made)
-            seconds = _seconds(work, artifact, model, cards)
+        work = count_work(artifact, left, made) if left else Work(0, (), ())
+        seconds = _seconds(work, artifact, model, cards)
         columns: dict[str, Any] = {"tokens": work.tokens}
-        columns["about_s"] = None if seconds is None else round(seconds)
+        parts: list[PartSeconds] = []
+        if seconds is None:
+            columns["about_s"] = None
+        else:
+            columns["about_s"] = round(START_S * bool(left) + sum(seconds))
+            parts = name_parts(work, artifact, seconds)
         columns |= _memory_columns(artifact, model)
         if cards:
             columns["cards_enough"] = enough(artifact, cards)
         stages = len(work.stages)
         disk = estimate_disk_bytes(artifact, stages) if stages else 0.0
-        out.append(columns | {"about_disk_GB": _gigabytes(disk)})
+        columns["about_disk_GB"] = _gigabytes(disk)
+        out.append(ArtifactCost(artifact, columns, parts))
     return out
+
+
+def describe_plan(costs: Sequence[ArtifactCost], jobs: int = 1) -> str:
+    """Return the total time of artifacts, `jobs` at a time; "" if that of one is unknown."""
+    seconds = [cost.columns["about_s"] for cost in costs]
+    if None in seconds or not sum(seconds):
+        return ""
+    parts = [part for cost in costs for part in cost.parts]
+    # An artifact cannot be divided among jobs.
+    return describe_total(max(max(seconds), sum(seconds) / jobs), parts, 1 / jobs)
+
+
+def describe_on_cards(costs: Sequence[ArtifactCost], cards: Cards) -> str:
+    """Return the total time of the artifacts that fit on named cards, and the first that does
+    not."""
+    fitting, longest, kept, missing = [], 0.0, 0.0, ""
+    for cost in costs:
+        artifact, enough_cards = cost.artifact, cost.columns["cards_enough"]
+        least = re.match("[0-9]+", enough_cards)
+        if not least or int(least[0]) > cards.count:
+            name = f"{artifact.method} on {artifact.model}"
+            missing = missing or f"{name} does not fit (cards enough: {enough_cards})"
+            continue
+        fitting.append(cost)
+        longest = max(longest, cost.columns["about_s"])
+        # An artifact keeps the cards of all its processes until it ends. Artifacts run side by side
+        # on the others.
+        kept += cost.columns["about_s"] * artifact.most_ranks
+    count = "one" if cards.count == 1 else f"{cards.count} x"
+    on = f"on {count} {cards.card.name.split(',')[0]}"
+    if not fitting:
+        return f"no total {on}: {missing}"
+    seconds = max(longest, kept / cards.count)
+    parts = [part for cost in fitting for part in cost.parts]
+    scale = seconds / max(1.0, sum(cost.columns["about_s"] for cost in fitting))
+    text = f"{on}: {describe_total(seconds, parts, scale)}"
+    if missing:
+        text += f". This counts {len(fitting)} of {len(costs)} rows: {missing}"
+    return text
 
 
 def _memory_columns(artifact: Artifact, model: CostModel) -> dict[str, float]:
@@ -107,14 +167,20 @@ def _gigabytes(amount: float) -> float:
     return round(amount / 1e9, 1)
 
 
-def _seconds(work: Work, artifact: Artifact, model: CostModel, cards: Cards | None) -> float | None:
-    """Estimate the time of an artifact. None: it is unknown, on a GPU without records."""
+def _seconds(
+    work: Work, artifact: Artifact, model: CostModel, cards: Cards | None
+) -> list[float] | None:
+    """Estimate the time of an artifact's measures, then of its stages. None: it is unknown, on a
+    GPU without records."""
     if cards:
-        return START_S + cards.seconds(work)
-    fitted = model.seconds(timed_parts(work, artifact))
-    if fitted is not None:
-        return START_S + fitted
-    return START_S + work.operations / _flops() if artifact.device == "cpu" else None
+        return [cards.seconds(part) for part in work.arithmetic]
+    fitted = [model.seconds([part]) for part in timed_parts(work, artifact)]
+    known = [seconds for seconds in fitted if seconds is not None]
+    if len(known) == len(fitted):
+        return known
+    if artifact.device != "cpu":
+        return None
+    return [part.operations / _flops(artifact.threads) for part in work.arithmetic]
 
 
 def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> dict[str, float]:
@@ -129,13 +195,12 @@ def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> 
     for measurements in missing:
         artifact = measurements[0].artifact
         work = count_work(artifact, measurements, made)
-        counted[artifact.key] = work.operations
+        counted[artifact.key] = work.operations / _flops(artifact.threads)
         seconds = model.seconds(timed_parts(work, artifact))
         if seconds is not None:
             fitted[artifact.key] = seconds
-    if len(fitted) < len(counted):
-        fitted = {key: operations / _flops() for key, operations in counted.items()}
-    return {key: START_S + seconds for key, seconds in fitted.items()}
+    chosen = fitted if len(fitted) == len(counted) else counted
+    return {key: START_S + seconds for key, seconds in chosen.items()}
 
 
 def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
@@ -143,14 +208,20 @@ def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
     return {name for some in artifacts for name in some[0].artifact.cache_names if is_built(name)}
 
 
-@cache
-def _flops() -> float:
-    """Measure this machine's floating-point operations per second for float32 matrices, times
-    EFFICIENCY.
+def _flops(threads: int) -> float:
+    """Return this machine's floating-point operations per second in forward passes of float32."""
+    return EFFICIENCY * threads * _thread_flops()
 
-    Take the fastest of eight products. Other work on the machine slows the rest.
+
+@cache
+def _thread_flops() -> float:
+    """Measure the floating-point operations per second of one thread in float32 products.
+
+    Take CPU time, which other work on the machine does not lengthen, and the fastest of eight
+    products. Other work still slows the memory.
     """
     import numpy as np
 
     a = np.ones((768, 768), dtype=np.float32)
-    return EFFICIENCY * 2 * 768**3 / min(timeit.repeat(lambda: a @ a, number=1, repeat=8))
+    times = timeit.repeat(lambda: a @ a, number=1, repeat=8, timer=time.process_time)
+    return 2 * 768**3 / max(min(times), 1e-6)

@@ -60,12 +60,15 @@ class ScaledForecast(RunForecast):
         *,
         are_seconds: bool,
         jobs: int = 1,
+        total: str = "",
         clock: Clock = time.monotonic,
     ) -> None:
         """
         estimates: of each artifact, by key. are_seconds: False if only their proportions mean
-        something, as for a device of unknown speed. jobs: number of artifacts at a time.
+        something, as for a device of unknown speed. jobs: number of artifacts at a time. total:
+        sentence about the whole run.
         """
+        self.total = total
         self._estimates, self._clock, self._jobs = estimates, clock, jobs
         self._left = dict(estimates)
         self._are_seconds = are_seconds

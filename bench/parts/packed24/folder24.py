@@ -23,7 +23,6 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.formats.checkpoint import STORED, Checkpoint, StoredBytes
@@ -40,6 +39,7 @@ from methods.model.families import FAMILIES
 from methods.model.folder import SHARD_BYTES, dtype_name, read_config
 from methods.model.header import DTYPE_BITS, read_header
 from methods.model.safe_files import find_file, read_object
+from methods.model.save_tensors import save_tensors
 
 PACKED = {"float", "int8", "int4"}
 """Kinds of tensors that are 2:4."""
@@ -150,9 +150,7 @@ class Writer24:
 
     def _flush(self) -> None:
         about = {"format": "packed24", "version": str(FORMAT_VERSION)}
-        save_file(
-            self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", metadata=about
-        )
+        save_tensors(self._pending, self.path / f"packed24-{self._shard:05d}.safetensors", about)
         self._pending, self._bytes, self._shard = {}, 0, self._shard + 1
 
     def close(self) -> Manifest:

@@ -1,5 +1,5 @@
-"""The native kernel: compiled on first use by a C++ compiler, kept in the cache, called by
-ctypes."""
+"""Native libraries, compiled on first use by a C++ compiler, kept in the cache, called by ctypes;
+and the one of 2:4 products."""
 
 from __future__ import annotations
 
@@ -119,7 +119,20 @@ def _source() -> Path:
 def load() -> Kernel:
     """Return the kernel. Compile it unless the cache has it. Raise NoKernel without a C++ compiler
     for this processor."""
-    source = _source()
+    # Graphs that torch compiles find its functions among the global symbols.
+    return Kernel(load_library(_source(), mode=ctypes.RTLD_GLOBAL))
+
+
+def load_library(source: Path, *flags: str, mode: int = ctypes.DEFAULT_MODE) -> ctypes.CDLL:
+    """Return the library of a C++ file. Compile it unless the cache has it.
+
+    Args:
+        flags: for the compiler, in addition to FLAGS.
+        mode: that of ctypes.
+
+    Raises:
+        NoKernel: there is no C++ compiler for this processor, or it fails.
+    """
     compiler = shutil.which(os.environ.get(COMPILER_ENV) or "c++")
     if compiler is None:
         raise NoKernel("no C++ compiler")
@@ -129,14 +142,13 @@ def load() -> Kernel:
         raise NoKernel(
             f"{compiler} writes code for {', '.join(lacking)}, which this processor lacks"
         )
-    parts = [*FLAGS, _version(compiler), platform.machine(), *assumed]
+    parts = [*FLAGS, *flags, _version(compiler), platform.machine(), *assumed]
     key = hashlib.sha256("\0".join(parts).encode() + text).hexdigest()
-    library = cache_dir() / "native" / f"kernel24-{key[:32]}.so"
+    library = cache_dir() / "native" / f"{source.stem}-{key[:32]}.so"
     if not library.exists():
-        _compile(compiler, source, library)
+        _compile([compiler, *FLAGS, *flags], source, library)
     try:
-        # Graphs that torch compiles find its functions among the global symbols.
-        return Kernel(ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL))
+        return ctypes.CDLL(str(library), mode=mode)
     except OSError as fault:
         raise NoKernel(f"its library cannot be loaded ({fault})") from None
 
@@ -155,11 +167,11 @@ def _version(compiler: str) -> str:
     return f"{compiler} {done.stdout.partition(chr(10))[0]}"
 
 
-def _compile(compiler: str, source: Path, library: Path) -> None:
+def _compile(compiler: list[str], source: Path, library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         out = Path(folder) / library.name
-        command = [compiler, *FLAGS, "-o", str(out), str(source)]
+        command = [*compiler, "-o", str(out), str(source)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode or not out.exists():
             error = next(

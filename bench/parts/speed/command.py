@@ -171,6 +171,10 @@ def _time_models(
     )
     found = engine_report.entries(records, ReadOnlyStore(place).items)
     print_rows(engine_report.rows(found), json)
+    for record in records:
+        if record.status == "skipped":
+            identity = record.identity
+            note(f"{identity.protocol.label} {identity.dtype}: skipped: {record.reason}")
     _warn_of_noise(records)
     if request.device == "cpu" and "llamacpp" not in request.engines:
         note(f"to compare it with llama.cpp: {_beside(request.model, ','.join(request.engines))}")

@@ -99,6 +99,9 @@ def time_linears(
         except (Skipped, WrongProduct) as why:
             rows.append(row | {"skipped": str(why)})
             continue
+        except torch.OutOfMemoryError as why:
+            rows.append(row | {"skipped": f"does not fit: {first_line(why)}"})
+            continue
         except RuntimeError as why:
             # Of a library for this shape. The others do not depend on it.
             fault = fault or why

@@ -18,7 +18,7 @@ from bench.inputs import architecture, models
 from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.inputs.kv_size import count_cached
 from bench.inputs.model_config import ModelConfig
-from bench.inputs.shapes import known_shapes, planned_model
+from bench.inputs.shapes import planned_model
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
 from methods.model.targets import family_of, find_targets
@@ -187,9 +187,9 @@ def model_sizes(name: str, data_dir: Path | None = None) -> Sizes:
     UserError without either."""
     model = planned_model(name) or models.resolve(name, data_dir)
     if model is None:
-        known = ", ".join(known_shapes())
         raise UserError(
-            f"the shapes of {name!r} are not known: run bench pull {name}, or use one of {known}"
+            f"the shapes of {name!r} are not known: run bench pull {name}, or name a folder "
+            "with its config.json"
         )
     return sizes_of(model.config, model.shapes)
 

@@ -30,7 +30,7 @@ from bench.parts.packed24.timing import Clock, CudaClock, WallClock, Work
 from bench.parts.speed.comparison import REPEAT_SUFFIX, Timings, interleave, to_readings
 from bench.parts.speed.cpu import Cpu
 from bench.parts.speed.engines.contract import Contestant, Engine, Step
-from bench.parts.speed.roofline import ACTIVATION_BYTES, sizes_of
+from bench.parts.speed.roofline import ACTIVATION_BYTES, BITS, sizes_of
 from bench.parts.speed.versions import DENSE, SPARSE, ModelVersions
 from bench.results.identity import Identity
 from bench.results.record import Item, Record
@@ -144,6 +144,8 @@ def _resolve(name: str, data_dir: Path | None) -> ModelFacts:
 _Key = tuple[str, str, str]
 """An engine, a kind of weight, and the name of a model; "" is the request's own."""
 _Entered = dict[_Key, dict[str, Contestant]]
+_Full = dict[tuple[str, str], str]
+"""Words for the memory of a card in which an engine has no room for a model, by both."""
 
 
 @dataclass(frozen=True)
@@ -215,21 +217,36 @@ class _Turn:
         with warnings.catch_warnings():
             # Names of arguments that transformers will change.
             warnings.simplefilter("ignore", FutureWarning)
-            entered = self._enter(step, say)
+            entered, full = self._enter(step, say)
             works: dict[str, Work] = {}
             for key, sides in entered.items():
                 works |= {_name(*key, side): one.work for side, one in sides.items()}
             say(f"{step.name}: timing {len(works)} models in turn, {BLOCKS} blocks of each, twice")
             before = nvidia_smi.describe(request.device)
             load, limits = psutil.getloadavg()[0], self._limits(step, entered)
-            timings = interleave(
-                works, clock, repeat=works, blocks=BLOCKS, block_s=BLOCK_S, after_round=after_round
-            )
+            timings = Timings({}, {})
+            try:
+                timings = interleave(
+                    works,
+                    clock,
+                    repeat=works,
+                    blocks=BLOCKS,
+                    block_s=BLOCK_S,
+                    after_round=after_round,
+                )
+            except torch.OutOfMemoryError:
+                # Each fitted when it was loaded, and not all beside one another.
+                entered, full = {}, dict.fromkeys(self._places, _card_memory(request.device))
             card = nvidia_smi.note(before, request.device)
         for record in records:
             model = record.identity.model if record.identity.model in request.others else ""
             key = (record.identity.protocol.engine, record.identity.dtype, model)
-            sides = entered[key]
+            sides = entered.get(key, {})
+            if not sides:
+                record.status, record.provenance = "skipped", provenance.gather()
+                record.reason = self._describe_memory(step, key, full[key[0], model])
+                yield record, ()
+                continue
             readings = _read(timings, {side: _name(*key, side) for side in sides}, step.prompt)
             record.provenance, record.readings = provenance.gather(), rows_of(readings)
             own_notes = {side: one.notes for side, one in sides.items() if one.notes}
@@ -250,17 +267,56 @@ class _Turn:
             record.notes |= limits.get(key, {}) | card
             yield record, readings.items
 
-    def _enter(self, step: Step, say: Callable[[str], None]) -> _Entered:
-        """Load all models in all engines."""
-        request, entered = self.request, _Entered()
-        for engine_name, engine in self.engines.items():
-            say(f"{step.name}: loading {engine_name}")
-            for name, versions in self.models.items():
-                with _guarded(engine_name):
-                    loaded = engine.contestants(versions, step, request.device, request.threads)
-                for one in loaded:
-                    entered.setdefault((engine_name, one.kind, name), {})[one.side] = one
-        return entered
+    @property
+    def _places(self) -> list[tuple[str, str]]:
+        """Return each engine with each model that it runs."""
+        return list(itertools.product(self.engines, self.models))
+
+    def _enter(self, step: Step, say: Callable[[str], None]) -> tuple[_Entered, _Full]:
+        """Load all models in all engines, and take a step of each. Leave out those that do not fit
+        in a card's memory."""
+        request, entered, full = self.request, _Entered(), _Full()
+        for engine_name, name in self._places:
+            say(f"{step.name}: loading {engine_name} {name}".rstrip())
+            loaded: dict[str, dict[str, Contestant]] = {}
+            is_full = False
+            with _guarded(engine_name):
+                try:
+                    self._load(engine_name, name, step, loaded)
+                except torch.OutOfMemoryError:
+                    is_full = True
+            engine, versions = self.engines[engine_name], self.models[name]
+            count = len(versions.sides) if engine.sparse else 1
+            for kind in [kind for kind, sides in loaded.items() if len(sides) < count]:
+                del loaded[kind]
+            entered |= {(engine_name, kind, name): sides for kind, sides in loaded.items()}
+            if is_full:
+                # Only now has the fault let go of what was loaded.
+                full[engine_name, name] = _card_memory(request.device)
+        return entered, full
+
+    def _load(
+        self, engine: str, model: str, step: Step, loaded: dict[str, dict[str, Contestant]]
+    ) -> None:
+        """Load a model in an engine, and take a step of each of its sides. Add them to `loaded` by
+        kind and side."""
+        device, threads = self.request.device, self.request.threads
+        made = self.engines[engine].contestants(self.models[model], step, device, threads)
+        for one in made:
+            one.work()
+            loaded.setdefault(one.kind, {})[one.side] = one
+
+    def _describe_memory(self, step: Step, key: _Key, card: str) -> str:
+        """Return the sizes of a model that does not fit in a card's memory."""
+        _, kind, name = key
+        facts = self.models[name].model
+        itemsize = BITS.get(kind, BITS["float32"])[0] / 8
+        weights = itemsize * sum(math.prod(shape) for shape in facts.shapes.values())
+        cache = itemsize * (step.kv + step.prompt) * count_cached(facts.config)
+        return (
+            f"{weights / 1e9:.1f} GB of {kind} weights and {cache / 1e9:.1f} GB of keys and values "
+            f"do not fit: {card}"
+        )
 
     def _limits(self, step: Step, entered: _Entered) -> dict[_Key, dict[str, Any]]:
         """Measure what limits a step on a CPU. Return notes for each record.
@@ -330,6 +386,14 @@ def _perplexity(logits: Callable[[Tensor], Tensor], windows: Iterable[Tensor]) -
     """Return the perplexity of windows of token ids."""
     losses = [cross_entropy(logits(ids)[:-1].float(), ids[1:]).item() for ids in windows]
     return math.exp(sum(losses) / len(losses))
+
+
+def _card_memory(device: str) -> str:
+    """Return words for the free memory of a card."""
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    name = torch.cuda.get_device_name(device)
+    return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB of {name} were free"
 
 
 def _measure_peak() -> float:

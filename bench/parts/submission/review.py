@@ -75,6 +75,7 @@ def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
         return Review(folder, About(), FolderCheck((), 0, {}, (), ()), strange)
     checked, about = check_folder(folder), searches.read_about(folder)
     refusals = [
+        *submission_rules.of_runs(folder),
         *checked.problems,
         *(f"{path} belongs to no record: leave it out" for path in checked.leftovers),
     ]
@@ -112,7 +113,7 @@ def _of_records(
     own = {record.key for record in records}
     found += submission_rules.of_repetition(records, places)
     found += submission_rules.of_quantized_size(records)
-    found += submission_rules.of_copies(records)
+    found += submission_rules.of_copies(records, theirs)
     found += submission_rules.of_dense(records, theirs)
     found += submission_rules.of_protocol(records, boards)
     found += [
@@ -188,10 +189,11 @@ def _remarks(records: Sequence[Record], published: Sequence[ResultSet]) -> Itera
     """Yield what a reviewer must know and the rules do not refuse."""
     if not published:
         yield "No published results to compare with: run it in a checkout of the repository."
-    scores: dict[str, Record] = {}
+    scores: dict[float, Record] = {}
     for record in [*(r for one in published for r in one.records), *records]:
-        if record.items and record.identity.measure == "perplexity":
-            first = scores.setdefault(record.items.sha256, record)
+        value = submission_rules.perplexity_of(record)
+        if value is not None:
+            first = scores.setdefault(value, record)
             labels = [r.identity.labels() for r in (first, record)]
             if record in records and labels[0]["method"] != labels[1]["method"]:
                 names = (f"{x['method']} {x['pattern']} {x['quantizer']}" for x in labels)

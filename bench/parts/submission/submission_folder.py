@@ -109,7 +109,7 @@ def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today
 
 def default_name(source: Path, credit: str) -> str:
     """Return a name by the rule, from the first record: MODEL-MACHINE-WHO."""
-    record = next(iter(ReadOnlyStore(source)), None)
+    record = next(ReadOnlyStore(source).listed(), None)
     if record is None:
         raise UserError(f"{source} has no records: run bench run first")
     words = submission_rules.slug(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
@@ -13,8 +14,10 @@ from bench.inputs.corpora import CORPORA
 from bench.inputs.models import ALIASES, HUB_ID
 from bench.parts.submission import licences
 from bench.reporting.protocol import VALIDATION
+from bench.reporting.searches import FILE as ABOUT_FILE
 from bench.reporting.searches import About
 from bench.results import metrics, reproduce
+from bench.results.alike import is_plain
 from bench.results.derive import Items
 from bench.results.identity import IdentityKey
 from bench.results.record import DONE, Record
@@ -33,21 +36,36 @@ MACHINE_PATH = re.compile(
     r"""(?:^|[\s"'=(,:;<\[])(/(?:[\w.@+-]+/)+[\w.@+-]*|/(?:home|root|tmp|mnt|data|work|Users)\b|~/[\w.]\S*"""
     r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""
 )
+RUN_FOLDERS = ("logs", "runs", "locks", "corrupt")
+"""Folders of a results folder that belong to no submission."""
 MAX_CREDIT = 100
+COPY_TOLERANCE = 1e-6
+"""Relative difference between two perplexities of which one is a copy."""
 Published = Mapping[IdentityKey, tuple[str, Record]]
 """Folder and record of each published measurement."""
 
 
 def of_files(folder: Path) -> Iterator[str]:
-    """Refuse files that belong to no submission, and links."""
+    """Refuse files that belong to no submission, and links. Of a results folder that is no
+    submission yet, the files of runs are left to `of_runs`."""
+    begun = (folder / ABOUT_FILE).exists()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        if not begun and name.partition("/")[0] in RUN_FOLDERS and not path.is_symlink():
+            continue
         if path.is_symlink():
             yield f"{name} is a link: a submission has regular files only"
         elif not path.is_dir() and not (path.is_file() and FILE.fullmatch(name)):
             yield f"{name} is no file of a submission: leave it out"
         elif path.is_dir() and name not in FOLDERS:
             yield f"{name} is no folder of a submission: leave it out"
+
+
+def of_runs(folder: Path) -> Iterator[str]:
+    """Refuse the folders in which a run keeps its own files, in one sentence."""
+    found = [f"{name}/" for name in RUN_FOLDERS if any((folder / name).glob("*"))]
+    if found:
+        yield f"{' and '.join(found)} are files of runs: leave them out, as bench submit does"
 
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
@@ -105,6 +123,10 @@ def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[s
 def of_record(record: Record, items: Items | None, now: str) -> Iterator[str]:
     """Refuse a record that is unfinished, says too little, has a path of its machine, or cannot be
     made again."""
+    names = [str(text) for text in record.identity.labels().values() if text is not None]
+    for name in (*names, *(reading.metric for reading in record.readings)):
+        if not is_plain(name):
+            yield f"its name {name!a} is empty, or has invisible characters or spaces at its ends"
     if record.status not in DONE:
         yield f"it has {record.status}: submit records with numbers"
     if not record.processor or not record.machine.get("platform"):
@@ -259,24 +281,27 @@ def of_repetition(records: Sequence[Record], published: Published) -> Iterator[t
             )
 
 
-def of_copies(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
-    """Refuse scores of a pruned model that are those of its dense model to the last bit."""
-    dense = {
-        r.items.sha256: r
-        for r in records
-        if r.items and r.identity.subject == "text" and r.identity.stages == ("dense",)
-    }
+def of_copies(
+    records: Sequence[Record], published: Iterable[Record]
+) -> Iterator[tuple[Record, str]]:
+    """Refuse a perplexity of a pruned model that is that of a dense model, here or published.
+
+    A perplexity follows from its items, so equal items are equal numbers however they are stored.
+    """
+    dense = [r for r in (*records, *published) if r.identity.stages == ("dense",)]
     for record in records:
-        if record.items and record.identity.measure == "perplexity":
-            first = dense.get(record.items.sha256)
-        else:
-            first = None
-        if first and record.identity.pattern != "dense":
-            yield (
-                record,
-                f"its scores are those of the dense model in record {first.short_key}, to the "
-                "last bit",
-            )
+        value = perplexity_of(record)
+        if value is None or record.identity.pattern == "dense":
+            continue
+        for first in dense:
+            other = perplexity_of(first)
+            if other is not None and math.isclose(value, other, rel_tol=COPY_TOLERANCE):
+                yield record, f"its scores are those of the dense model in record {first.short_key}"
+                break
+
+
+def perplexity_of(record: Record) -> float | None:
+    return next((r.value for r in record.readings if r.metric == "perplexity"), None)
 
 
 def of_dense(

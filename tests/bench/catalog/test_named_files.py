@@ -101,7 +101,7 @@ def planned(**named):
 
 def test_worker_processes_find_the_classes_of_files(output):
     named = ["--methods", "my.py:power=0.5", "--measures", "count.py"]
-    out = output("run", *named, *runs.flags("r", "half.py"))
+    out = output("run", *named, *runs.flags("r", "half.py", windows=None))
     assert "row_norm:power=0.5" in out and "tensors" in out
     found = runs.records("r")
     assert found["row_norm:power=0.5", None, "pattern"].notes["stored"]["form"] == "halves"

@@ -30,7 +30,7 @@ def test_run_with_their_method_and_their_measure(tmp_path, output, monkeypatch):
     """From the command line to the table."""
     runs.workers_here(monkeypatch)
     named = ["--methods", "theirs:power=2", "--measures", "counts"]
-    out = output("run", *named, *runs.flags(tmp_path / "r"))
+    out = output("run", *named, *runs.flags(tmp_path / "r", windows=None))
     assert "theirs:power=2" in out and "tensors test" in out
     got = runs.records(tmp_path / "r")
     assert {k[0] for k in got} == {"dense", "theirs:power=2"} and len(got) == 4
@@ -49,8 +49,9 @@ def test_their_code_is_part_of_the_key(site, tmp_path):
 
 
 def test_a_measure_whose_protocol_is_no_property_is_refused(tmp_path, cli):
-    assert cli("plan", "--measures", "labelled", *runs.flags(tmp_path / "r"))[0] == 0
-    code, _, said = cli("plan", "--measures", "unlabelled", *runs.flags(tmp_path / "r"))
+    flags = runs.flags(tmp_path / "r", windows=None)
+    assert cli("plan", "--measures", "labelled", *flags)[0] == 0
+    code, _, said = cli("plan", "--measures", "unlabelled", *flags)
     assert code == 2 and "protocol is a method: make it a property" in said
 
 

@@ -140,11 +140,11 @@ def test_artifacts_by_a_record(results, cli):
 
 def test_quiet_metrics_stay_out(results, cli):
     for method in ("wanda", "magnitude"):
-        fake_records.counted(results, "nonzeros", 5.0, method=method)
+        fake_records.counted(results, "negative_zeros", 5.0, method=method)
 
     _, printed, _ = compare(cli, results, "wanda", "magnitude")
 
-    assert printed["unjudged"] == ["nonzeros"]
+    assert printed["unjudged"] == ["negative_zeros"]
 
 
 def test_two_commits_with_one_beginning(results, cli):

@@ -65,8 +65,8 @@ def test_the_version_names_the_commit(cli, monkeypatch):
 def test_no_summary_of_a_command_is_cut(output, monkeypatch):
     terminal.open_terminal(monkeypatch, 80)
     out = output("--help")
-    assert "Commands:" in out
-    assert "..." not in out.partition("Commands:")[2]
+    commands = out.partition("Compress and measure:")[2]
+    assert commands and "..." not in commands
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,24 @@ def test_output_that_nobody_reads_is_no_verdict(command):
     os.close(write)
 
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_the_help_opens_with_three_examples_and_groups_every_command(output):
+    lines = output("--help").splitlines()
+    examples = [line.split()[1] for line in lines if line.startswith("  bench ")]
+    assert examples == ["run", "plan", "pick"] and max(map(len, lines)) <= 80
+    assert "Others:" not in lines
+    for heading, names in command_line.GROUPS.items():
+        below = lines[lines.index(f"{heading}:") + 1 :]
+        assert [line.split()[0] for line in below[: len(names)]] == list(names)
+
+
+@pytest.mark.parametrize("setting", ["zeroshot.limit=5", "perplexity.windows=4"])
+def test_a_setting_of_a_measure_that_does_not_run_is_refused(refused, setting):
+    said = refused("run", "--measures", "answers", "--set", setting)
+    assert f"--set {setting} has no effect" in said
+
+
+def test_a_setting_that_one_of_its_measures_reads_is_taken(cli):
+    flags = ["--measures", "agreement", "--quant", "none", "--methods", "magnitude"]
+    assert cli("plan", *flags, "--set", "perplexity.windows=4")[0] == 0

@@ -32,7 +32,7 @@ def test_the_answer_in_sentences(cli, here):
     assert "worst task's drop 8.0 pp" in out and "limit 5 pp" in out
     assert "Left out, not measured (bits per weight" not in out, "unsized fails another limit"
     assert "Left out, their weights break their pattern: broken 2:4." in out
-    assert "do not say how it was made" in out
+    assert "Make it: bench prune --method dense --model tiny --quant int8" in out
 
 
 def test_json_has_the_same_answer(cli, here):

@@ -31,24 +31,24 @@ def test_numbers_settings_and_what_made_them(shown):
     versions = {"python": "3.11.7", "torch": "2.13.0"}
     commit = {"id": "0123456789abcdef", "dirty": True}
     record = fake_records.record(
-        "sparsegpt", 0, identity={"calibration": "c4@512x32"}, key_inputs={"threads": 2},
+        "sparsegpt", 0, "mine", identity={"calibration": "c4@512x32"}, key_inputs={"threads": 2},
         cost={"build_s": 197.584, "wall_s": 26.9, "peak_bytes": 1694420992, "tokens": 20480},
         provenance={"versions": versions, "commit": commit}
     )  # fmt: skip
     numbers = (
         ReadingRow(
-            metric="perplexity", value=37.64317, unit="1", better="lower", stderr=2.45984, n=1200
+            metric="score", value=37.64317, unit="1", better="lower", stderr=2.45984, n=1200
         ),
-        ReadingRow(metric="bytes_packed", value=269030016.0, unit="B", better="lower"),
-        ReadingRow(metric="tokens_per_s", value=702.679, unit="tokens/s", better="higher", n=12),
+        ReadingRow(metric="room", value=269030016.0, unit="B", better="lower"),
+        ReadingRow(metric="pace", value=702.679, unit="tokens/s", better="higher", n=12),
     )
 
     assert facts(shown(record, *numbers)) == {
         "model": "tiny", "method": "sparsegpt", "pattern": "2:4", "quantizer": "none", "seed": "0",
-        "measure": "perplexity", "protocol": "wiki-mini@128", "calibration": "c4@512x32",
+        "measure": "mine", "protocol": "wiki-mini@128", "calibration": "c4@512x32",
         "targets": "*", "dtype": "float32", "device": "cpu", "threads": "2", "status": "ok",
-        "perplexity": "37.6 ± 2.5, standard error over 1,200", "bytes packed": "269.0 MB",
-        "tokens per s": "702.7 tokens/s", "took": "3.3 min to make, 27 s to measure, 1.7 GB",
+        "score": "37.6 ± 2.5, standard error over 1,200", "room": "269.0 MB",
+        "pace": "702.7 tokens/s", "took": "3.3 min to make, 27 s to measure, 1.7 GB",
         "recorded": "2026-01-01T00:00:00Z", "commit": "0123456789ab, changed since",
         "versions": "python 3.11.7, torch 2.13.0", "machine": "EPYC",
     }  # fmt: skip

@@ -114,8 +114,8 @@ def test_a_seed_that_failed_before_fails_nothing_and_the_others_are_compared(roo
 )
 def test_one_name_for_two_contents_is_not_compared(make, reason, roots):
     for root, digest in zip(roots, ("1" * 64, "2" * 64), strict=True):
-        asked = {"name": "answers", "config": {}, "source": "", "content": digest}
-        inputs = {"model": digest} if make == "perplexity" else {"measure": asked}
+        asked = {"measure": {"content": digest}}
+        inputs = {"model": digest} if make == "perplexity" else asked
         getattr(fake_records, make)(root, key_inputs=inputs)
     found = {(r.verdict, r.reason) for r in verdict(roots).values()}
     assert found == {("NOT_COMPARABLE", f"{reason} are others")}

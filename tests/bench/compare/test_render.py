@@ -20,7 +20,7 @@ def test_an_unchanged_number_is_the_same_however_it_was_compared(tmp_path):
     results = result_arguments.read(tmp_path)
     itself = verdict.compare(results, results, gate_settings.read(None))
     changes = {row.metric: render.format_change(row) for row in itself.rows}
-    assert changes == {"perplexity": "same", "bytes_packed": "same"}
+    assert changes == {"perplexity": "same", "bytes_packed": "same", "sparsity": "same"}
     text = render.to_markdown(itself, "bench gate passed")
     assert text.startswith("### bench gate passed\n\n<details>") and "sampled" not in text
 

@@ -93,9 +93,8 @@ def write(root, method, model, weights, tokens, values, seed=0, text="x", **more
     loss = ReadingRow(metric="perplexity", value=value, unit="1", better="lower")
     record = fake_records.record(method, seed, token_digest=text, **about)
     fake_records.put(root, record, items, [loss])
-    size = ReadingRow(metric="parameters", value=float(weights), unit="1", better="")
-    record = fake_records.record(method, seed, "size", "weights", **about)
-    fake_records.put(root, record, readings=[size])
+    about |= {"method": method, "seed": seed}
+    fake_records.counted(root, "parameters", float(weights), **about)
 
 
 @pytest.fixture

@@ -111,7 +111,8 @@ def test_equal_answers_are_certain_if_the_models_are_known_to_be_equal(roots, ma
     """Models are known to be equal by their weights, or by the losses of all windows. A refactoring
     then passes a strict gate."""
     for k, root in enumerate(roots):
-        about = {"made": "ab"[k], "artifact": made[k] * 64, "seed": 0}
+        code = {"measure": {"source": "ab"[k]}}
+        about = {"made": made[k], "key_inputs": code, "seed": 0}
         fake_records.accuracy(root, n=50, **about)
         fake_records.perplexity(root, loss * k, **about)
     assert verdict(roots)["acc"].verdict == expected
@@ -121,7 +122,7 @@ def test_equal_answers_of_two_models_with_equal_zeros_are_not_certain(roots):
     """Each layer of every 2:4 model has half of its weights."""
     layers = [Item(f"layer {k}", f"layer {k}", 0.5, 64.0) for k in range(4)]
     for k, root in enumerate(roots):
-        about = {"made": "ab"[k], "artifact": "ab"[k] * 64}
+        about = {"made": "ab"[k]}
         fake_records.accuracy(root, n=50, **about)
         fake_records.counted(root, "sparsity", 0.5, items=layers, measure="size", **about)
     assert verdict(roots)["acc"].verdict == "INCONCLUSIVE"

@@ -51,7 +51,8 @@ def test_results_that_vanish_end_the_run(tmp_path, cli, monkeypatch, again):
 
     monkeypatch.setattr(store, "PATIENCE_S", 0.5)
     monkeypatch.setattr("bench.execution.processes.WorkerProcesses.start", lambda *_: Deleting())
-    code, _, err = cli("run --methods magnitude --measures size", *runs.flags(tmp_path / "r"))
+    flags = runs.flags(tmp_path / "r", windows=None)
+    code, _, err = cli("run --methods magnitude --measures size", *flags)
 
     assert code == 1
     last = err.splitlines()[-1]

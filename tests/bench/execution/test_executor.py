@@ -33,7 +33,7 @@ def mine(cache, monkeypatch, installed):
 
 @pytest.mark.usefixtures("mine")
 def test_an_executor_of_another_package_makes_the_artifacts(cli, refused, tmp_path):
-    flags = ["--methods", "dense", "--measures", "size", *runs.flags(tmp_path / "r")]
+    flags = ["--methods", "dense", "--measures", "size", *runs.flags(tmp_path / "r", windows=None)]
     code, _, err = cli("run", "--executor", "mine", *flags)
 
     assert code == 0 and "1 artifacts for my cluster" in err

@@ -9,13 +9,14 @@ from bench.execution import measure
 from bench.execution.new_record import failed_record
 from bench.measures.contract import Readings
 from bench.results import metrics
-from bench.results.consistency import require_consistent
 from bench.results.record import Item, Reading
+from bench.results.record_check import check_record
 from bench.results.store import Store
 from helpers import runs
 from methods.contract.errors import Diverged, Skipped
 
 BITS = Reading("bits_per_weight", 9.0, metrics.find("bits_per_weight").unit, "lower")
+SIZE = tuple(Reading(*one) for one in (("parameters", 8.0), ("bytes", 9.0), ("sparsity", 1.0)))
 ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))
 
 
@@ -35,11 +36,14 @@ def record_of(measurement, readings, monkeypatch):
 @pytest.mark.parametrize(
     ("readings", "status"),
     [
-        (Readings((BITS,)), "ok"),
-        (Readings((BITS,), notes={"mask": np.ones(3)}), "failed"),
-        (Readings((BITS._replace(unit="%"),), items=ITEMS), "failed"),
-        (Readings((BITS,), items=ITEMS + ITEMS[:1]), "failed"),
-        (Readings((BITS,), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))), "failed"),
+        (Readings((BITS, *SIZE), items=ITEMS), "ok"),
+        (Readings((BITS, *SIZE), items=ITEMS, notes={"mask": np.ones(3)}), "failed"),
+        (Readings((BITS._replace(unit="%"), *SIZE), items=ITEMS), "failed"),
+        (Readings((BITS, *SIZE), items=ITEMS + ITEMS[:1]), "failed"),
+        (
+            Readings((BITS, *SIZE), items=(*ITEMS, Item("x", "x", 1.0, 1.0, {"more": 1.0}))),
+            "failed",
+        ),
     ],
     ids=["good", "a note that is no JSON", "a wrong unit", "an item twice", "some columns"],
 )
@@ -49,7 +53,7 @@ def test_what_readers_would_refuse_is_failed(readings, status, measurement, monk
     assert record.status == status, record.reason
     store = Store(tmp_path / "r")
     store.write(record, items)
-    assert [r.status for r in store.verified()] == [status]
+    assert [r.status for r in store] == [status]
 
 
 def test_settings_of_torch_that_a_measure_leaves_behind_do_not_reach_the_next(
@@ -76,7 +80,7 @@ def test_a_fault_without_words_has_its_name_as_the_reason(fault, measurement):
     record = failed_record(measurement, fault)
 
     assert record.reason == type(fault).__name__
-    require_consistent(type(record).model_validate_json(record.model_dump_json()))
+    check_record(type(record).model_validate_json(record.model_dump_json()), None)
 
 
 class Mute(Exception):

@@ -1,7 +1,7 @@
 """The lines of a run without a terminal."""
 
 import io
-import re
+import time
 
 from bench.execution import progress
 from bench.execution.listener import TimeLeft
@@ -23,9 +23,12 @@ def test_the_line_of_an_artifact_says_when_all_is_done(monkeypatch):
     assert second == "tiny wanda: started, all done at now + 3600 s"
 
 
-def test_a_finish_time_of_another_day_has_its_date():
-    assert re.fullmatch(r"\d\d:\d\d:\d\d", clock_time(86_399))
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", clock_time(86_400))
+def test_a_finish_time_of_another_day_has_its_date(monkeypatch):
+    evening = time.mktime((2026, 3, 1, 23, 0, 0, 0, 60, -1))
+    monkeypatch.setattr(time, "time", lambda: evening)
+
+    assert clock_time(3599) == "23:59:59"
+    assert clock_time(3600) == "2026-03-02 00:00"
 
 
 def test_a_log_has_the_numbers_of_each_row_as_it_ends():
@@ -36,3 +39,17 @@ def test_a_log_has_the_numbers_of_each_row_as_it_ends():
     LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
 
     assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"
+
+
+def test_a_failure_of_an_artifact_is_printed_once():
+    stream, running = io.StringIO(), runs.running("tiny wanda")
+    display = LogDisplay(stream)
+    display.start(running, TimeLeft())
+    for key in running.by_key:
+        for _ in range(2):
+            event = {"event": "measurement", "key": key, "status": "failed", "reason": "broke"}
+            display.take(running, event, TimeLeft())
+    display.end(running, "", [fake_records.record("wanda", status="failed")])
+
+    assert stream.getvalue().count("broke") == 1
+    assert stream.getvalue().splitlines()[-1].endswith("failed (broke)")

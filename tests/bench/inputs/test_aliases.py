@@ -29,7 +29,8 @@ def test_an_alias_of_a_package_is_a_model_like_ours(tmp_path, monkeypatch, cache
         "evaluated_on": "wikitext2@1024", "about": "a model of ours",
     }  # fmt: skip
     assert models.resolve("mine") is None
-    assert "bench pull mine" in refused("plan", "--model", "mine")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "the config of mine (my-org/my-model)" in refused("plan", "--model", "mine")
     assert "did you mean mine" in refused("plan", "--model", "minee")
 
 

@@ -16,8 +16,8 @@ from bench.inputs.tracks import Question
 from bench.measures import answers, packed_scoring
 from bench.planning.spec import Spec
 from bench.results import reproduce
-from bench.results.consistency import require_consistent
 from bench.results.record import parse
+from bench.results.record_check import check_record
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract.method import Compute
@@ -135,7 +135,7 @@ def test_a_shorter_context_is_named(cache, tmp_path, context, prompt, monkeypatc
     record = parse(new_record(one, status="failed", reason="x").to_json().encode(), "")
 
     assert one.identity.protocol.prompt == prompt
-    require_consistent(record)
+    check_record(record, None)
     assert one.key in {m.key for m in api.plan(Spec(**reproduce.settings(record))).measurements}
 
 

@@ -9,8 +9,8 @@ from bench.planning import recipes
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
 from bench.results import reproduce
-from bench.results.consistency import require_consistent
 from bench.results.record import parse
+from bench.results.record_check import check_record
 from helpers.runs import small
 from methods.contract.errors import UserError
 
@@ -132,4 +132,4 @@ def test_a_recipe_that_is_not_for_the_models_size_is_named_and_made_again(tmp_pa
     found = [(m.key, m.identity) for m in again.measurements if m.key == one.key]
     assert found == [(one.key, one.identity)]
     assert ("training.recipe=small-gpu" in reproduce.command([record])) == bool(label)
-    require_consistent(record)
+    check_record(record, None)

@@ -144,10 +144,8 @@ def test_rows_of_other_settings_do_not_fold(tmp_path):
         one = fake_records.perplexity(tmp_path / "other", method="wanda", seed=0, made=str(every))
         items = fake_records.read_items(tmp_path / "other" / "items" / f"{one.stem}.parquet")
         calibration = CalibrationText(data="wiki-mini", all_experts=every)
-        identity = one.identity.model_copy(update={"calibration": calibration})
-        fake_records.put(
-            tmp_path, one.model_copy(update={"identity": identity}), items, one.readings
-        )
+        other = fake_records.of_identity(one, calibration=calibration)
+        fake_records.put(tmp_path, other, items, one.readings)
     (table,) = tables(tmp_path)
     assert sorted(whole(table)) == ["cast 2:4"] * 3 + ["dense"] + ["wanda 2:4"] * 2
     assert len({row.labels for row in table.rows}) == 6, "and their labels tell them apart"
@@ -232,9 +230,7 @@ def test_worst_tasks_have_intervals_with_a_prompt_and_a_limit(tmp_path):
             )
             protocol = one.identity.protocol.model_copy(update={"prompt": "5-shot"})
             items = fake_records.read_items(tmp_path / "plain" / "items" / f"{one.stem}.parquet")
-            other = one.model_copy(
-                update={"identity": one.identity.model_copy(update={"protocol": protocol})}
-            )
+            other = fake_records.of_identity(one, protocol=protocol)
             fake_records.put(tmp_path / "prompted", other, items, one.readings)
     (table,) = tables(tmp_path / "prompted")
     one = facts(table, "wanda 2:4")
@@ -260,7 +256,8 @@ def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(t
 
 def test_speeds_without_a_dense_model_beside_them_are_shown(tmp_path):
     about = {"measure": "speed", "protocol": "decode@b1,kv128", "method": "dense"}
-    fake_records.counted(tmp_path, "tokens_per_s", 104.0, better="higher", unit="tokens/s", **about)
+    about |= {"items": [Item("0", "0", 104.0, 1.0)]}
+    fake_records.counted(tmp_path, "tokens_per_s", 104.0, **about)
     (table,) = tables(tmp_path)
     assert [c.metric for c in table.columns if not c.hidden] == ["tokens_per_s"]
 

@@ -189,7 +189,7 @@ def test_the_commands_of_every_published_row_are_commands(folder):
 
 
 def test_records_that_do_not_say_how_have_no_commands():
-    record = fake_records.record()
+    record = fake_records.record().model_copy(update={"key_inputs": {}})
     no_method = {"identity": record.identity.model_copy(update={"stages": ()})}
     for one in (record, record.model_copy(update=no_method)):
         assert reproduce.prune_and_export(one) == ("", "") and reproduce.command([one]) == ""

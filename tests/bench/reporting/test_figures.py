@@ -11,7 +11,7 @@ from bench.execution import progress
 from bench.execution.listener import TimeLeft
 from bench.reporting import figures
 from bench.reporting.drawing import LIGHT
-from bench.results.record import Record
+from bench.results.record import ReadingRow, Record
 from bench.results.store import Store
 from helpers import fake_records, reports, runs
 from methods.contract.errors import UserError
@@ -22,8 +22,11 @@ def record(curve=None, **labels):
     rows = [{"step": 10.0 * k, "ce": 3.0 - 0.1 * k, "alpha": k / 5} | about for k in range(1, 6)]
     named = {"model": "tiny", "method": "cast", "pattern": "2:4", "measure": "pattern"} | labels
     notes = {"curve": rows if curve is None else curve, "validation_perplexity": {"start": 32.0}}
-    identity = fake_records.identity_of(**named)
-    return Record(key="ab" * 32, identity=identity, status="ok", notes=notes, key_inputs={})
+    identity = fake_records.identity_of(protocol="targets", **named)
+    zero = ReadingRow(metric="violated_groups", value=0.0, unit="1", better="lower")
+    inputs = fake_records.inputs_of(identity)
+    about = {"status": "ok", "notes": notes, "key_inputs": inputs, "readings": [zero]}
+    return fake_records.keyed(Record(key="", identity=identity, **about))
 
 
 def test_draws_the_same_again_and_fewer_panels_for_a_curve_without_masks(tmp_path):
@@ -43,7 +46,7 @@ def test_no_training_no_picture(tmp_path):
 
 def test_command(tmp_path, output):
     Store(tmp_path / "r").write(record())
-    line = ("figure", "abab", "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
+    line = ("figure", record().short_key, "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
     assert Path(output(*line).strip()).exists()
 
 

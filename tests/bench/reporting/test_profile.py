@@ -107,8 +107,7 @@ def test_one_name_for_two_contents_is_not_compared(tmp_path):
         fake_records.perplexity(tmp_path, method=method, seed=seed)
         for task in TASKS[1:]:
             digest = "2" if task.startswith("code") and seed == 0 else "1"
-            about = {"name": "answers", "config": {}, "source": "", "content": digest * 64}
-            inputs = {"measure": about}
+            inputs = {"measure": {"content": digest * 64}}
             fake_records.answers(tmp_path, task, method=method, seed=seed, key_inputs=inputs)
     assert list(facts_of(table_of(tmp_path), "wanda 2:4").tracks) == ["knowledge", "mathematics"]
 

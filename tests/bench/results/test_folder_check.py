@@ -76,7 +76,7 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     fake_records.edit(path, seal=True, readings=[reading | {field: changed}])
     code, out, err = cli("check", root)
     assert code == 1 and "delete them" in err
-    assert f"{path}: " in out
+    assert f"{path} does not hold: " in out
     assert f"{name}{reading['metric']} is" in out
     assert f"give {reading[field]:.9g}" in out
 
@@ -85,7 +85,7 @@ def test_a_number_that_its_items_do_not_give(root, cli, measure, field, name):
     ("change", "sentence"),
     [
         (lambda x: [c[:10] for c in x], "its items give"),
-        (lambda x: [[*c, *c] for c in x], "an item twice"),
+        (lambda x: [[*c, *c] for c in x], "one is there twice"),
         (lambda x: [x[0], x[1], x[2], x[3] * 0], "no finite mean"),
         (lambda x: [x[0], x[1], x[2] * 1e308, x[3]], "no finite mean"),
         (lambda x: [x[0], x[1], ["much"] * len(x[0]), x[3]], "in column 'value'"),
@@ -118,7 +118,7 @@ def with_column(name, values):
         (with_column("item_id", pa.nulls(120, pa.string())), "an empty item_id, or one of more"),
         (lambda t: t.append_column("value", pa.array([0.5] * 120)), "two columns"),
         (with_column("more", [[0.5]] * 120), "list<element: double> in column 'more'"),
-        (with_column("more", [np.random.bytes(9000).hex() for _ in range(120)]), "unpacks to"),
+        (with_column("more", [np.random.bytes(9000).hex() for _ in range(120)]), "more than"),
         (with_column("value", [1e308] * 120), "other values than numbers"),
         (with_column("value", [0.5] * 119 + [None]), "other values than numbers"),
         (with_column("value", pa.nulls(120, pa.float64())), "other values than numbers"),
@@ -134,7 +134,7 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     record = record.model_copy(update={"items": record.items.model_copy(update=digest)})
     Store(root).write_content(record, content)
     with limits(bytes_=3 * 10**8), pytest.raises(UserError) as refused:
-        ReadOnlyStore(root).items(record)
+        ReadOnlyStore(root).find(record.stem)
     assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 

@@ -7,13 +7,12 @@ import os
 
 import pytest
 
-from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Reading, Record
+from bench.results.record import RENAMED_MODELS, SCHEMA, Item, Reading, ReadingRow
 from bench.results.store import ReadOnlyStore, Store, is_disk_full
 from bench.system.files import atomic_write
 from helpers import fake_records, runs
 from methods.contract.errors import UserError
 
-KEY = "ab" * 32
 (RENAMED,) = RENAMED_MODELS
 ITEMS = (Item("0", "a", 1.5, 2.0), Item("1", "a", 2.5, 2.0))
 
@@ -26,10 +25,13 @@ def store(tmp_path):
     return Store(tmp_path / "results")
 
 
-def record(key=KEY, **fields):
-    return Record(
-        key=key, identity=fake_records.identity_of(model="m", method="dense"), status="ok", **fields
-    )
+def record(made="a", **fields):
+    reading = ReadingRow(metric="m", value=1.0, unit="", better="")
+    about = {"measure": "mine", "protocol": "p", "readings": [reading], "token_digest": ""}
+    return fake_records.record("dense", made=made, **about | fields)
+
+
+KEY, OTHER = record().key, record("b").key
 
 
 def temporaries(store):
@@ -50,9 +52,9 @@ def test_what_is_written_is_read(store):
 def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
     """Only with the weights that had the old name: another model has it now."""
     former, today = RENAMED[0], RENAMED_MODELS[RENAMED]
-    identity = fake_records.identity_of(model=former, method="dense")
-    store.write(Record(key=KEY, identity=identity, status="ok", key_inputs={"model": digest}))
-    assert store.get(KEY).identity.model == (today if digest == RENAMED[1] else former)
+    old = record(identity={"model": former}, key_inputs={"model": digest})
+    store.write(old)
+    assert store.get(old.key).identity.model == (today if digest == RENAMED[1] else former)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_who_only_reads_names_a_truncated_record_and_moves_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "r")
-    store.write(record("cd" * 32))
+    store.write(record("b"))
     store.path(KEY).write_text("{")
     code, _, err = cli(*command, "--results", tmp_path / "r")
     assert code == expected and f"{store.path(KEY)} is no record" in err
@@ -155,9 +157,9 @@ def edited(**fields):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda store: store.path(KEY).rename(store.path("cd" * 32)), "its own key"),
+        (lambda store: store.path(KEY).rename(store.path(OTHER)), "its own key"),
         (lambda store: items_of(store).unlink(), "lost its items"),
-        (cut(end=b"\0"), "other items"),
+        (cut(end=b"\0"), "checksum mismatch"),
         (cut(end=b""), "damaged items"),
         (edited(reason="because"), "changed after it was written"),
         (edited(digest=None), "changed after it was written"),
@@ -168,7 +170,7 @@ def test_a_record_that_was_changed_is_no_record(store, damage, said):
     """Also one with items of the same size: what a run takes for done, it never measures again."""
     store.write(record(notes={"a": 1}), ITEMS)
     damage(store)
-    assert [store.get(key) for key in (KEY, "cd" * 32)] == [None, None] and said in store.damaged[0]
+    assert [store.get(key) for key in (KEY, OTHER)] == [None, None] and said in store.damaged[0]
 
 
 def test_a_record_written_in_another_layout_is_the_same(store):
@@ -201,9 +203,9 @@ def test_a_record_written_in_another_layout_is_the_same(store):
 )
 def test_a_digest_does_not_make_a_record(store, fields):
     store.write(record())
-    store.write(record("cd" * 32))
+    store.write(record("b"))
     fake_records.edit(store.path(KEY), seal=True, **fields)
-    assert [r.key for r in store] == ["cd" * 32] and "is no record" in store.damaged[0]
+    assert [r.key for r in store] == [OTHER] and "is no record" in store.damaged[0]
 
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):

@@ -58,7 +58,9 @@ def test_a_run_leaves_none_and_takes_those_of_others(results, folder, output, mo
     run_killed(IN_FOLDER)
     (results / f"locks/{'a' * 32}.lock").touch()
     runs.workers_here(monkeypatch)
-    output("run", "--methods", "magnitude", "--measures", "size", *runs.flags(results))
+    output(
+        "run", "--methods", "magnitude", "--measures", "size", *runs.flags(results, windows=None)
+    )
     assert not list((results / "locks").iterdir())
     assert not [p for part in ("tmp", "held") for p in (folder / part).iterdir()]
 

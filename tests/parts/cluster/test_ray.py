@@ -46,9 +46,9 @@ def gate(gate_file, monkeypatch):
     gate_file.unlink(missing_ok=True)
 
 
-def started(cluster, results, methods, measures="size", **settings):
+def started(cluster, results, methods, measures="size", windows=None, **settings):
     line = ["run", "--methods", methods, "--measures", measures, *ray_cluster.flags(cluster)]
-    return runs.start(*line, *runs.flags(results, **settings))
+    return runs.start(*line, *runs.flags(results, windows=windows, **settings))
 
 
 def ended(run, code=0):
@@ -65,7 +65,7 @@ def both_at_the_gate(gate):
 
 def test_records_are_those_of_the_local_executor(cluster, tmp_path, monkeypatch):
     asked = ("magnitude,wanda", "perplexity,size")
-    err = ended(started(cluster, tmp_path / "r", *asked, quantizers="none,int8"))
+    err = ended(started(cluster, tmp_path / "r", *asked, quantizers="none,int8", windows=4))
 
     assert "writes into the results folder" in err
     chosen = {"methods": ("magnitude", "wanda"), "quantizers": ("none", "int8"),

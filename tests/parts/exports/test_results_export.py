@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 from lm_eval import utils
 from lm_eval.result_schema import EvalResults, _EvalConfig
@@ -13,7 +14,6 @@ from lm_eval.result_schema import EvalResults, _EvalConfig
 from bench.parts.exports import result_sets
 from bench.results.identity import describe_prompt
 from bench.results.record import Item, ReadingRow
-from bench.system import digests
 from helpers import fake_records
 
 SCHEMA = json.loads(
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 def inputs(name, config, content=""):
     """The key inputs of a measure."""
     measure = {"name": name, "config": config, "content": content}
-    return {"model": "0" * 64, "stages": [], "measure": measure}
+    return {"model": "0" * 64, "measure": measure}
 
 
 def windows(root, **about):
@@ -36,26 +36,31 @@ def windows(root, **about):
     return fake_records.perplexity(root, key_inputs=key_inputs, **about)
 
 
-def questions(root, task="piqa", limit=None, stderr=0.01, **about):
+def questions(root, task="piqa", limit=None, stderr=True, **about):
     config = {"task": task, "file": "", "version": "1.0", "harness": "0.4.13", "batch": 16}
     config |= {"limit": limit} if limit else {}
     notes = {"data": "baber/piqa" if task == "piqa" else "wiki-mini", "revision": "abc"}
     about |= {"measure": "zeroshot", "protocol": f"{task}@1.0" + (f"x{limit}" if limit else "")}
     key_inputs = inputs("zeroshot", config)
     record = fake_records.record(key_inputs=key_inputs, notes=notes, token_digest="", **about)
-    error = {"unit": "1", "better": "higher", "stderr": stderr, "n": limit or 40}
-    values = {"acc": 0.25, "acc_norm": 0.5}
-    rows = [ReadingRow(metric=name, value=value, **error) for name, value in values.items()]
-    return fake_records.put(root, record, [Item("a", "a", 1.0, 1.0)], rows)
+    n = limit or 40
+    right = {"acc": np.arange(n) % 4 == 0, "acc_norm": np.arange(n) % 2 == 0}
+    rows = []
+    for name, values in right.items():
+        error = values.std(ddof=1) / math.sqrt(n) if stderr else None
+        row = {"value": float(values.mean()), "unit": "1", "better": "higher", "stderr": error}
+        rows.append(ReadingRow(metric=name, n=n, **row))
+    items = [
+        Item(str(i), str(i), float(acc), 1.0, {"acc_norm": float(norm)})
+        for i, (acc, norm) in enumerate(zip(*right.values(), strict=True))
+    ]
+    return fake_records.put(root, record, items, rows)
 
 
 def size(root, **about):
-    rows = [
-        ReadingRow(metric="parameters", value=134515008.0, unit="1", better=""),
-        ReadingRow(metric="bytes_packed", value=2e6, unit="B", better="lower"),
-    ]
-    record = fake_records.record(measure="size", protocol="weights", token_digest="", **about)
-    return fake_records.put(root, record, (), rows)
+    return fake_records.counted(
+        root, "bytes_packed", 2e6, beside={"parameters": 134515008}, **about
+    )
 
 
 @pytest.fixture
@@ -111,11 +116,12 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
     dense = next(d for d in found.values() if d["model_info"]["id"] == "cast-bench/tiny")
     results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
     assert set(results) == {"perplexity/wiki-mini@128/perplexity", "size/weights/bytes_packed",
+                            "size/weights/bytes", "size/weights/sparsity",
                             "zeroshot/piqa@1.0/acc", "zeroshot/piqa@1.0/acc_norm"}  # fmt: skip
     acc = results["zeroshot/piqa@1.0/acc"]
     assert acc["score_details"]["score"] == 0.25
     got = acc["score_details"]["uncertainty"]
-    assert got == {"standard_error": {"value": 0.01}, "num_samples": 40}
+    assert got == {"standard_error": {"value": pytest.approx(0.0693, abs=1e-4)}, "num_samples": 40}
     assert acc["metric_config"]["lower_is_better"] is False
     assert acc["metric_config"]["metric_id"] == "accuracy"
     assert acc["source_data"] == {"dataset_name": "piqa", "source_type": "hf_dataset",
@@ -129,7 +135,7 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
 
 
 def test_lm_evals_table_shows_every_number(root, output, tmp_path):
-    questions(root, "wiki_lastword", stderr=None, method="dense")
+    questions(root, "wiki_lastword", stderr=False, method="dense")
 
     _, found = exported(output, root, "lm-eval", tmp_path / "out")
 
@@ -142,8 +148,8 @@ def test_lm_evals_table_shows_every_number(root, output, tmp_path):
     for task, version, filter_, shot, metric, arrow, value, _, stderr in table:
         last = task or last
         shown[last, metric] = (version, filter_, shot, arrow, float(value), stderr)
-    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0100")
-    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0100")
+    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0693")
+    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0801")
     assert shown["wiki_lastword", "acc"][5] == "N/A"
     perplexity = shown["wiki-mini@128", "perplexity"]
     assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
@@ -197,10 +203,10 @@ def put_changed(root, record, config, **protocol):
     """Put a record with other settings of its measure, and another protocol."""
     changed = record.model_copy(deep=True)
     changed.key_inputs["measure"]["config"] |= config
-    changed.key = digests.of(changed.key_inputs)
     protocol = record.identity.protocol.model_copy(update=protocol)
     changed.identity = record.identity.model_copy(update={"protocol": protocol})
-    fake_records.put(root, changed, [Item("a", "a", 1.0, 1.0)], record.readings)
+    items = fake_records.read_items(root / "items" / record.items.file)
+    fake_records.put(root, fake_records.keyed(changed), items, record.readings)
 
 
 def test_other_prompts_and_rules_of_bos_are_not_in_one_file(root, output, tmp_path):

@@ -154,7 +154,8 @@ def test_a_plan_may_be_for_cards_of_another_machine(cli, tmp_path):
 
 
 def test_times_are_in_a_persons_units(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(plan_costs, "_seconds", lambda *_: 458_844.0)
+    monkeypatch.setattr(plan_costs, "START_S", 458_844.0)
+    monkeypatch.setattr(plan_costs, "_flops", lambda threads: 1e18)
     _, shown, _ = cli("plan", "--methods", "magnitude", *runs.flags(tmp_path / "r"))
     _, rows, _ = cli("plan", "--methods", "magnitude", "--json", *runs.flags(tmp_path / "r"))
 

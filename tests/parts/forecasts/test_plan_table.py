@@ -18,7 +18,7 @@ COMMAND = "plan --methods dense,wanda:from=magnitude,cast --device cpu --set thr
 @pytest.mark.usefixtures("cache")
 def test_the_table_of_a_plan_has_its_estimates(cli, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan_costs, "_flops", lambda: 1e11)
+    monkeypatch.setattr(plan_costs, "_flops", lambda threads: 1e11)
     terminal.open_terminal(monkeypatch, 80)
     code, out, err = cli(*COMMAND.split())
     text = f"$ bench {COMMAND}\n{out}{err}"

@@ -71,6 +71,8 @@ def test_size_and_metadata(packed):
     about = json.loads((packed / MANIFEST).read_text())
     assert (about["format"], about["version"]) == ("packed24", 3)
     (file,) = packed.glob("*.safetensors")
+    others = {path.stat().st_mode for path in packed.iterdir()}
+    assert others == {file.stat().st_mode}, "not private, as safetensors makes it"
     assert file.name == "packed24-00001.safetensors"
     with safe_open(file, "pt") as opened:
         assert opened.metadata() == {"format": "packed24", "version": "3"}

@@ -243,6 +243,18 @@ def test_a_fault_of_one_shape_costs_that_shape_alone(card, monkeypatch):
         linears.time_linears(device, iter(weights[1:]), 1, "bf16")
 
 
+def test_a_shape_that_does_not_fit_is_skipped_with_its_sizes(card, monkeypatch):
+    device = card()
+    device.clock = WallClock()
+
+    def compare(weight, tokens, kind):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nand more")
+
+    monkeypatch.setattr(device, "compare", compare)
+    with pytest.raises(Skipped, match=r"^does not fit: .* Tried to allocate 2\.00 GiB$"):
+        linears.time_linears(device, iter([(1, sparse(32, 128))]), 1, "bf16")
+
+
 def test_a_record_of_a_card_s_timing_holds_its_state(card, monkeypatch, tmp_path):
     device = card()
     device.clock = WallClock()
@@ -408,6 +420,7 @@ def test_a_comparison_on_a_card(kind, tokens):
 
 
 @pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_whole_model_on_a_card(tmp_path):
     from bench.inputs import loading
     from bench.parts.packed24.linear24 import swap_linears

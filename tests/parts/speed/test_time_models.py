@@ -24,6 +24,10 @@ from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
 
 SOURCE = """
+from dataclasses import replace
+
+import torch
+
 from bench.parts.speed.engines.contract import Contestant, Engine
 
 
@@ -51,6 +55,23 @@ class Other(Fake):
         return [Contestant("fp16", "dense", lambda: None)]
 
 
+class Full(Fake):
+    full_in = "a step"
+
+    def contestants(self, versions, step, device, threads):
+        for one in super().contestants(versions, step, device, threads):
+            if (one.kind, one.side) == ("int8", "dense"):
+                if self.full_in == "loading":
+                    raise torch.OutOfMemoryError
+                one = replace(one, work=self.work)
+            yield one
+
+    def work(self):
+        type(self).steps += 1
+        if self.full_in == "a step" or self.steps > 1:
+            raise torch.OutOfMemoryError
+
+
 class Faulty(Other):
     def require(self, device):
         return 1 / 0
@@ -63,7 +84,7 @@ def engines(monkeypatch, cache, installed):
     monkeypatch.setattr(time_models.Cpu, "peaks", lambda cpu: SimpleNamespace(bandwidth=1e9))
     monkeypatch.setattr(time_models, "BLOCK_S", 1e-7)
     monkeypatch.setattr(time_models, "PEAK_SIZE", 16)
-    names = ("fake", "other", "faulty")
+    names = ("fake", "other", "full", "faulty")
     installed("fakes", SOURCE, engines={name: f"fakes:{name.capitalize()}" for name in names})
     return importlib.import_module("fakes")
 
@@ -152,6 +173,32 @@ def test_a_record_has_both_sides_of_its_blocks(engines, tmp_path, monkeypatch):
         assert columns["value"] == {4 * tokens}
         assert {name: columns[name] for name in beside} == {k: {v} for k, v in beside.items()}
         assert set(items(dense).columns["value"]) == {tokens}
+
+
+@pytest.mark.parametrize("full_in", ["loading", "a step", "timing"])
+def test_what_does_not_fit_in_a_card_is_skipped_with_its_sizes(
+    engines, tmp_path, monkeypatch, full_in, cli
+):
+    """A kind with one of its sides is skipped, too. What fails in turn ends the step for all."""
+    monkeypatch.setattr(time_models, "_card_memory", lambda device: "1 of 2 GB of a card were free")
+    monkeypatch.setattr(engines.Full, "full_in", full_in)
+    monkeypatch.setattr(engines.Full, "steps", 0, raising=False)
+    asked = replace(request("tiny", "full", "other"), steps=("decode",))
+    made = {(r.identity.protocol.engine, r.identity.dtype): r for r in measure(asked, tmp_path)}
+
+    skipped = {("full", "int8")} if full_in != "timing" else set(made)
+    assert {key for key, record in made.items() if record.status == "skipped"} == skipped
+    assert len(made) == 3 and all(r.readings or r.status == "skipped" for r in made.values())
+    reason = made["full", "int8"].reason
+    assert reason == (
+        "0.0 GB of int8 weights and 0.0 GB of keys and values do not fit: 1 of 2 GB of a card were "
+        "free"
+    )
+    code, _, err = cli(
+        "speed --engine full,other --model tiny --device cpu --tokens 8 --threads 1 --results",
+        tmp_path / "again",
+    )
+    assert code == 0 and f"full int8: skipped: {reason}" in err
 
 
 def test_an_engine_of_another_package_is_in_the_help_and_its_faults_are_sentences(

@@ -25,6 +25,7 @@ from parts.submission.drafts import (
     bomb,
     chosen,
     copied,
+    copied_and_packed_again,
     edited,
     encrypted,
     keyed,
@@ -216,6 +217,7 @@ REFUSED = {
     "a published measurement under another key": ("base has this measurement", take_again),
     "a measurement twice": ("it repeats the measurement", twice),
     "scores of the dense model": ("those of the dense model", copied),
+    "the same in another file": ("those of the dense model", copied_and_packed_again),
     "other tokens": ("other tokens than record", edited(token_digest="0" * 64)),
     "other tokens of another tokenizer": (
         "has other tokens than the published",
@@ -249,7 +251,7 @@ REFUSED = {
 }  # fmt: skip
 DEFAULT = ("unpacks to much", "a link", "a path that climbs", "an edited number",
            "an edited number, sealed", "a published record", "other windows", "better than dense",
-           "a method's own file")  # fmt: skip
+           "a method's own file", "the same in another file")  # fmt: skip
 CASES = [
     name if name in DEFAULT else pytest.param(name, marks=pytest.mark.full) for name in REFUSED
 ]

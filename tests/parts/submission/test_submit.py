@@ -19,7 +19,7 @@ from bench.parts.submission.review import Review
 from bench.reporting.searches import About
 from bench.results.folder_check import FolderCheck
 from bench.results.store import ReadOnlyStore
-from bench.system import archives, digests
+from bench.system import archives
 from helpers import fake_records
 
 ROOT = Path(__file__).parents[3]
@@ -69,12 +69,10 @@ def test_of_one_measurement_the_newest_is_submitted(checkout, cli):
     )
     inputs = record.key_inputs | {"older": True}
     provenance = record.provenance | {"recorded": "2020-01-01T00:00:00Z"}
-    older = record.model_copy(
-        update={"key": digests.of(inputs), "key_inputs": inputs, "provenance": provenance}
-    )
+    older = record.model_copy(update={"key_inputs": inputs, "provenance": provenance})
     items = fake_records.read_items(store.items_path(record))
-    fake_records.put(checkout / "results/local", older.model_copy(update={"artifact": ""}), items,
-                     record.readings)  # fmt: skip
+    older = fake_records.keyed(older)
+    fake_records.put(checkout / "results/local", older, items, record.readings)
 
     code, out, err = cli(*MAKE)
     assert code == 0, err
@@ -282,3 +280,13 @@ def test_the_workflows_own_steps(checkout, cli):
     shutil.rmtree(room / "base/results/tiny-xeon-ada")
     code, said = run_steps(room, base)
     assert code == 1 and "adds one folder" in said
+
+
+def test_a_results_folder_with_files_of_runs_is_told_what_to_leave_out(checkout, cli):
+    (checkout / "results/local/logs").mkdir(exist_ok=True)
+    (checkout / "results/local/logs/a.jsonl").write_text("{}")
+    code, out, _ = cli("submit", "results/local", "--check")
+
+    assert code == 1
+    assert "refused: logs/ are files of runs: leave them out, as bench submit does" in out
+    assert "a.jsonl" not in out and "make the submission with bench submit" in out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -65,9 +65,9 @@ class Engine:
 
     def contestants(
         self, versions: ModelVersions, step: Step, device: str, threads: int
-    ) -> list[Contestant]:
+    ) -> Iterable[Contestant]:
         """Load the sides and prepare a step of each, or raise UserError if the engine cannot run
-        the model."""
+        the model, or torch.OutOfMemoryError. A kind that was yielded before that is timed."""
         raise NotImplementedError
 
 

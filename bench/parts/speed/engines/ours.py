@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,13 +64,11 @@ class Torch(Engine):
 
     def contestants(
         self, versions: ModelVersions, step: Step, device: str, threads: int
-    ) -> list[Contestant]:
+    ) -> Iterator[Contestant]:
         folder, place = versions.folder(DENSE), torch.device(device)
-        models = {
-            kind: loading.load(folder, Compute(device=place, dtype=dtype, threads=threads))
-            for kind, dtype in self.dtypes.items()
-        }
-        return [_contestant(kind, DENSE, model, step) for kind, model in models.items()]
+        for kind, dtype in self.dtypes.items():
+            model = loading.load(folder, Compute(device=place, dtype=dtype, threads=threads))
+            yield _contestant(kind, DENSE, model, step)
 
 
 class Native(Engine):

@@ -98,6 +98,8 @@ def _work(engine: Any, step: Step, device: torch.device) -> Work:
         trt.DataType.INT64: torch.int64,
     }  # fmt: skip
     context = engine.create_execution_context()
+    if context is None:
+        raise torch.OutOfMemoryError("TensorRT has no room for the model's activations")
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     given = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     values = inputs({name: list(engine.get_tensor_shape(name)) for name in given}, step, np.float16)

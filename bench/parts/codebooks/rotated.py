@@ -1,0 +1,200 @@
+"""Quantizers of rotated weights: the storage that they share, and the feedback of their errors.
+
+A linear is turned into a basis in which its weights look Gaussian
+(`methods.workshop.transforms.incoherence`), quantized there, and turned back to be measured. Only
+the codes of the turned weight are stored. A family of codes derives a codec from `RotatedCodec` or
+`ColumnCodec`, and a quantizer from `RotatedQuantizer`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from methods.contract.errors import Skipped
+from methods.contract.method import Job, Needs, Outcome
+from methods.contract.ranges import Fraction
+from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
+from methods.workshop.transforms.incoherence import turn_hessian, turn_weight, turn_weight_back
+
+Bits = Annotated[int, Field(ge=2, le=4)]
+"""Bits of a code."""
+COLUMNS = 16
+"""Number of columns that share a scale, in all rows."""
+BLOCK = 128
+"""Number of columns after which all later ones are updated."""
+
+
+@dataclass(frozen=True)
+class RotatedCodec:
+    """Codes of a turned weight, with a scale for each COLUMNS columns.
+
+    Parts: `codes` uint8 [rows, columns], at least those of the weight; `scales` bfloat16
+    [columns / COLUMNS]. A subclass may add others.
+    """
+
+    name: ClassVar[str]
+    width: int
+    """Bits of a code."""
+    shape: tuple[int, int]
+    """Shape [out, in] of the weight."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))  # JSON has lists
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.width} bits"
+
+    @property
+    def bits(self) -> Mapping[str, int]:
+        return {"codes": self.width}
+
+    @abstractmethod
+    def points(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Return the numbers that all codes stand for, float32 [rows, columns], in units of their
+        scales."""
+
+    @abstractmethod
+    def encode(self, weight: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        """Return the parts of a turned weight, float32 [out, in].
+
+        factor: U, upper triangular [in, in], with U^T U = H^-1 of the turned Hessian.
+        """
+
+    def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
+        out, width = self.shape
+        scales = parts["scales"].float().repeat_interleave(COLUMNS)[:width]
+        return turn_weight_back(self.points(parts)[:out, :width] * scales)
+
+    def scale(self, columns: Tensor) -> Tensor:
+        """Return the root of the mean square of columns [n, rows], bfloat16 []; 1 if all are zero.
+        Rows behind those of the weight are zero."""
+        count = len(columns) * self.shape[0]
+        scale = columns.square().sum().div(count).sqrt().bfloat16()
+        return scale.masked_fill(scale == 0, 1)
+
+
+class ColumnCodec(RotatedCodec):
+    """A codec whose points are of `dimension` neighboring rows of one column.
+
+    The error of a column is compensated by all later columns.
+    """
+
+    dimension: ClassVar[int] = 1
+
+    @abstractmethod
+    def nearest(self, x: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+        """Return the codes of the nearest points to x, float32 [n, dimension]: uint8 [n,
+        dimension]."""
+
+    @abstractmethod
+    def vectors(self, codes: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
+        """Return the points of codes [n, dimension]: float32 [n, dimension]."""
+
+    def tables(self, device: torch.device) -> dict[str, Tensor]:
+        """Return the parts beside codes and scales, which `nearest` and `vectors` get."""
+        return {}
+
+    def points(self, parts: Mapping[str, Tensor]) -> Tensor:
+        by_column = parts["codes"].T
+        vectors = self.vectors(by_column.reshape(-1, self.dimension), parts)
+        return vectors.view(by_column.shape).T
+
+    def encode(self, weight: Tensor, factor: Tensor) -> dict[str, Tensor]:
+        tables, scales = self.tables(weight.device), []
+        weight = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % self.dimension))
+        codes = torch.empty_like(weight.T, dtype=torch.uint8, memory_format=torch.contiguous_format)
+
+        def column_quantizer(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
+            scales.append(self.scale(w))
+            scale = scales[-1].float()
+
+            def quantize_column(i: int, column: Tensor) -> Tensor:
+                found = self.nearest((column / scale).view(-1, self.dimension), tables)
+                codes[a + i] = found.view(-1)
+                return self.vectors(found, tables).view(-1) * scale
+
+            return quantize_column
+
+        compensate_(weight, factor, column_quantizer, COLUMNS, BLOCK)
+        return {"codes": codes.T.contiguous(), "scales": torch.stack(scales), **tables}
+
+
+def compensate_tiles_(
+    weight: Tensor, factor: Tensor, quantize: Callable[[int, Tensor], Tensor], columns: int
+) -> Tensor:
+    """Return a weight [out, in] that is quantized some columns at a time, as float32.
+
+    Later columns compensate the error. With one column at a time this is `compensate_`. With B the
+    columns of a tile and E their error, Y = E U_BB^-1, and all later columns change by -Y U_B,later
+    (block LDLQ, QuIP#, arXiv 2402.04396).
+
+    Args:
+        factor: U, upper triangular [in, in], with U^T U = H^-1.
+        quantize: given the first column of a tile and its current values [columns, out], returns
+            their final values.
+        columns: number of columns of a tile; a divisor of BLOCK. The last tile may have fewer.
+    """
+    w = weight.detach().float().T.contiguous()
+    for start in range(0, len(w), BLOCK):
+        end = min(start + BLOCK, len(w))
+        y = torch.zeros_like(w[start:end])
+        for a in range(start, end, columns):
+            b = min(a + columns, end)
+            values = quantize(a, w[a:b])
+            corner = factor[a:b, a:b].T
+            y[a - start : b - start] = torch.linalg.solve_triangular(
+                corner, w[a:b] - values, upper=False
+            )
+            w[a:b] = values
+            w[b:end].addmm_(factor[a:b, b:end].T, y[a - start : b - start], alpha=-1)
+        w[end:].addmm_(factor[start:end, end:].T, y, alpha=-1)
+    return w.T
+
+
+def turned_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
+    """Return `inverse_factor` of a turned Hessian."""
+    return inverse_factor(turn_hessian(hessian), damping)
+
+
+def require_dense(name: str, job: Job) -> None:
+    """Raise Skipped if weights are pruned: a turned weight is a sum of all weights, with no
+    zero."""
+    if not job.pattern.dense:
+        raise Skipped(
+            f"{name} rotates the weights, so no zero of {job.pattern} is kept: use int3-gptq or "
+            f"int4-gptq after pruning, or {name} on the dense model"
+        )
+
+
+@dataclass(frozen=True)
+class RotatedQuantizer:
+    """Quantizer whose codes are of turned weights, with feedback by the factor of the Hessian.
+
+    A subclass states its name, and that it needs calibration: the catalog reads that in its file.
+    Zeros are not kept, so a pruned model is refused. damping: fraction of H's mean diagonal that is
+    added to the diagonal.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Needs]
+    damping: Fraction = 0.01
+
+    @abstractmethod
+    def codec(self, shape: tuple[int, int]) -> RotatedCodec:
+        """Return the codec of a weight of a shape [out, in]."""
+
+    def apply(self, model: nn.Module, job: Job) -> Outcome:
+        require_dense(self.name, job)
+        walk = HessianWalk(model, job, self.damping, turned_factor)
+        for visit, factor in walk:
+            out, width = visit.weight.shape
+            codec = self.codec((out, width))
+            visit.store(codec, codec.encode(turn_weight(visit.weight), factor))
+        return walk.outcome()

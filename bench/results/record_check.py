@@ -1,0 +1,104 @@
+"""The verification of a record. Every reader and writer of records calls this one function."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bench.results import metrics
+from bench.results.consistency import contradictions
+from bench.results.derive import REDUCERS, Derived, Items, derive, derive_own, differences
+from bench.results.record import ReadingRow, Record
+from methods.contract.errors import UserError, first_line
+from methods.contract.pattern import Pattern
+
+DECIDES_NO_NUMBER = True
+
+FAULTS = (TypeError, AttributeError, LookupError, ValueError, ArithmeticError, RecursionError)
+"""What values of another shape raise."""
+
+
+class Evidence(NamedTuple):
+    """What a record's numbers rest on."""
+
+    items: Items | None
+    derived: dict[str, Derived]
+    """What the items give, by metric."""
+
+
+def check_record(record: Record, items: Items | None, *, dropped: bool = False) -> Evidence:
+    """Return what a record's items give. Raise UserError if the record contradicts itself or its
+    items, or lacks the items from which a number follows.
+
+    dropped: whether counted numbers may lack their items, as in a baseline, whose digest covers
+    them.
+    """
+    try:
+        wrong = next(contradictions(record), "")
+    except FAULTS as fault:
+        wrong = f"its key_inputs have another shape ({type(fault).__name__}: {fault})"
+    if wrong:
+        raise UserError(f"record {record.short_key} contradicts itself: {wrong}")
+    derived: dict[str, Derived] = {}
+    try:
+        if items is not None:
+            derived = _derive(record, items)
+    except FAULTS as fault:
+        raise UserError(
+            f"the items of record {record.short_key} have other values than numbers "
+            f"({first_line(fault)[:80]}): measure it again"
+        ) from None
+    for reading in record.readings:
+        metric = metrics.find(reading.metric)
+        is_carried = dropped and metric.counted
+        if reading.value is None or reading.metric in derived or is_carried:
+            continue
+        follows = metric.aggregation in REDUCERS or (metric.aggregation == "own" and items is None)
+        if follows:
+            raise UserError(
+                f"record {record.short_key} has no items from which its {reading.metric} follows: "
+                "measure it again"
+            )
+    return Evidence(items, derived)
+
+
+def _derive(record: Record, items: Items) -> dict[str, Derived]:
+    """Return what the items give. Raise UserError if they are not those of the record."""
+    assert record.items is not None
+    wrong = ""
+    if len(items.ids) != record.items.rows:
+        wrong = f"there are {len(items.ids):,}, not {record.items.rows:,}"
+    elif len(set(items.ids)) != len(items.ids):
+        wrong = "one is there twice"
+    given = list(derive(record, items))
+    for reading in record.readings:
+        older = _packed_bytes(reading, record, items) if reading.metric == metrics.SIZE else None
+        if older:
+            given.append((reading, older))
+    derived = {}
+    for reading, found in given:
+        derived[reading.metric] = found
+        wrong = wrong or next(differences(reading, found), "")
+    if wrong:
+        raise UserError(
+            f"the items of record {record.short_key} are not its own: {wrong}: measure it again"
+        )
+    return derived
+
+
+def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived | None:
+    """Return the packed bytes of an older record, which states no bits per weight, or None."""
+    known = {r.metric: r.value for r in record.readings if r.value is not None}
+    lacks = {packed.metric, "bytes", "parameters"} - known.keys()
+    if "bits_per_weight" in known or lacks or not known["parameters"]:
+        return None
+    pattern = Pattern.parse(record.identity.pattern)
+    item_bits = 8 * known["bytes"] / known["parameters"]
+    # A model that breaks its pattern counts as dense.
+    choices = [item_bits, item_bits * pattern.n / pattern.m + 1] if pattern.m else [item_bits]
+    found = []
+    for bits in choices:
+        assumed = ReadingRow(metric="bits_per_weight", value=bits, unit="1", better="lower")
+        whole = record.model_copy(update={"readings": [*record.readings, assumed]})
+        found.append(derive_own(packed.metric, whole, items))
+    stated = known[packed.metric]
+    return min(filter(None, found), key=lambda one: abs(one.value - stated), default=None)

@@ -1,0 +1,95 @@
+"""Picture, times and lines of code of the README.
+
+The picture is what `bench` prints for records of results/tiny-default. The time on a card is that
+of the page's own `bench plan`, and the time on a CPU is that of a benchmark.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shlex
+
+from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+from tables import ROOT, read
+
+from bench.cli.tables import print_table
+from bench.inputs.datasheets import device_specs
+from bench.inputs.shapes import planned_model
+from bench.parts.forecasts.cards import split_cards
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.plan_costs import estimate_columns
+from bench.planning.plan import make_plan
+from bench.planning.spec import Spec
+from bench.reporting import derived_cells
+from bench.reporting.table import text_tables
+from bench.reporting.words import duration
+
+SHOWN = "results/tiny-default"
+COMMAND = "bench run --methods magnitude,wanda,sparsegpt --set perplexity.windows=all"
+COLUMNS = ("method", "pattern", "quantizer", "perplexity", "perplexity ratio", "bytes packed")
+"""First words of the headers of the columns in the picture."""
+WIDTH = 88
+
+
+def picture() -> str:
+    """Return the terminal with a run of the bundled model as SVG, without fonts of other sites."""
+    records = list(read(SHOWN).records)
+    (table,) = text_tables(records, None, derived_cells.extra_columns(records))
+    shown = []
+    for name in COLUMNS:
+        named = [i for i, h in enumerate(table.headers) if h.split(" wiki")[0] == name]
+        shown.append(named[0])
+    lines = [[line[i] for i in shown] for line in table.lines]
+    right = [not table.is_worded(table.headers[i]) for i in shown]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        print_table([table.headers[i] for i in shown], lines, right, table.title, width=WIDTH)
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), color_system=None)
+    console.print(Text(f"$ {COMMAND}\n{printed.getvalue()}".rstrip()))
+    form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    svg = console.export_svg(title="cast-bench", theme=MONOKAI, code_format=form, unique_id="run")
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def times() -> str:
+    """Return how long the page's commands take: on a card by the plan, on a CPU by a benchmark."""
+    page = (ROOT / "README.md").read_text()
+    model = re.search(r"^MODEL=(\S+)", page, re.MULTILINE)[1]
+    words = shlex.split(re.search(r"^bench plan (.*?)#", page, re.MULTILINE)[1])
+    typed = dict(zip(words[::2], words[1::2], strict=True))
+    spec, cards = split_cards(
+        Spec(
+            models=(model,),
+            methods=typed["--methods"],
+            quantizers=typed["--quant"],
+            device=typed["--device"],
+        )
+    )
+    rows = estimate_columns(make_plan(spec), CostModel(()), cards)
+    seconds = sum(row["about_s"] for row in rows)
+    gigabytes = planned_model(model).download_bytes / 1e9
+    name = device_specs()[typed["--device"]].name.split(",")[0]
+    timed = json.loads((ROOT / "results/benchmarks/default_run.json").read_text())
+    here = timed["figures"]["now with CAST"]["whole, seconds"]
+    processor = timed["provenance"]["machine"]["cpu"]
+    return (
+        "The plan downloads nothing. "
+        f"The run takes about {duration(seconds)} on one {name}, estimated by `bench plan`, after "
+        f"a download of {gigabytes:.0f} GB. The other commands take seconds to minutes. On a CPU, "
+        f"`bench run` for the bundled model took {duration(here)}, measured with two threads of an "
+        f"{processor}."
+    )
+
+
+def lines(file: str) -> str:
+    """Return the class of a file as a block of code."""
+    text = (ROOT / file).read_text()
+    return f"```python\n{text[text.index('@dataclass') :].strip()}\n```"
+
+
+TABLES = {"times": times, "lines": lines}
