@@ -1,8 +1,8 @@
 """CPU time and memory of `bench report`, `check` and `ls` as results grow.
 
 The records are synthetic, four for each row, as in report.py. Each command runs in a process of
-its own, which is stopped after a limit of CPU time. `--tree` measures another checkout of the
-project, and `--name` says what the figures are of: run it for `before` and for `after`.
+its own, which is stopped after a limit of CPU time. `--before` measures another checkout of
+the project in turn with this one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import tempfile
 from pathlib import Path
 
 from harness import ROOT, Figures, finish, recorded, say, start
-from report import fill
+from report import RECORDS_OF_ROW, fill
 
 ROWS = (200, 500, 1000, 2000)
 RECORDS = (2000, 5000, 10_000, 20_000)
-RECORDS_OF_ROW = 4
 
 
 def measure(tree: Path, limit: int, *words: object) -> Figures:
@@ -56,37 +55,40 @@ def table(figures: Figures) -> str:
 
 
 def main(
-    name: str = "after",
-    tree: Path = ROOT,
-    limit: int = 150,
+    before: Path | None = None,
+    limit: int = 60,
     rows: str = ",".join(map(str, ROWS)),
     records: str = ",".join(map(str, RECORDS)),
 ) -> None:
-    found: Figures = {}
+    trees = {"before": before, "after": ROOT} if before else {"after": ROOT}
+    every: Figures = {name: {} for name in trees}
     sizes = {int(count) // RECORDS_OF_ROW for count in records.split(",")}
     of_report = {int(count) for count in rows.split(",")}
     filled = 0
     with tempfile.TemporaryDirectory() as room:
-        root = Path(room) / "made"
-        for count in sorted(sizes | of_report):
-            fill(root, count, filled)
-            filled = count
+        root, page = Path(room) / "made", Path(room) / "page"
+        commands: dict[str, tuple[object, ...]] = {
+            "report of the committed boards": ("report", "--out", page)
+        }
+        for count in (0, *sorted(sizes | of_report)):
+            if count:
+                fill(root, count, filled)
+                filled = count
+                commands = {}
             if count in of_report:
-                words = ("report", "--results", root, "--out", Path(room) / "page")
-                found[f"report {count:,} rows"] = measure(tree, limit, *words)
+                words = ("report", "--results", root, "--out", page)
+                commands[f"report {count:,} rows"] = words
             if count in sizes:
                 records_now = f"{RECORDS_OF_ROW * count:,} records"
-                found[f"check {records_now}"] = measure(tree, limit, "check", root)
-                words = ("ls", "runs", "--results", root)
-                found[f"ls {records_now}"] = measure(tree, limit, *words)
-            say(table(found))
-    found["report of the committed boards"] = measure(
-        tree, limit, "report", "--out", tempfile.mkdtemp()
-    )
-    print(table(found))
-    every = recorded("growth")
-    every[name] = found
-    finish("growth", every)
+                commands[f"check {records_now}"] = ("check", root)
+                commands[f"ls {records_now}"] = ("ls", "runs", "--results", root)
+            for what, words in commands.items():
+                for name, tree in trees.items():
+                    every[name][what] = measure(tree, limit, *words)
+                    say(name, table({what: every[name][what]}))
+    for name, found in every.items():
+        print(name, table(found), sep="\n")
+    finish("growth", recorded("growth") | every)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,9 @@ import numpy as np
 from harness import ROOT, Figures, finish, seconds, start
 
 from bench.reporting import leaderboard
-from bench.results import metrics
 
 QUESTIONS = 50
-MEASURES = {("pattern", "sparsity"): "targets", ("size", "bytes_packed"): "weights"}
-"""Protocol of each measure and metric that needs no items."""
+RECORDS_OF_ROW = 4
 ACTIONS = {
     "sort": """document.querySelector('[data-column="0"] button').click()""",
     "filter": "find.value = find.value ? '' : 'row 7'; find.dispatchEvent(new Event('input'))",
@@ -57,13 +55,9 @@ def fill(root: Path, rows: int, first: int = 0) -> int:
         about = {"method": f"row {i}", "seed": 0, "identity": {"quantizer": quantizer}}
         fake_records.perplexity(root, i / 1000, noise=i + 1, **about)
         fake_records.accuracy(root, lost=i % 20, n=QUESTIONS, **about)
-        for (measure, metric), protocol in MEASURES.items():
-            value = float(dice.integers(10**6)) if measure == "size" else dice.random()
-            found = fake_records.record(measure=measure, protocol=protocol, **about)
-            known = {"unit": metrics.find(metric).unit, "better": metrics.find(metric).better}
-            one = fake_records.ReadingRow(metric=metric, value=value, **known)
-            fake_records.put(root, found, readings=[one])
-    return rows * (2 + len(MEASURES))
+        fake_records.counted(root, "violated_groups", 0.0, **about)
+        fake_records.bits(root, int(dice.integers(128, 512)) / 64, **about)
+    return RECORDS_OF_ROW * rows
 
 
 def browse(page_file: Path) -> Figures:
