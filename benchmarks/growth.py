@@ -67,17 +67,12 @@ def main(
     filled = 0
     with tempfile.TemporaryDirectory() as room:
         root, page = Path(room) / "made", Path(room) / "page"
-        commands: dict[str, tuple[object, ...]] = {
-            "report of the committed boards": ("report", "--out", page)
-        }
-        for count in (0, *sorted(sizes | of_report)):
-            if count:
-                fill(root, count, filled)
-                filled = count
-                commands = {}
+        for count in sorted(sizes | of_report):
+            fill(root, count, filled)
+            filled = count
+            commands: dict[str, tuple[object, ...]] = {}
             if count in of_report:
-                words = ("report", "--results", root, "--out", page)
-                commands[f"report {count:,} rows"] = words
+                commands[f"report {count:,} rows"] = ("report", "--results", root, "--out", page)
             if count in sizes:
                 records_now = f"{RECORDS_OF_ROW * count:,} records"
                 commands[f"check {records_now}"] = ("check", root)
