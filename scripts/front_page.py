@@ -92,4 +92,4 @@ def lines(file: str) -> str:
     return f"```python\n{text[text.index('@dataclass') :].strip()}\n```"
 
 
-TABLES = {"times": times, "lines": lines}
+TABLES = {"minutes": times, "lines": lines}
