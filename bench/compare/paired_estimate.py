@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.compare.article_variance import MIN_ARTICLES, ArticleVarianceTable
 from bench.compare.pairing import MetricPair
-from bench.compare.result_set import ResultSet
+from bench.compare.result_set import ResultSet, Scored, row_of
 from bench.results import metrics
 from bench.results.derive import Items, pseudo_values, scores_of
-from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import NoItems, ReadingRow, Record
 from bench.stats import articles, bootstrap, mcnemar
 from bench.stats.bootstrap import Array, Estimate
@@ -137,20 +138,9 @@ def _same_model(a: Record, b: Record, before: ResultSet, after: ResultSet) -> bo
     )
 
 
-def _scored(one: Record, results: ResultSet) -> dict[tuple[str, Protocol], Record]:
+def _scored(one: Record, results: ResultSet) -> Scored:
     """Return the records with scores of a record's weights, by measure and protocol."""
-    return {
-        (r.identity.measure, r.identity.protocol): r
-        for r in results.records
-        if r.items
-        and r.artifact == one.artifact
-        and r.identity.subject in ("text", "task")
-        and _row(r) == _row(one)
-    }
-
-
-def _row(record: Record) -> IdentityKey:
-    return record.identity.key("measure", "protocol")
+    return results.scored.get((one.artifact, row_of(one)), {})
 
 
 def _are_of_one_model(was: Items, now: Items) -> bool:
@@ -255,7 +245,7 @@ def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Est
 def _share_articles(items: Items) -> bool:
     """Return whether several questions share an article. McNemar's test takes each as independent,
     but they flip together."""
-    return 1 < len(set(items.clusters)) < len(items.ids)
+    return 1 < _articles(tuple(items.clusters))[0] < len(items.ids)
 
 
 def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> Estimate:
@@ -292,7 +282,15 @@ def _estimate_windows(
 
 def _sums_by_article(differences: Array, items: Items) -> tuple[Array, Array]:
     """Return sums by article [seeds, articles], and weights [articles]."""
-    names, index = np.unique(items.clusters.astype(str), return_inverse=True)
+    count, index = _articles(tuple(items.clusters))
     rows = (*differences, items.weights)
-    sums: Array = np.stack([np.bincount(index, row, len(names)) for row in rows])
+    sums: Array = np.stack([np.bincount(index, row, count) for row in rows])
     return sums[:-1], sums[-1]
+
+
+@lru_cache(maxsize=64)
+def _articles(clusters: tuple[str, ...]) -> tuple[int, NDArray[np.intp]]:
+    """Return how many articles items have, and the number of each item's article. All pairs on one
+    text share them."""
+    names, index = np.unique(np.array(clusters, dtype=str), return_inverse=True)
+    return len(names), index

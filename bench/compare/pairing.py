@@ -51,7 +51,7 @@ class MetricPair:
     def unit(self) -> str:
         return self.readings[0][0].unit
 
-    @property
+    @cached_property
     def definition(self) -> Metric:
         return metrics.find(self.metric, self.unit)
 

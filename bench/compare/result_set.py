@@ -6,9 +6,14 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench.results.derive import Items
+from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import Record
+
+Scored = dict[tuple[str, Protocol], Record]
+"""Records of the same weights by measure and protocol."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,17 @@ class ResultSet:
         """Return the metrics that some record has."""
         return {reading.metric for record in self.records for reading in record.readings}
 
+    @cached_property
+    def scored(self) -> dict[tuple[str, IdentityKey], Scored]:
+        """Return the records with scores on a text or task, by artifact and row."""
+        out: dict[tuple[str, IdentityKey], Scored] = {}
+        for record in self.records:
+            identity = record.identity
+            if record.items and identity.subject in ("text", "task"):
+                of_row = out.setdefault((record.artifact, row_of(record)), {})
+                of_row[identity.measure, identity.protocol] = record
+        return out
+
     def only(self, name: str, records: Iterable[Record]) -> ResultSet:
         """Return some of the records, under another name."""
         return ResultSet(name, tuple(records), self.items)
@@ -39,6 +55,11 @@ class ResultSet:
             return cache[record.key]
 
         return ResultSet(self.name, self.records, items)
+
+
+def row_of(record: Record) -> IdentityKey:
+    """Return what the records of one artifact share."""
+    return record.identity.key("measure", "protocol")
 
 
 @contextlib.contextmanager

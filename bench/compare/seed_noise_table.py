@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench.compare.pairing import MetricPair
 from bench.results import metrics
-from bench.results.identity import IdentityKey, Protocol
+from bench.results.identity import Identity, IdentityKey, Protocol
 from bench.results.record import Record
 from bench.stats.bootstrap import satterthwaite
 from bench.stats.seed_noise import ModeratedNoise, SeedNoise, moderate, pool
@@ -70,6 +70,7 @@ class SeedNoiseTable:
     def __init__(self, records: Iterable[Record], given: Mapping[str, float] | None = None) -> None:
         self.records, self.given = tuple(records), given or {}
         self.known: dict[tuple[str, str, str, Protocol | None, str], KnownNoise] = {}
+        self.of_identity: dict[tuple[Identity, str], KnownNoise] = {}
         self.moderated: dict[tuple[tuple[str, SeedNoise], ...], ModeratedNoise] = {}
 
     def of_pair(self, pair: MetricPair) -> KnownNoise | None:
@@ -114,8 +115,14 @@ class SeedNoiseTable:
 
     def of_record(self, record: Record, metric: Metric) -> KnownNoise:
         """Return the noise between seeds of a record's row."""
-        identity, kind = record.identity, self.kind_of(record)
-        return self.of(identity.model, kind, metric, identity.protocol, group_of(record))
+        identity = record.identity
+        key = (identity, metric.name)
+        if key not in self.of_identity:
+            kind = self.kind_of(record)
+            self.of_identity[key] = self.of(
+                identity.model, kind, metric, identity.protocol, group_of(record)
+            )
+        return self.of_identity[key]
 
     def of(
         self,

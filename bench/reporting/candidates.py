@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from bench.reporting import pairwise, pareto, profile
@@ -368,7 +369,7 @@ def page_choices(table: Table) -> dict[str, Any] | None:
     Rows are in the order of their quality. `stops` has for each limit the first stop that the row
     meets, None if it was not measured. `unsure` has the stops that its interval contains. `tied`
     has the rows that come first if the row is the best, and `uncompared` the later ones that were
-    not compared with it.
+    not compared with it, or None if it was compared with none of many.
     """
     try:
         answer = pick(table, Limits())
@@ -379,6 +380,7 @@ def page_choices(table: Table) -> dict[str, Any] | None:
     if not rows:
         return None
     place = {c.index: at for at, c in enumerate(rows)}
+    compared = set(chain.from_iterable(differ))
     patterns = {c.row.filters["pattern"] for c in rows}
     # A quantizer's name, and the part that names of several begin with: "int4" of "int4-gptq".
     quantizers = {c.row.filters["quantizer"] for c in rows}
@@ -397,17 +399,21 @@ def page_choices(table: Table) -> dict[str, Any] | None:
             is_measured = checks[0].bound is not None
             stops.append(sum(not one.met for one in checks) if is_measured else None)
             unsure.append([k for k, one in enumerate(checks) if one.unsure])
-        later = enumerate(rows[at + 1 :], at + 1)
+        tied, uncompared = [at], None
+        if c.index in compared or len(rows) - at <= pairwise.MAX_PAIRED_ROWS:
+            later = enumerate(rows[at + 1 :], at + 1)
+            tied = [place[one.index] for one in tied_rows(rows[at:], differ)]
+            uncompared = [
+                k for k, one in later if pairwise.ordered(c.index, one.index) not in differ
+            ]
         found = {
             "device": c.facts.device,
             "make": c.facts.make,
             "export": c.facts.export,
             "stops": stops,
             "unsure": unsure,
-            "tied": [place[one.index] for one in tied_rows(rows[at:], differ)],
-            "uncompared": [
-                k for k, one in later if pairwise.ordered(c.index, one.index) not in differ
-            ],
+            "tied": tied,
+            "uncompared": uncompared,
             "cells": list(describe_facts(c.facts).values()),
         }
         out.append(labels(c.row) | found)

@@ -181,17 +181,17 @@ def _ranks(
     values: numbers of the rows, lower is better. intervals: those of the column.
     """
     adjusted = multiple_tests.holm([i.p for i in intervals.values()])
-    differ = {
-        rows: multiple_tests.differs(p, ALPHA) for rows, p in zip(intervals, adjusted, strict=True)
-    }
     ranked = sorted((k for k in table.whole_rows if k in values), key=lambda k: values[k])
-    groups = multiple_tests.tie_groups(
-        [str(k) for k in ranked], lambda a, b: differ.get(ordered(int(a), int(b)), False)
-    )
+    is_ranked = set(ranked)
+    differing = [
+        rows
+        for rows, p in zip(intervals, adjusted, strict=True)
+        if multiple_tests.differs(p, ALPHA) and is_ranked.issuperset(rows)
+    ]
     ranks = [""] * len(table.rows)
-    for name, best, worst in groups:
-        if int(name) in compared:
-            ranks[int(name)] = str(best) if best == worst else f"{best}–{worst}"
+    for k, best, worst in multiple_tests.tie_groups(ranked, differing):
+        if k in compared:
+            ranks[k] = str(best) if best == worst else f"{best}–{worst}"
     return tuple(ranks)
 
 

@@ -165,10 +165,8 @@ def rank(losses: Mapping[str, TrackLoss]) -> list[tuple[str, int, int]]:
     names = sorted(losses, key=lambda track: (-losses[track].rise.value, track))
     pairs = list(combinations(names, 2))
     p = multiple_tests.holm([differ_p(losses[a].rise, losses[b].rise) for a, b in pairs])
-    differ = {
-        frozenset(pair): multiple_tests.differs(x, ALPHA) for pair, x in zip(pairs, p, strict=True)
-    }
-    return multiple_tests.tie_groups(names, lambda a, b: differ[frozenset((a, b))])
+    differing = [pair for pair, x in zip(pairs, p, strict=True) if multiple_tests.differs(x, ALPHA)]
+    return multiple_tests.tie_groups(names, differing)
 
 
 def order(losses: Mapping[str, TrackLoss]) -> str:

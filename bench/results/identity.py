@@ -4,6 +4,7 @@ join on them."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -194,25 +195,37 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
 
     def labels(self) -> dict[str, str | int | None]:
         """Return COLUMNS as text. The seed is a number."""
-        return {
-            "model": self.model,
-            "method": self.method,
-            "pattern": self.pattern,
-            "quantizer": self.quantizer,
-            "seed": self.seed,
-            "measure": self.measure,
-            "protocol": self.protocol.label,
-            "calibration": self.calibration.label if self.calibration else None,
-            "training": self.training.label if self.training else None,
-            "targets": self.targets,
-            "dtype": self.number_format,
-            "device": self.device,
-        }
+        return dict(_labels(self))
 
     def key(self, *without: str) -> IdentityKey:
         """Return the parts that two compared numbers share. without: columns in which they may
         differ."""
-        return tuple((k, v) for k, v in self.labels().items() if v is not None and k not in without)
+        return _key(self, without)
+
+
+@lru_cache(maxsize=2**16)
+def _labels(identity: Identity) -> IdentityKey:
+    """Return pairs of column and text. A report asks for those of a row thousands of times."""
+    calibration, training = identity.calibration, identity.training
+    return (
+        ("model", identity.model),
+        ("method", identity.method),
+        ("pattern", identity.pattern),
+        ("quantizer", identity.quantizer),
+        ("seed", identity.seed),
+        ("measure", identity.measure),
+        ("protocol", identity.protocol.label),
+        ("calibration", calibration and calibration.label),
+        ("training", training and training.label),
+        ("targets", identity.targets),
+        ("dtype", identity.number_format),
+        ("device", identity.device),
+    )
+
+
+@lru_cache(maxsize=2**16)
+def _key(identity: Identity, without: tuple[str, ...]) -> IdentityKey:
+    return tuple((k, v) for k, v in _labels(identity) if v is not None and k not in without)
 
 
 PROMPT = ("num_fewshot", "apply_chat_template", "system_instruction", "gen_kwargs")

@@ -7,6 +7,7 @@ values themselves.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -232,7 +233,9 @@ def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
         variance += np.maximum((rows * each**2).sum(1) - seeds * mean**2, 0.0) / (seeds - 1) / seeds
     with np.errstate(divide="ignore", invalid="ignore"):
         t: Array = value / np.sqrt(variance)
-    return np.nan_to_num(t, nan=0.0, posinf=np.finfo(float).max, neginf=-np.finfo(float).max)
+    t[np.isnan(t)] = 0.0
+    np.clip(t, -sys.float_info.max, sys.float_info.max, out=t)
+    return t
 
 
 def _sorted_quantile(sample: Array, at: float) -> float:

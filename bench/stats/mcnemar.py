@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 
 from bench.stats.bootstrap import Array, Estimate, estimate_means, students_p, wider
 
@@ -30,6 +31,7 @@ def tango_score(lost: int, gained: int, n: int, delta: float) -> float:
     return float((gained - lost - n * delta) / max(variance, 1e-300) ** 0.5)
 
 
+@lru_cache(maxsize=2**14)
 def tango_interval(lost: int, gained: int, n: int, level: float) -> tuple[float, float]:
     """Return the score interval for (gained - lost) / n, the difference of paired proportions
     (Tango, Stat. Med. 17, 1998, eq. 10).

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
+
+K = TypeVar("K", bound=Hashable)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -30,17 +33,16 @@ def bonferroni(alpha: float, count: int) -> float:
     return alpha / max(1, count)
 
 
-def tie_groups(
-    names: Sequence[str], differs: Callable[[str, str], bool]
-) -> list[tuple[str, int, int]]:
-    """Return ranks as ranges. names: best first. differs: whether two rows differ significantly.
+def tie_groups(names: Sequence[K], differing: Iterable[tuple[K, K]]) -> list[tuple[K, int, int]]:
+    """Return ranks as ranges. names: best first. differing: pairs that differ significantly.
 
     A range is (name, best, worst): 1 + the number of significantly better rows, and that of rows
     not significantly worse.
     """
-    out = []
-    for i, name in enumerate(names):
-        better = sum(differs(other, name) for other in names[:i])
-        worse = sum(differs(name, other) for other in names[i + 1 :])
-        out.append((name, 1 + better, len(names) - worse))
-    return out
+    place = {name: k for k, name in enumerate(names)}
+    better, worse = [0] * len(names), [0] * len(names)
+    for pair in differing:
+        first, last = sorted(place[name] for name in pair)
+        worse[first] += 1
+        better[last] += 1
+    return [(name, 1 + better[k], len(names) - worse[k]) for k, name in enumerate(names)]

@@ -20,7 +20,10 @@ function pick() {
   const fails = (row) => on.some((i) => row.stops[i] !== null && row.stops[i] > Number(sliders[i].value));
   const meets = rows.filter((row) => !fails(row) && !unmeasured(row).length);
   const tied = meets.length ? meets[0].tied.map((k) => all[k]).filter((row) => meets.includes(row)) : [];
-  const uncompared = meets.filter((row) => meets[0].uncompared.includes(all.indexOf(row))).length;
+  // A row without a list was compared with no other.
+  const later = meets.length ? meets[0].uncompared : [];
+  const uncompared = later ? meets.filter((row) => later.includes(all.indexOf(row))).length
+    : meets.length - 1;
   return {
     uncompared,
     candidates: rows.length, tied: tied.length > 1 ? tied : [], meets: [...tied, ...meets.filter((row) => !tied.includes(row))],
