@@ -59,6 +59,7 @@ def place(tmp_path_factory):
         (root / f"{name}.toml").write_bytes(text)
     for name in ("linked", "piped", "layers", "narrow", "truncated", "deep", "pickled"):
         folders.DAMAGES[name](runs.tiny(root / name))
+    runs.tiny(root / "whole")
     Store(root / "none")
     for method in ("wanda", "magnitude"):
         fake_records.perplexity(root / "r", method=method)
