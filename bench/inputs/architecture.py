@@ -60,9 +60,9 @@ class ModelTensors(Protocol):
     def dtypes(self) -> dict[str, str]: ...
 
 
-def check(folder: ModelTensors) -> None:
+def check(folder: ModelTensors, *, any_dtype: bool = False) -> None:
     """Refuse a model of a known family whose layers, tensors, shapes or dtypes are not those of its
-    config."""
+    config. any_dtype: allow dtypes that cannot be compressed, such as float8."""
     config = ModelConfig(folder.config, str(folder.path))
     kind = folder.config.get("model_type")
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
@@ -97,7 +97,7 @@ def check(folder: ModelTensors) -> None:
                 f"{name} in {folder.path} is {list(shapes[name])}, and by its config.json "
                 f"{list(shape)}: download or write it again"
             )
-        if dtypes[name] not in DTYPES:
+        if dtypes[name] not in DTYPES and not any_dtype:
             raise UserError(
                 f"{name} in {folder.path} is {dtypes[name]}, not one of {', '.join(DTYPES)}: use "
                 "unquantized weights"

@@ -112,7 +112,6 @@ class E8(RotatedQuantizer):
 
     name: ClassVar[str] = "e8"
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=60)
     )

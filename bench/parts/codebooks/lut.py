@@ -112,7 +112,6 @@ class Lut3:
     name: ClassVar[str] = "lut3"
     width: ClassVar[int] = 3
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2306.07629", cost=Cost(passes=2, hessians=1, launches=9)
     )

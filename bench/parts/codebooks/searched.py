@@ -86,7 +86,6 @@ class Int3Searched:
     name: ClassVar[str] = "int3-searched"
     bits: ClassVar[int] = 3
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2210.17323", cost=Cost(passes=2, hessians=1, launches=9)
     )

@@ -245,7 +245,6 @@ class Tcq2(RotatedQuantizer):
     name: ClassVar[str] = "tcq2"
     width: ClassVar[int] = 2
     needs: ClassVar[Needs] = Needs.CALIBRATION
-    shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2406.11235",
         cost=Cost(passes=2, hessians=2, also="a search of 2^memory states for each weight"),
