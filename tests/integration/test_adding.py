@@ -89,4 +89,4 @@ def test_an_export_a_reader_and_a_command(tmp_path, output):
 def test_an_alias(output, refused):
     assert "my-org/my-model" in output("ls", "models")
     assert models.find_alias("mine").seqlen == 1024
-    assert "bench pull mine" in refused("plan", "--model", "mine")
+    assert "mine (my-org/my-model)" in refused("plan", "--model", "mine")

@@ -139,7 +139,7 @@ def test_rows_that_follow_depth_and_width(rows_of):
         **{(chain_label([DEPTH, name]), "none"): "depth 25%" for name in after_depth},
         (WIDTH, "none"): "width 25%",
         (chain_label([WIDTH, after_width]), "none"): "2:4",
-        (WIDTH, "int4-gptq"): "width 25%",
+        (WIDTH, "int4-gptq:embed=int8"): "width 25%",
     }
     values = values_of(rows)
     dense = values["dense", "parameters"]
