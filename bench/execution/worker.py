@@ -106,11 +106,11 @@ def _work(job: Assignment, events: Events) -> None:
     artifact = job.measurements[0].artifact
     lock = FileLock(store.lock(artifact.key))
     try:
-        lock.acquire(timeout=-1 if job.wait else 0)
+        held = lock.acquire(timeout=-1 if job.wait else 0)
     except Timeout:
         events.emit("busy")
         return
-    with lock, in_use(*artifact.cache_names):
+    with held, in_use(*artifact.cache_names):
         missing = []
         for measurement in job.measurements:  # another run may have measured them meanwhile
             known = store.finished(measurement.key)

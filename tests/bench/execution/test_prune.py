@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from baselines.magnitude import Magnitude
-from bench.execution import prune
+from bench.execution import prune, sweep
 from bench.inputs import loading
 from bench.planning import spec
 from bench.system import interpreter
@@ -40,6 +40,8 @@ def test_a_fault_of_the_method(fault, code, said, traced, cli, cache, tmp_path, 
 
     runs.workers_here(monkeypatch)
     monkeypatch.setattr(Magnitude, "apply", fail)
+    # A worker that says so is believed if the disk has no room.
+    monkeypatch.setattr(sweep, "has_room", lambda folder, size: not isinstance(fault, OSError))
     ended, out, err = cli(*PRUNE, tmp_path / "out")
 
     assert (ended, out) == (code, "")
