@@ -211,7 +211,7 @@ def profiles(folder: str) -> str:
 
 @cache
 def track_ranks(folder: str, pattern: str, track: str, other: str) -> str:
-    """Say in how many rows of a pattern a track loses most, and in how many another ties with it."""
+    """Return in how many rows of a pattern a track loses most, and another ties with it."""
     parts = []
     for name, one, _ in profile_figures(folder):
         losses = [one.facts(k).tracks for k in profile.rows_of(one) if pattern in _words(one, k)]

@@ -35,7 +35,9 @@ def test_from_a_model_to_what_a_server_loads(cli, output, tmp_path, monkeypatch)
     assert "Make it:" in cli("pick", *way["pick"])[1]
     records = json.loads(output("ls", "runs", "--json"))
     key = next(
-        r["record"] for r in records if (r["method"], r["quantizer"]) == ("awq", "int4-gptq")
+        r["record"]
+        for r in records
+        if (r["method"], r["quantizer"]) == ("awq", "int4-gptq:embed=int8")
     )
     output("export", *(key if word == "RECORD" else word for word in way["export"]))
 

@@ -41,7 +41,10 @@ def test_validation_split_is_another_protocol(tmp_path):
     read = {"windows": 4, "split": "validation"}
     planned = plan.make_plan(spec(tmp_path, methods=("magnitude",), perplexity=read))
     protocols = {m.identity.protocol.label for m in planned.measurements}
-    assert "wiki-mini-validation@128x4" in protocols and "wiki-mini@128x4" not in protocols
+    assert (
+        "wiki-mini-validation@128x4 spread" in protocols
+        and "wiki-mini@128x4 spread" not in protocols
+    )
 
 
 def test_the_interval_of_checkpoints_is_no_part_of_a_key(tmp_path):

@@ -55,7 +55,8 @@ def test_rows_of_transforms_and_of_what_follows_them(got):
     assert perplexity(got, "permute + wanda") < perplexity(got, "wanda")
     # Reconstruction compares hidden states, so its teacher is the rotated model.
     assert perplexity(got, "rotate + sparsegpt + recon:epochs=2") < sparse
-    assert 0 < perplexity(got, "dense", "kv4") / dense - 1 < 0.2
+    # Four windows do not tell in which direction.
+    assert 0 < abs(perplexity(got, "dense", "kv4") / dense - 1) < 0.2
 
 
 @pytest.mark.usefixtures("world")
