@@ -97,8 +97,8 @@ def _torch() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
         torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
-        # A default device that is set costs time in every call.
+        # A default device that is set, even the CPU, costs time in every call and breaks graphs.
         if torch.get_default_device() != device:
-            torch.set_default_device(device)
+            torch.set_default_device(None if device.type == "cpu" else device)
         torch.use_deterministic_algorithms(deterministic, warn_only=warns)
         torch.set_rng_state(state)
