@@ -10,6 +10,7 @@ import sys
 import numpy
 import pytest
 import torch
+from torch.overrides import _get_current_function_mode_stack
 
 from bench.catalog import registry
 from bench.system import surroundings
@@ -28,6 +29,7 @@ CHANGES = {
     "recursion": "sys.setrecursionlimit(10**6)",
     "numpy": "numpy.seterr(all='raise')",
     "torch": "torch.set_num_threads(3); torch.set_default_dtype(torch.float64)",
+    "device": "torch.set_default_device('meta')",
     "memory": "held = [bytearray(2**28) for _ in iter(int, 1)]",
 }
 IMPORTS = "import builtins, json, locale, math, os, random, sys, time\nimport numpy, torch\n"
@@ -39,7 +41,8 @@ def state():
         locale.setlocale(locale.LC_ALL), json.dumps([0.1]), json.JSONEncoder.default,
         sys.modules["json"], sum((1, 2)), round(1.4), random.getstate(), numpy.geterr(),
         numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
-        torch.get_num_threads(), torch.get_default_dtype(),
+        torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device(),
+        len(_get_current_function_mode_stack()),
     )  # fmt: skip
 
 

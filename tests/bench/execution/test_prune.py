@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from baselines.magnitude import Magnitude
-from bench.execution import prune, sweep
+from bench.execution import prune, sweep, worker
 from bench.inputs import loading
 from bench.planning import spec
 from bench.system import interpreter
@@ -102,3 +102,17 @@ def test_settings_of_many_artifacts_in_a_config_have_no_effect(cli, tmp_path, mo
     assert (plan.spec.executor, plan.spec.log_to, plan.spec.jobs) == ("local", (), 1)
     found = {(m.measure, m.artifact.method) for m in plan.measurements}
     assert found == {("size", "magnitude"), ("pattern", "magnitude")}
+
+
+def test_the_lock_of_an_artifact_ends_with_its_work(cli, cache, tmp_path, monkeypatch):
+    """A second attempt in the same process gets it, while the first one's object is still there."""
+    locks, real = [], worker.FileLock
+
+    def note(path):
+        locks.append(real(path, thread_local=False))
+        return locks[-1]
+
+    monkeypatch.setattr(worker, "FileLock", note)
+    runs.workers_here(monkeypatch)
+    assert cli(*PRUNE, tmp_path / "out")[0] == 0
+    assert locks and not any(lock.is_locked for lock in locks)

@@ -283,6 +283,9 @@ def test_an_interval_of_two_seeds_has_the_noise_that_is_known():
     found = seed_noise.add_seed_noise(estimate, noise, 0.05)
     assert found.low < 0.06 and found.high > 0.14 and found.alone == estimate
     assert seed_noise.add_seed_noise(estimate, seed_noise.SeedNoise(1e-8, 12), 0.05) == estimate
+    # That of a pool of these two seeds alone, in the last bits of another processor.
+    own = seed_noise.SeedNoise(0.1 * 0.01**2 * (1 + 1e-15), 1)
+    assert seed_noise.add_seed_noise(estimate, own, 0.05) == estimate
 
 
 def test_a_ratio_of_blocks_beyond_floats_is_infinite():
