@@ -46,7 +46,7 @@ def hostile(root):
         for i, method in enumerate(methods):
             about = {"method": method, "identity": {"model": model}}
             fake_records.perplexity(root, 0.1 * i, noise=i, **about)
-            about |= {"measure": "size", "unit": "B"}
+            about |= {"measure": "size", "unit": "B", "beside": {"parameters": 1e5}}
             fake_records.counted(root, "bytes_packed", 1e6 + i, **about)
         fake_records.failed(root, f"{CLOSING} in a reason", method=IMAGE, identity={"model": model})
     return root
