@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def test_what_run_compare_and_report_reach():
 @pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_deleted_with_its_tests(part, tmp_path):
-    """Help, and the imports of all other tests. A part that needs it is left out, too."""
+    """Help, the imports of all other tests, and the tests that could notice. A part that needs it
+    is left out, too."""
     tree = tmp_path / "tree"
     tree.mkdir()
     for path in ROOT.iterdir():
@@ -71,16 +73,44 @@ def test_a_part_is_deleted_with_its_tests(part, tmp_path):
             shutil.copytree(path, tree / path.name)
         elif path.name != ".git":
             (tree / path.name).symlink_to(path)
-    for name in {part, *needing(part)}:
+    gone = {part, *needing(part)}
+    for name in gone:
         shutil.rmtree(tree / "bench/parts" / name)
         shutil.rmtree(tree / "tests/parts" / name, ignore_errors=True)
+    tests = ["pytest", "-q", "-n", "0", "-m", "not slow", "--basetemp", str(tmp_path / "base")]
+    run_in(tree, "bench", "--help")
+    run_in(tree, *tests, "--collect-only", "tests")
+    run_in(tree, *tests, *noticing(gone, tree))
+
+
+def run_in(tree, *command):
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
-    for command in (["bench", "--help"], ["pytest", "--collect-only", "-q", "-n", "0", "tests"]):
-        done = subprocess.run(
-            [sys.executable, "-m", *command],
-            cwd=tree, env=environment, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, (done.stdout + done.stderr)[-1500:]
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=tree, env=environment, capture_output=True, text=True, timeout=1200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+def noticing(gone, tree):
+    """Tests of the core that read the catalog or a help, or whose text has a part's module, or a
+    name that it adds."""
+    names = set()
+    for part in gone:
+        names.add(f"bench.parts.{part}")
+        for entries in import_module(f"bench.parts.{part}").ENTRIES.values():
+            names |= {f'"{name}"' for name in entries}
+    always = [
+        *(tree / "tests/bench/catalog").glob("test_*.py"),
+        tree / "tests/bench/cli/test_main.py",
+    ]
+    found = {str(file.relative_to(tree)) for file in always}
+    for folder in ("bench", "methods", "cast", "baselines", "integration"):
+        for file in (tree / "tests" / folder).rglob("test_*.py"):
+            text = file.read_text()
+            if file.name != "test_parts.py" and any(name in text for name in names):
+                found.add(str(file.relative_to(tree)))
+    return sorted(found)
 
 
 def needing(part):
