@@ -21,7 +21,7 @@ from typing import NamedTuple
 import trained_rows
 
 from bench import search
-from bench.compare import result_arguments, scaling_law
+from bench.compare import result_arguments
 from bench.compare.known_variance import KnownVariance, learn
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.compare.result_set import ResultSet
@@ -30,6 +30,7 @@ from bench.inputs.models import quantized_file
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
+from bench.parts.scaling import law as scaling_law
 from bench.planning.plan import make_plan
 from bench.planning.search_space import read_search
 from bench.planning.spec import Spec

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PARTS = sorted(file.parent.name for file in (ROOT / "bench/parts").glob("*/__init__.py"))
 PACKAGES = ("bench", "methods", "cast", "baselines")
-DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.result_commands")
+DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.report")
 """Modules of run, compare and report."""
 MOST_LINES = 33_000
 """Largest number of lines of bench that they may reach."""
@@ -77,7 +77,7 @@ def test_a_part_is_deleted_with_its_tests(part, tmp_path):
     for name in gone:
         shutil.rmtree(tree / "bench/parts" / name)
         shutil.rmtree(tree / "tests/parts" / name, ignore_errors=True)
-    tests = ["pytest", "-q", "-n", "0", "-m", "not slow", "--basetemp", str(tmp_path / "base")]
+    tests = ["pytest", "-q", "-n", "0", "-m", "not slow"]
     run_in(tree, "bench", "--help")
     run_in(tree, *tests, "--collect-only", "tests")
     run_in(tree, *tests, *noticing(gone, tree))
