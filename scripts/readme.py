@@ -25,8 +25,9 @@ import tables
 import training_curves
 from tables import ROOT
 
+from bench.parts.scaling.figure import draw_scaling
 from bench.reporting import drawing
-from bench.reporting.figures import draw_scaling, draw_search
+from bench.reporting.figures import draw_search
 from bench.system.cache import temporary_folder
 
 FIGURES = ROOT / "docs" / "figures"

@@ -30,25 +30,17 @@ from bench.inputs.models import quantized_file
 from bench.parts.forecasts.cards import split_cards
 from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
+from bench.parts.leaderboard import files as boards
+from bench.parts.leaderboard import table_figures
+from bench.parts.leaderboard.table_figures import TableFigure
 from bench.parts.scaling import law as scaling_law
 from bench.planning.plan import make_plan
 from bench.planning.search_space import read_search
 from bench.planning.spec import Spec
-from bench.reporting import (
-    board,
-    origins,
-    pairwise,
-    pareto,
-    profile,
-    searches,
-    table,
-    table_figures,
-)
-from bench.reporting import leaderboard as boards
+from bench.reporting import board, origins, pairwise, pareto, profile, searches, table
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
 from bench.reporting.labelled_rows import quantizer_of_file
-from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import SEED_NOISE_NOTE, ReportSection, Table
 from bench.results import metrics
 from bench.results.identity import Identity

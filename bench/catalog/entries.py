@@ -162,7 +162,8 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 
 SERVICES = _section("services", {}, of_classes=False)
 """Objects of parts that the core asks for by name, and works without: forecasts, trackers (the
-listener that starts them), slurm and foreign_results."""
+listener that starts them), slurm, foreign_results, and the leaderboard that `bench report`
+writes."""
 
 READERS = _section(
     "readers",

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.console import fail, note, print_line, print_records, require_format
+from bench.catalog import registry
+from bench.cli.console import note, print_records, require_format
 from bench.cli.flags import AllResults, SignedBy, folder_option
 from methods.contract.errors import UserError
 
@@ -84,47 +85,8 @@ def report(
         if not files and (format_ or equal_bytes or results):
             _print_folders(opened, format_ or "table", equal_bytes, signed_by)
         else:
-            _write_leaderboard(opened, out, check, signed_by, title, papers, smaller)
-
-
-def _write_leaderboard(
-    results: list[Path],
-    out: Path | None,
-    check: bool,
-    signed_by: Path | None,
-    title: str | None,
-    papers: str | None,
-    smaller: str | None,
-) -> None:
-    from bench.reporting import html, leaderboard
-    from bench.results.store import RESULTS
-
-    folder = out or leaderboard.FOLDER
-    rows: Path | None = leaderboard.PUBLISHED
-    if papers is not None:
-        rows = Path(papers) if papers != "none" else None
-    if papers and rows and not rows.is_dir():
-        raise UserError(f"--papers {papers!r} is no folder: name one with CSV files, or none")
-    title = title or html.LEADERBOARD.title
-    files = leaderboard.build(
-        results or leaderboard.results_folders(), rows, signed_by, title, smaller or ""
-    )
-    if not check:
-        for path in leaderboard.write(files, folder):
-            print_line(path)
-        if not results and leaderboard.leaves_local_out():
-            note(
-                f"{RESULTS} is left out: bench report --results {RESULTS} --out DIR writes a page "
-                "of it"
-            )
-        return
-    stale = leaderboard.find_stale(files, folder)
-    if stale:
-        fail(
-            f"out of date: {', '.join(map(str, stale))}: the same command without --check writes "
-            "them",
-            1,
-        )
+            write_leaderboard = registry.load(registry.lookup("services", "leaderboard"))
+            write_leaderboard(opened, out, check, signed_by, title, papers, smaller)
 
 
 def _print_folders(

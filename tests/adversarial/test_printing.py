@@ -44,7 +44,9 @@ def cases():
                 yield pytest.param(name, i, where, marks=marks, id=f"{name}-{i}-{where}")
 
 
-KEPT = ("key", "status", "better", "items", "schema_version", "artifact")
+KEPT = (
+    "key", "status", "better", "items", "schema_version", "artifact", "engine", "prompt", "bos"
+)  # fmt: skip
 """Fields of a record that are checked before any is printed."""
 REFUSING = ("figure", "scaling", "export")
 """Commands that the hostile records are not enough for."""
@@ -79,8 +81,8 @@ def poison(root, text, n, loss):
     fault = fake_records.failed(root / "plain", "ValueError: x", **about)
     for record, kept, scores in (
         (rows, known, items),
-        (size, known, fake_records.read_items(root / "plain/items" / size.items.file)),
-        (dense, known, fake_records.read_items(root / "plain/items" / dense.items.file)),
+        (size, (*known, "name"), fake_records.read_items(root / "plain/items" / size.items.file)),
+        (dense, (*known, "name"), fake_records.read_items(root / "plain/items" / dense.items.file)),
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
