@@ -10,7 +10,7 @@ from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
-from tables import DASH, ROOT, SEEDS, markdown, merge
+from page_records import DASH, ROOT, SEEDS, markdown, merge
 
 from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.inputs.models import quantized_file
