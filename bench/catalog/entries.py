@@ -86,7 +86,6 @@ METHODS = _section(
         "proxsparse": "baselines.proxsparse:ProxSparse",
         "sr-ste": "baselines.sr_ste:SrSte",
         "ast": "baselines.sr_ste:Ast",
-        "folder": "bench.formats.folder_method:ModelFolder",
     },
 )
 
@@ -162,8 +161,8 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 
 SERVICES = _section("services", {}, of_classes=False)
 """Objects of parts that the core asks for by name, and works without: forecasts, trackers (the
-listener that starts them), slurm, foreign_results, and the leaderboard that `bench report`
-writes."""
+listener that starts them), slurm, foreign_results, the leaderboard that `bench report` writes,
+and the digest and the inspection of a model from another tool."""
 
 READERS = _section(
     "readers",
