@@ -161,6 +161,7 @@ def draw(table):
     return svg
 
 
+@pytest.mark.parts("leaderboard")
 @pytest.mark.parametrize(("questions", "mark"), [(6, "*"), (24, "")])
 def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark):
     for method, factor, noise in (("dense", 1.0, 0.0), ("wanda", 1.2, 0.1)):
