@@ -44,7 +44,7 @@ def test_records_that_are_not_checked_are_only_named():
     """`listed` reads no items. Who uses it prints names, and no number."""
     assert callers("listed") == {
         "cli/listing.py",  # bench ls runs
-        "cli/pick.py", "cli/result_commands.py",  # the models of a sentence
+        "cli/pick.py", "cli/figure.py",  # the models of a sentence
         "compare/result_arguments.py",  # whether there is one
         "parts/submission/submission_folder.py",  # the name of a submission
     }  # fmt: skip
