@@ -103,8 +103,10 @@ def run_in(tree, *command, **variables):
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
 
 
-SECTIONS_OF_WORDS = ("commands", "services", "exports", "readers", "measures", "quantizers")
-"""Sections whose names stand in tests as quoted words."""
+SECTIONS_OF_WORDS = (
+    "commands", "services", "exports", "readers", "measures", "methods", "quantizers"
+)  # fmt: skip
+"""Sections whose names stand in tests as quoted words, or before a field."""
 
 
 def noticing(gone, tree):
@@ -115,7 +117,8 @@ def noticing(gone, tree):
         names.add(f"bench.parts.{part}")
         entries = import_module(f"bench.parts.{part}").ENTRIES
         for section in SECTIONS_OF_WORDS:
-            names |= {f'"{name}"' for name in entries.get(section, ())}
+            for name in entries.get(section, ()):
+                names |= {f'"{name}"', f'"{name}:'}
     found = {"tests/bench/cli/test_main.py"}
     found |= {str(file.relative_to(tree)) for file in tree.glob("tests/bench/catalog/test_*.py")}
     for folder in ("bench", "methods", "integration"):
