@@ -162,8 +162,8 @@ def round_rows(pair, home):
 
 
 def main(world: str, out: str, *tasks: str) -> None:
-    """Do tasks: "method,family", "stop=method,family", "resume=method,family", "kill=method,family",
-    "memory=FOLDER", "round=method,family"."""
+    """Do tasks: "method,family", "stop=method,family", "resume=method,family",
+    "kill=method,family", "memory=FOLDER", "round=method,family"."""
     run_ranks(int(world), work, Path(out), *tasks)
 
 

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-
 WRITE_TIMEOUT = timedelta(days=1)
 """Timeout for a rank that writes a checkpoint to a slow disk. A dead rank is noticed at once."""
 
