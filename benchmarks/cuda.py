@@ -6,7 +6,7 @@ python benchmarks/cuda.py --from DIR [...]       unpack and use them
 python benchmarks/cuda.py                        the stages of the first half hour
 python benchmarks/cuda.py --stage more           the other stages; or some by name: shapes,decode
 python benchmarks/cuda.py --model llama2-7b      pruners and quantizers of your own model
-python benchmarks/cuda.py --dry                  check commands, sizes and times; nothing is computed
+python benchmarks/cuda.py --dry                  check commands, sizes and times, without computing
 python benchmarks/cuda.py --tiny                 all stages on the CPU with tiny, to test them
 
 Recorded numbers are not measured again, and a stage that ended well is skipped, so the same command
@@ -196,7 +196,7 @@ def checked(command: list[str], card: str) -> list[str]:
     """
     if "pytest" in command:
         return [*command, "--collect-only"]
-    if "speed" in command:
+    if command[3] == "speed":
         model = command.index("--model")
         return [*command[:4], "--device-spec", card, *command[model : model + 2]]
     instead = {"run": "plan", "cuda": card}
