@@ -22,7 +22,7 @@ class Saver:
     """The checkpoints of a training in one folder.
 
     The state of a card is copied and then written by a thread, while the card goes on. The threads
-    of several processes write together. They have a process group of their own, because their
+    of several processes write together. They agree by another process group, because their
     collective operations would mix with those of the training.
     """
 
