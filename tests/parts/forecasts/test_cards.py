@@ -32,6 +32,17 @@ def test_a_plan_with_no_file_present(tmp_path, cli):
     assert "llama2-70b is not downloaded yet" in err and "of about 138 GB" in err
 
 
+@pytest.mark.parametrize(("card", "is_marked"), [("a10g", True), ("a10", False)])
+@pytest.mark.parametrize(
+    "words", ["plan --methods wanda --quant none --device {card}", "speed --device-spec {card}"]
+)
+def test_what_is_computed_from_an_unverified_rate_says_so(words, card, is_marked, cli):
+    code, _, err = cli(words.format(card=card) + " --model llama2-7b")
+
+    assert code == 0, err
+    assert ("unverified for A10G, 24 GB: its rate in bf16" in err) == is_marked
+
+
 def test_the_time_and_the_cards_that_are_enough(tmp_path):
     plan, cards = planned(tmp_path, models=("llama2-7b",), methods=("cast",), device="8xh100",
                           training={"recipe": "paper-7b"})  # fmt: skip
