@@ -88,7 +88,9 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
         # The first part names the pattern. A model without the others can still be smaller.
         axis = AXES[entry.removes[0].axis] if entry.removes else None
         if axis and not axis.keys(family_of(folder.config)):
-            raise Skipped(f"tiny has no {axis.noun} that can be removed; test it with another model")
+            raise Skipped(
+                f"tiny has no {axis.noun} that can be removed; test it with another model"
+            )
         model = loading.load(source, compute)
         pattern = "2:4" if kind == "methods" and not entry.does & Does.LEAVES_DENSE else "dense"
         job = Job(
