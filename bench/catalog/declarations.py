@@ -14,7 +14,6 @@ from typing import Any
 
 from bench.system.module_files import find_file
 from methods.contract import info, measure_info, rules
-from methods.contract.axes import AXES
 from methods.contract.info import Does, Link, MethodInfo
 from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
@@ -146,8 +145,7 @@ def _check_types(stated: MethodInfo | MeasureInfo) -> None:
 
 
 def _require_amounts(stated: MethodInfo) -> None:
-    """Raise TypeError if a method removes or adds something and does not say how much, or of which
-    axis."""
+    """Raise TypeError if a method removes or adds something and does not say how much."""
     for flag, field_name, amounts in (
         (Does.REMOVES, "removes", stated.removes),
         (Does.ADDS, "adds", stated.adds),
@@ -157,12 +155,6 @@ def _require_amounts(stated: MethodInfo) -> None:
                 f"info has {field_name}={amounts!r} and {stated.does}: give both Does.{flag.name} "
                 f"and {field_name}="
             )
-    unknown = next((part.axis for part in stated.removes if part.axis not in AXES), None)
-    if unknown is not None:
-        raise TypeError(
-            f"info removes {unknown!r}, which is not in AXES of methods/contract/axes.py: its axes "
-            f"are {', '.join(AXES)}"
-        )
 
 
 def _fields(declared: Any) -> list[str]:

@@ -31,7 +31,7 @@ HOSTILE = {
     ),
     "removes_wheels": (
         INFO.format("removes_wheels", "does=Does.REMOVES, removes=(Removes('wheels', ('drop',)),)"),
-        "TypeError: info removes 'wheels', which is not in AXES of ",
+        "TypeError: there is no axis 'wheels': known are blocks, units, ",
     ),
     "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a "),
 }
