@@ -92,7 +92,7 @@ FIGURES = {
     ),
     "somebody else's, with a link or a digest": (
         "238 MB). Its sha256",
-        "up to ten minutes, which is NCCL's",
+        "up to ten minutes",
         "12% slower",
         "[below 5%]",
     ),
