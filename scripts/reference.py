@@ -236,21 +236,25 @@ def _attribute_docstrings(kind: type) -> dict[str, str]:
 
 
 def tracks() -> str:
-    """Return a table of the tasks of every track, with the prompt and the licence of the texts."""
-    rows = []
+    """Return a table of the tasks of every track, by the licence of their texts."""
+    tasks: dict[tuple[str, str], list[str]] = {}
     for name, task in all_tasks().items():
         track, _, short = name.partition("/")
-        cells = (escape(task.title), str(task.shots), escape(task.licence))
-        rows.append((track, f"`{short}`", *cells))
-    return table(("track", "task", "data", "shots", "licence of the texts"), rows)
+        tasks.setdefault((track, escape(task.licence)), []).append(f"`{short}`")
+    rows = [(track, licence, ", ".join(names)) for (track, licence), names in tasks.items()]
+    return table(("track", "licence of the texts", "tasks"), rows)
 
 
 def families() -> str:
-    """Return what works on each family of models, and what is refused in which sentence."""
+    """Return what works on the families of models, with a row for families that are alike."""
     text = (ROOT / "results/families.json").read_text(encoding="utf-8")
-    cells = {name: row["cells"] for name, row in json.loads(text).items()}
-    rows = [(f"`{name}`", *map(escape, own.values())) for name, own in cells.items()]
-    return table(("family", *next(iter(cells.values()))), rows)
+    tried = {name: row["cells"] for name, row in json.loads(text).items()}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, cells in tried.items():
+        unnamed = tuple(escape(cell.replace(f" ({name})", "")) for cell in cells.values())
+        alike.setdefault(unnamed, []).append(f"`{name}`")
+    rows = [(", ".join(names), *cells) for cells, names in alike.items()]
+    return table(("family", *next(iter(tried.values()))), rows)
 
 
 def public() -> str:
