@@ -127,12 +127,31 @@ def overview(section: str) -> str:
 
 
 def unwritten(section: str) -> str:
-    """Return the facts of each name that no page has, under headings; "" if there is none."""
-    written, parts = _pages(), []
+    """Return the facts of each name that no page has, under headings; "" if there is none.
+
+    A variant of a name that a page has is a link to it.
+    """
+    pages, parts = _pages(), []
+    names = [name for kind, name in pages if kind == section]
     for name, entry in registry.SECTIONS[section].items():
-        if (section, name) not in written:
-            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{facts(section, name)}")
+        if name not in names:
+            like = next((one for one in names if _is_variant(section, name, one)), None)
+            link = f"Needs, cost and settings are those of [{like}](#{like}).\n"
+            text = link if like else facts(section, name)
+            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{text}")
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
+
+
+def _is_variant(section: str, name: str, other: str) -> bool:
+    """Return whether both classes extend one, with equal needs, cost and settings."""
+    entry, known = registry.SECTIONS[section][name], registry.SECTIONS[section][other]
+    if not entry.target or not known.target or section == "measures":
+        return False
+    kind, base = registry.load(entry), registry.load(known)
+    if kind.__base__ is object or not issubclass(base, kind.__base__):
+        return False
+    costs = [(one.needs_with({}), method_cost.describe(one)) for one in (entry, known)]
+    return costs[0] == costs[1] and list(_fields_of(kind)) == list(_fields_of(base))
 
 
 def _pages() -> dict[tuple[str, str], str]:
@@ -198,6 +217,7 @@ def commands() -> str:
     whole = get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
     text = registry.fill_in(whole)
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
+    text = re.sub(r"(\*\*Options\*\*:\n\n)?\* `--help`: .*\n", "", text)
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
 
