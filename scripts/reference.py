@@ -85,7 +85,8 @@ def facts(section: str, name: str) -> str:
         where = f"{section} of bench/catalog/entries.py"
         raise LookupError(f"{name!r} is not in {where}: correct or remove its section")
     entry = known[name]
-    rows = [("command line", f"`{FLAGS[section]} {_typed_name(name, entry)}`")]
+    typed_name = _typed_name(name, entry)
+    rows = [("command line", f"`{FLAGS[section]} {typed_name}`")] if typed_name != name else []
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
@@ -115,11 +116,10 @@ def training() -> str:
 def overview(section: str) -> str:
     """Return a table of a section, without the columns that are empty."""
     written = _pages()
-    header, rows = ["name", "what it does", "needs", "source"], []
+    header, rows = ["name", "what it does", "needs"], []
     for name, entry in registry.SECTIONS[section].items():
         link = f"[{name}]({written.get((section, name), '')}#{name})"
-        needs = ", ".join(entry.needs_with({}))
-        rows.append([link, escape(entry.about), needs, _paper(entry)])
+        rows.append([link, escape(entry.about), ", ".join(entry.needs_with({}))])
     columns = zip(header, *rows, strict=True)
     used = [column for column in columns if any(column[1:])]
     titles, *cells = zip(*used, strict=True)
