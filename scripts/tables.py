@@ -163,17 +163,22 @@ LEADER_COLUMNS = (
 MAX_LEADERS = 10
 
 
-def leaders(*folders: str) -> str:
-    """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded."""
+def leaders(*words: str) -> str:
+    """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded.
+
+    words: folders, and the number of rows if it is not MAX_LEADERS.
+    """
+    folders = [word for word in words if not word.isdigit()]
+    most = max([int(word) for word in words if word.isdigit()], default=MAX_LEADERS)
     section = make_sections(*folders)[0]
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:
         named = [i for i, header in enumerate(whole.headers) if header.startswith(name)]
-        cells = {line[i] for i in named[:1] for line in whole.lines[:MAX_LEADERS]}
+        cells = {line[i] for i in named[:1] for line in whole.lines[:most]}
         if cells - {table.ABSENT}:
             shown.append(named[0])
-    lines = [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
+    lines = [[line[i] for i in shown] for line in whole.lines[:most]]
     first = replace(whole, headers=[whole.headers[i] for i in shown], lines=lines, notes=())
     notes = "\n".join(f"{escape_markdown(note)}\n" for text in texts for note in text.notes)
     return f"{table.to_markdown(first)}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"
@@ -196,17 +201,11 @@ PROFILES = "results/tracks"
 
 
 def profiles(folder: str) -> str:
-    """Return what each track loses: for each model a picture, and folded tables under it."""
-    parts = []
-    for name, one, picture in profile_figures(folder):
-        title = escape_markdown(picture.title)
-        parts.append(f"![{title}](figures/{name}.svg)\n\n{profile.CAPTION}\n")
-        for text, about in zip(profile.text_tables(one), profile.CAPTIONS, strict=False):
-            # The first caption is already under the picture.
-            note = "" if about == profile.CAPTION else f"{about}\n\n"
-            summary = f"<details><summary>{escape_markdown(text.title)}</summary>"
-            parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")
-    return "\n".join(parts)
+    """Return a picture for each model of what each track loses. The page has the tables."""
+    pictures = []
+    for name, _, picture in profile_figures(folder):
+        pictures.append(f"![{escape_markdown(picture.title)}](figures/{name}.svg)\n")
+    return "\n".join([*pictures, f"{profile.CAPTION}\n"])
 
 
 @cache
