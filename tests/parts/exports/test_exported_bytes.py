@@ -108,6 +108,7 @@ def test_exported_files_have_the_bytes_of_the_row(method, quantizer, format_, ro
     assert tensor_bytes(tmp_path / "out") == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("format_", ["stored", "packed24"])
 def test_the_embedding_is_read_again_as_it_was_measured(format_, rows, tmp_path):
     record = record_of(rows, "magnitude", "int4-rtn:embed=int4")
