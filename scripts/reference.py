@@ -85,7 +85,8 @@ def facts(section: str, name: str) -> str:
         where = f"{section} of bench/catalog/entries.py"
         raise LookupError(f"{name!r} is not in {where}: correct or remove its section")
     entry = known[name]
-    rows = [("command line", f"`{FLAGS[section]} {_typed_name(name, entry)}`")]
+    typed_name = _typed_name(name, entry)
+    rows = [("command line", f"`{FLAGS[section]} {typed_name}`")] if typed_name != name else []
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
@@ -115,11 +116,10 @@ def training() -> str:
 def overview(section: str) -> str:
     """Return a table of a section, without the columns that are empty."""
     written = _pages()
-    header, rows = ["name", "what it does", "needs", "source"], []
+    header, rows = ["name", "what it does", "needs"], []
     for name, entry in registry.SECTIONS[section].items():
         link = f"[{name}]({written.get((section, name), '')}#{name})"
-        needs = ", ".join(entry.needs_with({}))
-        rows.append([link, escape(entry.about), needs, _paper(entry)])
+        rows.append([link, escape(entry.about), ", ".join(entry.needs_with({}))])
     columns = zip(header, *rows, strict=True)
     used = [column for column in columns if any(column[1:])]
     titles, *cells = zip(*used, strict=True)
@@ -127,12 +127,31 @@ def overview(section: str) -> str:
 
 
 def unwritten(section: str) -> str:
-    """Return the facts of each name that no page has, under headings; "" if there is none."""
-    written, parts = _pages(), []
+    """Return the facts of each name that no page has, under headings; "" if there is none.
+
+    A variant of a name that a page has is a link to it.
+    """
+    pages, parts = _pages(), []
+    names = [name for kind, name in pages if kind == section]
     for name, entry in registry.SECTIONS[section].items():
-        if (section, name) not in written:
-            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{facts(section, name)}")
+        if name not in names:
+            like = next((one for one in names if _is_variant(section, name, one)), None)
+            link = f"Needs, cost and settings are those of [{like}](#{like}).\n"
+            text = link if like else facts(section, name)
+            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{text}")
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
+
+
+def _is_variant(section: str, name: str, other: str) -> bool:
+    """Return whether both classes extend one, with equal needs, cost and settings."""
+    entry, known = registry.SECTIONS[section][name], registry.SECTIONS[section][other]
+    if not entry.target or not known.target or section == "measures":
+        return False
+    kind, base = registry.load(entry), registry.load(known)
+    if kind.__base__ is object or not issubclass(base, kind.__base__):
+        return False
+    costs = [(one.needs_with({}), method_cost.describe(one)) for one in (entry, known)]
+    return costs[0] == costs[1] and list(_fields_of(kind)) == list(_fields_of(base))
 
 
 def _pages() -> dict[tuple[str, str], str]:
@@ -198,6 +217,7 @@ def commands() -> str:
     whole = get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
     text = registry.fill_in(whole)
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
+    text = re.sub(r"(\*\*Options\*\*:\n\n)?\* `--help`: .*\n", "", text)
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
 
@@ -236,21 +256,25 @@ def _attribute_docstrings(kind: type) -> dict[str, str]:
 
 
 def tracks() -> str:
-    """Return a table of the tasks of every track, with the prompt and the licence of the texts."""
-    rows = []
+    """Return a table of the tasks of every track, by the licence of their texts."""
+    tasks: dict[tuple[str, str], list[str]] = {}
     for name, task in all_tasks().items():
         track, _, short = name.partition("/")
-        cells = (escape(task.title), str(task.shots), escape(task.licence))
-        rows.append((track, f"`{short}`", *cells))
-    return table(("track", "task", "data", "shots", "licence of the texts"), rows)
+        tasks.setdefault((track, escape(task.licence)), []).append(f"`{short}`")
+    rows = [(track, licence, ", ".join(names)) for (track, licence), names in tasks.items()]
+    return table(("track", "licence of the texts", "tasks"), rows)
 
 
 def families() -> str:
-    """Return what works on each family of models, and what is refused in which sentence."""
+    """Return what works on the families of models, with a row for families that are alike."""
     text = (ROOT / "results/families.json").read_text(encoding="utf-8")
-    cells = {name: row["cells"] for name, row in json.loads(text).items()}
-    rows = [(f"`{name}`", *map(escape, own.values())) for name, own in cells.items()]
-    return table(("family", *next(iter(cells.values()))), rows)
+    tried = {name: row["cells"] for name, row in json.loads(text).items()}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, cells in tried.items():
+        unnamed = tuple(escape(cell.replace(f" ({name})", "")) for cell in cells.values())
+        alike.setdefault(unnamed, []).append(f"`{name}`")
+    rows = [(", ".join(names), *cells) for cells, names in alike.items()]
+    return table(("family", *next(iter(tried.values()))), rows)
 
 
 def public() -> str:
