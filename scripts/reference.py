@@ -224,6 +224,7 @@ def commands() -> str:
     text = registry.fill_in(whole)
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
     text = re.sub(r"(\*\*Options\*\*:\n\n)?\* `--help`: .*\n", "", text)
+    text = re.sub(r"\*\*Usage\*\*:\n\n```console\n.*\n```\n\n", "", text)
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
 
