@@ -114,11 +114,15 @@ def training() -> str:
 
 
 def overview(section: str) -> str:
-    """Return a table of a section, without the columns that are empty."""
+    """Return a table of a section, without the columns that are empty.
+
+    A variant links to the name whose section it shares.
+    """
     written = _pages()
     header, rows = ["name", "what it does", "needs"], []
     for name, entry in registry.SECTIONS[section].items():
-        link = f"[{name}]({written.get((section, name), '')}#{name})"
+        described = _described_by(section, name, written) or name
+        link = f"[{name}]({written.get((section, described), '')}#{described})"
         rows.append([link, escape(entry.about), ", ".join(entry.needs_with({}))])
     columns = zip(header, *rows, strict=True)
     used = [column for column in columns if any(column[1:])]
@@ -127,28 +131,30 @@ def overview(section: str) -> str:
 
 
 def unwritten(section: str) -> str:
-    """Return the facts of each name that no page has, under headings; "" if there is none.
-
-    A variant of a name that a page has is a link to it.
-    """
-    pages, parts = _pages(), []
-    names = [name for kind, name in pages if kind == section]
+    """Return the facts of each name that no page has, under headings; "" if there is none."""
+    written, parts = _pages(), []
     for name, entry in registry.SECTIONS[section].items():
-        if name not in names:
-            like = next((one for one in names if _is_variant(section, name, one)), None)
-            link = f"Needs, cost and settings are those of [{like}](#{like}).\n"
-            text = link if like else facts(section, name)
-            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{text}")
+        if not _described_by(section, name, written):
+            parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{facts(section, name)}")
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
 
 
+def _described_by(section: str, name: str, written: Iterable[tuple[str, str]]) -> str:
+    """Return the written name whose section describes a name: itself, or one it is a variant of."""
+    names = [one for kind, one in written if kind == section]
+    if name in names:
+        return name
+    return next((one for one in names if _is_variant(section, name, one)), "")
+
+
 def _is_variant(section: str, name: str, other: str) -> bool:
-    """Return whether both classes extend one, with equal needs, cost and settings."""
+    """Return whether a class extends the other or its base, with equal needs, cost and settings."""
     entry, known = registry.SECTIONS[section][name], registry.SECTIONS[section][other]
     if not entry.target or not known.target or section == "measures":
         return False
     kind, base = registry.load(entry), registry.load(known)
-    if kind.__base__ is object or not issubclass(base, kind.__base__):
+    is_sibling = kind.__base__ is not object and issubclass(base, kind.__base__)
+    if not is_sibling and not issubclass(kind, base):
         return False
     costs = [(one.needs_with({}), method_cost.describe(one)) for one in (entry, known)]
     return costs[0] == costs[1] and list(_fields_of(kind)) == list(_fields_of(base))
@@ -218,6 +224,7 @@ def commands() -> str:
     text = registry.fill_in(whole)
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
     text = re.sub(r"(\*\*Options\*\*:\n\n)?\* `--help`: .*\n", "", text)
+    text = re.sub(r"\*\*Usage\*\*:\n\n```console\n.*\n```\n\n", "", text)
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
 

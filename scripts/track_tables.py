@@ -15,7 +15,7 @@ from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
 from bench.parts.leaderboard import table_figures
 from bench.parts.leaderboard.table_figures import TableFigure
-from bench.reporting import pairwise, profile, table
+from bench.reporting import pairwise, profile
 from bench.reporting.view import Table
 from bench.results import metrics
 from bench.results.identity import Identity
