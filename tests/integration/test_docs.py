@@ -87,9 +87,11 @@ def test_folders_that_contributors_are_sent_to_exist():
 
 @pytest.mark.parametrize("command", list(commands()))
 def test_commands_are_those_of_the_program(command):
-    """Options and arguments are parsed; nothing runs."""
+    """Options and arguments are parsed; nothing runs. Commands of a part may be missing with it."""
     words = shlex.split(command)[1:]
     here = PROGRAM
+    if any(words[0] in names for names in main.GROUPS.values()) and words[0] not in here.commands:
+        pytest.skip(f"without the command {words[0]}")
     with here.make_context("bench", list(words), resilient_parsing=True) as context:
         while words and hasattr(here, "commands"):
             name = words.pop(0)
