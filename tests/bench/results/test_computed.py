@@ -1,4 +1,4 @@
-"""What a machine has computed before: found by content, and by nothing that a submission can bring."""
+"""What a machine has computed before is found by content alone."""
 
 import json
 
