@@ -138,10 +138,10 @@ def _draw(
     """Return the lines of one row. Lines without text are left out. at_bottom: align wrapped cells
     at the bottom."""
     if len(lines) == 1 and not any(cell.color for cell in row):
-        texts = [row[i].text for i, _ in lines[0]]
-        lengths = list(map(_width, texts))
+        plain = [row[i].text for i, _ in lines[0]]
+        lengths = list(map(_width, plain))
         if all(length <= width for length, (_, width) in zip(lengths, lines[0], strict=True)):
-            return [Text(_join(texts, lengths, lines[0], right).rstrip())]
+            return [Text(_join(plain, lengths, lines[0], right).rstrip())]
     out = []
     for n, line in enumerate(lines):
         cells = [_wrap(row[i], width, right[i]) for i, width in line]

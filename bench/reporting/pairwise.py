@@ -142,21 +142,20 @@ class RememberedPairs:
             if learned is None or learned == repr(self.known.articles.of(first, metric)):
                 if few is not None:
                     raise paired_estimate.FewArticles(few)
-                return Interval(*fields)
+                return Interval(*fields) if fields else None
         self.learned.answer = None
         known = self.known._replace(articles=self.learned)
-        fields, few = None, None
+        interval, few = None, None
         try:
             interval = _compare(a, b, metric, self.results, known, ALPHA)
-            if interval:
-                fields = astuple(interval)
-            return interval
         except paired_estimate.FewArticles as fault:
             few = fault.count
-            raise
-        finally:
-            if of_a and of_b and (fields or few):
-                self.memory.put([fields, few, self.learned.answer], *about)
+        if of_a and of_b:
+            fields = astuple(interval) if interval else None
+            self.memory.put([fields, few, self.learned.answer], *about)
+        if few is not None:
+            raise paired_estimate.FewArticles(few)
+        return interval
 
 
 class _Asked(ArticleVarianceTable):
