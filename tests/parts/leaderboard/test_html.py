@@ -6,7 +6,7 @@ Skipped without a browser: see the fixture `chromium`.
 
 import pytest
 
-from bench.reporting import leaderboard
+from bench.parts.leaderboard import files as leaderboard
 from helpers import fake_records, reports
 from helpers.browser import DESKTOP, PHONE, load_axe, visits
 

@@ -3,7 +3,8 @@ was on the screen."""
 
 import pytest
 
-from bench.reporting import leaderboard, pairwise
+from bench.parts.leaderboard import files as leaderboard
+from bench.reporting import pairwise
 from helpers import fake_records, reports
 from helpers.browser import PHONE
 

@@ -6,7 +6,8 @@ Skipped without a browser: see the fixture `chromium`.
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, leaderboard
+from bench.parts.leaderboard import files as leaderboard
+from bench.reporting import board
 from bench.reporting import candidates as picking
 from helpers import reports
 from helpers.browser import PHONE, load_axe
