@@ -19,11 +19,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import bench
-import methods
 from bench.catalog import registry
 from bench.system import provenance
 from bench.system.cache import cache_dir
+from bench.system.interpreter import OWN_PACKAGES
+from bench.system.module_files import find_file
 
 DECIDES_NO_NUMBER = True
 
@@ -96,8 +96,10 @@ def _name(about: tuple[Any, ...]) -> str:
 def _code() -> str:
     """Return a sha256 of all code of this package, of the libraries and of the processor."""
     digest = hashlib.sha256()
-    for package in (bench, methods):
-        folder = Path(str(package.__file__)).parent
+    for package in OWN_PACKAGES:
+        found = find_file(package)
+        assert found is not None
+        folder = found.parent
         for file in sorted(folder.rglob("*.py")):
             digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
             digest.update(hashlib.sha256(file.read_bytes()).digest())

@@ -6,7 +6,7 @@ import pytest
 
 from bench.cli import listing
 from bench.compare import result_arguments
-from bench.reporting import leaderboard, pairwise, table_figures
+from bench.reporting import pairwise
 from bench.results import computed, record_check
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records, runs
@@ -38,13 +38,16 @@ def refuse(*_, **__):
     raise AssertionError("computed again")
 
 
+@pytest.mark.parts("leaderboard")
 def test_a_warm_report_computes_nothing_again_and_is_the_same(cache, results, monkeypatch):
-    cold = leaderboard.build([results], None)
+    from bench.parts.leaderboard import files, table_figures
+
+    cold = files.build([results], None)
     other_process()
     monkeypatch.setattr(record_check, "check_record", refuse)
     monkeypatch.setattr(pairwise, "_compare", refuse)
     monkeypatch.setattr(table_figures, "draw_fronts", refuse)
-    assert leaderboard.build([results], None) == cold
+    assert files.build([results], None) == cold
     assert [file.suffix for file in cache.iterdir()] == [".sqlite"]
 
 
