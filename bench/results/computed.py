@@ -84,7 +84,7 @@ def memory() -> Memory:
 
 @cache
 def _memory(path: Path | None, _process: int) -> Memory:
-    """A fork opens the file again."""
+    """Return the memory of a file in one process. A fork opens the file again."""
     return Memory(path)
 
 
