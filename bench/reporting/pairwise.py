@@ -131,10 +131,16 @@ class RememberedPairs:
         return out
 
     def compare(
-        self, a: Seeds, b: Seeds, of_a: list[Any] | None, of_b: list[Any] | None, metric: str
+        self,
+        a: Seeds,
+        b: Seeds,
+        of_a: list[Any] | None,
+        of_b: list[Any] | None,
+        metric: str,
+        level: float = ALPHA,
     ) -> Interval | None:
         """As `_compare`. of_a, of_b: what `describe` says of both rows."""
-        about = ("pair", of_a, of_b, metric, ALPHA)
+        about = ("pair", of_a, of_b, metric, level)
         found = self.memory.get(*about) if of_a and of_b else None
         if found is not None:
             fields, few, learned = found
@@ -147,7 +153,7 @@ class RememberedPairs:
         known = self.known._replace(articles=self.learned)
         interval, few = None, None
         try:
-            interval = _compare(a, b, metric, self.results, known, ALPHA)
+            interval = _compare(a, b, metric, self.results, known, level)
         except paired_estimate.FewArticles as fault:
             few = fault.count
         if of_a and of_b:
@@ -203,7 +209,9 @@ def compare(
     which is taken if they share few articles.
     """
     try:
-        return _compare(a, b, metric, results, known, level)
+        pairs = RememberedPairs(results, known)
+        of_a, of_b = pairs.describe(a, metric), pairs.describe(b, metric)
+        return pairs.compare(a, b, of_a, of_b, metric, level)
     except paired_estimate.NotComparable:
         return None
 
