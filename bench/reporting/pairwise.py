@@ -151,7 +151,8 @@ class RememberedPairs:
                 return Interval(*fields) if fields else None
         self.learned.answer = None
         known = self.known._replace(articles=self.learned)
-        interval, few = None, None
+        interval: Interval | None = None
+        few: int | None = None
         try:
             interval = _compare(a, b, metric, self.results, known, level)
         except paired_estimate.FewArticles as fault:
