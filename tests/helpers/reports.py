@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from bench.compare.result_arguments import read
 from bench.inputs.tasks import TASK_SETS
+from bench.reporting import html, leaderboard
 from helpers import fake_records
 
 ROOT = Path(__file__).parents[2]
@@ -10,6 +12,12 @@ WANDA7 = TASK_SETS["wanda7"]
 IMAGE = "<img src=x onerror=alert(1)>"
 FORMULA = "=cmd|'/C calc'!A0"
 CLOSING = "</script><script>alert(2)</script>"
+
+
+def whole_page(folders, papers=None):
+    """Render on one page what a leaderboard has on a page for each model."""
+    sections = leaderboard.make_sections([read(one) for one in folders], papers)
+    return html.render_page(sections, leaderboard._draw(sections))
 
 
 def folder(root):

@@ -6,7 +6,6 @@ Skipped without a browser: see the fixture `chromium`.
 
 import pytest
 
-from bench.reporting import leaderboard
 from helpers import fake_records, reports
 from helpers.browser import DESKTOP, PHONE, load_axe, visits
 
@@ -16,8 +15,8 @@ def file(tmp_path_factory):
     """Write a leaderboard of numbers, of names that look like code, and of papers' rows."""
     root = tmp_path_factory.mktemp("page")
     folders = [reports.folder(root / "first"), reports.hostile(root / "hostile")]
-    made = leaderboard.build(folders, reports.published(root / "published"))
-    (root / "leaderboard.html").write_bytes(made["leaderboard.html"])
+    page = reports.whole_page(folders, reports.published(root / "published"))
+    (root / "leaderboard.html").write_text(page)
     return root / "leaderboard.html"
 
 
@@ -27,7 +26,7 @@ def visit_run(tmp_path, chromium, heard):
 
     def run():
         file = tmp_path / "leaderboard.html"
-        file.write_bytes(leaderboard.build([tmp_path / "run"], None)["leaderboard.html"])
+        file.write_text(reports.whole_page([tmp_path / "run"]))
         return visits(chromium, file, heard)
 
     return run

@@ -6,7 +6,7 @@ Skipped without a browser: see the fixture `chromium`.
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, leaderboard
+from bench.reporting import board
 from bench.reporting import candidates as picking
 from helpers import reports
 from helpers.browser import PHONE, load_axe
@@ -34,7 +34,7 @@ def results(tmp_path_factory):
 def file(results):
     """Write their page."""
     page = results.with_name("leaderboard.html")
-    page.write_bytes(leaderboard.build([results], results.with_name("none"))["leaderboard.html"])
+    page.write_text(reports.whole_page([results]))
     return page
 
 
