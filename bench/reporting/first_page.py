@@ -67,7 +67,7 @@ def _shorten(table: Table) -> Table:
 
 
 def _by_importance(table: Table) -> list[int]:
-    """Return the columns, the most important first: size, the quality that rows are ranked by, its
+    """Return the columns, the most important first: size, the quality that rows are judged by, its
     ratio to the dense model, a task and the time, then the others that the table shows."""
     shown = [c for c, column in enumerate(table.columns) if not column.hidden]
 
@@ -75,9 +75,11 @@ def _by_importance(table: Table) -> list[int]:
         found = (table.column(name) for name in names)
         return [c for c in found if c is not None][:1]
 
-    ranked = [] if table.ranked_by is None else [table.ranked_by]
+    quality = first([quality_metric(table) or ""])
+    if table.ranked_by is not None:
+        quality = [table.ranked_by]
     tasks = [c for c in first(TASKS) if c in shown]
     size, ratio, time = first((metrics.SIZE, BITS)), first(RATIO), first(TIME)
     sizes = [c for c in shown if table.columns[c].metric.startswith("bits_per_")]
     others = [c for c in shown if c not in sizes]
-    return list(dict.fromkeys((*size, *ranked, *ratio, *tasks, *time, *others)))
+    return list(dict.fromkeys((*size, *quality, *ratio, *tasks, *time, *others)))

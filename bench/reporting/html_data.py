@@ -102,7 +102,7 @@ def _cell(
 ) -> dict[str, Any] | None:
     if cell is None:
         return None
-    out: dict[str, Any] = {"v": cell.value, "records": [places[name] for name in cell.records]}
+    out: dict[str, Any] = {"v": cell.value, "r": [places[name] for name in cell.records]}
     if cell.spread:
         out["s"] = cell.spread
     if cell.reason:

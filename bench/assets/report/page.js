@@ -318,6 +318,7 @@ addEventListener("hashchange", () => {
 resetMetrics();
 metrics.forEach((m) => m.addEventListener("change", () => { asked.set(m.dataset.metric, m.checked); columns(); }));
 $("clear").addEventListener("click", reset);
+if ($("filters")) $("filters").addEventListener("click", () => $("filters").setAttribute("aria-expanded", $("filters").ariaExpanded === "false"));
 $("again").addEventListener("click", () => { reset(); $("find").focus(); });
 document.addEventListener("keydown", (event) => {
   const open = document.querySelector(".choose[open]");
@@ -348,10 +349,10 @@ function details(table, k, c) {
   const parts = [el("p", table.cell(k, c).querySelector(".n").textContent.trim(), { class: "big" }), el("p", `${column.name} · ${table.data.title}`, { class: "about" })];
   if (cell.why) parts.push(definitions([["status", cell.why]]));
   if (row.source) parts.push(definitions([["source", row.source]]));
-  const seeds = new Set(cell.records.map((at) => data.records[at].seed).filter((seed) => seed !== undefined)).size;
+  const seeds = new Set(cell.r.map((at) => data.records[at].seed).filter((seed) => seed !== undefined)).size;
   if (cell.v !== null && !row.source) parts.push(definitions([["value", cell.v], [seeds > 1 ? "standard deviation over seeds" : "standard error", cell.s]]));
   if (cell.cmd !== undefined) parts.push(el("h3", "Command"), el("pre", data.strings[cell.cmd], { tabindex: "0", "aria-label": "Command that measures it" }));
-  for (const place of cell.records) {
+  for (const place of cell.r) {
     const record = data.records[place], { name } = record, at = (field) => data.strings[record[field]];
     parts.push(el("h3", `Record ${name.slice(0, 12)}`), definitions([
       ["status", record.status + (record.reason ? `: ${record.reason}` : "")], ["seed", record.seed], ["commit", at("commit")], ["recorded", record.recorded],
@@ -386,7 +387,7 @@ function interval(table, a, b, c) {
   const pair = table.data.pairs[`${i},${j}`]?.[c];
   if (!pair) return null;
   const [value, n, unit, seeds, low = value, high = value, noise] = pair;
-  const shared = [a, b].some((k) => table.data.rows[k].cells[c].records.length > seeds) ? " over shared seeds" : "";
+  const shared = [a, b].some((k) => table.data.rows[k].cells[c].r.length > seeds) ? " over shared seeds" : "";
   const over = data.strings[unit] === "count" ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; noise between seeds: ${data.strings[noise]}`}`;
   if (a < b) return { value, low, high, over, shared };
   return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over, shared } : { value: -value, low: -high, high: -low, over, shared };

@@ -432,7 +432,7 @@ def test_the_page_has_every_number_and_what_it_was_made_from(files, first, fille
             if cell:
                 # 12 digits: versions of Python add otherwise
                 assert given["v"] == (cell.value and float(f"{cell.value:.12g}"))
-                names = [data["records"][at]["name"] for at in given["records"]]
+                names = [data["records"][at]["name"] for at in given["r"]]
                 assert names == list(cell.records)
     for field, expected in (("commit", "c" * 40), ("folder", str(filled / "first"))):
         assert {data["strings"][r[field]] for r in data["records"]} == {expected}
