@@ -78,7 +78,7 @@ def _by_importance(table: Table) -> list[int]:
     quality = first([quality_metric(table) or ""])
     if table.ranked_by is not None:
         quality = [table.ranked_by]
-    tasks = [c for c in first(TASKS) if c in shown]
+    tasks = first([name for name in TASKS if table.column(name) in shown])
     size, ratio, time = first((metrics.SIZE, BITS)), first(RATIO), first(TIME)
     sizes = [c for c in shown if table.columns[c].metric.startswith("bits_per_")]
     others = [c for c in shown if c not in sizes]
