@@ -279,7 +279,7 @@ def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:
 
 
 def _slugs(sections: Sequence[ReportSection]) -> list[str]:
-    """Return the part of a file's name that stands for each section. No two are equal."""
+    """Return the part of a file name for each section. No two are equal."""
     names = (re.sub(r"[^a-z0-9]+", "-", s.title.lower()).strip("-")[:40] for s in sections)
     slugs = [
         "papers" if s.published else name or "results"

@@ -176,14 +176,14 @@ const metrics = [...document.querySelectorAll("input[data-metric]")];
 // What the reader looks at stays where it is, while rows above it come and go.
 function keepPlace(change) {
   const sections = [...document.querySelectorAll("main > section")], box = (section) => section.getBoundingClientRect();
-  const tools = $("tools").getBoundingClientRect(), edge = getComputedStyle($("tools")).position === "sticky" ? tools.bottom : 0;
-  const at = sections.findIndex((section) => !section.hidden && box(section).bottom > edge);
+  const edge = getComputedStyle($("tools")).position === "sticky" ? box($("tools")).bottom : 0, line = edge + innerHeight / 4;
+  const at = sections.findIndex((section) => !section.hidden && box(section).bottom > line);
   const before = at < 0 ? 0 : box(sections[at]).top;
   change();
-  const now = sections.slice(Math.max(at, 0)).find((section) => !section.hidden) || sections.findLast((section) => !section.hidden);
-  if (!now || at < 0 || before > edge) return;
-  const ends = now !== sections[at] || box(now).bottom - box(now).top + before < edge + 80;
-  scrollBy(0, box(now).top - (ends ? edge : before));
+  const now = sections.slice(at).find((section) => !section.hidden) || sections.findLast((section) => !section.hidden);
+  if (!now || at < 0) return;
+  const reaches = now === sections[at] && before + box(now).height > line;
+  scrollBy(0, box(now).top - (reaches ? before : Math.max(before, edge)));
 }
 
 function filter() {

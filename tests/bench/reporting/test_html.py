@@ -197,6 +197,7 @@ def test_compare_two_rows(visit):
         assert cell["x"] + cell["width"] <= PHONE["width"], "a phone shows change and interval"
     page.click("#close")
     page.click("#drop")
+    page.set_viewport_size(DESKTOP)
     for k in (0, 1):  # of two models
         page.get_by_role("checkbox", name="Compare dense", exact=True).nth(k).check()
     page.click("#compare")
