@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tables import DASH, ROOT, markdown
+from page_records import DASH, ROOT, markdown
 
 from bench.reporting import drawing
 from bench.reporting.words import cut

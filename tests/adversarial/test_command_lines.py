@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.catalog import registry
 from bench.execution.processes import WorkerProcesses
 from bench.results.store import Store
 from helpers import fake_records, folders, runs
+from helpers.installed import with_commands
 from helpers.limits import limits
 from methods.model.folder import Folder
 
@@ -19,12 +19,9 @@ FILES = [
     Path(__file__).parent / "command_lines.txt",
     *sorted(Path(__file__).parents[1].glob("parts/*/command_lines.txt")),
 ]
-LINES = [
+LINES = with_commands(
     line for file in FILES for line in file.read_text().splitlines() if line and line[0] != "#"
-]
-# Parts of formats have lines of a command of another part.
-if not registry.is_installed("commands", "export"):
-    LINES = [line for line in LINES if not line.startswith("export ")]
+)
 
 ODD = [
     ["run", "--model", "\udcff"],

@@ -153,6 +153,7 @@ def test_every_setting_has_a_meaning():
     )
 
 
+@pytest.mark.parts("forecasts", "leaderboard", "scaling", "speed")
 def test_what_is_between_two_comments_is_written_again(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     readme = load(ROOT / "scripts/readme.py", "readme_script")
@@ -181,6 +182,18 @@ SITE = {
 
 
 INDEX = "index.html"
+
+
+@pytest.mark.parts("forecasts", "leaderboard", "scaling", "speed")
+def test_two_functions_of_one_block_are_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    readme = load(ROOT / "scripts/readme.py", "readme_script")
+    sources = {"a.py": {"best": str}, "b.py": {"worst": str, "best": repr}}
+    with pytest.raises(SystemExit) as ended:
+        readme.merge_blocks(sources)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "scripts/b.py and scripts/a.py both make the block 'best': rename one of them\n"
 
 
 @pytest.mark.parametrize(

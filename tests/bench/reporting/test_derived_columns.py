@@ -3,7 +3,7 @@
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, derived_cells, derived_columns, html_data, latex, table
+from bench.reporting import board, derived_cells, derived_columns, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from helpers import fake_records, runs
 from methods.contract.errors import UserError
@@ -48,8 +48,11 @@ def install(tmp_path, monkeypatch, source, name="bits_saved"):
     runs.put_on_path(tmp_path / "site", monkeypatch)
 
 
+@pytest.mark.parts("leaderboard")
 @pytest.mark.parametrize(("words", "rule"), [(False, "---:"), (True, "---")])
 def test_a_column_of_a_package_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
+    from bench.parts.leaderboard import html_data, latex
+
     install(tmp_path, monkeypatch, COLUMN.replace("{words}", str(words)))
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.reporting import from_papers
+from bench.parts.leaderboard import from_papers
 from helpers import reports
 from methods.contract.errors import UserError
 

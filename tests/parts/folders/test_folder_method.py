@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bench.catalog.choice import parse_method
-from bench.formats import differences
-from bench.formats.differences import inspect
 from bench.inputs import models
+from bench.parts.folders import differences
+from bench.parts.folders.differences import inspect
 from bench.results.store import ReadOnlyStore
 from helpers import folders, runs
 from methods.contract.errors import UserError

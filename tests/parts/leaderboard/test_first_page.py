@@ -3,7 +3,7 @@ phone."""
 
 import pytest
 
-from bench.reporting import leaderboard
+from bench.parts.leaderboard import files as leaderboard
 from helpers import reports
 from helpers.browser import DESKTOP, PHONE, load_axe
 

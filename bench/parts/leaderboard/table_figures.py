@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from bench.parts.leaderboard.front_figure import draw_fronts
 from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.drawing import BLUE, HEIGHT, INK, MAX_LETTERS, SOFT, WIDTH, scale
 from bench.reporting.facts import Bound
 from bench.reporting.forest import FOREST_CAPTION, FOREST_TITLE, draw_forest, forest_rows
-from bench.reporting.front_figure import draw_fronts
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table

@@ -15,17 +15,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
+from bench.parts.leaderboard.html_data import page_data
+from bench.parts.leaderboard.table_figures import TableFigure
 from bench.reporting import drawing, folding
 from bench.reporting.candidates import LIMITS
-from bench.reporting.html_data import page_data
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT, SPREAD, caption
-from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection, Table, TableRow
 from bench.system.grouping import group_by
 from bench.system.text import amount, printable
 
-ASSETS = Path(__file__).parent.parent / "assets" / "report"
+ASSETS = Path(__file__).parent / "page"
 FILTERS = ("model", "pattern", "quantizer")
 MAX_VISIBLE_ROWS = 200
 """Rows that a table shows at first. A button shows the rest."""

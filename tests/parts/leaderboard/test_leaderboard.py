@@ -23,18 +23,12 @@ from bench.compare.paired_estimate import estimate_pair
 from bench.compare.pairing import pair_seeds
 from bench.compare.result_arguments import read
 from bench.compare.seed_noise_table import SeedNoiseTable
+from bench.parts.leaderboard import files as leaderboard
+from bench.parts.leaderboard import first_page, front_figure, html_data, latex
+from bench.parts.leaderboard import html as html_module
 from bench.planning.spec import Spec
-from bench.reporting import (
-    first_page,
-    from_records,
-    front_figure,
-    html_data,
-    latex,
-    leaderboard,
-    pairwise,
-    pareto,
-)
-from bench.reporting import html as html_module
+from bench.reporting import from_records, pairwise, pareto
+from bench.reporting.folders import results_folders
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 from bench.results import reproduce
 from helpers import fake_records, reports, terminal
@@ -142,10 +136,10 @@ def test_the_own_folder_counts_where_it_is_the_only_one_and_else_its_absence_is_
     cli, in_tmp_path
 ):
     fake_records.perplexity(Path("results/local"))
-    assert [p.name for p in leaderboard.results_folders()] == ["local"]
+    assert [p.name for p in results_folders()] == ["local"]
     assert cli("report")[2] == ""
     fake_records.perplexity(Path("results/first"))
-    assert [p.name for p in leaderboard.results_folders()] == ["first"]
+    assert [p.name for p in results_folders()] == ["first"]
     code, _, err = cli("report")
     assert code == 0 and "bench report --results results/local --out DIR" in err
     assert cli("report", "--results", "results/local", "--out", "mine")[2] == ""

@@ -15,10 +15,10 @@ import numpy as np
 
 from bench.compare.pairing import list_seeds, order, short_names
 from bench.compare.result_set import ResultSet
+from bench.parts.history import changepoints
 from bench.results import metrics
 from bench.results.record import Record
 from bench.results.rows import age
-from bench.stats import changepoints
 from bench.system.grouping import group_by
 from methods.contract.errors import UserError
 

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from bench.parts.leaderboard.smaller_models import NOT_MADE
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, HEIGHT, INK, MAX_LETTERS, PAPER, SOFT, WIDTH, scale
 from bench.reporting.pareto import Front, FrontPoint
-from bench.reporting.smaller_models import NOT_MADE
 from bench.system.text import printable
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.formats.checkpoint import Checkpoint
-from bench.formats.differences import list_differences, same_values
 from bench.formats.opening import content_digest, open_checkpoint
+from bench.parts.folders.differences import list_differences, same_values
 from methods.contract.codec import Storage
 from methods.contract.errors import UserError
 from methods.contract.info import Cost, Does, InputFile, MethodInfo

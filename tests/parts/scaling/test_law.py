@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.compare import scaling_law
-from bench.compare.scaling_law import GridRun
+from bench.parts.scaling import law as scaling_law
+from bench.parts.scaling.law import GridRun
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 from methods.contract.errors import UserError

@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import leaderboard, pareto, table_figures
-from bench.reporting.smaller_models import NOT_MADE
+from bench.parts.leaderboard import files as leaderboard
+from bench.parts.leaderboard import table_figures
+from bench.parts.leaderboard.smaller_models import NOT_MADE
+from bench.reporting import pareto
 from helpers import fake_records
 from methods.contract.errors import UserError
 

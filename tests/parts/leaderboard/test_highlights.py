@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, highlights, leaderboard, pairwise
+from bench.parts.leaderboard import files as leaderboard
+from bench.parts.leaderboard import highlights
+from bench.reporting import board, pairwise
 from helpers import fake_records
 
 

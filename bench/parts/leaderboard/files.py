@@ -12,25 +12,27 @@ from pathlib import Path
 from bench.compare import result_arguments
 from bench.compare.known_variance import KnownVariance
 from bench.compare.result_set import ResultSet
+from bench.parts.leaderboard import (
+    first_page,
+    from_papers,
+    highlights,
+    html,
+    latex,
+    smaller_models,
+    table_figures,
+)
+from bench.parts.leaderboard.table_figures import TableFigure
 from bench.reporting import (
     board,
     derived_cells,
     drawing,
-    first_page,
     folding,
-    from_papers,
     from_records,
-    highlights,
-    html,
-    latex,
     profile,
     searches,
-    smaller_models,
     table,
-    table_figures,
 )
 from bench.reporting.protocol import RULE
-from bench.reporting.table_figures import TableFigure
 from bench.reporting.view import ReportSection
 from bench.results import signatures
 from bench.results.rows import frame_to_csv, to_frame
@@ -48,37 +50,6 @@ SEARCHES = f"{NAME}-searches.html"
 OWN = re.compile(rf"{NAME}-[a-z0-9-]+(-[0-9]+\.svg|\.html)")
 """Names of figures and pages. `write` deletes files of such a name that belong to a former
 model."""
-
-
-def results_folders() -> list[Path]:
-    """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS
-    if it is alone."""
-    root = RESULTS.parent
-    folders = sorted(p.parent for p in root.glob("*/records") if p.is_dir())
-    others = [p for p in folders if p != RESULTS] or folders
-    if not others:
-        raise UserError(
-            f"no results folder in {str(root)!r}: name one with --results, or run bench run first"
-        )
-    return others
-
-
-def leaves_local_out() -> bool:
-    """Return whether `results_folders` leaves records of RESULTS out."""
-    return RESULTS not in results_folders() and any((RESULTS / "records").glob("*.json"))
-
-
-def read_boards(folders: Sequence[Path], model: str) -> list[ResultSet]:
-    """Read the results folders that are no searches, to show one model. Raise UserError if all are
-    searches."""
-    results = [result_arguments.read(path, model=model) for path in folders]
-    results = [one for one in results if not searches.is_search(one)]
-    if not results:
-        raise UserError(
-            f"only searches in {', '.join(map(str, folders))}: name another results folder with "
-            "--results"
-        )
-    return results
 
 
 def make_sections(
