@@ -33,6 +33,7 @@ from bench.reporting import (
 from bench.reporting.protocol import RULE
 from bench.reporting.view import ReportSection
 from bench.results import signatures
+from bench.results.computed import memory
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.signatures import SIGNED_BY
 from bench.results.store import RESULTS
@@ -129,6 +130,7 @@ def build(
             "Leaderboard", picks=False,
         )  # fmt: skip
         files[SEARCHES] = html.render_page(found, _draw(found), about)
+    memory().save()
     return {name: text.encode() for name, text in files.items()}
 
 
