@@ -121,6 +121,16 @@ def accepted(store, record, seed):
         yield leaf, value, changed
 
 
+def different(found):
+    """Yield the first variant of each leaf and value, whatever the leaf's places in lists."""
+    seen = set()
+    for leaf, value, changed in found:
+        form = tuple("*" if isinstance(part, int) else part for part in leaf), repr(value)
+        if form not in seen:
+            seen.add(form)
+            yield leaf, value, changed
+
+
 LINES = with_commands(
     [
         ("check", "{}"),
@@ -154,7 +164,7 @@ def batches():
     """Yield folders of changed records: in each, all of the sample, each with one changed leaf."""
     each = []
     for number, (store, record) in enumerate(sample()):
-        found = accepted(store, record, number)
+        found = different(accepted(store, record, number))
         each.append((store, record, *one) for one in found)
     return itertools.zip_longest(*each)
 

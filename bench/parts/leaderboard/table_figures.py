@@ -3,9 +3,11 @@ what each pattern costs."""
 
 from __future__ import annotations
 
+import itertools
 import textwrap
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ from bench.reporting.forest import FOREST_CAPTION, FOREST_TITLE, draw_forest, fo
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table
+from bench.results import metrics
+from bench.results.computed import memory
 from bench.system.text import printable
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
@@ -47,37 +51,62 @@ class TableFigure:
 
 def draw_all(table: Table, name: str) -> list[TableFigure]:
     """Draw all figures of a table. name: the name of its section."""
-    title = ", ".join(filter(None, (name, table.protocol or table.title)))
-    out = [
-        _make(
-            f"{title}: {front.y.name} against {front.x.name}",
-            pareto.describe(front),
-            draw_fronts([[front]]),
-        )
-        for front in pareto.fronts(table)
-    ]
+    title = _title(table, name)
+    out = [_draw_front(front, title) for front in pareto.fronts(table)]
     rows = forest_rows(table)
     if rows:
         text = "; ".join(f"{row} {words.ratio(*x.parts)}" for row, x in rows)
-        out.append(_make(f"{title}: {FOREST_TITLE}", FOREST_CAPTION, draw_forest(rows), text))
+        out.append(
+            _make(
+                f"{title}: {FOREST_TITLE}", FOREST_CAPTION, partial(draw_forest, rows), rows, text
+            )
+        )
     ratios = pattern_ratios(table)
     if ratios:
         texts = []
         for method, own in ratios.items():
             texts += [f"{method} {pattern} {words.ratio(*x.parts)}" for pattern, x in own.items()]
-        figure = draw_patterns(ratios)
-        out.append(
-            _make(f"{title}: what a pattern costs", PATTERN_CAPTION, figure, "; ".join(texts))
-        )
+        draw = partial(draw_patterns, ratios)
+        name = f"{title}: what a pattern costs"
+        out.append(_make(name, PATTERN_CAPTION, draw, ratios, "; ".join(texts)))
     if profile.rows_of(table):
         out.append(draw_tracks(table, title))
     return out
 
 
-def _make(title: str, caption: str, figure: Figure, text: str = "") -> TableFigure:
-    """Return a figure as SVG. text: description for readers who do not see it, by default the
-    caption."""
-    return TableFigure(title, caption, drawing.to_svg(figure, title, text or caption))
+def draw_size(table: Table, name: str) -> list[TableFigure]:
+    """Draw quality against size, or nothing without three rows that have both."""
+    fronts = (f for f in pareto.fronts(table) if f.x.metric in (metrics.SIZE, pareto.BITS))
+    return [_draw_front(front, _title(table, name)) for front in itertools.islice(fronts, 1)]
+
+
+def _title(table: Table, name: str) -> str:
+    return ", ".join(filter(None, (name, table.protocol or table.title)))
+
+
+def _draw_front(front: pareto.Front, title: str) -> TableFigure:
+    return _make(
+        f"{title}: {front.y.name} against {front.x.name}",
+        pareto.describe(front),
+        partial(draw_fronts, [[front]]),
+        ([astuple(replace(c, derived=None)) for c in (front.x, front.y)], front.points),
+    )
+
+
+def _make(
+    title: str, caption: str, draw: Callable[[], Figure], shows: object, text: str = ""
+) -> TableFigure:
+    """Return a figure as SVG, which is drawn if this machine has not drawn it before.
+
+    shows: all that is drawn, of which the text of `repr` is whole. text: description for readers
+    who do not see it, by default the caption.
+    """
+    about = ("figure", title, text or caption, repr(shows))
+    svg = memory().get(*about)
+    if svg is None:
+        svg = drawing.to_svg(draw(), title, text or caption)
+        memory().put(svg, *about)
+    return TableFigure(title, caption, svg)
 
 
 def draw_tracks(table: Table, title: str) -> TableFigure:
@@ -88,9 +117,12 @@ def draw_tracks(table: Table, title: str) -> TableFigure:
         for k in rows
         for name, loss in table.facts(k).tracks.items()
     )
-    return _make(
-        f"{title}: what each track loses", profile.CAPTION, draw_profile(table, rows, names), text
-    )
+    shows = []
+    for k in rows:
+        facts = table.facts(k)
+        shows.append((table.rows[k].name, facts.bytes, facts.tracks))
+    draw = partial(draw_profile, table, rows, names)
+    return _make(f"{title}: what each track loses", profile.CAPTION, draw, (names, shows), text)
 
 
 def draw_profile(table: Table, rows: Sequence[int], names: Sequence[str]) -> Figure:
