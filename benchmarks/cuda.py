@@ -6,7 +6,8 @@ python benchmarks/cuda.py --from DIR [...]       unpack and use them
 python benchmarks/cuda.py                        the stages of the first half hour
 python benchmarks/cuda.py --stage more           the other stages; or some by name: shapes,decode
 python benchmarks/cuda.py --model llama2-7b      pruners and quantizers of your own model
-python benchmarks/cuda.py --dry                  all stages on the CPU with tiny, to test them
+python benchmarks/cuda.py --dry                  check commands, sizes and times, without computing
+python benchmarks/cuda.py --tiny                 all stages on the CPU with tiny, to test them
 
 Recorded numbers are not measured again, and a stage that ended well is skipped, so the same command
 goes on. --limit SECONDS stops in time, a training after a checkpoint, with exit code 75. Logs,
@@ -100,20 +101,22 @@ class Rig(NamedTuple):
     results: Path
     device: str = "cuda"
     model: str = MODEL
-    is_dry: bool = False
+    is_tiny: bool = False
     """True to take tiny in place of each model, and few tokens."""
+    is_dry: bool = False
+    """True to check each command instead of running it."""
 
     def bench(self, words: str, model: str, *more: str) -> list[str]:
         """Return a command of bench."""
         few = ""
-        if self.is_dry and words.startswith("run"):
+        if self.is_tiny and words.startswith("run"):
             few = "--set calibration.sequences=8"
             if not {"size", "speed"} & set(words.split()):
                 few += " --set perplexity.windows=8"
         options = " ".join([words, *more, few])
         command = [sys.executable, "-m", "bench", *options.split()]
         place = ["--device", self.device, "--results", str(self.results)]
-        return [*command, "--model", SMALL if self.is_dry else model, *place]
+        return [*command, "--model", SMALL if self.is_tiny else model, *place]
 
     @property
     def shapes(self) -> str:
@@ -133,13 +136,13 @@ class Rig(NamedTuple):
     @property
     def windows(self) -> str:
         """Settings of perplexity. Another model, and tiny, has those of its alias."""
-        return "" if self.is_dry or self.model != MODEL else WINDOWS
+        return "" if self.is_tiny or self.model != MODEL else WINDOWS
 
     def train(self, model: str, methods: str, recipe: str, tokens: int) -> list[list[str]]:
         """Return a command for each training."""
         words = f"run --quant none --dtype bfloat16 --set training.recipe={recipe}"
         words += f" --set training.checkpoint_s={CHECKPOINT_S} --set training.tokens="
-        if self.is_dry:
+        if self.is_tiny:
             words += "32768 --set training.batch=8 --set training.seqlen=128"
         else:
             words += str(tokens)
@@ -185,16 +188,29 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
     return rig.train(model, "cast:from=recon,retrain:from=recon", COMPARED, COMPARED_TOKENS)
 
 
-def plan_command(rig: Rig) -> list[str]:
-    """Return the command that plans the rows of the stage quality, for this card or an H100."""
+def checked(command: list[str], card: str) -> list[str]:
+    """Return the command that checks another and computes nothing: the plan of a run, the limits of
+    a model's shapes, or the names of tests.
+
+    card: name of a card's datasheet.
+    """
+    if "pytest" in command:
+        return [*command, "--collect-only"]
+    if command[3] == "speed":
+        model = command.index("--model")
+        return [*command[:4], "--device-spec", card, *command[model : model + 2]]
+    instead = {"run": "plan", "cuda": card}
+    return [instead.get(word, word) for word in command]
+
+
+def name_of_card() -> str:
+    """Return the name of this card's datasheet, or that of an H100."""
     import torch
 
     from bench.inputs.datasheets import device_specs, find_spec
 
     card = find_spec(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    name = next((name for name, spec in device_specs().items() if spec == card), "h100")
-    (command,) = commands("quality", rig._replace(device=name, is_dry=False))
-    return ["plan" if word == "run" else word for word in command]
+    return next((name for name, spec in device_specs().items() if spec == card), "h100")
 
 
 def compare_devices(results: Path) -> list[str]:
@@ -411,7 +427,8 @@ def main() -> int:
     asked.add_argument("--stage", help="by commas; more: those after the first half hour")
     asked.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     asked.add_argument("--model", default=MODEL)
-    asked.add_argument("--dry", action="store_true")
+    asked.add_argument("--dry", action="store_true", help="check the commands on any machine")
+    asked.add_argument("--tiny", action="store_true", help="run on the CPU, with tiny")
     asked.add_argument("--limit", type=float, default=math.inf, metavar="SECONDS")
     asked.add_argument("--archive", type=Path, metavar="FILE", help="default: cuda.tar.gz in $OUT")
     asked.add_argument("--needs", action="store_true")
@@ -421,7 +438,7 @@ def main() -> int:
     asked.add_argument("--there", type=Path, metavar="FILE", help=there)
     asked.add_argument("--from", type=Path, metavar="DIR", dest="source")
     given = asked.parse_args()
-    chosen = choose(given.stage, given.model, given.dry)
+    chosen = choose(given.stage, given.model, given.dry or given.tiny)
     if unknown := [name for name in chosen if name not in STAGES]:
         asked.error(f"unknown stage {unknown[0]!r}: use some of {', '.join(STAGES)}")
     if given.pack:
@@ -444,18 +461,19 @@ def main() -> int:
         return 1 if lacking else 0
     if given.archive is None and (out := os.environ.get("OUT")):
         given.archive = Path(out) / "cuda.tar.gz"
-    device = "cpu" if given.dry else given.device
-    rig = Rig(given.results, device, given.model, given.dry)
+    device = "cpu" if given.tiny else given.device
+    rig = Rig(given.results, device, given.model, given.tiny, given.dry)
     return run(chosen, rig, time.monotonic() + given.limit, given.archive)
 
 
-def choose(words: str | None, model: str, is_dry: bool) -> list[str]:
-    """Return the names of the stages that were asked for."""
+def choose(words: str | None, model: str, is_test: bool) -> list[str]:
+    """Return the names of the stages that were asked for: all in a test without a card."""
     if words and words != "more":
         return words.split(",")
     if model != MODEL:
         return list(OWN)
-    return [name for name, stage in STAGES.items() if is_dry or stage.is_first != (words == "more")]
+    is_first = words != "more"
+    return [name for name, stage in STAGES.items() if is_test or stage.is_first == is_first]
 
 
 def call(command: list[str], end: float, log: Path) -> int:
@@ -503,37 +521,43 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
         return 2
     import torch
 
-    if rig.device == "cuda" and not torch.cuda.is_available():
-        print("no CUDA device: use --dry to test the stages on the CPU", file=sys.stderr)
+    if rig.device == "cuda" and not rig.is_dry and not torch.cuda.is_available():
+        print("no CUDA device: use --dry or --tiny to test the stages", file=sys.stderr)
         return 2
     rig.results.mkdir(parents=True, exist_ok=True)
-    if rig.is_dry:
+    if rig.is_tiny:
         # A decoding step on a CPU is else compiled, for a minute or more.
         os.environ.setdefault("BENCH_EAGER", "1")
-    if rig.model != MODEL:
+    if rig.model != MODEL and not rig.is_dry:
         print("and the time of this plan, for quality:", flush=True)
-        command = plan_command(rig)
+        (command,) = commands("quality", rig._replace(device="cuda", is_tiny=False))
+        command = checked(command, name_of_card())
         print(">", *command, flush=True)
         call(command, end, rig.results / "plan.log")
     worst = 0
     for name in (name for name in STAGES if name in chosen):
         print(rig.about(name), flush=True)
         done, log = rig.results / f"{name}.done", rig.results / f"{name}.log"
-        if done.exists():
+        if rig.is_dry:
+            log = rig.results / f"{name}.dry.log"
+        elif done.exists():
             print(f"  skipped: it took {done.read_text()} s", flush=True)
             continue
         started, codes = time.monotonic(), []
         for command in commands(name, rig):
+            if rig.is_dry:
+                command = checked(command, name_of_card())
             print(">", *command, flush=True)
             codes.append(call(command, end, log))
             if codes[-1] == STOPPED:
                 break
-        if name == "smoke" and not any(codes) and compare_devices(rig.results):
-            codes.append(1)
-        if name == "rate" and rig.device == "cuda":
-            show_use(rig.results)
-        if not any(codes):
-            done.write_text(f"{time.monotonic() - started:.0f}")
+        if not rig.is_dry:
+            if name == "smoke" and not any(codes) and compare_devices(rig.results):
+                codes.append(1)
+            if name == "rate" and rig.device == "cuda":
+                show_use(rig.results)
+            if not any(codes):
+                done.write_text(f"{time.monotonic() - started:.0f}")
         print(f"{name}: exit codes {codes}, {time.monotonic() - started:.0f} s", flush=True)
         keep(rig.results, archive)
         worst = max(worst, *codes)

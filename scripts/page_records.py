@@ -104,6 +104,6 @@ def perplexities(results: ResultSet) -> dict[str, dict[str, Seeds]]:
 
 def origin_note(records: Iterable[Record]) -> str:
     """Return a paragraph on the processors and versions of a table's records, "" if all have
-    one."""
-    origin = origins.describe(records)
+    one. The rows of these tables have no marks."""
+    origin = origins.describe(records).replace(f" ({origins.MARK})", "")
     return f"\n{escape_markdown(origin)}\n" if origin else ""

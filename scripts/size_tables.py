@@ -60,7 +60,9 @@ def transforms(folder: str) -> str:
                     cells.append(DASH)
             lines.append(cells)
         headers = ("", ">perplexity", *(f">{name}" for name in names))
-        text = markdown(headers, lines) + origin_note(records)
+        machines = sorted({record.processor_kind for record in records} - {""})
+        timed = f"\nMinutes are of one core of {' or '.join(machines)}, beside other work.\n"
+        text = markdown(headers, lines) + timed + origin_note(records)
         parts.append(f"**{model}**\n\n{text}")
     return "\n".join(parts)
 

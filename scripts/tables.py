@@ -51,17 +51,22 @@ LEADER_COLUMNS = (
 MAX_LEADERS = 10
 
 
-def leaders(*folders: str) -> str:
-    """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded."""
+def leaders(*words: str) -> str:
+    """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded.
+
+    words: folders, and the number of rows if it is not MAX_LEADERS.
+    """
+    folders = [word for word in words if not word.isdigit()]
+    most = max([int(word) for word in words if word.isdigit()], default=MAX_LEADERS)
     section = make_sections(*folders)[0]
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:
         named = [i for i, header in enumerate(whole.headers) if header.startswith(name)]
-        cells = {line[i] for i in named[:1] for line in whole.lines[:MAX_LEADERS]}
+        cells = {line[i] for i in named[:1] for line in whole.lines[:most]}
         if cells - {table.ABSENT}:
             shown.append(named[0])
-    lines = [[line[i] for i in shown] for line in whole.lines[:MAX_LEADERS]]
+    lines = [[line[i] for i in shown] for line in whole.lines[:most]]
     first = replace(whole, headers=[whole.headers[i] for i in shown], lines=lines, notes=())
     notes = "\n".join(f"{escape_markdown(note)}\n" for text in texts for note in text.notes)
     return f"{table.to_markdown(first)}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"

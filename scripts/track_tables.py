@@ -15,7 +15,7 @@ from bench.compare.result_set import ResultSet
 from bench.inputs import tracks
 from bench.parts.leaderboard import table_figures
 from bench.parts.leaderboard.table_figures import TableFigure
-from bench.reporting import pairwise, profile, table
+from bench.reporting import pairwise, profile
 from bench.reporting.view import Table
 from bench.results import metrics
 from bench.results.identity import Identity
@@ -31,17 +31,11 @@ PROFILES = "results/tracks"
 
 
 def profiles(folder: str) -> str:
-    """Return what each track loses: for each model a picture, and folded tables under it."""
-    parts = []
-    for name, one, picture in profile_figures(folder):
-        title = escape_markdown(picture.title)
-        parts.append(f"![{title}](figures/{name}.svg)\n\n{profile.CAPTION}\n")
-        for text, about in zip(profile.text_tables(one), profile.CAPTIONS, strict=False):
-            # The first caption is already under the picture.
-            note = "" if about == profile.CAPTION else f"{about}\n\n"
-            summary = f"<details><summary>{escape_markdown(text.title)}</summary>"
-            parts.append(f"{summary}\n\n{note}{table.to_markdown(text)}\n</details>\n")
-    return "\n".join(parts)
+    """Return a picture for each model of what each track loses. The page has the tables."""
+    pictures = []
+    for name, _, picture in profile_figures(folder):
+        pictures.append(f"![{escape_markdown(picture.title)}](figures/{name}.svg)\n")
+    return "\n".join([*pictures, f"{profile.CAPTION}\n"])
 
 
 @cache
@@ -102,10 +96,11 @@ def track_sizes(folder: str) -> str:
     """Return the smallest difference of two rows' losses that each size of the tracks can tell, and
     the seconds of a row. Of the sizes that were not measured they follow from the questions that
     were, whose variance falls as their number grows. The noise between seeds stays."""
-    results = read(folder)
+    results, sizes = read(folder), tracks.sizes()
     draws, metric = known_variance().draws, metrics.find(profile.METRIC)
     told: dict[tuple[str, str], list[float]] = {}
     costs: dict[tuple[str, str], list[float]] = {}
+    computed: set[str] = set()
     for records in group_by(results.records, lambda record: record.identity.model).values():
         rows = group_by(records, lambda record: record.identity.key("measure", "protocol"))
         dense = next(of for of in rows.values() if _is_dense(of[0].identity))
@@ -114,19 +109,24 @@ def track_sizes(folder: str) -> str:
             parts = list(_parts_of_tracks(dense, one, other, results))
             for track, of_track in group_by(parts, lambda part: part.track).items():
                 noise, _ = draws.of_record(one[0], metric)
-                for size, limits in tracks.sizes().items():
+                for size, limits in sizes.items():
                     half, seconds = _told(of_track, limits, noise)
                     told.setdefault((track, size), []).append(half)
                     costs.setdefault((track, size), []).append(seconds)
+                    if any(_questions(part, limits) != part.questions for part in of_track):
+                        computed.add(size)
     lines = []
+    medians = {key: statistics.median(seconds) for key, seconds in costs.items()}
     for track in dict.fromkeys(track for track, _ in told):
         cells = [track]
-        for size in tracks.sizes():
-            halves, seconds = told[track, size], statistics.median(costs[track, size])
-            span = f"{100 * min(halves):.0f} to {100 * max(halves):.0f}"
-            cells.append(f"{span} points, {seconds:.0f} s")
+        for size in sizes:
+            span = f"{100 * min(told[track, size]):.0f} to {100 * max(told[track, size]):.0f}"
+            cells.append(f"{span} points, {medians[track, size]:.0f} s")
         lines.append(cells)
-    return markdown(("track", *(f">{size}" for size in tracks.sizes())), lines)
+    whole = {size: sum(s for (_, of), s in medians.items() if of == size) for size in sizes}
+    lines.append(["all", *(f"{seconds:.0f} s" for seconds in whole.values())])
+    kinds = {size: "computed" if size in computed else "measured" for size in sizes}
+    return markdown(("track", *(f">{size}, {kind}" for size, kind in kinds.items())), lines)
 
 
 def _is_dense(identity: Identity) -> bool:
@@ -165,7 +165,7 @@ def _told(
     """Return half of the interval of the difference at a size, and the seconds of a row."""
     variances, seconds = [], 0.0
     for part in parts:
-        count = tracks.limit_of(part.task, limits, part.questions)
+        count = _questions(part, limits)
         more = count / part.questions
         variance = part.change.stderr**2 / len(parts) ** 2 / more
         variances.append((variance, part.change.freedom * more))
@@ -174,6 +174,10 @@ def _told(
     variances.append((2 * noise.variance * scale**2, noise.freedom))
     total = sum(variance for variance, _ in variances)
     return students_t(pairwise.ALPHA, satterthwaite(variances)) * total**0.5, seconds
+
+
+def _questions(part: TaskPart, limits: Mapping[str, int]) -> int:
+    return tracks.limit_of(part.task, limits, part.questions)
 
 
 TABLES: dict[str, Callable[..., str]] = {

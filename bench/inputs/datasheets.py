@@ -23,11 +23,18 @@ class DeviceSpec:
     gb: float
     """Memory in 10^9 bytes."""
     source: str
+    unverified: tuple[str, ...] = ()
+    """Kinds whose rate was not found in a datasheet of the vendor."""
 
     def peak(self, kind: str) -> float:
         """Return 10^12 operations per second. Weights without instructions of their kind are
         multiplied in bfloat16."""
         return self.tflops.get(kind, self.tflops["bf16"])
+
+    def doubt(self, *kinds: str) -> str:
+        """Return a note on those of some kinds whose rate is unverified, or ""."""
+        found = [kind for kind in kinds if kind in self.unverified]
+        return f"unverified for {self.name}: its rate in {', '.join(found)}" if found else ""
 
 
 def device_specs() -> dict[str, DeviceSpec]:

@@ -194,7 +194,7 @@ def select_card(device: str) -> None:
 
 def fingerprint(device: str) -> str:
     """Return the hardware and libraries that a timing is valid for. The text is part of the key of
-    the timing."""
+    the timing. A plan may name a card that this machine lacks."""
     cpu = f"{provenance.processor()}, {cores()} cores"
     path = os.environ.get(KERNEL_PATH)
     if path:
@@ -203,6 +203,8 @@ def fingerprint(device: str) -> str:
         cpu += ", eager"
     if not device.startswith("cuda"):
         return cpu
+    if not exists(device):
+        return f"{device} of another machine"
     import torch
 
     library = (

@@ -174,7 +174,10 @@ class Numbered(TorchFunctionMode):
     """Where a call names a card without its number, and torch would ask the driver for it."""
 
     def __torch_function__(self, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = tree_map(_number, (args, kwargs or {}))
+        args = tuple(_number(value) for value in args)
+        kwargs = {name: _number(value) for name, value in (kwargs or {}).items()}
+        if func is Tensor.to:
+            args = (args[0], *_without_tensors(args[1:]))
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == CARD:
             del kwargs["device"]
             return func(*args, **kwargs).to(CARD)
@@ -182,8 +185,9 @@ class Numbered(TorchFunctionMode):
 
 
 def _number(value: Any) -> Any:
-    is_device = isinstance(value, torch.device) and value.type == "cuda"
-    return CARD if is_device or (isinstance(value, str) and value in ("cuda", "cuda:0")) else value
+    if isinstance(value, torch.device):
+        return CARD if value.type == "cuda" else value
+    return CARD if isinstance(value, str) and value in ("cuda", "cuda:0") else value
 
 
 @contextlib.contextmanager

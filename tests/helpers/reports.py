@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench.compare.result_arguments import read
 from bench.inputs.tasks import TASK_SETS
 from helpers import fake_records
 
@@ -10,6 +11,14 @@ WANDA7 = TASK_SETS["wanda7"]
 IMAGE = "<img src=x onerror=alert(1)>"
 FORMULA = "=cmd|'/C calc'!A0"
 CLOSING = "</script><script>alert(2)</script>"
+
+
+def whole_page(folders, papers=None):
+    """Render on one page what a leaderboard has on a page for each model."""
+    from bench.parts.leaderboard import files, html  # not every test has the part
+
+    sections = files.make_sections([read(one) for one in folders], papers)
+    return html.render_page(sections, files._draw(sections))
 
 
 def folder(root):

@@ -3,6 +3,7 @@
 import gc
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from helpers.forked_ranks import run_ranks
 from helpers.models import build, exact, job_for, mean_float64
 from helpers.trainings import counting, job_to_train, method
 from methods.contract.method import Budget, Compute
-from methods.workshop.training import gather, trainer
+from methods.workshop.training import gather, saver, trainer, training_checkpoint
 from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.trainer import Trainer
 
@@ -33,15 +34,28 @@ class Stopping:
             stop_request.signal = 15
 
 
-def train(name, family, out, work, stopping, **fields):
+class Killed(Exception):
+    """The end of a training without a last checkpoint."""
+
+
+class Killing:
+    """A progress that ends the training on all ranks, one note after its last checkpoint."""
+
+    def advance(self, done, total, **metrics):
+        if done == STOPS_AFTER + NOTED_EVERY:
+            raise Killed
+
+
+def train(name, family, out, work, progress=None, checkpoint_s=300, **fields):
     model = build(family) if fields else exact(family)
-    more = {"progress": Stopping()} if stopping else {}
-    more |= {"steps": STEPS, "budget": {"log_every": NOTED_EVERY}} | fields
+    more = {"progress": progress} if progress else {}
+    budget = {"log_every": NOTED_EVERY, "checkpoint_s": checkpoint_s}
+    more |= {"steps": STEPS, "budget": budget} | fields
     job = job_to_train(model, job_for, counting(), work, **more)
     try:
         outcome = method(name, **RATE).apply(model, job)
-    except Stopped:
-        assert stopping
+    except (Stopped, Killed):
+        assert progress
         stop_request.reset()
         return
     if dist.get_rank() == 0:
@@ -49,6 +63,32 @@ def train(name, family, out, work, stopping, **fields):
         model.config.save_pretrained(out / "model")
         losses = [str(row["loss"]) for row in outcome.notes["curve"]]
         (out / "curve.txt").write_text("\n".join(losses))
+
+
+def resume_after_kill(pair, home):
+    """Train with threads that write late, end without a last checkpoint, and go on."""
+    real_write, real_gradients = training_checkpoint.write, Trainer._gradients
+    newest, ended = [0], []
+
+    def gradients(trainer, step, teacher):
+        newest.append(step)
+        return real_gradients(trainer, step, teacher)
+
+    def write(root, step, *state):
+        # The training has changed the weights when they are written.
+        while newest[-1] <= step:
+            time.sleep(0.001)
+        ended.append(step)
+        return real_write(root, step, *state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saver, "is_written_beside", lambda tensors: True)
+        patch.setattr(training_checkpoint, "write", write)
+        patch.setattr(Trainer, "_gradients", gradients)
+        train(*pair.split(","), home, home / "work", Killing(), checkpoint_s=0)
+    assert ended == [1, NOTED_EVERY, STOPS_AFTER], ended
+    assert training_checkpoint.latest(home / "work").name == f"step-{STOPS_AFTER}"
+    train(*pair.split(","), home, home / "work")
 
 
 class Memory:
@@ -115,15 +155,15 @@ def round_rows(pair, home):
 
             patch.setattr(dist, name, count)
             compute = Compute(dtype=torch.bfloat16)
-            train(*pair.split(","), out, out / "work", stopping=False, compute=compute)
+            train(*pair.split(","), out, out / "work", compute=compute)
         if dist.get_rank() == 0:
             (out / "bytes.txt").write_text(str(sum(gathered)))
         dist.barrier()
 
 
 def main(world: str, out: str, *tasks: str) -> None:
-    """Do tasks: "method,family", "stop=method,family", "resume=method,family", "memory=FOLDER",
-    "round=method,family"."""
+    """Do tasks: "method,family", "stop=method,family", "resume=method,family",
+    "kill=method,family", "memory=FOLDER", "round=method,family"."""
     run_ranks(int(world), work, Path(out), *tasks)
 
 
@@ -136,7 +176,9 @@ def work(out: Path, *tasks: str) -> None:
             measure(Path(pair), out)
         elif kind == "round":
             round_rows(pair, out / pair)
+        elif kind == "kill":
+            resume_after_kill(pair, out / kind / pair)
         else:
             home = out / kind / pair
-            train(*pair.split(","), home, home / "work", stopping=kind == "stop")
+            train(*pair.split(","), home, home / "work", Stopping() if kind == "stop" else None)
         dist.barrier()

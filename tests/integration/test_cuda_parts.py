@@ -96,18 +96,30 @@ def test_needs_of_a_python_without_packages():
 
 
 @pytest.mark.skipif("speed" not in found_parts(), reason="the part speed is not there")
-@pytest.mark.parametrize("is_dry", [False, True])
-def test_every_command_is_one_that_the_program_takes(cuda, tmp_path, cli, is_dry):
-    """Of each run, its plan: a wrong flag or setting is an exit code of 2."""
-    rig = cuda.Rig(tmp_path, "cpu" if is_dry else "cuda", is_dry=is_dry)
-    for stage in cuda.STAGES:
+@pytest.mark.parametrize("model", [None, "llama2-7b"])
+def test_every_command_is_one_that_the_program_takes(cuda, tmp_path, cli, model):
+    """What checks a command on any machine: a wrong flag or setting is an exit code of 2."""
+    rig = cuda.Rig(tmp_path, model=model or cuda.MODEL)
+    checked = set()
+    for stage in cuda.STAGES if model is None else cuda.OWN:
         for command in cuda.commands(stage, rig):
-            verb, *words = command[3:]
-            assert stage == "check" or words[words.index("--device") + 1] in ("cpu", rig.device)
-            if verb == "run":
-                words = ["cpu" if word == "cuda" else word for word in words]
-                code, _, err = cli("plan", *words)
+            words = cuda.checked(command, "h100")[3:]
+            if "pytest" not in command:
+                assert not {"run", "cuda"} & {*words}
+                checked.add(words[0])
+                code, _, err = cli(*words)
                 assert code == 0 or "not downloaded yet" in err, err
+    assert checked == {"plan", "speed"}
+
+
+def test_a_dry_stage_computes_nothing_and_is_not_done(cuda, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cuda, "call", lambda command, *more: asked.append(command) or 0)
+    assert cuda.run([*cuda.STAGES], cuda.Rig(tmp_path, is_dry=True), float("inf")) == 0
+    assert len(asked) > len(cuda.STAGES)
+    for command in asked:
+        assert {"plan", "--device-spec", "--collect-only"} & set(command)
+    assert not [*tmp_path.glob("*.done")]
 
 
 def test_stages_are_those_of_the_half_hour_or_were_asked_for(cuda):
@@ -130,10 +142,11 @@ def test_another_model_takes_the_place_of_ours(cuda, tmp_path):
 
 
 def test_a_model_of_yours_is_planned_on_a_card(cuda, tmp_path):
-    rig = cuda.Rig(tmp_path, "cpu", "llama2-7b", is_dry=True)
-    (quality,) = cuda.commands("quality", rig._replace(device="h100", is_dry=False))
-    planned = cuda.plan_command(rig)
-    assert planned[3] == "plan" and planned[4:] == quality[4:] and "llama2-7b" in planned
+    rig = cuda.Rig(tmp_path, model="llama2-7b")
+    (quality,) = cuda.commands("quality", rig)
+    planned = cuda.checked(quality, "a100")
+    assert planned[3] == "plan" and {"llama2-7b", "a100"} < {*planned}
+    assert len(planned) == len(quality)
     assert rig.about("quality").startswith("quality: as planned: ")
     assert "llama2-7b" in rig.about("shapes") and rig.minutes("shapes") == 6
 
@@ -161,7 +174,7 @@ def test_a_stage_that_ended_well_is_skipped(cuda, tmp_path, monkeypatch, capsys)
     codes = iter([1, 0, 0])
     calls = []
     monkeypatch.setattr(cuda, "call", lambda *given: calls.append(given) or next(codes))
-    rig = cuda.Rig(tmp_path / "r", "cpu", is_dry=True)
+    rig = cuda.Rig(tmp_path / "r", "cpu", is_tiny=True)
     archive = tmp_path / "a.tar.gz"
     ran = [cuda.run(["decode"], rig, float("inf"), archive) for _ in range(3)]
 
@@ -190,7 +203,7 @@ def test_numbers_of_the_card_are_compared_with_those_of_the_cpu(
 
 def test_without_a_card_it_says_how_to_test():
     done = run("--stage", "check")
-    assert done.returncode == 2 and "use --dry" in done.stderr
+    assert done.returncode == 2 and "use --dry or --tiny" in done.stderr
 
 
 def test_no_parts_are_a_sentence(tmp_path):

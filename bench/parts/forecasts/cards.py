@@ -129,7 +129,9 @@ def enough(artifact: Artifact, cards: Cards) -> str:
 
 def describe_rate(cards: Cards) -> str:
     """Return how the times for named cards were computed."""
+    doubt = cards.card.doubt("bf16")
     return (
         f"times are arithmetic, not measured: {RATE:.0%} of the {cards.card.peak('bf16'):g} "
         f"TFLOP/s in the datasheet of {cards.card.name} ({cards.card.source})"
+        + (f"; {doubt}" if doubt else "")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -12,6 +13,7 @@ from bench.compare import result_arguments
 from bench.compare.known_variance import KnownVariance
 from bench.compare.result_set import ResultSet
 from bench.parts.leaderboard import (
+    first_page,
     from_papers,
     highlights,
     html,
@@ -46,8 +48,9 @@ PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
 WITHOUT_TASKS = "Rows without tasks:"
 SEARCHES = f"{NAME}-searches.html"
-FIGURE = re.compile(rf"{NAME}-[a-z0-9-]+-[0-9]+\.svg")
-"""Names of figures. `write` deletes files of such a name that belong to a former model."""
+OWN = re.compile(rf"{NAME}-[a-z0-9-]+(-[0-9]+\.svg|\.html)")
+"""Names of figures and pages. `write` deletes files of such a name that belong to a former
+model."""
 
 
 def make_sections(
@@ -105,9 +108,6 @@ def build(
                 sections[i] = _with_signers(section, signers)
     figures = _draw(sections)
     figure_files = _figure_files(sections, figures)
-    page = replace(html.LEADERBOARD, title=title)
-    if of_search:
-        page = replace(page, other=SEARCHES, other_name="Searches and scaling grids")
     found = make_search_sections(of_search)
     for_latex = []
     for section in sections:
@@ -116,22 +116,55 @@ def build(
             texts += [*board_table.to_text_tables(), *profile.text_tables(board_table)]
         for_latex.append((section.title, section.description, texts))
     files = {
-        f"{NAME}.html": html.render_page(sections, figures, page),
+        **_pages(sections, figures, found, title),
         f"{NAME}.md": _markdown(sections, figure_files, of_search, title),
         f"{NAME}.csv": _csv(result_sets, signers, [*sections, *found]),
         f"{NAME}.tex": latex.render_document(for_latex),
     }
     for of_section in figure_files.values():
         files |= {name: drawing.to_file(figure.svg) for name, figure in of_section.items()}
-    if of_search:
-        about = html.PageKind(
-            "cast-bench searches",
-            "Searches for recipes, and grids for scaling laws. " + searches.RULE, f"{NAME}.html",
-            "Leaderboard", picks=False,
-        )  # fmt: skip
-        files[SEARCHES] = html.render_page(found, _draw(found), about)
     memory().save()
     return {name: text.encode() for name, text in files.items()}
+
+
+def _pages(
+    sections: Sequence[ReportSection],
+    figures: Mapping[int, Sequence[TableFigure]],
+    of_search: Sequence[ReportSection],
+    title: str,
+) -> dict[str, str]:
+    """Return the first page, one for each section with all that is known of it, and that of
+    searches, by file name.
+
+    figures: those of each table, by its number among the tables of all sections.
+    """
+    first = first_page.choose(sections)
+    names = [f"{NAME}-{slug}.html" for slug in _slugs(sections)]
+    links = [(n, s.title) for n, s in zip(names, sections, strict=True) if s not in first]
+    if of_search:
+        links.append((SEARCHES, "Searches and scaling grids"))
+    short = [first_page.shorten(section) for section in first]
+    pictures = {k: table_figures.draw_size(s.tables[0], s.title) for k, s in enumerate(short)}
+    page = replace(
+        html.LEADERBOARD,
+        title=title,
+        links=tuple(links),
+        picks=False,
+        details=tuple(n for n, s in zip(names, sections, strict=True) if s in first),
+    )
+    out = {f"{NAME}.html": html.render_page(short, pictures, page, sections)}
+    back = ((f"{NAME}.html", "Leaderboard"),)
+    number = 0
+    for name, section in zip(names, sections, strict=True):
+        own = {k: figures.get(number + k, ()) for k in range(len(section.tables))}
+        number += len(section.tables)
+        about = html.PageKind(f"{section.title}: {title}", html.LEADERBOARD.deck, back)
+        out[name] = html.render_page([section], own, about)
+    if of_search:
+        deck = "Searches for recipes, and grids for scaling laws. " + searches.RULE
+        about = html.PageKind("cast-bench searches", deck, back, picks=False)
+        out[SEARCHES] = html.render_page(of_search, _draw(of_search), about)
+    return out
 
 
 def _with_signers(section: ReportSection, signers: Mapping[str, str]) -> ReportSection:
@@ -182,12 +215,8 @@ def find_stale(files: dict[str, bytes], folder: Path) -> list[Path]:
 
 
 def _own_files(folder: Path) -> list[Path]:
-    """Return the files that a leaderboard need not have: figures, and the page of searches."""
-    return [
-        p
-        for p in folder.glob(f"{NAME}-*")
-        if p.is_file() and (p.name == SEARCHES or FIGURE.fullmatch(p.name))
-    ]
+    """Return the files that a leaderboard need not have: figures and further pages."""
+    return [p for p in folder.glob(f"{NAME}-*") if p.is_file() and OWN.fullmatch(p.name)]
 
 
 def _csv(
@@ -222,17 +251,29 @@ def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:
     return {k: table_figures.draw_all(t, title) for k, (title, t) in enumerate(every)}
 
 
+def _slugs(sections: Sequence[ReportSection]) -> list[str]:
+    """Return the part of a file name for each section. No two are equal."""
+    names = (re.sub(r"[^a-z0-9]+", "-", s.title.lower()).strip("-")[:40] for s in sections)
+    slugs = [
+        "papers" if s.published else name or "results"
+        for s, name in zip(sections, names, strict=True)
+    ]
+    count = Counter([*slugs, "searches"])
+    out: list[str] = []
+    for i, slug in enumerate(slugs):
+        alone = count[slug] == 1 and slug not in out
+        out.append(slug if alone else f"{slug}-{i}")
+    return out
+
+
 def _figure_files(
     sections: Sequence[ReportSection], figures: Mapping[int, Sequence[TableFigure]]
 ) -> dict[int, dict[str, TableFigure]]:
     """Return the figures of each section's main protocol by file name, by section."""
-    names = (re.sub(r"[^a-z0-9]+", "-", s.title.lower()).strip("-")[:40] for s in sections)
-    slugs = [name or "results" for name in names]
+    slugs = _slugs(sections)
     out, first = {}, 0
     for i, section in enumerate(sections):
         slug = slugs[i]
-        if slugs.count(slug) > 1:
-            slug = f"{slug}-{i}"
         if not section.published:
             out[i] = {
                 f"{NAME}-{slug}-{k}.svg": figure for k, figure in enumerate(figures.get(first, ()))

@@ -18,7 +18,7 @@ from bench.system.grouping import group_by
 from bench.system.validation import describe_allowed
 from methods.contract.errors import UserError
 
-MARK = "†"
+MARK = "‡"
 MAX_PERPLEXITY = 10**300
 """Largest perplexity. A float holds it, and its ratio to another."""
 REST = "rest"

@@ -15,13 +15,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from bench.parts.leaderboard import highlights
 from bench.parts.leaderboard.html_data import page_data
 from bench.parts.leaderboard.table_figures import TableFigure
 from bench.reporting import drawing, folding
 from bench.reporting.candidates import LIMITS
 from bench.reporting.protocol import RULE
-from bench.reporting.table import ABSENT, caption
+from bench.reporting.table import ABSENT, SPREAD, caption
 from bench.reporting.view import ReportSection, Table, TableRow
 from bench.system.grouping import group_by
 from bench.system.text import amount, printable
@@ -74,17 +73,17 @@ def _padded(text: str, width: int) -> Markup:
 
 @dataclass(frozen=True)
 class PageKind:
-    """The words of a page, of the leaderboard or of searches.
+    """The words of a page and its links.
 
-    other, other_name: file beside this one, empty without one; picks: whether rows can be picked by
-    limits.
+    links: files beside this one, with their names; picks: whether rows can be picked by limits;
+    details: of a first page, the file of each section.
     """
 
     title: str
     deck: str
-    other: str = ""
-    other_name: str = ""
+    links: tuple[tuple[str, str], ...] = ()
     picks: bool = True
+    details: tuple[str, ...] = ()
 
 
 LEADERBOARD = PageKind(
@@ -96,19 +95,25 @@ def render_page(
     sections: Sequence[ReportSection],
     figures: Mapping[int, Sequence[TableFigure]],
     page: PageKind = LEADERBOARD,
+    counted: Sequence[ReportSection] = (),
 ) -> str:
-    """Render the page. figures: those of each table, by its number on the page."""
+    """Render the page.
+
+    figures: those of each table, by its number on the page. counted: sections whose records and
+    rows the page counts, by default its own.
+    """
     css = palette() + (ASSETS / "page.css").read_text(encoding="utf-8")
     js = "".join((ASSETS / name).read_text(encoding="utf-8") for name in ("page.js", "pick.js"))
     numbers = count()
     data = page_data(sections, MAX_VISIBLE_ROWS, page.picks)
     contexts: list[dict[str, Any]] = []
     boards = []
-    for section in sections:
+    for i, section in enumerate(sections):
         tables = []
         for one in section.tables:
             k = next(numbers)
-            tables.append(_table(one, k, figures.get(k, ())))
+            notes = () if page.details else one.notes
+            tables.append(_table(one, k, figures.get(k, ()), notes))
             if data["tables"][k]["choices"]:
                 boards.append((k, section.title, one.protocol))
         contexts.append(
@@ -116,6 +121,7 @@ def render_page(
                 "title": section.title,
                 "description": section.description,
                 "published": section.published,
+                "details": page.details[i] if page.details else "",
                 "tables": tables,
             }
         )
@@ -128,14 +134,13 @@ def render_page(
         limits=LIMITS,
         csp={"script": _hash(js), "style": _hash(css)},
         sections=contexts,
-        highlights=highlights.find_highlights(sections),
-        highlight_headers=highlights.HEADERS,
-        highlight_caption=highlights.CAPTION,
         max_visible_rows=MAX_VISIBLE_ROWS,
         rule=RULE,
+        spread=SPREAD,
         folding=folding.RULE,
         has_parts=any(row.part_of is not None for row in _all_rows(sections)),
         data=_shown(data),
+        count=_describe_counts(counted or sections),
         **_choices(sections),
     )
 
@@ -164,7 +169,7 @@ def _hash(text: str) -> str:
 
 
 def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
-    """Return what a reader can filter by and show, and the counts of the page's head."""
+    """Return what a reader can filter by and show."""
     rows = _all_rows(sections)
     filters = {}
     for key in FILTERS:
@@ -183,7 +188,7 @@ def _choices(sections: Sequence[ReportSection]) -> dict[str, Any]:
                 "mixed": len(hidden) > 1,
             }
         )
-    return {"filters": filters, "metrics": of_metrics, "count": _describe_counts(sections)}
+    return {"filters": filters, "metrics": of_metrics}
 
 
 def _all_rows(sections: Iterable[ReportSection]) -> list[TableRow]:
@@ -209,11 +214,14 @@ def _count_rows(sections: Iterable[ReportSection]) -> int:
     return sum(row.part_of is None for row in _all_rows(sections))
 
 
-def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str, Any]:
+def _table(
+    table: Table, index: int, figures: Sequence[TableFigure], notes: Sequence[str]
+) -> dict[str, Any]:
     rank_of, ranks = "", []
     by = table.ranked_by
     if by is not None:
         rank_of, ranks = table.columns[by].name, [rank or ABSENT for rank in table.ranks[by]]
+    rows = amount(len(table.whole_rows), "row")
     widths = [0] * len(table.columns)
     for row in table.rows:
         for c, cell in enumerate(row.cells):
@@ -223,7 +231,7 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
     return {
         "index": index,
         "title": table.title,
-        "note": _note(table),
+        "note": " ".join((f"{caption(table.title)}. {rows}.", *notes)),
         "label_names": table.label_names,
         "columns": table.columns,
         "rows": table.rows,
@@ -234,9 +242,3 @@ def _table(table: Table, index: int, figures: Sequence[TableFigure]) -> dict[str
         "has_parts": len(table.whole_rows) < len(table.rows),
         "figures": [{"svg": Markup(f.svg), "caption": f.caption} for f in figures],
     }
-
-
-def _note(table: Table) -> str:
-    return " ".join(
-        (f"{caption(table.title)}. {amount(len(table.whole_rows), 'row')}.", *table.notes)
-    )

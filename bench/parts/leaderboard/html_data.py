@@ -22,10 +22,10 @@ def page_data(
     """Return the page's data, as JSON takes it. picks: with what its sliders pick rows by."""
     strings: Strings = defaultdict()
     strings.default_factory = strings.__len__
-    tables = [_table(s, t, strings, picks) for s in sections for t in s.tables]
-    records = {
-        name: _record(record, strings) for s in sections for name, record in s.records.items()
-    }
+    every = {name: record for s in sections for name, record in s.records.items()}
+    places = {name: at for at, name in enumerate(every)}
+    tables = [_table(s, t, strings, places, picks) for s in sections for t in s.tables]
+    records = [{"name": name, **_record(record, strings)} for name, record in every.items()]
     data = {
         "max_visible_rows": max_visible_rows,
         "tables": tables,
@@ -47,7 +47,10 @@ def _rounded(data: Any) -> Any:
     return data
 
 
-def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) -> dict[str, Any]:
+def _table(
+    section: ReportSection, table: Table, strings: Strings, places: Mapping[str, int], picks: bool
+) -> dict[str, Any]:
+    """places: number of each record in the page."""
     pairs: dict[str, dict[int, Any]] = {}
     for (a, b, c), interval in table.intervals.items():
         pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
@@ -57,7 +60,7 @@ def _table(section: ReportSection, table: Table, strings: Strings, picks: bool) 
         "protocol": table.protocol,
         "choices": candidates.page_choices(table) if picks else None,
         "columns": [_column(column) for column in table.columns],
-        "rows": [_row(row, strings) for row in table.rows],
+        "rows": [_row(row, strings, places) for row in table.rows],
         "ranks": table.ranks if table.ranked_by is not None else None,
         "pairs": pairs,
     }
@@ -77,9 +80,9 @@ def _column(column: TableColumn) -> dict[str, Any]:
     return out
 
 
-def _row(row: TableRow, strings: Strings) -> dict[str, Any]:
+def _row(row: TableRow, strings: Strings, places: Mapping[str, int]) -> dict[str, Any]:
     out: dict[str, Any] = {"name": row.name, "source": row.source, **row.filters}
-    out["cells"] = [_cell(cell, strings) for cell in row.cells]
+    out["cells"] = [_cell(cell, strings, places) for cell in row.cells]
     if row.part_of is not None:
         out["part"] = row.part_of
     return out
@@ -94,10 +97,12 @@ def _interval(i: Interval, strings: Strings) -> list[Any]:
     return [*out, i.low, i.high]
 
 
-def _cell(cell: TableCell | None, strings: Strings) -> dict[str, Any] | None:
+def _cell(
+    cell: TableCell | None, strings: Strings, places: Mapping[str, int]
+) -> dict[str, Any] | None:
     if cell is None:
         return None
-    out: dict[str, Any] = {"v": cell.value, "records": cell.records}
+    out: dict[str, Any] = {"v": cell.value, "r": [places[name] for name in cell.records]}
     if cell.spread:
         out["s"] = cell.spread
     if cell.reason:

@@ -35,6 +35,7 @@ SPECIAL = {
     "·": r"\textperiodcentered{}",
     "’": r"\textquoteright{}",
     "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
     "≥": r"$\geq$",
     "−": r"$-$",
     "\n": " ",

@@ -3,6 +3,7 @@ what each pattern costs."""
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -18,6 +19,7 @@ from bench.reporting.forest import FOREST_CAPTION, FOREST_TITLE, draw_forest, fo
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table
+from bench.results import metrics
 from bench.results.computed import memory
 from bench.system.text import printable
 from methods.contract.errors import UserError
@@ -49,16 +51,8 @@ class TableFigure:
 
 def draw_all(table: Table, name: str) -> list[TableFigure]:
     """Draw all figures of a table. name: the name of its section."""
-    title = ", ".join(filter(None, (name, table.protocol or table.title)))
-    out = [
-        _make(
-            f"{title}: {front.y.name} against {front.x.name}",
-            pareto.describe(front),
-            partial(draw_fronts, [[front]]),
-            ([astuple(replace(c, derived=None)) for c in (front.x, front.y)], front.points),
-        )
-        for front in pareto.fronts(table)
-    ]
+    title = _title(table, name)
+    out = [_draw_front(front, title) for front in pareto.fronts(table)]
     rows = forest_rows(table)
     if rows:
         text = "; ".join(f"{row} {words.ratio(*x.parts)}" for row, x in rows)
@@ -78,6 +72,25 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
     if profile.rows_of(table):
         out.append(draw_tracks(table, title))
     return out
+
+
+def draw_size(table: Table, name: str) -> list[TableFigure]:
+    """Draw quality against size, or nothing without three rows that have both."""
+    fronts = (f for f in pareto.fronts(table) if f.x.metric in (metrics.SIZE, pareto.BITS))
+    return [_draw_front(front, _title(table, name)) for front in itertools.islice(fronts, 1)]
+
+
+def _title(table: Table, name: str) -> str:
+    return ", ".join(filter(None, (name, table.protocol or table.title)))
+
+
+def _draw_front(front: pareto.Front, title: str) -> TableFigure:
+    return _make(
+        f"{title}: {front.y.name} against {front.x.name}",
+        pareto.describe(front),
+        partial(draw_fronts, [[front]]),
+        ([astuple(replace(c, derived=None)) for c in (front.x, front.y)], front.points),
+    )
 
 
 def _make(

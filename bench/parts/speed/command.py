@@ -92,6 +92,7 @@ def speed(
     With --engine, times a decoding step and a prompt in each engine, in turn, and writes a record
     for each engine and kind of weight. This also works on a CPU.
     """
+    from bench.inputs.datasheets import device_specs
     from bench.parts.speed import roofline
     from bench.system.devices import cores, driver_fault, resolve_device
 
@@ -146,7 +147,11 @@ def speed(
                 f"{driver_fault() or 'no CUDA device'}: showing computed limits for h100; to "
                 "measure here, use --device cpu"
             )
-        print_rows(roofline.rows(model, device_spec or "h100", data_dir), json)
+        card = device_spec or "h100"
+        print_rows(roofline.rows(model, card, data_dir), json)
+        doubt = device_specs()[card].doubt(*roofline.LIMITS)
+        if doubt:
+            note(doubt)
         return
     from bench.parts.speed import time_linears
 

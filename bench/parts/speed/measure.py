@@ -95,7 +95,7 @@ class Speed:
         it also computes others."""
         if run.executor == "ray":
             raise UserError("speed is a time of one machine: measure it with --executor local")
-        devices = resolve_devices(run.device)
+        devices = resolve_devices(run.device, elsewhere=not fetch)
         jobs = len(devices) if run.jobs is None else run.jobs
         if jobs == "auto" or int(jobs) > len(devices):
             raise UserError(

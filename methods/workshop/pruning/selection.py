@@ -61,7 +61,10 @@ def best_of_groups(score: Tensor, n: int, m: int) -> Tensor:
 
 def best_by_rank(score: Tensor, n: int, m: int) -> Tensor:
     """Return the mask of `best_of_groups` without a check for NaN. The check would wait for the
-    device."""
+    device.
+
+    `topk` would keep other weights among equal scores, so the mask would depend on the device.
+    """
     groups = score.unflatten(-1, (-1, m))
     if m > RANKED_M:
         chosen = groups.argsort(dim=-1, descending=True, stable=True)[..., :n]

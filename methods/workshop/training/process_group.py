@@ -4,11 +4,15 @@ sharded."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+WRITE_TIMEOUT = timedelta(days=1)
+"""Timeout for a rank that writes a checkpoint to a slow disk. A dead rank is noticed at once."""
 
 
 def is_single_process() -> bool:
@@ -19,6 +23,12 @@ def is_single_process() -> bool:
 def rank_and_world() -> tuple[int, int]:
     """Return this process's rank, and the number of processes."""
     return (0, 1) if is_single_process() else (dist.get_rank(), dist.get_world_size())
+
+
+def group_of_threads() -> Any:
+    """Return a new process group on the CPU, for a thread of each rank, or None for one process.
+    Every rank must call it."""
+    return None if is_single_process() else dist.new_group(backend="gloo", timeout=WRITE_TIMEOUT)
 
 
 def shard(root: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 import psutil
 from torch import Tensor
 
-from methods.workshop.training import training_checkpoint
-from methods.workshop.training.process_group import is_single_process
+from methods.workshop.training import process_group, training_checkpoint
 
 MAX_SHARE = 0.05
 """Largest share of a training's time for checkpoints, if the next takes as long as the last."""
@@ -22,9 +21,9 @@ MAX_SHARE = 0.05
 class Saver:
     """The checkpoints of a training in one folder.
 
-    The state of a card is copied and then written by a thread, while the card goes on. Several
-    processes write together and wait: a thread's collective operations would mix with those of the
-    training.
+    The state of a card is copied and then written by a thread, while the card goes on. The threads
+    of several processes write together. They agree by another process group, because their
+    collective operations would mix with those of the training.
     """
 
     def __init__(self, root: Path, interval_s: float) -> None:
@@ -33,6 +32,7 @@ class Saver:
         self._ended, self._took_s = time.monotonic(), 0.0
         self._thread: threading.Thread | None = None
         self._fault: Exception | None = None
+        self._group: Any = None
 
     def is_due(self) -> bool:
         """Return whether to save now."""
@@ -49,7 +49,9 @@ class Saver:
             copies = {
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()
             }
-            state = step, copies, copy.deepcopy(dict(info))
+            if self._group is None:
+                self._group = process_group.group_of_threads()
+            state = step, copies, copy.deepcopy(dict(info)), self._group
             self._thread = threading.Thread(target=self._write, args=state)
             self._thread.start()
         else:
@@ -57,9 +59,11 @@ class Saver:
         self._ended = time.monotonic()
         self._took_s = self._ended - started
 
-    def _write(self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> None:
+    def _write(
+        self, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any], group: Any
+    ) -> None:
         try:
-            training_checkpoint.write(self._root, step, tensors, info)
+            training_checkpoint.write(self._root, step, tensors, info, group)
         except Exception as fault:  # noqa: BLE001 (raised again by `wait`)
             self._fault = fault
 
@@ -74,8 +78,13 @@ class Saver:
 
 
 def is_written_beside(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether a thread writes this state: one process, a card, and room for a copy in half
-    of the machine's free memory."""
-    size = sum(tensor.nbytes for tensor in tensors.values())
+    """Return whether threads write this state: it is on cards, and half of the machine's free
+    memory has room for a copy of all processes' parts. All processes agree."""
     on_card = any(tensor.is_cuda for tensor in tensors.values())
-    return is_single_process() and on_card and size < psutil.virtual_memory().available / 2
+    if not on_card:
+        return False
+    (size,) = process_group.all_reduce_sum(
+        sum(process_group.local(tensor).nbytes for tensor in tensors.values())
+    )
+    (lacks_room,) = process_group.any_rank(size > psutil.virtual_memory().available / 2)
+    return not lacks_room

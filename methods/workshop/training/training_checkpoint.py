@@ -23,8 +23,13 @@ FILE_BYTES = 2**28
 writes it."""
 
 
-def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any]) -> Path:
-    """Write root/step-N atomically. Every rank must call it and writes its shards."""
+def write(
+    root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[str, Any], group: Any = None
+) -> Path:
+    """Write root/step-N atomically. Every rank must call it and writes its shards.
+
+    group: process group that the ranks agree by; None for the default one.
+    """
     # imported here: it takes a second, and a typed hyperparameter is checked without it
     from torch.distributed.checkpoint import state_dict_saver
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
@@ -35,7 +40,7 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[st
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     if not is_single_process():
-        dist.barrier()
+        dist.barrier(group)
     starts = itertools.accumulate((t.nbytes for t in tensors.values()), initial=0)
     files = {name: 1 + start // FILE_BYTES for name, start in zip(tensors, starts, strict=False)}
     writer = HuggingFaceStorageWriter(
@@ -43,7 +48,9 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[st
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        state_dict_saver.save(dict(tensors), storage_writer=writer, no_dist=is_single_process())
+        state_dict_saver.save(
+            dict(tensors), storage_writer=writer, process_group=group, no_dist=is_single_process()
+        )
     if first:
         (partial / "about.json").write_text(json.dumps(dict(info), allow_nan=False))
         for file in partial.iterdir():
@@ -54,7 +61,7 @@ def write(root: Path, step: int, tensors: Mapping[str, Tensor], info: Mapping[st
         for old in _steps(root)[:-MAX_CHECKPOINTS]:
             shutil.rmtree(root / f"step-{old}")
     if not is_single_process():
-        dist.barrier()
+        dist.barrier(group)
     return final
 
 

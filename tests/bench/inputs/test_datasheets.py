@@ -55,3 +55,10 @@ def test_each_card_is_known_by_its_name(name, key):
 )
 def test_another_form_of_a_card_has_no_datasheet(name):
     assert find_spec(name) is None
+
+
+def test_unverified_rates_are_rates_of_the_card():
+    for spec in SPECS.values():
+        assert {*spec.unverified} <= {*spec.tflops}
+    assert SPECS["rtx3090"].doubt("bf16", "int8").endswith("its rate in int8")
+    assert not SPECS["rtx3090"].doubt("bf16") and not SPECS["h100"].doubt(*SPECS["h100"].tflops)

@@ -2,11 +2,14 @@
 by it."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from bench.compare.result_arguments import read
 from bench.reporting import board, candidates, profile
+from bench.reporting.facts import Bound, TrackLoss
+from bench.stats.ratios import Change
 from helpers import fake_records
 from methods.contract.errors import UserError
 
@@ -195,6 +198,15 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_size(tmp_path):
     assert {text.replace("\N{NO-BREAK SPACE}", " ") for text in found} == set(labels.values())
 
 
+def with_file(table):
+    """Add the row of the file that the dense model came from, which loses nothing."""
+    (row,) = (row for row in table.rows if row.name == "sparsegpt 2:4")
+    nothing = TrackLoss(Bound(0.0, 0.0, 0.0), Change(0.0, 0.0, 1.0), Change(0.0, 0.0, 1.0))
+    facts = replace(row.facts, tracks=dict.fromkeys(row.facts.tracks, nothing))
+    file = replace(row, facts=facts, filters=row.filters | {"quantizer": "Q4_1 file"})
+    return replace(table, rows=(*table.rows, file))
+
+
 def test_rows_are_picked_by_tracks(root, table, output):
     limits = candidates.parse_limits(max_loss="8%")
     kept = candidates.pick(table, limits, tracks=["mathematics", "knowledge"])
@@ -208,6 +220,8 @@ def test_rows_are_picked_by_tracks(root, table, output):
     strict = candidates.parse_limits(max_loss="5%")
     with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):
         candidates.pick(table, strict, tracks=["mathematics", "knowledge"])
+    with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):
+        candidates.pick(with_file(table), strict, tracks=["mathematics", "knowledge"])
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
         candidates.pick(table, limits, tracks=["reading"])
     line = ("pick", "--model", "tiny", "--results", root)

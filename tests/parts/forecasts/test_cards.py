@@ -32,6 +32,17 @@ def test_a_plan_with_no_file_present(tmp_path, cli):
     assert "llama2-70b is not downloaded yet" in err and "of about 138 GB" in err
 
 
+@pytest.mark.parametrize(("card", "is_marked"), [("a10g", True), ("a10", False)])
+@pytest.mark.parametrize(
+    "words", ["plan --methods wanda --quant none --device {card}", "speed --device-spec {card}"]
+)
+def test_what_is_computed_from_an_unverified_rate_says_so(words, card, is_marked, cli):
+    code, _, err = cli(words.format(card=card) + " --model llama2-7b")
+
+    assert code == 0, err
+    assert ("unverified for A10G, 24 GB: its rate in bf16" in err) == is_marked
+
+
 def test_the_time_and_the_cards_that_are_enough(tmp_path):
     plan, cards = planned(tmp_path, models=("llama2-7b",), methods=("cast",), device="8xh100",
                           training={"recipe": "paper-7b"})  # fmt: skip
@@ -177,7 +188,12 @@ def test_more_processes_than_cards(name):
 
 @pytest.mark.parametrize(
     ("name", "tokens", "hours", "card", "ratio"),
-    [("llama2-7b", 2e12, 184_320, "a100", 1.02), ("llama3-70b", 15e12, 6.4e6, "h100", 1.4)],
+    [
+        ("llama2-7b", 2e12, 184_320, "a100", 1.02),
+        ("llama2-70b", 2e12, 1_720_320, "a100", 0.93),
+        ("llama3-70b", 15e12, 6.4e6, "h100", 1.4),
+        ("llama3-8b", 15e12, 1.3e6, "h100", 2.6),
+    ],
 )
 def test_the_rate_against_trainings_that_were_published(name, tokens, hours, card, ratio):
     """Hours of cards from the LLaMA 2 paper, table 2, and from the model card of Llama 3."""

@@ -70,7 +70,7 @@ def test_a_caveat_marks_its_row(tmp_path):
         "calibrated on C4", "calibrated on C4,saw the tasks"
     )
     section = from_papers.make_section(reports.published(tmp_path, text))
-    marked = [r for t in section.tables for r in t.rows if "†" in r.labels[0]]
-    assert [r.labels[0] for r in marked] == ["wanda †"]
-    assert marked[0].source.endswith("† saw the tasks")
-    assert "†" in section.description
+    marked = [r for t in section.tables for r in t.rows if "‡" in r.labels[0]]
+    assert [r.labels[0] for r in marked] == ["wanda ‡"]
+    assert marked[0].source.endswith("‡ saw the tasks")
+    assert "‡" in section.description

@@ -6,7 +6,6 @@ Skipped without a browser: see the fixture `chromium`.
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.parts.leaderboard import files as leaderboard
 from bench.reporting import board
 from bench.reporting import candidates as picking
 from helpers import reports
@@ -35,7 +34,7 @@ def results(tmp_path_factory):
 def file(results):
     """Write their page."""
     page = results.with_name("leaderboard.html")
-    page.write_bytes(leaderboard.build([results], results.with_name("none"))["leaderboard.html"])
+    page.write_text(reports.whole_page([results]))
     return page
 
 

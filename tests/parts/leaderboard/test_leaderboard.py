@@ -24,7 +24,7 @@ from bench.compare.pairing import pair_seeds
 from bench.compare.result_arguments import read
 from bench.compare.seed_noise_table import SeedNoiseTable
 from bench.parts.leaderboard import files as leaderboard
-from bench.parts.leaderboard import front_figure, html_data, latex
+from bench.parts.leaderboard import first_page, front_figure, html_data, latex
 from bench.parts.leaderboard import html as html_module
 from bench.planning.spec import Spec
 from bench.reporting import from_records, pairwise, pareto
@@ -158,7 +158,7 @@ def test_search_folders_of_one_name_have_different_titles(in_tmp_path):
 
 def test_failures_and_missing_seeds_are_said_everywhere(files):
     for name, text in files.items():
-        if name.endswith((".md", ".html", ".tex")):
+        if name.endswith((".md", ".html", ".tex")) and "papers" not in name:
             assert "failed: CUDA ran out of memory at block 3" in text, name
             assert "sparsegpt (2 of 3 seeds)" in text, name
     assert "failed,CUDA ran out of memory at block 3" in files["leaderboard.csv"]
@@ -170,8 +170,8 @@ def test_one_row_of_one_record(files, tmp_path):
     assert "1 record of 1 model in 1 row." in one["leaderboard.html"]
     assert "1 record · commit" in one["leaderboard.md"]
     control = "Show budgets and seeds shows the others"
-    assert control in files["leaderboard.html"], "where a row has parts"
-    assert control not in one["leaderboard.html"] and control not in files["leaderboard.md"]
+    assert control in files["leaderboard-tiny.html"], "where a row has parts"
+    assert control not in one["leaderboard-tiny.html"] and control not in files["leaderboard.md"]
 
 
 def test_published_rows_stay_apart(files, first, filled):
@@ -183,7 +183,9 @@ def test_published_rows_stay_apart(files, first, filled):
     assert short == [["12.16"]], "no dense row, so no ratio"
     (name,) = (c.name for c in last.tables[1].columns)
     assert name == "perplexity wikitext2@2048"
-    assert all("MaskLLM, table 1" in files["leaderboard." + e] for e in ("md", "html", "tex"))
+    names = ("leaderboard.md", "leaderboard-papers.html", "leaderboard.tex")
+    assert all("MaskLLM, table 1" in files[name] for name in names)
+    assert "MaskLLM" not in files["leaderboard.html"]
 
 
 # --- pairs of rows --------------------------------------------------------------------------------
@@ -321,20 +323,22 @@ def test_the_csv_says_which_of_two_records_with_one_identity_the_tables_have(tmp
 # --- names are names ------------------------------------------------------------------------------
 
 
-def test_hostile_names_stay_text_and_the_summary_comes_first(filled, tmp_path):
+def test_hostile_names_stay_text(filled, tmp_path):
     others = reports.published(tmp_path, reports.PUBLISHED.replace("PermLLM", reports.CLOSING))
     files = build(filled / "hostile", others=others)
-    text = files["leaderboard.html"]
-    summary = text[text.index(">Summary<") : text.index('id="tools"')]
-    assert html.escape(f"{reports.CLOSING} 2:4") in summary
-    assert "<img" not in text
-    assert text.count("<script") == 2
-    assert "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
-    assert html.escape(reports.IMAGE) in text
-    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
-    assert "<" not in data
-    models = {t["title"] for t in json.loads(data)["tables"]}
-    assert {reports.IMAGE, reports.FORMULA} <= models
+    pages = {name: text for name, text in files.items() if name.endswith(".html")}
+    assert len(pages) == 4
+    models = {}
+    for name, text in pages.items():
+        assert "<img" not in text
+        assert text.count("<script") == 2
+        assert "49" not in re.findall(r"\{\{.*?\}\}|49 ", text)
+        data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
+        assert "<" not in data
+        models[name] = {t["title"] for t in json.loads(data)["tables"]}
+    assert models.pop("leaderboard.html") == {reports.IMAGE, reports.FORMULA}
+    assert {reports.IMAGE} in models.values() and {reports.FORMULA} in models.values()
+    assert html.escape(reports.IMAGE) in files["leaderboard.html"]
     markdown = files["leaderboard.md"]
     assert r"\*\*x\*\*&#124;y&#96;z&#96;" in markdown
     assert markdown.index("## Summary") < markdown.index("| method |")
@@ -410,9 +414,10 @@ def test_the_page_trusts_its_own_script_and_style_alone(files):
 
 
 def test_the_page_has_every_number_and_what_it_was_made_from(files, first, filled):
-    data = json.loads(re.search(r'id="data">(.*?)</script>', files["leaderboard.html"], re.S)[1])
-    assert set(data["records"]) == {r.key[:32] for r in first.records}
-    sections = leaderboard.make_sections([first], filled / "published")
+    page = files["leaderboard-tiny.html"]
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert {record["name"] for record in data["records"]} == {r.key[:32] for r in first.records}
+    sections = leaderboard.make_sections([first], None)
     rows = [row for section in sections for table in section.tables for row in table.rows]
     shown = [row for table in data["tables"] for row in table["rows"]]
     for row_, given_row in zip(rows, shown, strict=True):
@@ -421,9 +426,52 @@ def test_the_page_has_every_number_and_what_it_was_made_from(files, first, fille
             if cell:
                 # 12 digits: versions of Python add otherwise
                 assert given["v"] == (cell.value and float(f"{cell.value:.12g}"))
-                assert set(given["records"]) <= set(data["records"])
+                names = [data["records"][at]["name"] for at in given["r"]]
+                assert names == list(cell.records)
     for field, expected in (("commit", "c" * 40), ("folder", str(filled / "first"))):
-        assert {data["strings"][r[field]] for r in data["records"].values()} == {expected}
+        assert {data["strings"][r[field]] for r in data["records"]} == {expected}
+
+
+# --- the first page -------------------------------------------------------------------------------
+
+
+def test_the_first_page_has_seven_columns_of_whole_rows_and_their_pairs(first):
+    (whole,) = leaderboard.make_sections([first], None)
+    short = first_page.shorten(whole)
+    full, (table,) = whole.tables[0], short.tables
+    assert len(table.label_names) + 1 + len(table.columns) <= first_page.MAX_COLUMNS
+    assert [c.metric for c in table.columns][:3] == [
+        "bytes_packed",
+        "perplexity",
+        "perplexity_ratio",
+    ]
+    assert [row.name for row in table.rows] == [full.rows[k].name for k in full.whole_rows]
+    assert any(row.labels == ("sparsegpt (2 of 3 seeds) · 2:4",) for row in table.rows)
+    places = {row.name: k for k, row in enumerate(table.rows)}
+    columns = {column.name: c for c, column in enumerate(full.columns)}
+    assert table.intervals
+    for (a, b, c), interval in table.intervals.items():
+        was = sorted(k for k in full.whole_rows if places[full.rows[k].name] in (a, b))
+        assert full.intervals[was[0], was[1], columns[table.columns[c].name]] == interval
+    rank = {row.name: rank for row, rank in zip(full.rows, full.ranks[full.ranked_by], strict=True)}
+    assert table.ranks[table.ranked_by] == tuple(rank[row.name] for row in table.rows)
+    used = {name for row in table.rows for cell in row.cells if cell for name in cell.records}
+    assert set(short.records) == used < set(whole.records)
+
+
+def test_sections_without_quality_are_linked_and_files_of_one_name_are_told_apart(tmp_path):
+    for model in ("a b", "a-b"):
+        fake_records.perplexity(tmp_path / "r", identity={"model": model})
+    fake_records.latency(tmp_path / "r", identity={"model": "timed"})
+    files = build(tmp_path / "r", others=None)
+    assert {name for name in files if name.endswith(".html")} == {
+        "leaderboard.html", "leaderboard-a-b-0.html", "leaderboard-a-b-1.html",
+        "leaderboard-timed.html",
+    }  # fmt: skip
+    page = files["leaderboard.html"]
+    assert '<li><a href="leaderboard-timed.html">timed</a></li>' in page
+    assert page.count("<h2 ") == 2 + page.count('<h2 id="panel-h"')
+    assert 'href="leaderboard.html"' in files["leaderboard-timed.html"]
 
 
 # --- how a number is made again -------------------------------------------------------------------

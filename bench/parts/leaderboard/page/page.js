@@ -173,6 +173,19 @@ document.addEventListener("keydown", (event) => {
 const selects = [...document.querySelectorAll("select[data-key]")];
 const metrics = [...document.querySelectorAll("input[data-metric]")];
 
+// What the reader looks at stays where it is, while rows above it come and go.
+function keepPlace(change) {
+  const sections = [...document.querySelectorAll("main > section")], box = (section) => section.getBoundingClientRect();
+  const edge = getComputedStyle($("tools")).position === "sticky" ? box($("tools")).bottom : 0, line = edge + innerHeight / 4;
+  const at = sections.findIndex((section) => !section.hidden && box(section).bottom > line);
+  const before = at < 0 ? 0 : box(sections[at]).top;
+  change();
+  const now = sections.slice(at).find((section) => !section.hidden) || sections.findLast((section) => !section.hidden);
+  if (!now || at < 0) return;
+  const reaches = now === sections[at] && before + box(now).height > line;
+  scrollBy(0, box(now).top - (reaches ? before : Math.max(before, edge)));
+}
+
 function filter() {
   const words = $("find").value.toLowerCase().split(/\s+/).filter(Boolean);
   const conditions = selects.filter((s) => s.value).map((s) => [s.dataset.key, s.value]);
@@ -274,7 +287,7 @@ function reset() {
   writeFilters();
 }
 
-if ($("unfold")) $("unfold").addEventListener("change", filter);
+if ($("unfold")) $("unfold").addEventListener("change", () => keepPlace(filter));
 
 // Of a model's protocols, one is visible.
 function showProtocol(select) {
@@ -295,8 +308,8 @@ for (const select of protocols) {
 }
 
 document.addEventListener("submit", (event) => event.preventDefault());
-$("find").addEventListener("input", () => { filter(); writeFilters(); });
-selects.forEach((s) => s.addEventListener("change", () => { filter(); writeFilters(); }));
+$("find").addEventListener("input", () => { keepPlace(filter); writeFilters(); });
+selects.forEach((s) => s.addEventListener("change", () => { keepPlace(filter); writeFilters(); }));
 addEventListener("hashchange", () => {
   if (!location.hash.includes("=")) return;
   state = new URLSearchParams(location.hash.slice(1));
@@ -305,6 +318,7 @@ addEventListener("hashchange", () => {
 resetMetrics();
 metrics.forEach((m) => m.addEventListener("change", () => { asked.set(m.dataset.metric, m.checked); columns(); }));
 $("clear").addEventListener("click", reset);
+if ($("filters")) $("filters").addEventListener("click", () => $("filters").setAttribute("aria-expanded", $("filters").ariaExpanded === "false"));
 $("again").addEventListener("click", () => { reset(); $("find").focus(); });
 document.addEventListener("keydown", (event) => {
   const open = document.querySelector(".choose[open]");
@@ -335,11 +349,11 @@ function details(table, k, c) {
   const parts = [el("p", table.cell(k, c).querySelector(".n").textContent.trim(), { class: "big" }), el("p", `${column.name} · ${table.data.title}`, { class: "about" })];
   if (cell.why) parts.push(definitions([["status", cell.why]]));
   if (row.source) parts.push(definitions([["source", row.source]]));
-  const seeds = new Set(cell.records.map((name) => data.records[name].seed).filter((seed) => seed !== undefined)).size;
+  const seeds = new Set(cell.r.map((at) => data.records[at].seed).filter((seed) => seed !== undefined)).size;
   if (cell.v !== null && !row.source) parts.push(definitions([["value", cell.v], [seeds > 1 ? "standard deviation over seeds" : "standard error", cell.s]]));
   if (cell.cmd !== undefined) parts.push(el("h3", "Command"), el("pre", data.strings[cell.cmd], { tabindex: "0", "aria-label": "Command that measures it" }));
-  for (const name of cell.records) {
-    const record = data.records[name], at = (field) => data.strings[record[field]];
+  for (const place of cell.r) {
+    const record = data.records[place], { name } = record, at = (field) => data.strings[record[field]];
     parts.push(el("h3", `Record ${name.slice(0, 12)}`), definitions([
       ["status", record.status + (record.reason ? `: ${record.reason}` : "")], ["seed", record.seed], ["commit", at("commit")], ["recorded", record.recorded],
       ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds], ["credit", at("credit")],
@@ -373,7 +387,7 @@ function interval(table, a, b, c) {
   const pair = table.data.pairs[`${i},${j}`]?.[c];
   if (!pair) return null;
   const [value, n, unit, seeds, low = value, high = value, noise] = pair;
-  const shared = [a, b].some((k) => table.data.rows[k].cells[c].records.length > seeds) ? " over shared seeds" : "";
+  const shared = [a, b].some((k) => table.data.rows[k].cells[c].r.length > seeds) ? " over shared seeds" : "";
   const over = data.strings[unit] === "count" ? "" : `${seeds > 1 ? `${seeds} seeds, ` : ""}${n.toLocaleString("en")} ${data.strings[unit]}${noise === undefined ? "" : `; noise between seeds: ${data.strings[noise]}`}`;
   if (a < b) return { value, low, high, over, shared };
   return table.data.columns[c].ratio ? { value: 1 / value, low: 1 / high, high: 1 / low, over, shared } : { value: -value, low: -high, high: -low, over, shared };
@@ -418,6 +432,7 @@ function compare(a, b) {
   });
   const names = new Set(a.table.data.columns.map((column) => column.name));
   b.table.data.columns.forEach((column, d) => { if (other.cells[d] && !names.has(column.name)) unshared.push(column.name); });
+  for (const line of body.rows) [...line.cells].forEach((cell, c) => { cell.dataset.head = head.cells[c].textContent; });
   grid.createCaption().textContent = "A change is called better or worse only if its interval does not contain \u201cno change\u201d.";
   const parts = body.rows.length ? [scrollBox(grid, "Two rows, metric by metric")] : [el("p", "The two rows have no metric and protocol in common.")];
   if (unshared.length) parts.push(el("p", `Measured for only one of them: ${unshared.join(", ")}.`, { class: "about" }));

@@ -87,6 +87,17 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
     assert resumed.notes["training"]["processes"] == [2, 1]
 
 
+def test_ranks_go_on_from_what_their_threads_wrote(tmp_path):
+    """Threads write while the training goes on. What follows is equal to the last bit."""
+    forked_ranks.launch(several_ranks, 2, tmp_path, STOPPED, f"kill={STOPPED}")
+    straight, resumed = (tmp_path / kind / STOPPED for kind in ("", "kill"))
+    before, after = Folder(straight / "model"), Folder(resumed / "model")
+    assert {*before} == {*after}
+    for name in before:
+        assert torch.equal(before.tensor(name), after.tensor(name)), name
+    assert (straight / "curve.txt").read_text() == (resumed / "curve.txt").read_text()
+
+
 @pytest.mark.slow
 def test_four_ranks_go_on_where_two_stopped(half, tmp_path, make_exact):
     shutil.copytree(half, tmp_path / "resume" / STOPPED / "work")
