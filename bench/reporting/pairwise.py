@@ -152,16 +152,16 @@ class RememberedPairs:
         self.learned.answer = None
         known = self.known._replace(articles=self.learned)
         interval: Interval | None = None
-        few: int | None = None
+        articles: int | None = None
         try:
             interval = _compare(a, b, metric, self.results, known, level)
         except paired_estimate.FewArticles as fault:
-            few = fault.count
+            articles = fault.count
         if of_a and of_b:
             fields = astuple(interval) if interval else None
-            self.memory.put([fields, few, self.learned.answer], *about)
-        if few is not None:
-            raise paired_estimate.FewArticles(few)
+            self.memory.put([fields, articles, self.learned.answer], *about)
+        if articles is not None:
+            raise paired_estimate.FewArticles(articles)
         return interval
 
 

@@ -74,9 +74,9 @@ def test_a_spec_takes_its_part(tmp_path):
     assert [part.measurements for part in parts] == [part.measurements for part in wanted]
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "a/b", "1/4/2", "1/99999", "²/4", "slurm"])
+@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "a/b", "1/4/2", "²/4", "slurm"])
 def test_what_is_no_shard_is_a_sentence(text):
-    with pytest.raises(UserError, match=r"^invalid shard .*I from 1 to N |^--shard slurm is for"):
+    with pytest.raises(UserError, match=r"^invalid shard .*I from 1 to N,|^--shard slurm is for"):
         parse_shard(text)
 
 
