@@ -36,8 +36,8 @@ from harness import (
     start,
 )
 
-from bench.formats.folder_method import ModelFolder
 from bench.inputs import download, loading
+from bench.parts.folders.method import ModelFolder
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from methods.contract.method import Compute, Job

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tables import DASH, ROOT, markdown
+from page_records import DASH, ROOT, markdown
 
 from bench.reporting import drawing
 from bench.reporting.words import cut
@@ -194,16 +194,44 @@ def figure(name: str) -> str:
 
 
 def benchmark(name: str) -> str:
-    """Return a figure with its numbers folded under it, or a line that it was not measured."""
+    """Return a figure with its command and the file of its numbers, or that it was not measured.
+
+    A benchmark without a figure has a table.
+    """
     if not _file(name).exists():
         return f"*Not measured yet:* `python benchmarks/{name}.py`\n"
-    saved = _saved(name)
-    machine = escape_markdown(saved["provenance"]["machine"]["cpu"])
-    command = f"`python benchmarks/{name}.py` on {machine}"
-    text = markdown((command, ">"), cells(saved["figures"]).items())
-    picture = f"![{name}: the numbers of the table below](figures/{name}.svg)\n\n"
-    folded = f"<details><summary>The numbers</summary>\n\n{text}\n</details>\n"
-    return picture + folded if figure(name) else folded
+    if not figure(name):
+        return markdown((_command(name), ">"), cells(_saved(name)["figures"]).items())
+    return f"![{name}](figures/{name}.svg)\n\n{_source(name)}"
+
+
+def _command(name: str) -> str:
+    machine = escape_markdown(_saved(name)["provenance"]["machine"]["cpu"])
+    return f"`python benchmarks/{name}.py` on {machine}"
+
+
+def _source(name: str) -> str:
+    return f"{_command(name)}. All numbers: `results/benchmarks/{name}.json`\n"
+
+
+def speeds(name: str, *shared: str) -> str:
+    """Return the timings of a benchmark by engine and weights, with a column for each setting.
+
+    shared: numbers that depend on the weights alone, with _ for a space.
+    """
+    groups = {key: of for key, of in _saved(name)["figures"].items() if isinstance(of, dict)}
+    columns = [f"{group}, tokens/s" for group in groups]
+    columns += [key.replace("_", " ") for key in shared]
+    rows: dict[str, dict[str, str]] = {}
+    for group, figures in groups.items():
+        for key, value in figures.items():
+            weights, _, metric = key.rpartition(", ")
+            column = f"{group}, tokens/s" if metric == "tokens/s" else metric
+            if column in columns:
+                rows.setdefault(weights, {}).setdefault(column, number(value))
+    lines = [(row, *(of_row.get(c, DASH) for c in columns)) for row, of_row in rows.items()]
+    table = markdown(("engine and weights", *(f">{column}" for column in columns)), lines)
+    return f"{table}\n{_source(name)}"
 
 
 def grid(name: str, first: str = "model") -> str:
@@ -228,5 +256,25 @@ def rates(name: str) -> str:
     return markdown((f"simulated by `python benchmarks/{name}.py`", ">share"), shares)
 
 
-TABLES = {"benchmark": benchmark, "grid": grid, "rates": rates}
+def coverage() -> str:
+    """Return how often intervals from some windows hold the ratio of the other windows."""
+    figures = _saved("intervals")["figures"]
+    held, anywhere = figures["holds the rest"], figures["holds the rest, wherever it begins"]
+    mean, least = re.findall(r"0\.\d+", anywhere["20 in a row"])
+    return (
+        "Intervals of the rows of SmolLM2 with 120 windows, against the ratio on the windows that "
+        f"they leave out: from the first 20 windows {held['the first 20']} hold it, from 20 spread "
+        f"over the text {held['20 spread']}, and from 60 {held['the first 60']}. From 20 in a row, "
+        f"wherever they begin, {float(mean):.1%} hold it on average and {float(least):.1%} at the "
+        "worst place, which is below the level. Windows are spread by default."
+    )
+
+
+TABLES = {
+    "benchmark": benchmark,
+    "coverage": coverage,
+    "grid": grid,
+    "rates": rates,
+    "speeds": speeds,
+}
 """Functions by the first word of their comment."""

@@ -12,10 +12,10 @@ import json
 import re
 import shlex
 
+from page_records import ROOT, read
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
-from tables import ROOT, read
 
 from bench.cli.tables import print_table
 from bench.inputs.datasheets import device_specs

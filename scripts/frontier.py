@@ -10,13 +10,14 @@ from functools import cache
 from statistics import fmean
 from typing import NamedTuple
 
-from tables import DASH, ROOT, SEEDS, markdown, merge
+from page_records import DASH, ROOT, SEEDS, markdown, merge
 
 from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.inputs.models import quantized_file
+from bench.parts.leaderboard import front_figure
 from bench.parts.speed import engine_report
 from bench.parts.speed.engine_report import TimedModel
-from bench.reporting import drawing, front_figure
+from bench.reporting import drawing
 from bench.reporting.hardware import hardware_limit
 from bench.reporting.labelled_rows import quantizer_of_file
 from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pareto_optimal

@@ -5,8 +5,8 @@ python scripts/readme.py --check  print the pages that are stale; exit 1 if ther
 python scripts/readme.py --list   print the comments and what is written between them
 
 What is between <!-- NAME: WORDS --> and <!-- /NAME --> is replaced by what BLOCKS[NAME] returns for
-the words. tables.py, frontier.py, training_curves.py and benchmark_figures.py make it from records,
-and reference.py from the catalog and the program.
+the words. Modules with TABLES make it from records, and reference.py from the catalog and the
+program. Two functions of one name are refused.
 """
 
 from __future__ import annotations
@@ -14,19 +14,25 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import benchmark_figures
+import budget_tables
 import front_page
 import frontier
 import reference
+import size_tables
+import study_tables
 import tables
+import track_tables
 import training_curves
-from tables import ROOT
+from page_records import ROOT
 
+from bench.parts.scaling.figure import draw_scaling
 from bench.reporting import drawing
-from bench.reporting.figures import draw_scaling, draw_search
+from bench.reporting.figures import draw_search
 from bench.system.cache import temporary_folder
 
 FIGURES = ROOT / "docs" / "figures"
@@ -35,15 +41,39 @@ FRONTIERS = {
     "smollm2": "results/smollm2-structure,results/smollm2-135m-recon,results/smollm2-135m-wanda7",
 }
 """Folders whose fronts the pages show, by the name of the picture."""
-BLOCKS: dict[str, Callable[..., str]] = {
-    **tables.TABLES,
-    **frontier.TABLES,
-    **benchmark_figures.TABLES,
-    **front_page.TABLES,
-    "curve": training_curves.table,
-    **reference.BLOCKS,
+SOURCES: dict[str, Mapping[str, Callable[..., str]]] = {
+    "tables.py": tables.TABLES,
+    "track_tables.py": track_tables.TABLES,
+    "budget_tables.py": budget_tables.TABLES,
+    "size_tables.py": size_tables.TABLES,
+    "study_tables.py": study_tables.TABLES,
+    "frontier.py": frontier.TABLES,
+    "benchmark_figures.py": benchmark_figures.TABLES,
+    "front_page.py": front_page.TABLES,
+    "training_curves.py": {"curve": training_curves.table},
+    "reference.py": reference.BLOCKS,
 }
 """Functions that make the text between two comments, by the first word of the comment."""
+
+
+def merge_blocks(sources: Mapping[str, Mapping[str, Callable[..., str]]]) -> dict[str, Any]:
+    """Return all functions by name. Exit with 2 if two files use one name."""
+    blocks: dict[str, Any] = {}
+    owners: dict[str, str] = {}
+    for file, functions in sources.items():
+        for name, make in functions.items():
+            if name in owners:
+                print(
+                    f"scripts/{file} and scripts/{owners[name]} both make the block {name!r}: "
+                    "rename one of them",
+                    file=sys.stderr,
+                )
+                sys.exit(2)
+            owners[name], blocks[name] = file, make
+    return blocks
+
+
+BLOCKS = merge_blocks(SOURCES)
 BLOCK = re.compile(
     rf"^(<!-- ({'|'.join(BLOCKS)})(?:: ([^>]+))? -->\n).*?(<!-- /\2 -->)$", re.DOTALL | re.MULTILINE
 )
@@ -65,14 +95,18 @@ def figures() -> dict[Path, str]:
     drawn = {name: benchmark_figures.figure(name) for name in names}
     fronts = {f"frontier-{name}": frontier.picture(folders) for name, folders in FRONTIERS.items()}
     fronts["frontier-cards"] = frontier.card_picture(FRONTIERS["smollm2"])
-    fronts |= {name: one.svg for name, _, one in tables.profile_figures(tables.PROFILES)}
+    fronts |= {
+        name: one.svg for name, _, one in track_tables.profile_figures(track_tables.PROFILES)
+    }
     drawn |= {name: drawing.to_file(svg) for name, svg in fronts.items()}
-    fit, holdout, _ = tables.fit_law(tables.SCALING)
+    fit, holdout, _ = study_tables.fit_law(study_tables.SCALING)
     values = {}
-    for one in tables.read_trials(tables.SEARCH):
+    for one in study_tables.read_trials(study_tables.SEARCH):
         values[one.method] = [trial.value for trial in one.trials]
     with temporary_folder("figures") as room:
-        law = draw_scaling(fit, room / "scaling.svg", tables.METHOD, tables.CONTROL, holdout)
+        law = draw_scaling(
+            fit, room / "scaling.svg", study_tables.METHOD, study_tables.CONTROL, holdout
+        )
         searched = draw_search(values, room / "search.svg")
         drawn |= {"scaling": law.read_text(), "search": searched.read_text()}
     drawn |= {"curve": training_curves.picture(), "run": front_page.picture()}

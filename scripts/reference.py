@@ -85,7 +85,8 @@ def facts(section: str, name: str) -> str:
         where = f"{section} of bench/catalog/entries.py"
         raise LookupError(f"{name!r} is not in {where}: correct or remove its section")
     entry = known[name]
-    rows = [("command line", f"`{FLAGS[section]} {_typed_name(name, entry)}`")]
+    typed_name = _typed_name(name, entry)
+    rows = [("command line", f"`{FLAGS[section]} {typed_name}`")] if typed_name != name else []
     if entry.presets:
         presets = (f"`{name}:{p}` ({_fields(fields)})" for p, fields in entry.presets.items())
         rows.append(("presets", ", ".join(presets)))
@@ -113,13 +114,16 @@ def training() -> str:
 
 
 def overview(section: str) -> str:
-    """Return a table of a section, without the columns that are empty."""
+    """Return a table of a section, without the columns that are empty.
+
+    A variant links to the name whose section it shares.
+    """
     written = _pages()
-    header, rows = ["name", "what it does", "needs", "source"], []
+    header, rows = ["name", "what it does", "needs"], []
     for name, entry in registry.SECTIONS[section].items():
-        link = f"[{name}]({written.get((section, name), '')}#{name})"
-        needs = ", ".join(entry.needs_with({}))
-        rows.append([link, escape(entry.about), needs, _paper(entry)])
+        described = _described_by(section, name, written) or name
+        link = f"[{name}]({written.get((section, described), '')}#{described})"
+        rows.append([link, escape(entry.about), ", ".join(entry.needs_with({}))])
     columns = zip(header, *rows, strict=True)
     used = [column for column in columns if any(column[1:])]
     titles, *cells = zip(*used, strict=True)
@@ -130,9 +134,30 @@ def unwritten(section: str) -> str:
     """Return the facts of each name that no page has, under headings; "" if there is none."""
     written, parts = _pages(), []
     for name, entry in registry.SECTIONS[section].items():
-        if (section, name) not in written:
+        if not _described_by(section, name, written):
             parts.append(f"### {name}\n\n{escape(entry.about)}.\n\n{facts(section, name)}")
     return "\n\n".join([f"## More {section}", *parts]) if parts else ""
+
+
+def _described_by(section: str, name: str, written: Iterable[tuple[str, str]]) -> str:
+    """Return the written name whose section describes a name: itself, or one it is a variant of."""
+    names = [one for kind, one in written if kind == section]
+    if name in names:
+        return name
+    return next((one for one in names if _is_variant(section, name, one)), "")
+
+
+def _is_variant(section: str, name: str, other: str) -> bool:
+    """Return whether a class extends the other or its base, with equal needs, cost and settings."""
+    entry, known = registry.SECTIONS[section][name], registry.SECTIONS[section][other]
+    if not entry.target or not known.target or section == "measures":
+        return False
+    kind, base = registry.load(entry), registry.load(known)
+    is_sibling = kind.__base__ is not object and issubclass(base, kind.__base__)
+    if not is_sibling and not issubclass(kind, base):
+        return False
+    costs = [(one.needs_with({}), method_cost.describe(one)) for one in (entry, known)]
+    return costs[0] == costs[1] and list(_fields_of(kind)) == list(_fields_of(base))
 
 
 def _pages() -> dict[tuple[str, str], str]:
@@ -198,6 +223,8 @@ def commands() -> str:
     whole = get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
     text = registry.fill_in(whole)
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
+    text = re.sub(r"(\*\*Options\*\*:\n\n)?\* `--help`: .*\n", "", text)
+    text = re.sub(r"\*\*Usage\*\*:\n\n```console\n.*\n```\n\n", "", text)
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
 
@@ -236,21 +263,25 @@ def _attribute_docstrings(kind: type) -> dict[str, str]:
 
 
 def tracks() -> str:
-    """Return a table of the tasks of every track, with the prompt and the licence of the texts."""
-    rows = []
+    """Return a table of the tasks of every track, by the licence of their texts."""
+    tasks: dict[tuple[str, str], list[str]] = {}
     for name, task in all_tasks().items():
         track, _, short = name.partition("/")
-        cells = (escape(task.title), str(task.shots), escape(task.licence))
-        rows.append((track, f"`{short}`", *cells))
-    return table(("track", "task", "data", "shots", "licence of the texts"), rows)
+        tasks.setdefault((track, escape(task.licence)), []).append(f"`{short}`")
+    rows = [(track, licence, ", ".join(names)) for (track, licence), names in tasks.items()]
+    return table(("track", "licence of the texts", "tasks"), rows)
 
 
 def families() -> str:
-    """Return what works on each family of models, and what is refused in which sentence."""
+    """Return what works on the families of models, with a row for families that are alike."""
     text = (ROOT / "results/families.json").read_text(encoding="utf-8")
-    cells = {name: row["cells"] for name, row in json.loads(text).items()}
-    rows = [(f"`{name}`", *map(escape, own.values())) for name, own in cells.items()]
-    return table(("family", *next(iter(cells.values()))), rows)
+    tried = {name: row["cells"] for name, row in json.loads(text).items()}
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, cells in tried.items():
+        unnamed = tuple(escape(cell.replace(f" ({name})", "")) for cell in cells.values())
+        alike.setdefault(unnamed, []).append(f"`{name}`")
+    rows = [(", ".join(names), *cells) for cells, names in alike.items()]
+    return table(("family", *next(iter(tried.values()))), rows)
 
 
 def public() -> str:

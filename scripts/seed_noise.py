@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tables
+from page_records import known_variance
 
 from bench.compare.seed_noise_table import PUBLISHED
 
@@ -23,7 +23,7 @@ FILE = Path(__file__).parent.parent / "bench" / "assets" / PUBLISHED
 def make() -> str:
     """Return the text of the file."""
     out: dict[str, dict[str, dict[str, Any]]] = {}
-    for metric, kinds in tables.known_variance().draws.strongest().items():
+    for metric, kinds in known_variance().draws.strongest().items():
         for kind, (model, noise) in kinds.items():
             out.setdefault(metric, {})[kind] = {
                 "deviation": float(f"{noise.deviation:.3g}"),

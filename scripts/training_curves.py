@@ -9,8 +9,8 @@ from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 
-from tables import DASH, compare, markdown, mean, merge, ratio_text
-from tables import read as read_folder
+from page_records import DASH, compare, markdown, mean, merge, ratio_text
+from page_records import read as read_folder
 
 from bench.compare.pairing import Seeds
 from bench.reporting.drawing import LIGHT, choose_colors, new_figure, save_figure

@@ -30,24 +30,22 @@ COMMANDS = _section(
         "search": "bench.cli.search:search",
         "ls": "bench.cli.result_commands:ls",
         "show": "bench.cli.result_commands:show",
-        "figure": "bench.cli.result_commands:figure",
-        "scaling": "bench.cli.result_commands:scaling",
-        "report": "bench.cli.result_commands:report",
+        "figure": "bench.cli.figure:figure",
+        "report": "bench.cli.report:report",
         "pick": "bench.cli.pick:pick",
         "pull": "bench.cli.model_commands:pull",
-        "prune": "bench.cli.run:prune",
-        "finetune": "bench.cli.run:finetune",
+        "prune": "bench.cli.prune:prune",
+        "finetune": "bench.cli.prune:finetune",
         "verify": "bench.cli.model_commands:verify",
         "doctor": "bench.cli.setup:doctor",
         "compare": "bench.cli.compare:compare",
-        "gate": "bench.cli.compare:gate",
-        "history": "bench.cli.compare:history",
+        "gate": "bench.cli.gate:gate",
         "check": "bench.cli.check:check",
         "sign": "bench.cli.check:sign",
         "merge": "bench.cli.check:merge",
         "cache": "bench.cli.setup:cache_app",
         "env": "bench.cli.setup:env_app",
-        "baseline": "bench.cli.compare:baseline_app",
+        "baseline": "bench.cli.gate:baseline_app",
     },
     of_classes=False,
 )
@@ -88,7 +86,6 @@ METHODS = _section(
         "proxsparse": "baselines.proxsparse:ProxSparse",
         "sr-ste": "baselines.sr_ste:SrSte",
         "ast": "baselines.sr_ste:Ast",
-        "folder": "bench.formats.folder_method:ModelFolder",
     },
 )
 
@@ -164,7 +161,8 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 
 SERVICES = _section("services", {}, of_classes=False)
 """Objects of parts that the core asks for by name, and works without: forecasts, trackers (the
-listener that starts them), slurm and foreign_results."""
+listener that starts them), slurm, foreign_results, the leaderboard that `bench report` writes,
+and the digest and the inspection of a model from another tool."""
 
 READERS = _section(
     "readers",

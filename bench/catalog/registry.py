@@ -132,6 +132,11 @@ def is_installed(kind: str, name: str) -> bool:
     return name in SECTIONS[kind] or name in _plugins(kind)
 
 
+def has_plugins(kind: str) -> bool:
+    """Return whether another package or a file adds to a section."""
+    return bool(_plugins(kind) or _NAMED[kind])
+
+
 def names(kind: str) -> list[str]:
     """Return all names: built in, of plug-ins, and of files that the user named. This imports
     none."""

@@ -49,13 +49,13 @@ def pull(
 
     Models go to the cache. The others go to --data-dir, or to the cache without it.
     """
-    from bench.inputs import corpora, download, tasks, tracks
+    from bench.inputs import corpora, download, task_download, tasks, tracks
     from bench.inputs.models import describe_terms, resolve
     from bench.inputs.task_yaml import read_task
     from bench.system.cache import cache_dir, in_use
 
-    if source not in download.TASK_SOURCES:
-        raise UserError(describe_unknown("source", source, download.TASK_SOURCES))
+    if source not in task_download.TASK_SOURCES:
+        raise UserError(describe_unknown("source", source, task_download.TASK_SOURCES))
     root = data_dir or cache_dir() / "data"
     of_tracks = tracks.expand(names)
     others = (
@@ -103,7 +103,7 @@ def pull(
             else:
                 where = "data that comes with the package"
             print_line(f"{task.name}: reads {where}")
-        for task, origin in download.pull_tasks(
+        for task, origin in task_download.pull_tasks(
             wanted, data_dir, source, lambda line: print_line(line, err=True)
         ):
             print_line(f"{task.name}: {root / task.hub} ({origin})")

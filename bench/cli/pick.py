@@ -87,7 +87,7 @@ def pick(
     Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
     """
     from bench.reporting import candidates as picking
-    from bench.reporting.leaderboard import leaves_local_out
+    from bench.reporting.folders import leaves_local_out
     from bench.results.store import RESULTS
 
     limits = picking.parse_limits(
@@ -133,11 +133,12 @@ def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table:
     """Return the first board that fits the protocol and device, or raise UserError. A model's main
     protocol comes first."""
-    from bench.reporting import board, leaderboard
+    from bench.reporting import board
+    from bench.reporting.folders import read_boards, results_folders
     from bench.results.store import ReadOnlyStore
 
-    folders = folders or leaderboard.results_folders()
-    merged = board.merge(leaderboard.read_boards(folders, model))
+    folders = folders or results_folders()
+    merged = board.merge(read_boards(folders, model))
     if not merged.records:
         every = (record for folder in folders for record in ReadOnlyStore(folder).listed())
         models = dict.fromkeys(record.identity.model for record in every)

@@ -63,7 +63,7 @@ def print_table(
         if column and not any(cell.text for cell in column):
             continue
         text = printable(header)
-        needed = max((cell_len(cell.text) for cell in column), default=0)
+        needed = max((_width(cell.text) for cell in column), default=0)
         longest_word = max(map(cell_len, text.split()), default=0)
         head.append(StyledCell(text, "bold"))
         columns.append(column)
@@ -137,6 +137,11 @@ def _draw(
 ) -> list[Text]:
     """Return the lines of one row. Lines without text are left out. at_bottom: align wrapped cells
     at the bottom."""
+    if len(lines) == 1 and not any(cell.color for cell in row):
+        plain = [row[i].text for i, _ in lines[0]]
+        lengths = list(map(_width, plain))
+        if all(length <= width for length, (_, width) in zip(lengths, lines[0], strict=True)):
+            return [Text(_join(plain, lengths, lines[0], right).rstrip())]
     out = []
     for n, line in enumerate(lines):
         cells = [_wrap(row[i], width, right[i]) for i, width in line]
@@ -152,6 +157,20 @@ def _draw(
             drawn.rstrip()
             out.append(drawn)
     return out
+
+
+def _width(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
+
+
+def _join(texts: Sequence[str], lengths: Sequence[int], line: Line, right: Sequence[bool]) -> str:
+    """Return one line of cells that fit."""
+    out = []
+    for text, length, (i, width) in zip(texts, lengths, line, strict=True):
+        text, free = text.rstrip(), width - length
+        padding = " " * (free + length - _width(text))
+        out.append(padding + text if right[i] else text + padding)
+    return (" " * GAP).join(out)
 
 
 def _wrap(cell: StyledCell, width: int, right: bool) -> list[Text]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bench.compare.result_set import ResultSet
+from bench.results.computed import memory
 from bench.results.derive import Items, scores_of
 from bench.results.identity import Protocol
 from bench.results.record import NoItems, Record
@@ -43,6 +44,11 @@ class ArticleVarianceTable:
             metrics = {reading.metric for reading in record.readings}
             if record.identity.model == model and metric in metrics and record.items:
                 fitting.append(record)
+        digests = [record.digest for record in fitting]
+        about = ("articles", model, metric, protocol.label, protocol.name, digests)
+        known = memory().get(*about) if all(digests) else None
+        if known is not None:
+            return ArticleVariance(*known) if known else None
         found = []
         groups = group_by(fitting, lambda record: (record.identity.protocol, record.token_digest))
         for (other, _), records in groups.items():
@@ -50,7 +56,10 @@ class ArticleVarianceTable:
             if learned is not None:
                 is_same = other.name == protocol.name
                 found.append((is_same, learned.articles, learned.pairs, learned))
-        return max(found)[-1] if found else None
+        best = max(found)[-1] if found else None
+        if all(digests):
+            memory().put(best or [], *about)
+        return best
 
     def _learn(self, records: list[Record], metric: str) -> ArticleVariance | None:
         """Learn from the records of one text, or return None if they have too few articles."""

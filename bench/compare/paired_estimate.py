@@ -44,6 +44,7 @@ class FewArticles(NotComparable):
 
     def __init__(self, count: int) -> None:
         super().__init__(f"no interval: {amount(count, 'article')}")
+        self.count = count
 
 
 def estimate_pair(

@@ -85,6 +85,15 @@ class MetricPair:
             for a, b in zip(self.before, self.after, strict=True)
         )
 
+    @cached_property
+    def same_draws(self) -> bool:
+        """Return whether several seeds were run, and each drew the same text on both sides.
+
+        The noise between seeds is then that of the differences, which the pair itself shows.
+        """
+        both = list(zip(self.before, self.after, strict=True))
+        return len(both) > 1 and all(_draw_of(a) and _draw_of(a) == _draw_of(b) for a, b in both)
+
     def obstacle(self) -> str:
         """Return the reason why the two cannot be compared, or "" if they can."""
         for a, b in zip(self.before, self.after, strict=True):
@@ -118,6 +127,17 @@ class Unpaired:
     reason: str
     records: tuple[Record, ...] = ()
     unit: str = ""
+
+
+def _draw_of(record: Record) -> tuple[Any, ...] | None:
+    """Return the digests and sizes of the calibration and training text, and the seed that draws
+    from them. None: the row has no seed, or its record does not hold the digests."""
+    inputs = record.key_inputs
+    texts = inputs.get("calibration"), inputs.get("training")
+    drawn = [text for text in texts if text]
+    if record.identity.seed is None or not drawn or not all(text.get("content") for text in drawn):
+        return None
+    return (record.identity.seed, *texts)
 
 
 def machine_of(record: Record) -> tuple[Any, ...]:

@@ -139,7 +139,7 @@ def read(path: Path, what: str = "results", *, every: bool = False, model: str =
         )
     require_results(path)
     store = ReadOnlyStore(path)
-    records = [record for record, _ in store.checked(model)]
+    records = list(store.sound(model))
     store.require_whole(what)
     if not records and next(store.listed(), None) is None:
         raise UserError(

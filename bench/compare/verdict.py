@@ -195,7 +195,9 @@ def compare(
     )
     estimates: list[tuple[MetricPair, Estimate, str]] = []
     for pair in to_estimate:
-        noise, source = variance.draws.of_pair(pair) or (None, "")
+        noise, source = None, ""
+        if not pair.same_draws:
+            noise, source = variance.draws.of_pair(pair) or (None, "")
         margin = _worse(pair) * _margin(pair, settings)
         try:
             estimate = estimate_pair(pair, before, after, level, noise, margin, variance.articles)
@@ -304,11 +306,15 @@ def decide(
 
 def _seed_hint(pair: MetricPair, source: str) -> str:
     seeds = {r.identity.seed for r in pair.before} - {None}
-    if 0 < len(seeds) < 3 and not pair.counted:
+    if pair.counted:
+        return ""
+    if 0 < len(seeds) < 3:
         hint = f"{amount(len(seeds), 'calibration seed')}: use 3 or more for less noise"
         if source:
             return f"{hint}; noise between seeds added: {source}"
         return hint
+    if pair.same_draws:
+        return "paired by draw"
     return ""
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.catalog import registry
 from bench.execution import outer, ranks
-from bench.execution.events import WAITING
+from bench.execution.events import LOADING, WAITING
 from bench.execution.job import (
     BuiltArtifact,
     BuiltStage,
@@ -124,7 +124,7 @@ class Builder:
         The number of processes of a training does not change its lock, because they share
         checkpoints.
         """
-        lock = build_lock(checkpoint_folder(artifact).name)
+        lock = build_lock(artifact.lock_name)
         try:
             return lock.acquire(timeout=0)
         except Timeout:
@@ -133,7 +133,7 @@ class Builder:
 
     def _make(self, artifact: Artifact, before: BuiltStage | None, home: Path) -> WeightCounts:
         """Run the last stage and publish the result in the cache."""
-        self.workspace.progress.enter("loading")
+        self.workspace.progress.enter(LOADING)
         try:
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)

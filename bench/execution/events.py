@@ -17,6 +17,9 @@ from bench.results.record import Status
 WAITING = "waiting for another worker"
 """State of a worker while another one makes what it needs."""
 
+LOADING = "loading"
+"""State of a worker that has the lock of a stage, before the stage's method runs."""
+
 MAX_STEPS = 10**12
 """Largest number of steps of a phase."""
 

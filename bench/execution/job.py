@@ -239,7 +239,7 @@ class Workspace:
 def checkpoint_folder(artifact: Artifact) -> Path:
     """Return the folder of a training's checkpoints, which is the same for any number of
     processes."""
-    return cache_dir() / "training" / artifact.model_copy(update={"processes": 1}).key[:32]
+    return cache_dir() / "training" / artifact.lock_name
 
 
 def fits_device(

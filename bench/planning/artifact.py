@@ -259,6 +259,11 @@ class Artifact(BaseModel, frozen=True):
         """Names of the cache entries after each stage."""
         return [self.up_to(count + 1).key[:32] for count in range(len(self.stages))]
 
+    @property
+    def lock_name(self) -> str:
+        """Name of the last stage's lock and checkpoints, for any number of processes."""
+        return self.model_copy(update={"processes": 1}).key[:32]
+
     def up_to(self, count: int) -> Artifact:
         """Return the artifact after its first `count` stages."""
         stages = self.stages[:count]

@@ -11,7 +11,6 @@ from bench.catalog import registry
 from bench.catalog.choice import Choice, parse_method
 from bench.catalog.code import method_digest
 from bench.catalog.entries import CONTROL
-from bench.formats.opening import content_digest
 from bench.planning.artifact import EmbeddingFormat, Stage
 from bench.system import digests
 from bench.system.source_digest import digest_source
@@ -99,7 +98,9 @@ def make_stage(choice: Choice, kind: Kind) -> Stage:
     config = dict(choice.config)
     if entry.file and (file := config.get(entry.file.field)):
         try:
-            digest = content_digest if Does.IMPORTS in entry.does else digests.of_file
+            digest = digests.of_file
+            if Does.IMPORTS in entry.does:
+                digest = registry.load(registry.lookup("services", "folder_digest"))
             config["sha256"] = digest(Path(file))
         except OSError as fault:
             raise UserError(

@@ -11,7 +11,6 @@ from typing import Any
 from bench.catalog import registry
 from bench.catalog.choice import KEPT, build
 from bench.catalog.code import measure_digest
-from bench.formats.differences import inspect
 from bench.inputs import corpora, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
 from bench.inputs.model_facts import ModelFacts
@@ -221,6 +220,7 @@ class ModelInputs:
         if stage:
             globs = self.spec.targets
             path, content = Path(stage.config["path"]), stage.config["sha256"]
+            inspect = registry.load(registry.lookup("services", "folder_inspection"))
             found = inspect(path, content, self.facts, globs.include, globs.exclude)
             if not found.is_quantized:
                 return quantizers, (found.pattern,)

@@ -21,13 +21,19 @@ from bench.inputs.tasks import BUILTIN_TASKS
 from bench.measures.contract import MeasureSettings
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
-from bench.system.validation import Count, Length, Strict, count_or, describe_allowed, split_commas
+from bench.system.validation import (
+    MAX_COUNT,
+    Count,
+    Length,
+    Strict,
+    count_or,
+    describe_allowed,
+    split_commas,
+)
 from methods.contract.errors import UserError
 
 MAX_SEED = 2**32 - 1
 """Largest seed that numpy takes."""
-MAX_JOBS = 1024
-MAX_SEEDS = 1000
 """Largest number of seeds: a plan has a row for each of them."""
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
@@ -167,7 +173,7 @@ class Spec(_MeasureTables, extra="allow"):
     format, else that of dtype."""
     threads: int | None = Field(default=None, ge=1, le=4096)
     """Number of CPU threads, a part of every key. Default: all cores."""
-    jobs: Annotated[int | Literal["auto"] | None, count_or("auto", MAX_JOBS)] = None
+    jobs: Annotated[int | Literal["auto"] | None, count_or("auto", MAX_COUNT)] = None
     """Number of artifacts that are made in parallel. auto: as many as cores and memory allow.
     Default: 1, or the number of GPUs if `device` names several. Parallel artifacts share the cores
     unless `threads` is set."""
@@ -241,13 +247,6 @@ class Spec(_MeasureTables, extra="allow"):
         if not parts or "" in parts:
             raise ValueError("needs at least one value, and no empty one")
         return tuple(dict.fromkeys(parts))
-
-    @field_validator("seeds")
-    @classmethod
-    def _limit_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(value) > MAX_SEEDS:
-            raise ValueError(f"must be at most {MAX_SEEDS} seeds, not {len(value):,}")
-        return value
 
     @field_validator("log_to")
     @classmethod

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from bench.reporting import pairwise, pareto, profile
 from bench.reporting.derived_columns import time_to_make, tokens_to_make
 from bench.reporting.facts import Bound, Facts, RowNumbers
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table, TableRow
 from bench.reporting.words import hundredths, percent, quantity
@@ -310,10 +311,12 @@ def _require_told(
     candidates: Sequence[Candidate], limit: float | None, tracks: Sequence[str]
 ) -> None:
     """Raise UserError if the interval of every row that meets the limit of these tracks' loss
-    contains it: the rows cannot tell it."""
+    contains it: the rows cannot tell it. The file of the dense model loses nothing, so it does not
+    count."""
     if limit is None:
         return
-    losses = [c.facts.loss for c in candidates if c.facts.loss]
+    measured = [c.facts.loss for c in candidates if not is_file(c.row.filters)]
+    losses = [loss for loss in measured if loss]
     highs = [math.inf if loss.high is None else loss.high for loss in losses]
     meeting = [high for loss, high in zip(losses, highs, strict=True) if loss.value <= limit]
     if not meeting or min(meeting) <= limit:

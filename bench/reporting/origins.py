@@ -14,8 +14,10 @@ MAX_NAMES = 4
 
 
 def describe(records: Iterable[Record]) -> str:
-    """Return a sentence on the processors and code versions of the measured numbers, and on records
-    from a dirty tree. "" if all have one processor and one version, and none is dirty."""
+    """Return a sentence on the processors and code versions of the numbers that depend on text, and
+    on records from a dirty tree. "" if all have one processor and one version, and none is
+    dirty."""
+    records = list(records)
     measured = [r for r in records if r.status == "ok" and r.identity.subject in ("text", "task")]
     processors = sorted({record.processor_kind for record in measured} - {""})
     commits = {record.commit_id for record in measured} - {""}
@@ -28,7 +30,7 @@ def describe(records: Iterable[Record]) -> str:
     if len(commits) > 1:
         parts.append(f"{len(commits)} versions of the code")
     out = [f"The numbers come from {' and '.join(parts)}."] if parts else []
-    dirty = sum(is_dirty(record) for record in measured)
+    dirty = sum(is_dirty(record) for record in records)
     if dirty:
         verb = "was" if dirty == 1 else "were"
         out.append(

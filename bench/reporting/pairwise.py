@@ -5,21 +5,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import chain, combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.compare import paired_estimate
+from bench.compare.article_variance import ArticleVarianceTable
 from bench.compare.known_variance import KnownVariance, learn
-from bench.compare.pairing import Seeds, pair_seeds
-from bench.compare.result_set import ResultSet
+from bench.compare.pairing import Seeds, order, pair_seeds
+from bench.compare.result_set import ResultSet, row_of
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
+from bench.results import metrics
+from bench.results.computed import memory
 from bench.results.record import Record
 from bench.stats import multiple_tests
+from bench.stats.articles import ArticleVariance
 from bench.stats.ratios import wilson_interval
 
 Array = NDArray[np.float64]
@@ -52,6 +57,7 @@ def add_intervals(
     """
     results = results.with_cache()
     known = known or learn(results)
+    remembered = RememberedPairs(results, known)
     remarks = list(table.remarks)
     intervals: dict[tuple[int, int, int], Interval] = {}
     ranks: dict[int, tuple[str, ...]] = {}
@@ -71,11 +77,14 @@ def add_intervals(
         compared = sorted(best_first[:MAX_PAIRED_ROWS])
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
+        sides = {k: remembered.describe(by_row[k], column.metric) for k in compared}
         of_column: dict[Rows, Interval] = {}
         few = ""
         for a, b in combinations(compared, 2):
             try:
-                interval = _compare(by_row[a], by_row[b], column.metric, results, known, ALPHA)
+                interval = remembered.compare(
+                    by_row[a], by_row[b], sides[a], sides[b], column.metric
+                )
             except paired_estimate.FewArticles as fault:
                 few = f"{column.label}: {fault}."
                 continue
@@ -85,9 +94,88 @@ def add_intervals(
             remarks.append(few)
         if of_column and not few and column.better and len(by_row) == len(values):
             ranks[c] = _ranks(table, values, compared, of_column)
+    memory().save()
     return replace(
         table, intervals=intervals, ranks=ranks, unranked=unranked, remarks=tuple(remarks)
     )
+
+
+class RememberedPairs:
+    """Intervals of pairs, each computed once on a machine.
+
+    An answer is found by the records of both rows, those of the same weights, and the noise that is
+    added. Where the variance between articles was learned, the answer holds while it is the same.
+    """
+
+    def __init__(self, results: ResultSet, known: KnownVariance) -> None:
+        self.results, self.known = results, known
+        self.memory = memory()
+        self.learned = _Asked(known.articles)
+
+    def describe(self, seeds: Seeds, metric: str) -> list[Any] | None:
+        """Return what a row adds to an estimate, as JSON, or None if it has no digest."""
+        out: list[Any] = []
+        for seed in sorted(seeds, key=order):
+            record = seeds[seed]
+            beside = self.results.scored.get((record.artifact, row_of(record)), {})
+            digests = sorted(one.digest for one in (record, *beside.values()))
+            noise = ""
+            for reading in record.readings:
+                definition = metrics.find(reading.metric, reading.unit)
+                is_noisy = seed is not None and definition.sampled and not definition.counted
+                if reading.metric == metric and is_noisy:
+                    noise = repr(self.known.draws.of_record(record, definition))
+            out.append([seed, record.digest, digests, noise])
+            if "" in digests:
+                return None
+        return out
+
+    def compare(
+        self,
+        a: Seeds,
+        b: Seeds,
+        of_a: list[Any] | None,
+        of_b: list[Any] | None,
+        metric: str,
+        level: float = ALPHA,
+    ) -> Interval | None:
+        """As `_compare`. of_a, of_b: what `describe` says of both rows."""
+        about = ("pair", of_a, of_b, metric, level)
+        found = self.memory.get(*about) if of_a and of_b else None
+        if found is not None:
+            fields, few, learned = found
+            first = next(iter(a.values()))
+            if learned is None or learned == repr(self.known.articles.of(first, metric)):
+                if few is not None:
+                    raise paired_estimate.FewArticles(few)
+                return Interval(*fields) if fields else None
+        self.learned.answer = None
+        known = self.known._replace(articles=self.learned)
+        interval: Interval | None = None
+        few: int | None = None
+        try:
+            interval = _compare(a, b, metric, self.results, known, level)
+        except paired_estimate.FewArticles as fault:
+            few = fault.count
+        if of_a and of_b:
+            fields = astuple(interval) if interval else None
+            self.memory.put([fields, few, self.learned.answer], *about)
+        if few is not None:
+            raise paired_estimate.FewArticles(few)
+        return interval
+
+
+class _Asked(ArticleVarianceTable):
+    """A table that says what it answered last."""
+
+    def __init__(self, table: ArticleVarianceTable) -> None:
+        self.table = table
+        self.answer: str | None = None
+
+    def of(self, record: Record, metric: str) -> ArticleVariance | None:
+        found = self.table.of(record, metric)
+        self.answer = repr(found)
+        return found
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
@@ -122,7 +210,9 @@ def compare(
     which is taken if they share few articles.
     """
     try:
-        return _compare(a, b, metric, results, known, level)
+        pairs = RememberedPairs(results, known)
+        of_a, of_b = pairs.describe(a, metric), pairs.describe(b, metric)
+        return pairs.compare(a, b, of_a, of_b, metric, level)
     except paired_estimate.NotComparable:
         return None
 

@@ -28,7 +28,7 @@ CAPTION = (
     "Loss of each track: bits per byte of the right answers over the dense model's, minus 1, "
     "averaged over the track's tasks, with the 95% interval of the pairs of questions and of the "
     "noise between calibration seeds. With an asterisk: fewer than 8 degrees of freedom, as of six "
-    "questions. Up to one in ten of such intervals misses the loss. "
+    "questions; such an interval misses the loss more often. "
     "Rows are in the order of their bytes."
 )
 RISE_CAPTION = (

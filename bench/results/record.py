@@ -15,7 +15,7 @@ from bench.system import digests
 from bench.system.suggest import shorten
 from bench.system.validation import describe_allowed
 from methods.contract.errors import UserError
-from methods.model.safe_files import check_depth, unique_names
+from methods.model.safe_files import MAX_JSON_DEPTH, check_depth, unique_names
 
 DECIDES_NO_NUMBER = True
 
@@ -325,7 +325,9 @@ def parse(content: bytes, name: str) -> Record:
         digest = fields.pop("digest", None)
         if digest != digests.of(fields):
             raise ValueError("it was changed after it was written: its digest is of other content")
-        check_depth(fields)
+        # Few brackets are not nested deeply, and a text without escapes is UTF-8.
+        if content.count(b"{") + content.count(b"[") > MAX_JSON_DEPTH or b"\\u" in content:
+            check_depth(fields)
         record = Record.model_validate(fields)
         if record.is_engine_timing:
             _EngineNotes.model_validate(record.notes)

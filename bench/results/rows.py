@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from bench.results import guessing, recount
@@ -131,9 +132,9 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
 
 def frame_to_csv(table: pd.DataFrame) -> str:
     """Return a frame as CSV. Escape text, so that no cell is a formula or acts on a terminal."""
-    table = table.copy()
+    table, escape = table.copy(), cache(escape_csv)  # most texts are in many lines
     for column in table.columns:
-        table[column] = table[column].map(lambda v: escape_csv(v) if isinstance(v, str) else v)
+        table[column] = table[column].map(lambda v: escape(v) if isinstance(v, str) else v)
     text: str = table.to_csv(index=False, lineterminator="\n")
     return text
 

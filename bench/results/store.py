@@ -3,13 +3,14 @@ Parquet beside it."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,8 +72,7 @@ class ReadOnlyStore:
 
     def get(self, key: str) -> Record | None:
         """Return the record of a key, or None if there is none or it does not hold."""
-        found = self._check(self.path(key))
-        return found[0] if found else None
+        return self._hold(self.path(key))
 
     def finished(self, key: str) -> Record | None:
         """Return the record of a key, as `get` does, if a later run does not measure it again."""
@@ -83,13 +83,22 @@ class ReadOnlyStore:
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records that hold. The others are damaged."""
-        return (record for record, _ in self.checked())
+        return self.sound()
 
-    def checked(self, model: str = "") -> Iterator[tuple[Record, Evidence]]:
-        """Yield the records that hold, each with what its numbers rest on. model: of this model
-        only."""
+    def sound(self, model: str = "") -> Iterator[Record]:
+        """Yield the records that hold. model: of this model only."""
+        from bench.results.computed import memory
+
         for path in self._paths():
-            found = self._check(path, model)
+            record = self._hold(path, model)
+            if record is not None:
+                yield record
+        memory().save()
+
+    def checked(self) -> Iterator[tuple[Record, Evidence]]:
+        """Yield the records that hold, each with what its numbers rest on, computed now."""
+        for path in self._paths():
+            found = self._check(path)
             if found:
                 yield found
 
@@ -99,6 +108,31 @@ class ReadOnlyStore:
             record = self._read(path)
             if record is not None:
                 yield record
+
+    def named(self, describe: Callable[[Record], dict[str, str]]) -> Iterator[dict[str, str]]:
+        """Yield what a function says of each record that `listed` yields. Its answers are
+        remembered by content."""
+        from bench.results.computed import memory
+
+        known = memory()
+        for path in self._paths():
+            about = ["named", path.stem, ""]
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_size <= MAX_BYTES:
+                    about[-1] = hashlib.sha256(path.read_bytes()).hexdigest()
+            said, size = known.get(*about) or (None, None)
+            items = self.root / "items" / f"{path.stem}.parquet"
+            if said and size in (None, items.stat().st_size if items.is_file() else -1):
+                yield said
+                continue
+            record = self._read(path)
+            if record is None:
+                continue
+            said, size = describe(record), record.items and items.stat().st_size
+            if about[-1] and (not record.items or self.items_path(record) == items):
+                known.put([said, size], *about)
+            yield said
+        known.save()
 
     def find(self, prefix: str) -> Record:
         """Return the only record whose key begins with a prefix, or raise UserError, also if its
@@ -110,23 +144,45 @@ class ReadOnlyStore:
             raise UserError(
                 f"{len(paths)} records in {str(self.root)!r} begin with {stem!r}: {lists}"
             )
-        found = self._check(paths[0])
+        found = self._hold(paths[0])
         if found is None:
             raise UserError(self.damaged[-1])
-        return found[0]
+        return found
 
     def _paths(self) -> list[Path]:
         folder = self.root / "records"
         names = os.listdir(folder) if folder.is_dir() else []  # thousands of Paths are slow to sort
         return [folder / name for name in sorted(names) if name.endswith(".json")]
 
-    def _check(self, path: Path, model: str = "") -> tuple[Record, Evidence] | None:
-        """Return a record that holds, or None. Set one that does not aside."""
-        from bench.catalog.registry import PluginFault
-        from bench.results.record_check import check_record
+    def _hold(self, path: Path, model: str = "") -> Record | None:
+        """Return a record that holds, or None. This machine may have checked it before: its digest
+        and the items', which are compared, say that nothing has changed."""
+        from bench.results.computed import memory
 
         record = self._read(path)
         if record is None or model not in ("", record.identity.model):
+            return None
+        about = ("holds", record.digest)
+        if memory().get(*about):
+            with contextlib.suppress(UserError):
+                if record.items:
+                    self.content(record)
+                return record
+        if self._check(path, record) is None:
+            return None
+        memory().put(True, *about)
+        return record
+
+    def _check(self, path: Path, record: Record | None = None) -> tuple[Record, Evidence] | None:
+        """Return a record that holds, or None. Set one that does not aside.
+
+        record: that of the path, if it was read.
+        """
+        from bench.catalog.registry import PluginFault
+        from bench.results.record_check import check_record
+
+        record = record or self._read(path)
+        if record is None:
             return None
         try:
             return record, check_record(record, self.items(record) if record.items else None)

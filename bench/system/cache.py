@@ -30,7 +30,7 @@ NOTICE_S = 2.0
 
 REBUILDABLE = (
     "artifacts", "dense-states", "exports", "tmp", "logs", "datasets", "digests", "tokens",
-    "native", "cusparselt-plans", "folders", "graphs",
+    "native", "cusparselt-plans", "folders", "graphs", "computed",
 )  # fmt: skip
 """Parts of the cache that a run makes again without being asked."""
 
@@ -58,6 +58,7 @@ SHARED = (
     "cusparselt-plans",
     "folders",
     "graphs",
+    "computed",
     *EXPENSIVE,
 )
 """Parts whose entries are not marked by name. They stay while any run is active."""

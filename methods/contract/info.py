@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from enum import Flag, auto
 from typing import Any
 
+from methods.contract.axes import AXES
 from methods.contract.pattern import Pattern
 
 DECIDES_NO_NUMBER = True
@@ -80,6 +81,11 @@ class Removes:
     """Name of the axis in `methods.contract.axes`."""
     fields: tuple[str, ...]
     """Fields with the number or share of them. The first that is set counts."""
+
+    def __post_init__(self) -> None:
+        """Raise TypeError if the axis is unknown."""
+        if self.axis not in AXES:
+            raise TypeError(f"there is no axis {self.axis!r}: known are {', '.join(AXES)}")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from bench.results.record import parse
 from bench.results.record_check import check_record
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
+from helpers.installed import with_commands
 from methods.contract.errors import UserError
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -176,19 +177,21 @@ def damaged(tmp_path_factory):
     return root
 
 
-LINES = (
-    ("check", "{}"),
-    ("report", "--results", "{}"),
-    ("gate", "--baseline", RESULTS / "tiny", "--results", "{}"),
-    ("gate", "--baseline", "{}", "--results", RESULTS / "tiny"),
-    ("compare", RESULTS / "tiny", "{}"),
-    ("report", "--results", "{}", "--out", "page"),
-    ("merge", "{}", "--results", "merged"),
-    ("pick", "--model", "tiny", "--results", "{}"),
-    ("history", "--results", "{}"),
-    ("baseline", "set", "--results", "{}", "--dir", "baselines"),
-    ("scaling", "--results", "{}"),
-    ("export", "--format", "lm-eval", "--results", "{}", "--out", "exported"),
+LINES = with_commands(
+    [
+        ("check", "{}"),
+        ("report", "--results", "{}"),
+        ("gate", "--baseline", RESULTS / "tiny", "--results", "{}"),
+        ("gate", "--baseline", "{}", "--results", RESULTS / "tiny"),
+        ("compare", RESULTS / "tiny", "{}"),
+        ("report", "--results", "{}", "--out", "page"),
+        ("merge", "{}", "--results", "merged"),
+        ("pick", "--model", "tiny", "--results", "{}"),
+        ("history", "--results", "{}"),
+        ("baseline", "set", "--results", "{}", "--dir", "baselines"),
+        ("scaling", "--results", "{}"),
+        ("export", "--format", "lm-eval", "--results", "{}", "--out", "exported"),
+    ]
 )
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.catalog import registry
 from bench.execution.processes import WorkerProcesses
 from bench.results.store import Store
 from helpers import fake_records, folders, runs
+from helpers.installed import with_commands
 from helpers.limits import limits
 from methods.model.folder import Folder
 
@@ -19,12 +19,9 @@ FILES = [
     Path(__file__).parent / "command_lines.txt",
     *sorted(Path(__file__).parents[1].glob("parts/*/command_lines.txt")),
 ]
-LINES = [
+LINES = with_commands(
     line for file in FILES for line in file.read_text().splitlines() if line and line[0] != "#"
-]
-# Parts of formats have lines of a command of another part.
-if not registry.is_installed("commands", "export"):
-    LINES = [line for line in LINES if not line.startswith("export ")]
+)
 
 ODD = [
     ["run", "--model", "\udcff"],
@@ -89,13 +86,12 @@ def entries(folder):
 
 
 def cases():
-    """Every line that names words of its sentence, and every twelfth line."""
+    """Every line. A line that names no words of its sentence stands for many of its kind."""
     given = []
     for command, _, said in (line.partition(" => ") for line in LINES):
         given.append((shlex.split(command), said.split(" | ") if said else []))
-    for i, (arguments, said) in enumerate([*given, *((odd, []) for odd in ODD)]):
-        marks = pytest.mark.full if i % 12 and not said else ()
-        yield pytest.param(arguments, said, id=" ".join(arguments)[:60], marks=marks)
+    for arguments, said in [*given, *((odd, []) for odd in ODD)]:
+        yield pytest.param(arguments, said, id=" ".join(arguments)[:60])
 
 
 @pytest.mark.parametrize(("arguments", "said"), list(cases()))

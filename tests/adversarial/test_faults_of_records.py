@@ -11,6 +11,7 @@ from bench.results.record import ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from bench.system import digests
 from helpers import fake_records
+from helpers.installed import with_commands
 
 RESULTS = Path(__file__).parents[2] / "results"
 pytestmark = pytest.mark.usefixtures("cache")
@@ -82,7 +83,7 @@ FAULTS = [
 @pytest.mark.parametrize(("measure", "change"), FAULTS)
 def test_no_command_believes_it(measure, change, folder, cli):
     path = rewrite(folder, measure, change)
-    for line in (
+    lines = (
         ("check", folder),
         ("gate", "--baseline", RESULTS / "tiny", "--results", folder),
         ("compare", RESULTS / "tiny", folder),
@@ -91,7 +92,8 @@ def test_no_command_believes_it(measure, change, folder, cli):
         ("report", "--results", folder),
         ("history", "--results", folder),
         ("show", path.stem, "--results", folder),
-    ):
+    )
+    for line in with_commands(lines):
         code, out, err = cli(*line)
         assert path.name in out + err, line
         # A printed table leaves it out and says so; everything else fails.

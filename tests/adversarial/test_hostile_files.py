@@ -10,6 +10,7 @@ from helpers import runs
 from helpers.forked_commands import Commands
 from helpers.hostile_inputs import GGUF, SAFETENSORS, TOKENIZERS, Case
 from helpers.hostile_results import ITEMS, RECORDS, ZIPS
+from helpers.installed import with_commands
 
 
 class Kind(NamedTuple):
@@ -54,9 +55,10 @@ FEW = {
 
 def cases():
     for kind, (commands, table, harmless) in KINDS.items():
+        known = with_commands(commands)
         for i, (name, write) in enumerate(table.items()):
             marks = () if (kind, name) in FEW else pytest.mark.full
-            values = commands[i % len(commands)], write, name in harmless
+            values = known[i % len(known)], write, name in harmless
             yield pytest.param(*values, id=f"{kind}: {name}"[:60], marks=marks)
 
 

@@ -9,7 +9,7 @@ from bench.results.store import ReadOnlyStore
 from helpers import plugins, runs
 from helpers.faulty import PATIENCE_S
 
-INFO = "from methods import Does, MethodInfo\nclass {}: info = MethodInfo({})"
+INFO = "from methods import Does, MethodInfo, Removes\nclass {}: info = MethodInfo({})"
 HOSTILE = {
     "exits": ("import sys; sys.exit('goodbye')", "SystemExit: goodbye"),
     "raises": ("raise ValueError('two\\nlines')", "ValueError: two lines"),
@@ -28,6 +28,10 @@ HOSTILE = {
     "removes_nothing": (
         INFO.format("removes_nothing", "does=Does.REMOVES"),
         "TypeError: info has removes=() and ",
+    ),
+    "removes_wheels": (
+        INFO.format("removes_wheels", "does=Does.REMOVES, removes=(Removes('wheels', ('drop',)),)"),
+        "TypeError: there is no axis 'wheels': known are blocks, units, ",
     ),
     "info_is_text": ("class info_is_text: info = 'none'", "TypeError: info='none' must be a "),
 }

@@ -148,6 +148,10 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
         text("tokenizer_config.json", '{"sp_model_kwargs": {"enable_sampling": true}}'),
         "has sp_model_kwargs",
     ),
+    "long suffix": (
+        tokenizer(lambda v: v["model"].update(end_of_word_suffix="x" * 10**7)),
+        "end_of_word_suffix has 10,000,000 letters",
+    ),
     "long prefix": (
         tokenizer(lambda v: v["model"].update(continuing_subword_prefix="x" * 10**7)),
         "cannot use",

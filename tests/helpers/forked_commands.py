@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 BYTES, CPU_S = 2 * 10**9, 20
 """Address space, and seconds of processor time, of a command."""
 IMPORTS = (
-    "bench.cli.main", "bench.compare.verdict", "bench.compare.history",
-    "bench.reporting.leaderboard", "bench.api", "bench.results.folder_check", "bench.results.merge",
-    "bench.cli.listing", "bench.planning.plan", "pyarrow.parquet", "tokenizers",
+    "bench.cli.main", "bench.compare.verdict", "bench.reporting.board", "bench.api",
+    "bench.results.folder_check", "bench.results.merge", "bench.cli.listing", "bench.planning.plan",
+    "pyarrow.parquet", "tokenizers",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.reporting.facts import Interval
 
-SCRIPT = "tables"
+SCRIPT = "budget_tables"
 
 
 @pytest.fixture

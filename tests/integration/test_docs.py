@@ -1,6 +1,7 @@
 """README and docs/: short, no dead link, no unknown command, nothing fetched from elsewhere."""
 
 import importlib.util
+import math
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,9 @@ from bench.catalog import registry
 from bench.cli import main
 from bench.formats.contract import ModelFormat
 from bench.inputs.models import ALIASES
-from bench.inputs.shapes import known_shapes
+from bench.inputs.shapes import known_shapes, planned_model
+from helpers import runs
+from methods.model.folder import Folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,6 +60,15 @@ def test_headings_have_the_words_that_people_search_for():
     assert [word for word in SEARCHED if not any(word in line for line in headings)] == []
 
 
+def test_sizes_of_the_models_that_pages_name():
+    smallest = Folder(runs.TINY).shapes()
+    largest = planned_model("gemma-3-270m").shapes
+    sizes = [sum(map(math.prod, shapes.values())) / 1e6 for shapes in (smallest, largest)]
+    for page in (ROOT / "README.md", ROOT / "docs/results.md"):
+        found = re.search(r"models (?:with|of) (\S+) to (\S+) million weights", page.read_text())
+        assert [float(number) for number in found.groups()] == pytest.approx(sizes, rel=0.04)
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent == ROOT], ids=lambda p: p.name)
 def test_links_of_pages_that_are_not_built(page):
     """Sphinx checks those of docs/."""
@@ -75,9 +87,11 @@ def test_folders_that_contributors_are_sent_to_exist():
 
 @pytest.mark.parametrize("command", list(commands()))
 def test_commands_are_those_of_the_program(command):
-    """Options and arguments are parsed; nothing runs."""
+    """Options and arguments are parsed; nothing runs. Commands of a part may be missing with it."""
     words = shlex.split(command)[1:]
     here = PROGRAM
+    if any(words[0] in names for names in main.GROUPS.values()) and words[0] not in here.commands:
+        pytest.skip(f"without the command {words[0]}")
     with here.make_context("bench", list(words), resilient_parsing=True) as context:
         while words and hasattr(here, "commands"):
             name = words.pop(0)
@@ -153,6 +167,7 @@ def test_every_setting_has_a_meaning():
     )
 
 
+@pytest.mark.parts("forecasts", "leaderboard", "scaling", "speed")
 def test_what_is_between_two_comments_is_written_again(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     readme = load(ROOT / "scripts/readme.py", "readme_script")
@@ -181,6 +196,18 @@ SITE = {
 
 
 INDEX = "index.html"
+
+
+@pytest.mark.parts("forecasts", "leaderboard", "scaling", "speed")
+def test_two_functions_of_one_block_are_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    readme = load(ROOT / "scripts/readme.py", "readme_script")
+    sources = {"a.py": {"best": str}, "b.py": {"worst": str, "best": repr}}
+    with pytest.raises(SystemExit) as ended:
+        readme.merge_blocks(sources)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said == "scripts/b.py and scripts/a.py both make the block 'best': rename one of them\n"
 
 
 @pytest.mark.parametrize(

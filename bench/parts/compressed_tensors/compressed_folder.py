@@ -97,8 +97,11 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
                 weight = weight.bfloat16()
             writer.add(name, weight)
             continue
-        scheme = schemes[sizes[target]]
-        parts = _compress(weight, form, grids[target], stored[target].parts, scheme)
+        scheme, own = schemes[sizes[target]], stored[target].parts
+        parts = _compress(weight, form, grids[target], own, scheme)
+        # Loaders multiply in the dtype of the scale, so scales of a float32 model stay float32.
+        if own["scales"].dtype == weight.dtype == torch.bfloat16:
+            parts["weight_scale"] = parts["weight_scale"].bfloat16()
         restored = _codec(form, scheme).decode(parts).to(weight.dtype)
         if not torch.equal(restored, weight):
             epsilon = torch.finfo(getattr(torch, computed)).eps

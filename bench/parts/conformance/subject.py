@@ -19,12 +19,13 @@ from bench.catalog import choice, named_files, registry
 from bench.catalog.declarations import CatalogEntry
 from bench.inputs import loading
 from bench.inputs.training_text import PackedCorpus
+from methods.contract.axes import AXES
 from methods.contract.errors import Skipped
 from methods.contract.info import Does
 from methods.contract.method import Budget, Compute, Job, Method, Needs, Outcome, Prior
 from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
-from methods.model.targets import dense_weight, find_targets
+from methods.model.targets import dense_weight, family_of, find_targets
 
 SEQUENCES, SEQLEN, STEPS = 6, 16, 4
 
@@ -84,6 +85,12 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
         shutil.copytree(str(resources.files("bench").joinpath("assets/tiny")), source)
         workdir.mkdir()
         folder, compute = Folder(source), Compute(device=device)
+        # The first part names the pattern. A model without the others can still be smaller.
+        axis = AXES[entry.removes[0].axis] if entry.removes else None
+        if axis and not axis.keys(family_of(folder.config)):
+            raise Skipped(
+                f"tiny has no {axis.noun} that can be removed; test it with another model"
+            )
         model = loading.load(source, compute)
         pattern = "2:4" if kind == "methods" and not entry.does & Does.LEAVES_DENSE else "dense"
         job = Job(

@@ -67,3 +67,5 @@ def test_plug_ins(tmp_path, monkeypatch, state_of):
 
     assert state_of("plug-in theirs") == ("ok", "own_method:Theirs")
     assert state_of("plug-in counts")[0] == "broken"
+    monkeypatch.undo()
+    runs.forget()

@@ -25,7 +25,6 @@ COMMANDS = {
     "report-wide": "report --results results/wide",
     "report-equal-bytes": "report --results results/equal --equal-bytes",
     "compare": "compare results/before results/after",
-    "history": "history --results results/before",
     "plan": "plan --methods dense,wanda:from=magnitude,cast --device cpu --set threads=2",
     "ls-methods": "ls methods",
     "ls-methods-long": "ls methods --long",

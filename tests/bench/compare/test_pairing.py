@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from bench.compare import gate_settings
+from bench.compare import gate_settings, pairing
 from bench.compare.result_arguments import read
 from bench.compare.verdict import compare
 from bench.results.record import Item, ReadingRow
@@ -131,3 +131,27 @@ def test_a_timing_that_is_no_longer_reported_is_missing(roots):
         about = {"measure": "latency", "protocol": "512", "token_digest": "", "made": str(kept)}
         fake_records.put(root, fake_records.record(**about), items, times[-kept:])
     assert verdict(roots)["latency"].verdict == "MISSING"
+
+
+TEXT = {"data": "wiki-mini", "content": "c" * 12}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "seeds", "expected"),
+    [
+        ({"calibration": TEXT}, {"calibration": TEXT}, (0, 1), True),
+        ({"training": TEXT}, {"training": TEXT}, (0, 1), True),
+        ({"calibration": TEXT}, {"calibration": TEXT}, (0,), False),
+        ({"calibration": TEXT}, {"calibration": TEXT}, (None, None), False),
+        ({"calibration": TEXT}, {"calibration": TEXT | {"content": "d" * 12}}, (0, 1), False),
+        ({"calibration": TEXT}, {"calibration": TEXT, "training": TEXT}, (0, 1), False),
+        ({"calibration": {"data": "c4"}}, {"calibration": {"data": "c4"}}, (0, 1), False),
+        ({}, {}, (0, 1), False),
+    ],
+)
+def test_draws_are_the_same_if_seeds_and_digests_of_text_are_equal(before, after, seeds, expected):
+    sides = [
+        tuple(fake_records.record(seed=seed, key_inputs=inputs) for seed in seeds)
+        for inputs in (before, after)
+    ]
+    assert pairing.MetricPair("", "perplexity", *sides).same_draws == expected

@@ -243,6 +243,45 @@ def test_one_seed_of_a_method_with_seeds_is_judged_with_more_doubt(roots):
     assert "1 calibration seed" in row.reason and row.required_n[1] == "seeds"
 
 
+DRAWS = (54.2, 55.1, 55.9)
+"""Perplexities of one method with three draws of the calibration text."""
+TEXT = {"data": "wiki-mini", "seqlen": 128, "sequences": 16}
+
+
+def drawn(root, changes, content="c" * 12, **about):
+    """Write a record for each draw, worse by `changes`. content: digest of the text."""
+    label = "{data}@{seqlen}x{sequences}".format(**TEXT)
+    about |= {"identity": {"calibration": label}, "measure": "perplexity"}
+    about |= {"key_inputs": {"calibration": TEXT | {"content": content}}}
+    for seed, (value, change) in enumerate(zip(DRAWS, changes, strict=True)):
+        loss = np.log(value / DRAWS[0]) + np.log1p(change)
+        fake_records.perplexity(
+            root, loss, 0.005, noise=bool(change) and 1 + seed, seed=seed, **about
+        )
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [("c" * 12, "REGRESSION"), ("d" * 12, "INCONCLUSIVE")]
+)
+def test_a_loss_of_each_draw_is_no_noise_between_draws(roots, content, expected):
+    """Draws differ by 3%, and each is worse by about 1.8%. Draws of another text show less."""
+    drawn(roots[0], (0.0, 0.0, 0.0))
+    drawn(roots[1], (0.018, 0.014, 0.022), content, made="b")
+    row = verdict(roots)["perplexity"]
+    assert row.verdict == expected
+    assert (row.reason == "paired by draw") == (expected == "REGRESSION")
+    value, low, high = row.effect
+    assert value == pytest.approx(1.018, abs=1e-3)
+    assert (low > 1.005) == (high < 1.031) == (expected == "REGRESSION")
+
+
+@pytest.mark.parametrize("changes", [(0.02, -0.015, 0.004), (0.012, 0.001, 0.012)])
+def test_draws_that_disagree_are_no_regression(roots, changes):
+    drawn(roots[0], (0.0, 0.0, 0.0))
+    drawn(roots[1], changes, made="b")
+    assert verdict(roots)["perplexity"].verdict == "INCONCLUSIVE"
+
+
 def test_a_family_asks_more_of_each(roots):
     """What would be a regression alone is none among twenty."""
     fake_records.perplexity(roots[0])

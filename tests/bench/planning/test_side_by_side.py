@@ -123,7 +123,7 @@ def test_artifacts_go_to_the_card_that_is_free(tmp_path, jobs_sent):
             {"device": "cuda:1", "training": {"processes": 2}},
             "takes the first 2 GPUs, not cuda:1: use --device cuda, with",
         ),
-        ({"jobs": 0}, "from 1 to 1024, or auto"),
+        ({"jobs": 0}, "or auto"),
         ({"jobs": "many"}, "invalid jobs=many"),
     ],
 )

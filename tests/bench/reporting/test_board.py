@@ -8,8 +8,9 @@ from statistics import geometric_mean
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, forest, hardware, leaderboard, searches, table_figures
+from bench.reporting import board, forest, hardware, searches
 from bench.reporting.cost import CostIndex
+from bench.reporting.folders import read_boards
 from bench.reporting.protocol import group_by_protocol
 from bench.results.identity import CalibrationText
 from bench.results.record import Item, ReadingRow
@@ -275,7 +276,10 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
 # --- searches -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parts("leaderboard")
 def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_path):
+    from bench.parts.leaderboard import files as leaderboard
+
     fake_records.perplexity(tmp_path / "run", method="dense")
     fake_records.perplexity(tmp_path / "lr", protocol="wiki-mini-validation@128", method="dense")
     fake_records.perplexity(tmp_path / "grid", method="dense")
@@ -291,7 +295,7 @@ def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_pa
     alone = leaderboard.build([tmp_path / "lr"], None)["leaderboard.html"].decode()
     assert "in 1 row.</p>" in page and "quality, size and speed.</p>" in alone
     with pytest.raises(UserError, match="only searches"):
-        leaderboard.read_boards([tmp_path / "lr"], "tiny")
+        read_boards([tmp_path / "lr"], "tiny")
 
 
 @pytest.mark.parametrize("text", ['kind = "other"\n', 'kind = "search"\nname = "x"\n'])
@@ -311,7 +315,10 @@ def test_the_hardware_limit_of_a_pattern():
     assert {p: hardware.hardware_limit(Pattern.parse(p)) for p in limits} == limits
 
 
+@pytest.mark.parts("leaderboard")
 def test_what_a_pattern_costs_is_drawn_where_a_method_has_several(tmp_path):
+    from bench.parts.leaderboard import table_figures
+
     fake_records.perplexity(tmp_path, method="dense")
     for method, shift in (("wanda", 0.1), ("sparsegpt", 0.0)):
         for pattern, loss in (("2:4", 0.4), ("4:8", 0.3), ("6:8", 0.1), ("50%", 0.2)):

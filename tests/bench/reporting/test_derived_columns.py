@@ -3,9 +3,8 @@
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, derived_cells, derived_columns, html_data, latex, table
+from bench.reporting import board, derived_cells, derived_columns, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
-from bench.reporting.view import ReportSection
 from helpers import fake_records, runs
 from methods.contract.errors import UserError
 
@@ -49,14 +48,18 @@ def install(tmp_path, monkeypatch, source, name="bits_saved"):
     runs.put_on_path(tmp_path / "site", monkeypatch)
 
 
+@pytest.mark.parts("leaderboard")
 @pytest.mark.parametrize(("words", "rule"), [(False, "---:"), (True, "---")])
 def test_a_column_of_a_package_is_shown_everywhere(tmp_path, monkeypatch, words, rule):
+    from bench.parts.leaderboard import html_data, latex
+
     install(tmp_path, monkeypatch, COLUMN.replace("{words}", str(words)))
     for method, bits in (("dense", 16.0), ("wanda", 9.0)):
         about = {"method": method, "made": method}
         fake_records.perplexity(tmp_path / "r", **about)
         fake_records.bits(tmp_path / "r", bits, **about)
-    (one,) = board.make_sections([read(tmp_path / "r")])[0].tables
+    (section,) = board.make_sections([read(tmp_path / "r")])
+    (one,) = section.tables
 
     order = [c.metric for c in one.columns]
     place = order.index("bits_saved")
@@ -67,7 +70,7 @@ def test_a_column_of_a_package_is_shown_everywhere(tmp_path, monkeypatch, words,
     at = text.headers.index("bits saved")
     assert table.to_markdown(text).splitlines()[1].strip("|").split("|")[at] == rule
     assert latex.render_table(text).count("bits saved") == 1
-    (data,) = html_data.page_data([ReportSection("m", "", (one,))], 9, picks=False)["tables"]
+    (data,) = html_data.page_data([section], 9, picks=False)["tables"]
     assert data["columns"][place]["metric"] == "bits_saved"
 
     records = read(tmp_path / "r").records

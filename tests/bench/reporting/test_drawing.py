@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.reporting import drawing, front_figure, pareto
+from bench.reporting import drawing, pareto
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow
 
 
@@ -46,7 +46,10 @@ def test_coordinates_have_two_decimals_whatever_the_last_bits():
     assert not re.search(r"\.\d{3}", svg)
 
 
+@pytest.mark.parts("leaderboard")
 def test_names_in_a_front_overlap_neither_each_other_nor_the_edge():
+    from bench.parts.leaderboard import front_figure
+
     columns = (
         TableColumn("perplexity", "p", "lower", "1"),
         TableColumn("bytes_packed", "weights", "lower", "B"),

@@ -109,6 +109,7 @@ def test_a_table_without_ratios_says_what_is_missing(refused, tmp_path):
     assert "--metric (perplexity" in err
 
 
+@pytest.mark.parts("leaderboard")
 def test_title_and_rows_from_papers_are_settings(rows, output, tmp_path, in_tmp_path):
     papers = reports.published(tmp_path / "papers")
     line = ("report", "--results", rows, "--out", tmp_path / "page", "--title", "Our *models*")

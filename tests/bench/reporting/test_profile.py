@@ -2,11 +2,14 @@
 by it."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, candidates, latex, leaderboard, profile, table_figures
+from bench.reporting import board, candidates, profile
+from bench.reporting.facts import Bound, TrackLoss
+from bench.stats.ratios import Change
 from helpers import fake_records
 from methods.contract.errors import UserError
 
@@ -131,7 +134,11 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
     assert code.flips.changed.low < 0.13, "a question counts once"
 
 
+@pytest.mark.parts("leaderboard")
 def test_tables_figure_and_latex_have_every_row(root, table):
+    from bench.parts.leaderboard import files as leaderboard
+    from bench.parts.leaderboard import latex
+
     losses, rises, order, flips = profile.text_tables(table)
 
     assert [line[0] for line in losses.lines] == ["sparsegpt 2:4", "wanda 2:4"], "by bytes"
@@ -150,11 +157,14 @@ def test_tables_figure_and_latex_have_every_row(root, table):
 
 
 def draw(table):
+    from bench.parts.leaderboard import table_figures
+
     figures = table_figures.draw_all(table, "tiny")
     (svg,) = (figure.svg for figure in figures if "what each track loses" in figure.title)
     return svg
 
 
+@pytest.mark.parts("leaderboard")
 @pytest.mark.parametrize(("questions", "mark"), [(6, "*"), (24, "")])
 def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark):
     for method, factor, noise in (("dense", 1.0, 0.0), ("wanda", 1.2, 0.1)):
@@ -166,7 +176,10 @@ def test_an_interval_of_few_questions_has_an_asterisk(tmp_path, questions, mark)
     assert ("*" in draw(table)) == bool(mark)
 
 
+@pytest.mark.parts("leaderboard")
 def test_a_label_has_two_lines_at_most_and_ends_in_its_size(tmp_path):
+    from bench.parts.leaderboard import table_figures
+
     long = "sparsegpt + recon + retrain:hidden=1.0:hidden_every=8"
     labels = {
         "wanda": "wanda 2:4, 9 MB",
@@ -185,6 +198,15 @@ def test_a_label_has_two_lines_at_most_and_ends_in_its_size(tmp_path):
     assert {text.replace("\N{NO-BREAK SPACE}", " ") for text in found} == set(labels.values())
 
 
+def with_file(table):
+    """Add the row of the file that the dense model came from, which loses nothing."""
+    (row,) = (row for row in table.rows if row.name == "sparsegpt 2:4")
+    nothing = TrackLoss(Bound(0.0, 0.0, 0.0), Change(0.0, 0.0, 1.0), Change(0.0, 0.0, 1.0))
+    facts = replace(row.facts, tracks=dict.fromkeys(row.facts.tracks, nothing))
+    file = replace(row, facts=facts, filters=row.filters | {"quantizer": "Q4_1 file"})
+    return replace(table, rows=(*table.rows, file))
+
+
 def test_rows_are_picked_by_tracks(root, table, output):
     limits = candidates.parse_limits(max_loss="8%")
     kept = candidates.pick(table, limits, tracks=["mathematics", "knowledge"])
@@ -198,6 +220,8 @@ def test_rows_are_picked_by_tracks(root, table, output):
     strict = candidates.parse_limits(max_loss="5%")
     with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):
         candidates.pick(table, strict, tracks=["mathematics", "knowledge"])
+    with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):
+        candidates.pick(with_file(table), strict, tracks=["mathematics", "knowledge"])
     with pytest.raises(UserError, match="unknown track of tiny 'reading'"):
         candidates.pick(table, limits, tracks=["reading"])
     line = ("pick", "--model", "tiny", "--results", root)

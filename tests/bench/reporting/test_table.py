@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench.compare.result_arguments import read
-from bench.reporting import board, html, latex, table
+from bench.reporting import board, table
 from bench.results.record import ReadingRow
 from helpers import fake_records
 
@@ -136,7 +136,10 @@ def test_bytes_have_a_unit_of_their_size():
         assert table.format_number(value, None, "B") == said
 
 
+@pytest.mark.parts("leaderboard")
 def test_columns_of_words_stand_at_the_left_in_markdown_and_latex():
+    from bench.parts.leaderboard import latex
+
     headers, line = ["method", "rank", "made on", "source"], ["wanda", "1", "EPYC", "a paper"]
     one = table.TextTable("t", headers, [line], worded=frozenset({"made on"}))
     assert table.to_markdown(one).splitlines()[1] == "|---|---:|---|---|"
@@ -155,7 +158,10 @@ def test_rows_with_equal_numbers_stand_in_the_order_of_their_names(tmp_path, nam
     assert [row.name for row in section.tables[0].rows] == ["a 2:4", "b 2:4"]
 
 
+@pytest.mark.parts("leaderboard")
 def test_a_name_may_break_before_a_field_and_never_inside_a_pattern():
+    from bench.parts.leaderboard import html
+
     template = html.environment().from_string("{{ name | breakable }}")
     made = str(template.render(name="a:from=b:lr=4e-3 2:4<"))
     assert made == "a:<wbr>from=<wbr>b:<wbr>lr=4e-3 2:4&lt;"

@@ -63,6 +63,7 @@ def test_where_a_plug_in_was_installed_from(site, tmp_path):
         assert "commit" not in installed(site, url)
 
 
+@pytest.mark.parts("history")
 def test_a_history_follows_the_repository_of_the_plug_in(tmp_path, output):
     for k, (mine, suite) in enumerate((("a", "0.1.0"), ("b", "0.1.0"), ("c", "0.2.0"))):
         commit = {"id": mine * 40, "dirty": False, "time": f"2026-01-0{k + 1}T00:00:00Z"}

@@ -124,7 +124,7 @@ def test_truncated_record_is_moved_aside_and_named(store):
         (("ls", "runs"), 0),
         (("show", KEY), 2),
         pytest.param(("export", KEY, "--out", "new"), 2, marks=pytest.mark.parts("exports")),
-        (("scaling",), 2),
+        pytest.param(("scaling",), 2, marks=pytest.mark.parts("scaling")),
         (("compare", "dense", "dense"), 2),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",

@@ -156,6 +156,7 @@ def test_parts_that_do_not_fit_are_refused(part, change, said, tmp_path):
     assert said in packers.damage(tmp_path / "m", part, change)
 
 
+@pytest.mark.parts("folders")
 def test_check_counts_the_bits_of_a_packed_folder_once(tmp_path):
     about = {
         "quant_method": "compressed-tensors",

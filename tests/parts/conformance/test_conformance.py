@@ -1,5 +1,6 @@
 """The checks that a method's author runs."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bench.parts.conformance import checks
 from bench.parts.conformance.subject import sample
 from helpers import plugins
+from methods.contract.axes import AXES
 
 ENDS = {
     "good": "pass",
@@ -73,3 +75,13 @@ def test_each_check_finds_what_it_looks_for(name):
 
     with sample(name) as subject, pytest.raises(checks.NotConformant, match=sentence):
         check(subject)
+
+
+def test_a_method_that_removes_what_tiny_lacks_is_not_tried_on_it(monkeypatch, refused):
+    without = dataclasses.replace(AXES["blocks"], noun="experts", keys=lambda family: ())
+    monkeypatch.setitem(AXES, "blocks", without)
+    said = refused("conformance", "depth")
+    assert said == (
+        "bench: depth cannot be checked here: tiny has no experts that can be removed; test it "
+        "with another model"
+    )

@@ -188,7 +188,12 @@ def test_more_processes_than_cards(name):
 
 @pytest.mark.parametrize(
     ("name", "tokens", "hours", "card", "ratio"),
-    [("llama2-7b", 2e12, 184_320, "a100", 1.02), ("llama3-70b", 15e12, 6.4e6, "h100", 1.4)],
+    [
+        ("llama2-7b", 2e12, 184_320, "a100", 1.02),
+        ("llama2-70b", 2e12, 1_720_320, "a100", 0.93),
+        ("llama3-70b", 15e12, 6.4e6, "h100", 1.4),
+        ("llama3-8b", 15e12, 1.3e6, "h100", 2.6),
+    ],
 )
 def test_the_rate_against_trainings_that_were_published(name, tokens, hours, card, ratio):
     """Hours of cards from the LLaMA 2 paper, table 2, and from the model card of Llama 3."""

@@ -23,6 +23,7 @@ def naive(block):
     return out
 
 
+@pytest.mark.numeric
 def test_blocks_are_those_of_a_naive_rounding():
     weight = torch.randn(3, 512, generator=torch.manual_seed(0))
     weight[1, :16] = 0

@@ -17,6 +17,7 @@ def quantized(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parts("folders")
 def test_a_quantized_folder_has_the_bits_of_its_files_and_no_second_quantizer(quantized, tmp_path):
     label = f"folder:path={quantized}"
     spec = {"methods": (label,), "measures": ("size",), "quantizers": ("none", "int8")}

@@ -1,0 +1,121 @@
+"""The data in the page, which its script sorts by and shows on demand."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.reporting import candidates
+from bench.reporting.facts import Interval
+from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
+
+DIGITS = 12
+"""Significant digits of a number in the page."""
+Strings = defaultdict[str, int]
+"""Strings that a page repeats, each with its number."""
+
+
+def page_data(
+    sections: Sequence[ReportSection], max_visible_rows: int, picks: bool
+) -> dict[str, Any]:
+    """Return the page's data, as JSON takes it. picks: with what its sliders pick rows by."""
+    strings: Strings = defaultdict()
+    strings.default_factory = strings.__len__
+    every = {name: record for s in sections for name, record in s.records.items()}
+    places = {name: at for at, name in enumerate(every)}
+    tables = [_table(s, t, strings, places, picks) for s in sections for t in s.tables]
+    records = [{"name": name, **_record(record, strings)} for name, record in every.items()]
+    data = {
+        "max_visible_rows": max_visible_rows,
+        "tables": tables,
+        "records": records,
+        "strings": list(strings),
+    }
+    return {name: _rounded(part) for name, part in data.items()}
+
+
+def _rounded(data: Any) -> Any:
+    """Round all floats to DIGITS digits. The last ones depend on the version of Python, whose sums
+    of floats differ."""
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}")
+    if isinstance(data, Mapping):
+        return {key: _rounded(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_rounded(value) for value in data]
+    return data
+
+
+def _table(
+    section: ReportSection, table: Table, strings: Strings, places: Mapping[str, int], picks: bool
+) -> dict[str, Any]:
+    """places: number of each record in the page."""
+    pairs: dict[str, dict[int, Any]] = {}
+    for (a, b, c), interval in table.intervals.items():
+        pairs.setdefault(f"{a},{b}", {})[c] = _interval(interval, strings)
+    return {
+        "title": table.title,
+        "section": section.title,
+        "protocol": table.protocol,
+        "choices": candidates.page_choices(table) if picks else None,
+        "columns": [_column(column) for column in table.columns],
+        "rows": [_row(row, strings, places) for row in table.rows],
+        "ranks": table.ranks if table.ranked_by is not None else None,
+        "pairs": pairs,
+    }
+
+
+def _column(column: TableColumn) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        "name": column.name,
+        "metric": column.metric,
+        "better": column.better,
+        "ratio": column.definition.is_ratio,
+        "hidden": column.hidden,
+    }
+    shows_unit = column.derived or column.unit == "B"
+    if shows_unit and column.unit:
+        out["unit"] = column.unit
+    return out
+
+
+def _row(row: TableRow, strings: Strings, places: Mapping[str, int]) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": row.name, "source": row.source, **row.filters}
+    out["cells"] = [_cell(cell, strings, places) for cell in row.cells]
+    if row.part_of is not None:
+        out["part"] = row.part_of
+    return out
+
+
+def _interval(i: Interval, strings: Strings) -> list[Any]:
+    out = [i.value, i.n, strings[i.unit], i.seeds]
+    if i.seed_noise:
+        return [*out, i.low, i.high, strings[i.seed_noise]]
+    if i.low == i.value == i.high:
+        return out
+    return [*out, i.low, i.high]
+
+
+def _cell(
+    cell: TableCell | None, strings: Strings, places: Mapping[str, int]
+) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    out: dict[str, Any] = {"v": cell.value, "r": [places[name] for name in cell.records]}
+    if cell.spread:
+        out["s"] = cell.spread
+    if cell.reason:
+        out["why"] = cell.reason
+    if cell.command:
+        out["cmd"] = strings[cell.command]
+    return out
+
+
+def _record(record: Mapping[str, Any], strings: Strings) -> dict[str, Any]:
+    repeated = ("commit", "machine", "versions", "folder", "credit")
+    out = {name: value for name, value in record.items() if value not in (None, "")}
+    for name in repeated:
+        if name in out:
+            out[name] = strings[out[name]]
+    return out

@@ -1,0 +1,128 @@
+"""Answers that this machine has computed before, so that a report computes what is new.
+
+They are in the user's cache, which no results folder can write. The name of each is the sha256 of
+all that decides it: digests of records, and the bytes of this package. A record with another
+content has another name, so an answer cannot be brought along with a submission.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.catalog import registry
+from bench.system import provenance
+from bench.system.cache import cache_dir
+from bench.system.interpreter import OWN_PACKAGES
+from bench.system.module_files import find_file
+
+DECIDES_NO_NUMBER = True
+
+PART = "computed"
+"""Folder in the cache."""
+LIBRARIES = ("numpy", "scipy", "pyarrow", "pydantic", "matplotlib")
+"""Libraries that decide an answer."""
+VARIABLES = ("NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE")
+"""Variables that choose other kernels for a sum."""
+BATCH = 2000
+"""New answers from which they are written."""
+
+
+class Memory:
+    """Answers in a file, by name. A file that cannot be used holds nothing."""
+
+    def __init__(self, path: Path | None) -> None:
+        """path: None: remember nothing."""
+        self._new: dict[str, str] = {}
+        self._path = path
+        self._known = _open(path) if path else None
+
+    def get(self, *about: Any) -> Any:
+        """Return the answer to what these JSON values describe, or None."""
+        name = _name(about)
+        text = self._new.get(name)
+        if text is None and self._known is not None:
+            with contextlib.suppress(sqlite3.Error):
+                found = self._known.execute("SELECT text FROM answers WHERE name = ?", (name,))
+                text = next((row[0] for row in found), None)
+        return None if text is None else json.loads(text)
+
+    def put(self, answer: Any, *about: Any) -> None:
+        """Remember an answer, which must be JSON and not None."""
+        if self._known is not None:
+            self._new[_name(about)] = json.dumps(answer)
+            if len(self._new) >= BATCH:
+                self.save()
+
+    def save(self) -> None:
+        """Write what is new."""
+        if self._known is None or not self._new:
+            return
+        with contextlib.suppress(sqlite3.Error), self._known:
+            self._known.executemany(
+                "INSERT OR REPLACE INTO answers VALUES (?, ?)", self._new.items()
+            )
+        self._new.clear()
+
+
+def memory() -> Memory:
+    """Return the answers of this code. They are none if plug-ins take part, whose code may change
+    without a new version."""
+    if any(map(registry.has_plugins, ("measures", "columns"))):
+        return _memory(None, 0)
+    return _memory(cache_dir() / PART / f"{_code()}.sqlite", os.getpid())
+
+
+@cache
+def _memory(path: Path | None, _process: int) -> Memory:
+    """Return the memory of a file in one process. A fork opens the file again."""
+    return Memory(path)
+
+
+def _name(about: tuple[Any, ...]) -> str:
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Return a sha256 of all code of this package, of the libraries and of the processor."""
+    digest = hashlib.sha256()
+    for package in OWN_PACKAGES:
+        found = find_file(package)
+        assert found is not None
+        folder = found.parent
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    about = [sys.version, provenance.processor(), *map(version, LIBRARIES)]
+    about += [str(os.environ.get(name)) for name in VARIABLES]
+    digest.update(json.dumps(about).encode())
+    return digest.hexdigest()[:32]
+
+
+def _open(path: Path) -> sqlite3.Connection | None:
+    """Open a file of answers, or return None. One that other users can write is not used."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for place in (path.parent, path):
+            if place.exists() or place.is_symlink():
+                about = place.lstat()
+                is_link = stat.S_ISLNK(about.st_mode)
+                if is_link or about.st_uid != os.getuid() or about.st_mode & 0o022:
+                    return None
+        known = sqlite3.connect(path, timeout=5)
+        path.chmod(0o600)
+        known.execute("PRAGMA synchronous = OFF")
+        known.execute("CREATE TABLE IF NOT EXISTS answers (name TEXT PRIMARY KEY, text TEXT)")
+    except (OSError, sqlite3.Error):
+        return None
+    return known

@@ -1,0 +1,169 @@
+"""Tables of rows under limits of bytes, and of what a transform changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+from page_records import DASH, change_text, markdown, mean, origin_note, read
+
+from bench.compare.pairing import Seeds, group_by_identity
+from bench.inputs.models import quantized_file
+from bench.reporting.cost import CostIndex
+from bench.reporting.labelled_rows import quantizer_of_file
+from bench.results import metrics
+from bench.results.identity import Identity
+from bench.results.record import Record
+from bench.system.grouping import group_by
+from bench.system.text import escape_markdown
+
+TRANSFORMS = ("awq", "smooth", "rotate", "permute")
+
+
+NONE = "none"
+MOST_BITS = (4.6, 3.3)
+"""Limits of the bits per weight. The largest row of each without a transform is a limit of bytes
+for all."""
+SOURCE = "source file"
+"""Pattern of the row of the file that a model was read from."""
+
+
+def transforms(folder: str) -> str:
+    """Return a table for each model: ratios of perplexity after each transform."""
+    results = read(folder)
+    costs, parts = CostIndex(results.records), []
+
+    def minutes(seeds: Seeds) -> str:
+        cost = costs.of_row(record.identity for record in seeds.values())
+        took = f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else ""
+        return f"{took}, {len(seeds)} draws" if len(seeds) > 1 else took
+
+    for model, records in group_by(results.records, lambda record: record.identity.model).items():
+        rows: dict[str, dict[str, Seeds]] = {}
+        for record in records:
+            if record.identity.measure == "perplexity":
+                name, transform = _split(record.identity)
+                by_transform = rows.setdefault(name, {})
+                by_transform.setdefault(transform, {})[record.identity.seed] = record
+        alone = {name: row[NONE] for name, row in rows.items() if NONE in row}
+        used = {transform for row in rows.values() for transform in row}
+        names = [name for name in TRANSFORMS if name in used]
+        lines = []
+        for name, before in sorted(alone.items(), key=lambda row: mean(row[1])):
+            cells = [name, f"{mean(before):.2f}{minutes(before)}"]
+            for transform in names:
+                after = rows[name].get(transform, {})
+                if after:
+                    cells.append(change_text(before, after, results) + minutes(after))
+                else:
+                    cells.append(DASH)
+            lines.append(cells)
+        headers = ("", ">perplexity", *(f">{name}" for name in names))
+        machines = sorted({record.processor_kind for record in records} - {""})
+        timed = f"\nMinutes are of one core of {' or '.join(machines)}, beside other work.\n"
+        text = markdown(headers, lines) + timed + origin_note(records)
+        parts.append(f"**{model}**\n\n{text}")
+    return "\n".join(parts)
+
+
+def _split(identity: Identity) -> tuple[str, str]:
+    """Return the pruner and quantizer of a row, and the transform that it begins with."""
+    stages = [stage.partition(":")[0] for stage in identity.stages]
+    stages = [name for name in stages if name != "dense"]
+    transform = stages.pop(0) if stages and stages[0] in TRANSFORMS else NONE
+    quantizer = [identity.quantizer] if identity.quantizer != NONE else []
+    return " ".join([*stages[-1:], *quantizer]) or NONE, transform
+
+
+class Sized(NamedTuple):
+    """A row with its size."""
+
+    perplexity: float
+    label: str
+    pattern: str
+    bits: float
+    megabytes: float
+    parameters: float
+    alone: bool
+    """True without a transform."""
+    seeds: Seeds
+
+
+def _sized(records: Sequence[Record]) -> Iterator[Sized]:
+    """Yield the rows that have a perplexity and a size, the mean over their seeds."""
+    sizes: dict[str, dict[str, float]] = {}
+    for record in records:
+        if record.identity.measure == "size":
+            sizes[record.artifact] = {r.metric: r.value or 0.0 for r in record.readings}
+    measured = [r for r in records if r.identity.measure == "perplexity" and r.artifact in sizes]
+    for seeds in group_by_identity(measured).values():
+        record = next(iter(seeds.values()))
+        identity, size = record.identity, sizes[record.artifact]
+        label = identity.method
+        if identity.quantizer != NONE:
+            label += f" {identity.quantizer}"
+        bits, megabytes = size.get("bits_per_weight", 0.0), size.get(metrics.SIZE, 0.0) / 1e6
+        alone = _split(identity)[1] == NONE
+        row = Sized(
+            mean(seeds),
+            label,
+            identity.pattern,
+            bits,
+            megabytes,
+            size["parameters"],
+            alone,
+            seeds,
+        )
+        yield row
+        file = quantized_file(identity.model)
+        if file and label == "dense":
+            name = quantizer_of_file(file)
+            yield row._replace(
+                label=name, pattern=SOURCE, bits=file.bits, megabytes=file.bytes / 1e6
+            )
+
+
+@cache
+def best(folder: str) -> str:
+    """Return the rows with the lowest perplexity, of each model and pattern, under limits of bytes.
+
+    The file that the model was read from is a row, under the first limit that it meets. See
+    MOST_BITS for the limits.
+    """
+    results = read(folder)
+    rows = []
+    for model, records in group_by(results.records, lambda record: record.identity.model).items():
+        sized = list(_sized(records))
+        taken: list[Sized] = []
+        for bits in MOST_BITS:
+            within = [row for row in sized if row.bits <= bits and row.pattern != SOURCE]
+            most = max(row.megabytes for row in within if row.alone)
+            small = [row for row in sized if row.megabytes <= most]
+            by_pattern = group_by(small, lambda row: row.pattern)
+            winners = sorted(min(few) for few in by_pattern.values())
+            for row in winners:
+                if row in taken and row.pattern == SOURCE:
+                    continue
+                taken.append(row)
+                first = taken[0]
+                ratio = DASH
+                if row is not first:
+                    ratio = change_text(first.seeds, row.seeds, results)
+                size = f"{row.megabytes:.1f}", f"{8e6 * row.megabytes / row.parameters:.3f}"
+                cells = (model, f"{most:.1f}", row.pattern, row.label, *size, f"{row.bits:.3f}")
+                about = f"{len(row.seeds)}", f"{row.perplexity:.2f}", ratio
+                rows.append(map(escape_markdown, (*cells, *about)))
+    headers = (
+        *("model", ">limit, MB", "pattern", "best row", ">MB", ">bits per parameter"),
+        *(">bits per weight", ">calibration seeds", ">perplexity"),
+        ">perplexity / that of the model's first row (95% interval)",
+    )
+    return markdown(headers, rows)
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "transforms": transforms,
+    "best": best,
+}
+"""Functions by the first word of their comment."""
