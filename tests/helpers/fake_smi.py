@@ -12,6 +12,12 @@ RTX4090 = (
     "[N/A], [N/A], 1 MiB"
 )
 
+COLUMNS = (
+    "uuid,driver_version,power.limit,clocks.sm,clocks.mem,temperature.gpu,ecc.mode.current,"
+    "mig.mode.current,memory.used"
+)
+"""Columns of the rows, by the names of `nvidia-smi --help-query-gpu`."""
+
 
 def install(monkeypatch, folder, *rows, status=0):
     """Write the program into a folder. It prints the rows if it is asked as this project does."""
@@ -19,7 +25,7 @@ def install(monkeypatch, folder, *rows, status=0):
     program.write_text(
         f"#!{sys.executable}\n"
         "import sys\n"
-        "assert sys.argv[1].startswith('--query-gpu=uuid,driver_version,'), sys.argv\n"
+        f"assert sys.argv[1] == '--query-gpu={COLUMNS}', sys.argv\n"
         "assert sys.argv[2:] == ['--format=csv,noheader'], sys.argv\n"
         f"print({chr(10).join(rows)!r})\n"
         f"sys.exit({status})\n"
