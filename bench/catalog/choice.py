@@ -8,7 +8,7 @@ import inspect
 import json
 import keyword
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -138,6 +138,15 @@ def parse_quantizer(text: str) -> Choice | None:
         own.append(f"head={formats['head']}")
     kept = {name: value for name, value in formats.items() if value != KEPT}
     return dataclasses.replace(choice, label=":".join(own), outer=kept)
+
+
+def short_label(label: str, labels: Sequence[str]) -> str:
+    """Return a quantizer's label without the default format of the embedding, unless another of
+    these labels is then the same."""
+    end = f":embed={DEFAULT_EMBEDDING}"
+    short = label.removesuffix(end)
+    alike = {other for other in labels if other.removesuffix(end) == short}
+    return label if len(alike) > 1 else short
 
 
 def as_typed(label: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,12 +22,14 @@ from bench.cli.console import (
 )
 from bench.cli.flags import (
     AllResults,
+    Columns,
     Figure,
     Json,
     Results,
     SignedBy,
     figure_option,
     folder_option,
+    split_columns,
 )
 from bench.compare import gate_settings
 from bench.system.suggest import describe_unknown, shorten
@@ -267,6 +270,7 @@ def report(
             help="Print tables instead, as table, json, csv or md [default folder: results/local].",
         ),
     ] = None,
+    columns: Columns = None,
     equal_bytes: Annotated[
         bool,
         typer.Option(
@@ -314,17 +318,20 @@ def report(
     from bench.compare import foreign
 
     files = bool(out or check or title or papers or smaller)
-    if files and (format_ or equal_bytes):
+    shown = split_columns(columns)
+    if shown and (equal_bytes or format_ not in (None, "table")):
+        raise UserError("--columns is for --format table: leave the others out")
+    if files and (format_ or equal_bytes or shown):
         raise UserError(
-            "--format and --equal-bytes print tables, --out, --check, --title, --papers and "
-            "--smaller are for files: use options of one kind"
+            "--format, --columns and --equal-bytes print tables, --out, --check, --title, --papers "
+            "and --smaller are for files: use options of one kind"
         )
     if equal_bytes and signed_by:
         raise UserError("--equal-bytes prints no signers: leave --signed-by out")
     with ExitStack() as stack:
         opened = [stack.enter_context(foreign.as_results(folder)) for folder in results or ()]
-        if not files and (format_ or equal_bytes or results):
-            _print_folders(opened, format_ or "table", equal_bytes, signed_by)
+        if not files and (format_ or equal_bytes or shown or results):
+            _print_folders(opened, format_ or "table", equal_bytes, signed_by, shown)
         else:
             _write_leaderboard(opened, out, check, signed_by, title, papers, smaller)
 
@@ -370,8 +377,13 @@ def _write_leaderboard(
 
 
 def _print_folders(
-    results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None
+    results: list[Path],
+    format_: str,
+    equal_bytes: bool,
+    signed_by: Path | None,
+    columns: Sequence[str],
 ) -> None:
+    from bench.compare.result_set import ResultSet
     from bench.results.rows import newest, outdated
     from bench.results.signatures import names, verify
     from bench.results.store import RESULTS, ReadOnlyStore
@@ -381,7 +393,7 @@ def _print_folders(
         raise UserError(
             f"--signed-by with --format {format_} takes one results folder: leave the others out"
         )
-    found: list[tuple[list[Record], dict[str, str] | None]] = []
+    found: list[tuple[ResultSet, dict[str, str] | None]] = []
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
         records = newest(store)
@@ -403,11 +415,12 @@ def _print_folders(
             for problem in signers.problems:
                 note(problem)
             signed_as = names(records, signers)
-        found.append((records, signed_as))
+        found.append((ResultSet(str(folder), tuple(records), store.items), signed_as))
     if format_ in ("json", "csv"):  # one document
-        every: list[Record] = []
-        for records, _ in found:
-            every += records
-        found = [(every, found[0][1])]
-    for records, signed in found:
-        print_records(records, format_, equal_bytes, signed)
+        (first, signed), *others = found
+        every = list(first.records)
+        for one, _ in others:
+            every += one.records
+        found = [(first.only("all folders", every), signed)]
+    for one, signed in found:
+        print_records(one, format_, equal_bytes, signed, columns)

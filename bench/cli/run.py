@@ -25,7 +25,16 @@ from bench.cli.console import (
     print_records,
     print_rows,
 )
-from bench.cli.flags import OF_RUNS, Json, NewFolder, file_option, spec_of, with_flags
+from bench.cli.flags import (
+    OF_RUNS,
+    Columns,
+    Json,
+    NewFolder,
+    file_option,
+    spec_of,
+    split_columns,
+    with_flags,
+)
 from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration, short_count
@@ -46,11 +55,12 @@ Quantizer = Annotated[
 
 
 @with_flags()
-def run(json: Json = False, **flags: Any) -> None:
+def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
     """Prune, quantize and measure models, and print a table.
 
     A measurement that has a record is not run again.
     """
+    shown = split_columns(columns)
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
         typed = " ".join(getattr(spec, kind, ()))
@@ -66,17 +76,20 @@ def run(json: Json = False, **flags: Any) -> None:
         summary = api.execute(spec)
     for line in summary.moved:
         note(line)
-    form = "json" if json else "table"
-    print_records(summary.records, form)
+    from bench.compare.result_set import ResultSet
+    from bench.results.store import ReadOnlyStore
+
+    store = ReadOnlyStore(spec.results)
+    results = ResultSet(str(spec.results), tuple(summary.records), store.items)
+    print_records(results, "json" if json else "table", columns=shown)
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
-        again = (
-            f". To print this table again: bench report --results {shlex.quote(str(spec.results))}"
-        )
-        print_line(
-            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}"
-            + again * bool(summary.records)
-        )
+        print_line(f"{_describe_tried(summary.tried)}, {known} read from {spec.results}")
+        if summary.records:
+            folder = shlex.quote(str(spec.results))
+            model = shlex.quote(summary.records[0].identity.model)
+            print_line(f"All columns: bench report --results {folder} --columns all")
+            print_line(f"Next: bench pick --model {model} --max-loss 3% --results {folder}")
     if summary.failed:
         fail(
             f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a "

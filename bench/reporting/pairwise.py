@@ -20,6 +20,7 @@ from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
 from bench.results.record import Record
 from bench.stats import multiple_tests
+from bench.stats.bootstrap import Estimate, students_t
 from bench.stats.ratios import wilson_interval
 
 Array = NDArray[np.float64]
@@ -72,10 +73,12 @@ def add_intervals(
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
         of_column: dict[Rows, Interval] = {}
-        few = ""
+        few, tests = "", len(compared) * (len(compared) - 1) // 2
         for a, b in combinations(compared, 2):
             try:
-                interval = _compare(by_row[a], by_row[b], column.metric, results, known, ALPHA)
+                interval = _compare(
+                    by_row[a], by_row[b], column.metric, results, known, ALPHA, tests
+                )
             except paired_estimate.FewArticles as fault:
                 few = f"{column.label}: {fault}."
                 continue
@@ -128,9 +131,15 @@ def compare(
 
 
 def _compare(
-    a: Seeds, b: Seeds, metric: str, results: ResultSet, known: KnownVariance, level: float
+    a: Seeds,
+    b: Seeds,
+    metric: str,
+    results: ResultSet,
+    known: KnownVariance,
+    level: float,
+    tests: int = 1,
 ) -> Interval | None:
-    """As `compare`, but raise FewArticles."""
+    """As `compare`, but raise FewArticles. tests: number of pairs that are tested together."""
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
     # A ratio to 0 says nothing.
@@ -150,7 +159,31 @@ def _compare(
         return None
     if not estimate.alone:
         source = ""
-    return Interval(value, low, high, estimate.n, estimate.unit, estimate.seeds, estimate.p, source)
+    return Interval(
+        value,
+        low,
+        high,
+        estimate.n,
+        estimate.unit,
+        estimate.seeds,
+        estimate.p,
+        source,
+        _missing(estimate, level, tests),
+    )
+
+
+def _missing(estimate: Estimate, level: float, tests: int) -> tuple[int, str] | None:
+    """Return how many more units would tell the rows apart in all tests at once, and the unit."""
+    change = abs(estimate.value)
+    half = min(abs(estimate.high - estimate.value), abs(estimate.value - estimate.low))
+    corrected = students_t(multiple_tests.bonferroni(level, tests), estimate.freedom)
+    wider = corrected / students_t(level, estimate.freedom)
+    needed = estimate.required_n(change, half * wider, 0.0)
+    if needed is None:
+        return None
+    count, unit = needed
+    has = estimate.seeds if unit == "seeds" else estimate.n
+    return max(1, count - has), unit
 
 
 def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:
