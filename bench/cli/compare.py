@@ -341,6 +341,7 @@ def _print_comparison(
 def _print_verdicts(rows: Sequence[Row], columns: Sequence[str]) -> None:
     from bench.cli.tables import StyledCell, print_table
     from bench.compare.render import COLORS, cells, is_same, short_cells
+    from bench.compare.verdict import FAILING_VERDICTS
 
     short = columns == DEFAULT_COLUMNS
     listed = [row for row in rows if not (short and is_same(row))]
@@ -358,5 +359,8 @@ def _print_verdicts(rows: Sequence[Row], columns: Sequence[str]) -> None:
             line.append(StyledCell(own[name], color if name in (MARK, "verdict") else ""))
         lines.append(line)
     print_table(headers, lines, right, width=PIPE_WIDTH if short else None, narrow=short)
+    for row in listed:
+        if short and row.verdict in (*FAILING_VERDICTS, "NOT_COMPARABLE") and not row.estimate:
+            print_wrapped(f"{row.name} {row.metric}: {row.reason}")
     if len(listed) < len(rows):
         print_wrapped(f"{amount(len(rows) - len(listed), 'other number')} did not change.")

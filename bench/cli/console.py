@@ -113,7 +113,8 @@ def _print_overviews(
     results: ResultSet, columns: Sequence[str], signers: Mapping[str, str] | None
 ) -> None:
     """Print the short table of each model and protocol, and what its paired tests say."""
-    from bench.reporting import board, overview
+    from bench.reporting import board, derived_cells, overview
+    from bench.reporting.table import all_notes, text_tables
     from bench.system.grouping import group_by
 
     printed = 0
@@ -123,6 +124,11 @@ def _print_overviews(
             if printed:
                 print_line()
             printed += 1
+            if made is None:
+                own = list(one.records.values())
+                for table in text_tables(own, signers, derived_cells.extra_columns(own)):
+                    print_text_table(table, all_notes(table))
+                continue
             print_text_table(made.table, made.table.notes)
             for sentence in made.verdicts:
                 print_wrapped(sentence)

@@ -296,7 +296,8 @@ def report(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of CSV files with rows from papers, or none [default: results/published].",
+            help="Folder of CSV files with rows from papers, or none [default: those of this "
+            "package].",
         ),
     ] = None,
     smaller: Annotated[
@@ -311,7 +312,7 @@ def report(
     """Write the leaderboard, or print tables of records.
 
     The leaderboard is an HTML page, Markdown, CSV, LaTeX and figures. It has the newest record of
-    each identity, and numbers from papers (results/published). With --results or --format, and
+    each identity, and numbers from papers. With --results or --format, and
     without --out and --check, tables are printed instead. --results also takes folders of lm-eval,
     lighteval, EvalScope and Every Eval Ever.
     """

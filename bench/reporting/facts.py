@@ -134,6 +134,8 @@ class Facts:
     device: str = ""
     make: str = ""
     export: str = ""
+    serve: str = ""
+    """Command that serves the exported files. Empty without an engine."""
 
     @property
     def ratio(self) -> Bound | None:

@@ -39,7 +39,7 @@ from bench.system.text import escape_markdown
 from methods.contract.errors import UserError
 
 FOLDER = Path("reports")
-PUBLISHED = RESULTS.parent / "published"
+PUBLISHED = Path(__file__).parent.parent / "assets" / "published"
 NAME = "leaderboard"
 WITHOUT_TASKS = "Rows without tasks:"
 SEARCHES = f"{NAME}-searches.html"

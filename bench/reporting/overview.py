@@ -75,15 +75,15 @@ def require_columns(names: Sequence[str]) -> None:
 
 def make(
     board: Board, columns: Sequence[str] = (), signers: Mapping[str, str] | None = None
-) -> Overview:
-    """Make the short table of a board.
+) -> Overview | None:
+    """Make the short table of a board, or return None for one without perplexities.
 
     columns: names that `require_columns` accepts, by default COLUMNS. signers: who signed each
     record, for one more column.
     """
     table = board.make_table(paired=board.is_quality, seeds=False)
     if table.column(QUALITY) is None and not columns:
-        return Overview(table.to_text_table())
+        return None
     return _Maker(board, table).make(columns or COLUMNS, bool(columns), signers)
 
 
