@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.api import plan, report, run
     from bench.execution.listener import RunListener
+    from bench.formats.in_transformers import load
     from bench.planning.spec import Spec
 
-__all__ = ["RunListener", "Spec", "plan", "report", "run"]
+__all__ = ["RunListener", "Spec", "load", "plan", "report", "run"]
 __version__ = "0.1.0"
 
 
@@ -25,4 +26,5 @@ def __getattr__(name: str) -> Any:
     torch."""
     if name not in __all__:
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
-    return getattr(import_module("bench.api"), name)
+    home = "bench.formats.in_transformers" if name == "load" else "bench.api"
+    return getattr(import_module(home), name)

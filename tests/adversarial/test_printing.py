@@ -44,7 +44,10 @@ def cases():
                 yield pytest.param(name, i, where, marks=marks, id=f"{name}-{i}-{where}")
 
 
-KEPT = ("key", "status", "better", "items", "schema_version", "artifact")
+KEPT = (
+    *("key", "status", "better", "items", "schema_version", "artifact"),
+    *("engine", "prompt"),  # a perplexity's key says nothing of them
+)
 """Fields of a record that are checked before any is printed."""
 REFUSING = ("figure", "scaling", "export")
 """Commands that the hostile records are not enough for."""
@@ -79,8 +82,16 @@ def poison(root, text, n, loss):
     fault = fake_records.failed(root / "plain", "ValueError: x", **about)
     for record, kept, scores in (
         (rows, known, items),
-        (size, known, fake_records.read_items(root / "plain/items" / size.items.file)),
-        (dense, known, fake_records.read_items(root / "plain/items" / dense.items.file)),
+        (
+            size,
+            (*known, "protocol"),
+            fake_records.read_items(root / "plain/items" / size.items.file),
+        ),
+        (
+            dense,
+            (*known, "protocol"),
+            fake_records.read_items(root / "plain/items" / dense.items.file),
+        ),
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
     ):
@@ -105,6 +116,7 @@ def folders(tmp_path_factory):
         about = dict.fromkeys(("code", "host", "executor", "outcome"), said)
         ended = RunStatus(name="evil", started=0, updated=1, ended=1, tried={said: 1}, **about)
         write_status(root / "hostile", ended)
+        assert ReadOnlyStore(root / "hostile").require_whole() is None
         out[name] = str(root / "hostile")
     corrupt = home / "corrupt\x1b[2J\n::error::x"
     poison(corrupt, TEXTS["clipboard"], 0, 0.0)

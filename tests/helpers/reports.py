@@ -26,15 +26,17 @@ def folder(root):
     fake_records.failed(root, "CUDA ran out of memory at block 3", method="magnitude")
     about = {"method": "wanda", "protocol": "wiki-mini@64", "identity": {"quantizer": "int8"}}
     fake_records.perplexity(root, 0.12, seed=0, noise=5, **about)
-    for method, megabytes in (("dense", 4.0), ("wanda", 2.0), ("sparsegpt", 2.0), ("twin", 3.0)):
+    for method, megabytes in (("wanda", 2.0), ("sparsegpt", 2.0), ("twin", 3.0)):
         about = {"method": method, "measure": "size", "unit": "B"}
-        for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}.get(method, (None,)):
+        for seed in {"wanda": (0, 1, 2), "sparsegpt": (0, 1), "twin": (0,)}[method]:
             beside = {"parameters": 1e6}  # so that this model is the largest, and comes first
             about |= {"seed": seed, "beside": beside}
             fake_records.counted(root, "bytes_packed", megabytes * 1e6, **about)
     for method, bits in (("dense", 32.0), ("magnitude", 17.0)):  # counted layer by layer
         layers = [fake_records.Item("layer", "layer", bits, 1.0)]
-        fake_records.counted(root, "bits_per_weight", bits, method=method, items=layers)
+        beside = {"parameters": 1e6, "bytes_packed": bits / 8 * 1e6}
+        about = {"method": method, "items": layers, "beside": beside}
+        fake_records.counted(root, "bits_per_weight", bits, **about)
     return root
 
 

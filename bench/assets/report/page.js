@@ -243,6 +243,12 @@ const asked = new Map();
 function resetMetrics() {
   asked.clear();
   for (const m of metrics) [m.checked, m.indeterminate] = [m.defaultChecked, m.dataset.mixed !== undefined];
+  if (!matchMedia("(max-width: 40rem)").matches) return;
+  // Beside the name, a phone has room for the bytes and the quality.
+  for (const m of metrics.filter((m) => ["bits_per_parameter", "bits_per_weight"].includes(m.dataset.metric))) {
+    asked.set(m.dataset.metric, false);
+    [m.checked, m.indeterminate] = [false, false];
+  }
 }
 
 function columns() {
@@ -445,4 +451,6 @@ function scrollBox(table, label) {
 }
 
 $("theme").hidden = $("tools").hidden = false;
+resetMetrics();
+if (asked.size) columns();
 if (readFilters()) $("results").scrollIntoView();

@@ -1,5 +1,5 @@
-"""GGUF files and the types of llama.cpp: reader, export, K-quants as quantizers, and their
-codec."""
+"""GGUF files and the types of llama.cpp: reader, export, K-quants and i-quants as quantizers, and
+their codec."""
 
 ENTRIES = {
     "quantizers": {
@@ -8,6 +8,12 @@ ENTRIES = {
         "q4_k": "bench.parts.gguf.k_quants:Q4K",
         "q5_k": "bench.parts.gguf.k_quants:Q5K",
         "q6_k": "bench.parts.gguf.k_quants:Q6K",
+        "iq2_xxs": "bench.parts.gguf.k_quants:Iq2Xxs",
+        "iq2_xs": "bench.parts.gguf.k_quants:Iq2Xs",
+        "iq3_xxs": "bench.parts.gguf.k_quants:Iq3Xxs",
+        "iq3_s": "bench.parts.gguf.k_quants:Iq3S",
+        "iq4_xs": "bench.parts.gguf.k_quants:Iq4Xs",
+        "iq4_nl": "bench.parts.gguf.k_quants:Iq4Nl",
     },
     "embeddings": {"q6_k": "bench.parts.gguf.embeddings:q6_k"},
     "codecs": {"ggml": "bench.parts.gguf.k_quants:GgmlCodec"},

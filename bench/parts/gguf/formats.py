@@ -17,7 +17,7 @@ class Gguf(ModelFormat):
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "values": (
             "f16", "q8_0", "q4_0", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m",
-            "q5_k_s", "q5_k_m", "q6_k",
+            "q5_k_s", "q5_k_m", "q6_k", "iq2_xxs", "iq2_xs", "iq3_xxs", "iq3_s", "iq4_xs", "iq4_nl",
         ),
         "imatrix": (),
     }  # fmt: skip

@@ -1,4 +1,8 @@
-"""K-quants of llama.cpp with an importance matrix, by its own code (extra `llamacpp`)."""
+"""K-quants and i-quants of llama.cpp with an importance matrix, by its own code (extra
+`llamacpp`).
+
+An i-quant rounds to points of a fixed codebook, or to a table of 16 values.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,21 @@ from methods.contract.method import Job, Needs, Outcome
 from methods.workshop.library_calls import import_library
 from methods.workshop.pruning.walk import Walk
 
-INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
-"""Type that llama.cpp takes for rows that are no whole number of blocks of 256."""
+INSTEAD = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "IQ2_XXS": "IQ4_NL",
+    "IQ2_XS": "IQ4_NL",
+    "IQ3_XXS": "IQ4_NL",
+    "IQ3_S": "IQ4_NL",
+    "IQ4_XS": "IQ4_NL",
+    "IQ4_NL": "IQ4_NL",
+}
+"""Type that llama.cpp takes for rows that are no whole number of blocks of 256, as its version in
+llama-cpp-python 0.3.36 does. That in 0.3.16 takes IQ4_NL for Q2_K and Q3_K, too."""
 
 
 def add_squares(x: Tensor, total: Tensor | None) -> Tensor:
@@ -94,6 +111,56 @@ class Q6K(Q4K):
     name = "q6_k"
 
 
+class Iq2Xxs(Q4K):
+    """IQ2_XXS of llama.cpp: 2.06 bits; 8 weights are one of 256 points, with signs beside it.
+
+    Rows that are no multiple of 256 get IQ4_NL, of 4.5 bits. Zeros are not kept. importance: must
+    be true, as llama.cpp makes this type with an importance matrix alone.
+    """
+
+    name = "iq2_xxs"
+
+    def __post_init__(self) -> None:
+        if not self.importance:
+            raise ValueError(
+                "importance=false: llama.cpp makes this type with an importance matrix alone: "
+                "leave the setting out, or use iq3_xxs"
+            )
+
+
+class Iq2Xs(Iq2Xxs):
+    """IQ2_XS of llama.cpp: 2.31 bits; 8 weights are one of 512 points. Else as iq2_xxs."""
+
+    name = "iq2_xs"
+
+
+class Iq3Xxs(Q4K):
+    """IQ3_XXS of llama.cpp: 3.06 bits; 4 weights are one of 256 points. Else as q4_k, with
+    IQ4_NL."""
+
+    name = "iq3_xxs"
+
+
+class Iq3S(Q4K):
+    """IQ3_S of llama.cpp: 3.44 bits; 4 weights are one of 512 points. Else as q4_k, with IQ4_NL."""
+
+    name = "iq3_s"
+
+
+class Iq4Xs(Q4K):
+    """IQ4_XS of llama.cpp: 4.25 bits; a table of 16 values, with scales in 6 bits of 32 weights.
+    Else as q4_k, with IQ4_NL."""
+
+    name = "iq4_xs"
+
+
+class Iq4Nl(Q4K):
+    """IQ4_NL of llama.cpp: 4.5 bits; a table of 16 values, with scales in 16 bits of 32 weights.
+    Else as q4_k, for rows of any multiple of 32."""
+
+    name = "iq4_nl"
+
+
 def type_for(name: str, width: int) -> str:
     """Return the type of rows of `width` weights, as llama.cpp chooses it. Raise UserError if no
     type fits."""
@@ -101,7 +168,8 @@ def type_for(name: str, width: int) -> str:
         raise UserError(
             f"{name} needs rows of a multiple of 32 weights, and these have {width}: use int4-gptq"
         )
-    return name.upper() if width % 256 == 0 else INSTEAD[name.upper()]
+    kind = name.upper()
+    return kind if width % 256 == 0 else INSTEAD[kind]
 
 
 def quantize(weight: Tensor, kind: str, importance: Tensor | None) -> Any:

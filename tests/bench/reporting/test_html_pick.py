@@ -125,7 +125,7 @@ def test_what_it_costs_and_how_sure_it_is(visit):
     text = page.locator("#picked").inner_text()
     assert "small 2:4 int4 tied" in text and "20k" in text and "1.5 s" in text
     page.click("#picked summary")
-    assert "do not say how it was made" in page.locator("#picked details").inner_text()
+    assert "bench prune --method small" in page.locator("#picked details").inner_text()
     page.set_viewport_size(PHONE)
     page.locator("#picked .scroll.scrolls").wait_for()
     page.locator("#picked summary").evaluate("e => e.textContent += 'x'.repeat(300)")

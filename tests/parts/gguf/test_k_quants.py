@@ -1,4 +1,4 @@
-"""K-quants, byte for byte those of llama.cpp's own program for whole files."""
+"""K-quants and i-quants, byte for byte those of llama.cpp's own program for whole files."""
 
 import pytest
 import torch
@@ -11,10 +11,8 @@ from bench.parts.gguf import gguf_file, k_quants
 from helpers.models import store
 from methods.contract.errors import UserError
 
-NAMES = [
-    "q4_k",
-    *(pytest.param(n, marks=pytest.mark.full) for n in ("q2_k", "q3_k", "q5_k", "q6_k")),
-]
+OTHERS = ("q2_k", "q3_k", "q5_k", "q6_k", "iq2_xs", "iq3_xxs", "iq3_s", "iq4_xs", "iq4_nl")
+NAMES = ["q4_k", "iq2_xxs", *(pytest.param(n, marks=pytest.mark.full) for n in OTHERS)]
 LAYER = "model.layers.0"
 
 
@@ -36,6 +34,10 @@ def model(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_are_those_of_llama_cpp(name, weighed, model, tmp_path):
     pytest.importorskip("llama_cpp")
+    if name.startswith("iq2") and not weighed:
+        with pytest.raises(ValueError, match="with an importance matrix"):
+            k_quants.Iq2Xxs(importance=False)
+        return
     source, folder = model
     importance = {
         f"blk.0.{theirs}.weight": torch.rand(source.get_submodule(f"{LAYER}.{ours}").in_features)
