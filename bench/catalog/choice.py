@@ -256,6 +256,18 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     return adapter
 
 
+def unbounded_fields(kind: type) -> list[str]:
+    """Return the numeric fields of a class that take a number of any size."""
+    fields = _adapter(kind).json_schema().get("properties", {})
+    limits = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    out = []
+    for name, schema in fields.items():
+        is_number = schema.get("type") in ("number", "integer")
+        if is_number and any(limit.isdisjoint(schema) for limit in limits):
+            out.append(name)
+    return out
+
+
 def _takes_bool(kind: type, key: str) -> bool:
     hint = get_type_hints(kind)[key]
     return not {bool, Any, object}.isdisjoint((hint, *get_args(hint)))

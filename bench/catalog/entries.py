@@ -34,6 +34,7 @@ COMMANDS = _section(
         "scaling": "bench.cli.result_commands:scaling",
         "report": "bench.cli.result_commands:report",
         "pick": "bench.cli.pick:pick",
+        "table": "bench.cli.result_commands:table",
         "pull": "bench.cli.model_commands:pull",
         "prune": "bench.cli.run:prune",
         "finetune": "bench.cli.run:finetune",

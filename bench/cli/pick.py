@@ -10,9 +10,8 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -36,8 +35,6 @@ MAX_PAPERS = 6
 """Most rows of papers, and of another model, that are printed."""
 USUAL, USUAL_GGUF = ("int8", "int4-gptq"), ("int8", "q6_k", "q4_k")
 """Quantizers that a first run measures."""
-JSON_NAMES = {"bits": "bits_per_weight", "drop": "worst_drop"}
-"""Names in JSON of a row's facts, where they are longer."""
 
 
 def pick(
@@ -103,6 +100,7 @@ def pick(
 
     Exit code 0: a row meets the limits. 1: none does. 2: invalid input.
     """
+    from bench.reporting import answer_json
     from bench.reporting import candidates as picking
     from bench.reporting.leaderboard import leaves_local_out
     from bench.reporting.serving import ENGINES, ship
@@ -131,7 +129,7 @@ def pick(
         table = ship(table, engine)
     answer = picking.pick(table, limits, pattern, quantizer, tracks)
     if json:
-        print_json(json_module.dumps(as_json(answer), indent=1))
+        print_json(json_module.dumps(answer_json.to_objects(answer), indent=1))
     else:
         _print(answer, tracks, engine)
     if not answer.meets:
@@ -169,21 +167,12 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
         every = (r for folder in folders for r in ReadOnlyStore(folder).listed())
         _require_measurable(model, list(dict.fromkeys(r.identity.model for r in every)))
         return None
+    from bench.reporting.answer_json import choose_board
+
     records, left_out = board.without_outdated(merged.records)
     if left_out:
         note(left_out)
-    known, chosen = [], None
-    for one in board.boards_of(model, merged.only(model, records), device):
-        known.append(one.protocol.label)
-        if one.fits(protocol, device):
-            chosen = one if protocol == known[-1] else chosen or one
-            if protocol in ("", known[-1]):
-                break
-    if chosen is None:
-        wanted = ", ".join(filter(None, (protocol, device)))
-        raise UserError(
-            f"{model} was not measured under {wanted!r}: its protocols are {'; '.join(known)}"
-        )
+    chosen = choose_board(model, merged.only(model, records), protocol, device)
     return chosen.make_table(paired=chosen.is_quality)
 
 
@@ -301,48 +290,6 @@ def _print_cells(heads: list[str], rows: list[list[str]], words: set[str]) -> No
 
     right = [head not in words for head in heads]
     print_table(heads, rows, right=right, width=MAX_WIDTH)
-
-
-def as_json(answer: Answer) -> dict[str, Any]:
-    """Return the whole answer for other programs."""
-    not_measured = []
-    for one in answer.unmeasured:
-        lacks = [check.limit.noun for check in one.unmeasured]
-        not_measured.append({"row": one.row.name, "lacks": lacks})
-    return {
-        "model": answer.table.title,
-        "protocol": answer.table.protocol,
-        "limits": {k: v for k, v in asdict(answer.limits).items() if v is not None},
-        "candidates": answer.candidates,
-        "meets": [_candidate_json(c) for c in answer.meets],
-        "began_with": answer.began_with.row.name if answer.began_with else None,
-        "nearest": _candidate_json(answer.nearest) if answer.nearest else None,
-        "not_measured": not_measured,
-        "pattern_broken": [row.name for row in answer.broken],
-        "not_compared_with_the_best": answer.uncompared,
-    }
-
-
-def _candidate_json(candidate: Candidate) -> dict[str, Any]:
-    facts = {JSON_NAMES.get(name, name): value for name, value in asdict(candidate.facts).items()}
-    facts["tracks"] = {
-        name: {"loss": one["loss"], "flips": one["flips"]} for name, one in facts["tracks"].items()
-    }
-    return {
-        "row": candidate.row.name,
-        **{k: candidate.row.filters[k] for k in ("method", "pattern", "quantizer")},
-        "tied_with_best": candidate.tied,
-        **{
-            name: value
-            for name, value in facts.items()
-            if name not in ("compressed", "broken", "make", "export", "serve")
-        },
-        "fails": [c.limit.name for c in candidate.failed],
-        "unsure": [c.limit.name for c in candidate.checks if c.unsure],
-        "make": facts["make"],
-        "export": facts["export"],
-        "serve": facts["serve"],
-    }
 
 
 def _print(answer: Answer, tracks: Sequence[str], engine: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,11 @@ from bench.cli.console import (
     print_lines,
     print_records,
     print_rows,
+    print_text_table,
     require_format,
 )
 from bench.cli.flags import (
+    ALL_COLUMNS,
     AllResults,
     Columns,
     Figure,
@@ -31,7 +34,6 @@ from bench.cli.flags import (
     folder_option,
     split_columns,
 )
-from bench.compare import gate_settings
 from bench.system.suggest import describe_unknown, shorten
 from methods.contract.errors import UserError
 
@@ -155,12 +157,12 @@ def figure(
         str,
         typer.Argument(
             help="A model: its table. A record of a training (the first digits of a `pattern` "
-            "record's key): its curves. With OTHER: a row, as in bench compare."
+            "record's key): its curves. With others: a row, as in bench compare."
         ),
     ],
     out: Annotated[Path, figure_option("--out", "Figure to write: .svg, .png or .pdf.")],
-    other: Annotated[
-        str | None, typer.Argument(help="Draw how this row differs from the first.")
+    others: Annotated[
+        list[str] | None, typer.Argument(help="Draw how these rows differ from the first.")
     ] = None,
     metric: Annotated[
         str,
@@ -186,12 +188,15 @@ def figure(
     from bench.results.store import RESULTS, ReadOnlyStore
 
     folder = results or RESULTS
-    if other is not None:
+    if others:
         if metric or protocol:
             raise UserError(
                 "--metric and --protocol are for a table: leave them out of a pair of rows"
             )
-        return _draw_pair(what, other, folder, out)
+        from bench import api
+
+        print_line(api.figure(what, *others, out=out, results=folder))
+        return None
     store = ReadOnlyStore(folder)
     models = dict.fromkeys(record.identity.model for record in store.listed())
     if what in models:
@@ -227,14 +232,41 @@ def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path)
     print_line(forest.draw_column(table, metric, out))
 
 
-def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
-    from bench.compare import result_arguments, verdict
-    from bench.reporting import forest
+def table(
+    results: Results = None,
+    model: Annotated[str, typer.Option(help="The model, if the folder has several.")] = "",
+    protocol: Annotated[
+        str, typer.Option(help="Parts of a protocol's name, by commas [default: the main one].")
+    ] = "",
+    columns: Columns = None,
+    bold: Annotated[
+        str, typer.Option(metavar="best", help="best: mark the best number of each column.")
+    ] = "",
+    latex: Annotated[bool, typer.Option("--latex", help="Print a tabular for a paper.")] = False,
+) -> None:
+    """Print a table of a model, also as LaTeX for a paper.
 
-    a, b, ignore = result_arguments.resolve_both(before, after, folder)
-    chosen = gate_settings.read(None, a.metrics | b.metrics)
-    rows = verdict.compare(a, b, chosen, ignore=ignore, exploratory=True).rows
-    print_line(forest.draw_pair(rows, out, before, after))
+    It fits one column. --columns row,perplexity,kl chooses what it shows, and in which order.
+    """
+    from bench import api
+    from bench.reporting import latex as for_paper
+    from bench.results.store import RESULTS
+
+    if bold not in ("", "best"):
+        raise UserError(f"invalid --bold {shorten(bold)!r}: use best")
+    chosen = split_columns(columns)
+    if chosen == [ALL_COLUMNS]:
+        raise UserError("--columns all is for bench report: name the columns of this table")
+    made = api.make_table(results or RESULTS, model, chosen, protocol)
+    marked = made.best if bold else ()
+    if latex:
+        print_lines(for_paper.render_column(made.table, marked))
+        return
+    text = made.table
+    lines = [list(line) for line in text.lines]
+    for n, at in marked:
+        lines[n][at] += " *"
+    print_text_table(replace(text, lines=lines), text.notes)
 
 
 def scaling(

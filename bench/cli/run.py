@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog import metric_owners, named_files, registry
-from bench.catalog.choice import parse_method
+from bench.catalog.choice import parse_method, unbounded_fields
 from bench.catalog.entries import LOCAL
 from bench.cli.console import (
     fail,
@@ -70,6 +70,7 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
     for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")
     _note_driver(spec)
+    _note_unbounded(spec)
     from bench import api
 
     with adopting(), _place(spec) or nullcontext():
@@ -96,6 +97,23 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
             "traceback; the same command retries them",
             1,
         )
+
+
+def _note_unbounded(spec: Spec) -> None:
+    """Say once which fields of classes in files take a number of any size."""
+    for kind in ("methods", "quantizers"):
+        texts = getattr(spec, kind)
+        if not any(map(named_files.names_file, texts)):
+            continue
+        for name in named_files.with_names(kind, texts):
+            name = name.split(":")[0]
+            target = registry.file_of(kind, name)
+            fields = unbounded_fields(registry.load(registry.lookup(kind, name))) if target else []
+            if fields:
+                note(
+                    f"{name}: {', '.join(fields)} may be any number: give a range, for example "
+                    f"{fields[0]}: methods.contract.ranges.Positive, and a wrong value is refused"
+                )
 
 
 def _note_driver(spec: Spec) -> None:

@@ -28,6 +28,7 @@ LABELS = ("method", "pattern", "quantizer")
 QUALITY = "perplexity"
 SAME_SIZE = 1.01
 """Largest ratio of two sizes that count as equal, because stored scales differ by some bytes."""
+NUMBER = re.compile(r"[\d,]+\.?\d*")
 SEEDS = re.compile(r"\(\d[\d of]* seeds\)")
 """Number of seeds in the label of a row."""
 MAX_LISTED = 5
@@ -44,6 +45,8 @@ class Overview:
 
     table: TextTable
     verdicts: tuple[str, ...] = ()
+    best: frozenset[tuple[int, int]] = frozenset()
+    """Line and column of the best number of each column, among compressed rows."""
 
 
 def row_names(table: Table) -> list[str]:
@@ -119,7 +122,34 @@ class _Maker:
         title = " · ".join(filter(None, (caption(self.table.title), self.table.protocol)))
         notes = [] if chosen else self._notes()
         made = TextTable(title, heads, lines, tuple(notes), frozenset(worded))
-        return Overview(made, () if chosen else tuple(self._sentences()))
+        verdicts = () if chosen else tuple(self._sentences())
+        return Overview(made, verdicts, frozenset(self._best(heads, lines)))
+
+    def _best(self, heads: Sequence[str], lines: Sequence[Sequence[str]]) -> set[tuple[int, int]]:
+        """Return the cells with the best number of a column in which a lower or a higher number is
+        better."""
+        found = set()
+        for at, head in enumerate(heads):
+            sign = self._sign(head)
+            numbers = {}
+            for n, row in enumerate(self.rows):
+                facts = self.table.rows[row].facts
+                number = NUMBER.match(lines[n][at])
+                if facts and facts.compressed and not facts.broken and number:
+                    numbers[n] = sign * float(number[0].replace(",", ""))
+            best = min(numbers.values(), default=0.0)
+            if sign:
+                found |= {(n, at) for n, number in numbers.items() if number == best}
+        return found
+
+    def _sign(self, head: str) -> int:
+        """Return 1 if lower is better in a column, -1 if higher is, and 0 if neither is."""
+        if head in ("MB", "perplexity", "ratio"):
+            return 1
+        for column in self.table.columns:
+            if head in (column.head, column.label):
+                return column.sign if column.better else 0
+        return 0
 
     def _columns(self, name: str) -> list[tuple[str, list[str], bool]]:
         """Return the columns of a name: head, cells, and whether they are words."""

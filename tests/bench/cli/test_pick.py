@@ -28,7 +28,10 @@ def test_the_answer_in_sentences(cli, here):
     out = " ".join(out.split())
     assert code == 0
     assert "3 of 5 compressed rows meet these limits: at most 9.5 bits per weight" in out
-    assert "First: dense int8 of tiny." in out and "Nearest row that fails: poor 2:4: loss 35.0%" in out
+    assert (
+        "First: dense int8 of tiny." in out
+        and "Nearest row that fails: poor 2:4: loss 35.0%" in out
+    )
     assert "worst task's drop 8.0 pp" in out and "limit 5 pp" in out
     assert "Left out, not measured (bits per weight" not in out, "unsized fails another limit"
     assert "Left out, their weights break their pattern: broken 2:4." in out
