@@ -245,10 +245,8 @@ def _print_unmeasured(model: str, limits: Limits, engine: str, json: bool) -> No
         rows.append([label, one.quantizer.split(":")[0], f"{one.bits:.4g}", loss])
     _print_cells(["row", "quantizer", "bits per weight", "loss"], rows, {"row", "quantizer"})
     print_line()
-    device = " --device a10" if not engine else ""
-    _say_command(
-        "Its cost, on a card of your choice", shlex.join(["bench", "plan", *asked]) + device
-    )
+    cost = shlex.join(["bench", "plan", *asked, "--device", "a10"])
+    _say_command("Its cost, for example on an A10", cost)
     _say_command("Measure it", run)
     again = ["bench", "pick", "--model", model, "--results", "results/local"]
     if engine:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog import metric_owners, named_files, registry
-from bench.catalog.choice import parse_method, unbounded_fields
+from bench.catalog.choice import parse_method, short_label, unbounded_fields
 from bench.catalog.entries import LOCAL
 from bench.cli.console import (
     fail,
@@ -253,10 +253,12 @@ def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     the same in all rows or that another one implies."""
     one_model = len({row["model"] for row in rows}) == 1
     one_seed = len({row["seed"] for row in rows} - {""}) <= 1
+    quantizers = list(dict.fromkeys(row["quantizer"] for row in rows))
     out = []
     for row in rows:
         shown: dict[str, Any] = {} if one_model else {"model": row["model"]}
         shown |= {name: row[name] for name in ("method", "pattern", "quantizer")}
+        shown["quantizer"] = short_label(row["quantizer"], quantizers)
         if not one_seed:
             shown["seed"] = row["seed"]
         shown["done"] = f"{row['done']}/{row['measurements']}"
