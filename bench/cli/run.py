@@ -105,8 +105,8 @@ def _note_unbounded(spec: Spec) -> None:
         texts = getattr(spec, kind)
         if not any(map(named_files.names_file, texts)):
             continue
-        for name in named_files.with_names(kind, texts):
-            name = name.split(":")[0]
+        names = [text.split(":")[0] for text in named_files.with_names(kind, texts)]
+        for name in dict.fromkeys(names):
             target = registry.file_of(kind, name)
             fields = unbounded_fields(registry.load(registry.lookup(kind, name))) if target else []
             if fields:
