@@ -3,7 +3,8 @@
     import bench
     table = bench.run(bench.Spec(methods=["magnitude", "wanda"], models=["tiny"]))
 
-`run` does what `bench run` does and returns the rows as a pandas DataFrame.
+`run` does what `bench run` does and returns the rows as a pandas DataFrame. `compare`, `pick`,
+`table` and `figure` do what the commands of these names do.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench.api import plan, report, run
+    from bench import compare
+    from bench.api import figure, pick, plan, report, run, table
     from bench.execution.listener import RunListener
     from bench.formats.in_transformers import load
     from bench.planning.spec import Spec
 
-__all__ = ["RunListener", "Spec", "load", "plan", "report", "run"]
+__all__ = [
+    "RunListener", "Spec", "compare", "figure", "load", "pick", "plan", "report", "run", "table",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
@@ -26,5 +30,7 @@ def __getattr__(name: str) -> Any:
     torch."""
     if name not in __all__:
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
+    if name == "compare":
+        return import_module("bench.compare")  # a package that can be called
     home = "bench.formats.in_transformers" if name == "load" else "bench.api"
     return getattr(import_module(home), name)

@@ -17,7 +17,7 @@ from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from bench.cli.tables import print_table
+from bench.cli.console import print_text_table, print_wrapped
 from bench.inputs.datasheets import device_specs
 from bench.inputs.shapes import planned_model
 from bench.parts.forecasts.cards import split_cards
@@ -25,30 +25,24 @@ from bench.parts.forecasts.cost_model import CostModel
 from bench.parts.forecasts.plan_costs import estimate_columns
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
-from bench.reporting import derived_cells
-from bench.reporting.table import text_tables
+from bench.reporting import board, overview
 from bench.reporting.words import duration
 
 SHOWN = "results/tiny-default"
 COMMAND = "bench run --methods magnitude,wanda,sparsegpt --set perplexity.windows=all"
-COLUMNS = ("method", "pattern", "quantizer", "perplexity", "perplexity ratio", "bytes packed")
-"""First words of the headers of the columns in the picture."""
-WIDTH = 88
+WIDTH = 80
 
 
 def picture() -> str:
     """Return the terminal with a run of the bundled model as SVG, without fonts of other sites."""
-    records = list(read(SHOWN).records)
-    (table,) = text_tables(records, None, derived_cells.extra_columns(records))
-    shown = []
-    for name in COLUMNS:
-        named = [i for i, h in enumerate(table.headers) if h.split(" wiki")[0] == name]
-        shown.append(named[0])
-    lines = [[line[i] for i in shown] for line in table.lines]
-    right = [not table.is_worded(table.headers[i]) for i in shown]
+    results = read(SHOWN)
+    one = next(board.boards_of("tiny", results))
+    made = overview.make(one)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        print_table([table.headers[i] for i in shown], lines, right, table.title, width=WIDTH)
+        print_text_table(made.table, made.table.notes, WIDTH)
+        for sentence in made.verdicts:
+            print_wrapped(sentence, width=WIDTH)
     console = Console(record=True, width=WIDTH, file=io.StringIO(), color_system=None)
     console.print(Text(f"$ {COMMAND}\n{printed.getvalue()}".rstrip()))
     form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)

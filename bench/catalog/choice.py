@@ -8,7 +8,7 @@ import inspect
 import json
 import keyword
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
@@ -140,6 +140,15 @@ def parse_quantizer(text: str) -> Choice | None:
     return dataclasses.replace(choice, label=":".join(own), outer=kept)
 
 
+def short_label(label: str, labels: Sequence[str]) -> str:
+    """Return a quantizer's label without the default format of the embedding, unless another of
+    these labels is then the same."""
+    end = f":embed={DEFAULT_EMBEDDING}"
+    short = label.removesuffix(end)
+    alike = {other for other in labels if other.removesuffix(end) == short}
+    return label if len(alike) > 1 else short
+
+
 def as_typed(label: str) -> str:
     """Return what to type for a quantizer's label in a record, which may be older than the formats
     of embeddings."""
@@ -245,6 +254,18 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
     if not adapter.pydantic_complete:
         get_type_hints(kind)  # raises NameError with the name that is not defined
     return adapter
+
+
+def unbounded_fields(kind: type) -> list[str]:
+    """Return the numeric fields of a class that take a number of any size."""
+    fields = _adapter(kind).json_schema().get("properties", {})
+    limits = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    out = []
+    for name, schema in fields.items():
+        is_number = schema.get("type") in ("number", "integer")
+        if is_number and any(limit.isdisjoint(schema) for limit in limits):
+            out.append(name)
+    return out
 
 
 def _takes_bool(kind: type, key: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,16 +13,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from bench.catalog import registry
+from bench.cli.flags import ALL_COLUMNS
 from bench.system.files import write_file
-from bench.system.terminal import raw_stream
+from bench.system.terminal import raw_stream, width_of
 from bench.system.text import escape_markdown, one_line, printable_json
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.results.record import Record
+    from bench.compare.result_set import ResultSet
+    from bench.reporting.table import TextTable
 
 OUTPUT_FORMATS = ("table", "json", "csv", "md")
 
+PIPE_WIDTH = 120
+"""Columns of a table in a file or a pipe."""
 LARGE = 1e5
 """Number from which a table has no decimals."""
 
@@ -39,28 +44,34 @@ def require_format(format_: str, equal_bytes: bool) -> None:
 
 
 def print_records(
-    records: list[Record],
+    results: ResultSet,
     format_: str,
     equal_bytes: bool = False,
     signers: Mapping[str, str] | None = None,
+    columns: Sequence[str] = (),
 ) -> None:
     """Print records as tables, or in another format. Raise UserError if `equal_bytes` finds no
     rows.
 
     format_: one that `require_format` accepts. equal_bytes: sparse rows with dense rows of about
-    the same size. signers: who signed each record, for one more column.
+    the same size. signers: who signed each record, for one more column. columns: those of a short
+    table, by default bench.reporting.overview.COLUMNS; ALL_COLUMNS for every column.
     """
-    from bench.cli.tables import print_table
     from bench.reporting import derived_cells
     from bench.reporting import equal_bytes as at_equal_bytes
     from bench.reporting.table import all_notes, text_tables, to_markdown
     from bench.results.rows import frame_to_csv, to_frame, to_json
+
+    records = list(results.records)
 
     if format_ == "json":
         print_json(to_json(records, signers))
         return
     if format_ == "csv":
         print_lines(frame_to_csv(to_frame(records, signers)))
+        return
+    if format_ == "table" and not equal_bytes and list(columns) != [ALL_COLUMNS]:
+        _print_overviews(results, columns, signers)
         return
     if equal_bytes:
         tables = at_equal_bytes.text_tables(records)
@@ -79,10 +90,62 @@ def print_records(
     for i, table in enumerate(tables):
         if i:
             print_line()
-        right = [not table.is_worded(header) for header in table.headers]
-        print_table(
-            table.headers, table.lines, right=right, title=table.title, notes=all_notes(table)
+        print_text_table(table, all_notes(table))
+
+
+def print_text_table(table: TextTable, notes: Sequence[str], width: int = PIPE_WIDTH) -> None:
+    """Print a table of records. width: columns of a file or a pipe."""
+    from bench.cli.tables import print_table
+
+    right = [not table.is_worded(header) for header in table.headers]
+    print_table(
+        table.headers,
+        table.lines,
+        right=right,
+        title=table.title,
+        notes=notes,
+        width=width,
+        narrow=True,
+    )
+
+
+def _print_overviews(
+    results: ResultSet, columns: Sequence[str], signers: Mapping[str, str] | None
+) -> None:
+    """Print the short table of each model and protocol, and what its paired tests say."""
+    from bench.reporting import board, derived_cells, overview
+    from bench.reporting.table import all_notes, text_tables
+    from bench.system.grouping import group_by
+
+    printed = 0
+    for model, records in group_by(results.records, lambda r: r.identity.model).items():
+        for one in board.boards_of(model, results.only(model, records)):
+            made = overview.make(one, columns, signers)
+            if printed:
+                print_line()
+            printed += 1
+            if made is None:
+                own = list(one.records.values())
+                for table in text_tables(own, signers, derived_cells.extra_columns(own)):
+                    print_text_table(table, all_notes(table))
+                continue
+            print_text_table(made.table, made.table.notes)
+            for sentence in made.verdicts:
+                print_wrapped(sentence)
+
+
+def print_wrapped(sentence: str, width: int = PIPE_WIDTH) -> None:
+    """Print a sentence, broken between words at the width of the terminal. width: of a pipe."""
+    width = width_of(sys.stdout) or width
+    print_lines(
+        textwrap.fill(
+            one_line(sentence),
+            width,
+            subsequent_indent="  ",
+            break_on_hyphens=False,
+            break_long_words=False,
         )
+    )
 
 
 def fail(sentence: str, code: int) -> NoReturn:

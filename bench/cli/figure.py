@@ -10,7 +10,6 @@ import typer
 
 from bench.cli.console import print_line
 from bench.cli.flags import Results, figure_option
-from bench.compare import gate_settings
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
 
@@ -20,12 +19,12 @@ def figure(
         str,
         typer.Argument(
             help="A model: its table. A record of a training (the first digits of a `pattern` "
-            "record's key): its curves. With OTHER: a row, as in bench compare."
+            "record's key): its curves. With others: a row, as in bench compare."
         ),
     ],
     out: Annotated[Path, figure_option("--out", "Figure to write: .svg, .png or .pdf.")],
-    other: Annotated[
-        str | None, typer.Argument(help="Draw how this row differs from the first.")
+    others: Annotated[
+        list[str] | None, typer.Argument(help="Draw how these rows differ from the first.")
     ] = None,
     metric: Annotated[
         str,
@@ -51,12 +50,15 @@ def figure(
     from bench.results.store import RESULTS, ReadOnlyStore
 
     folder = results or RESULTS
-    if other is not None:
+    if others:
         if metric or protocol:
             raise UserError(
                 "--metric and --protocol are for a table: leave them out of a pair of rows"
             )
-        return _draw_pair(what, other, folder, out)
+        from bench import api
+
+        print_line(api.figure(what, *others, out=out, results=folder))
+        return None
     store = ReadOnlyStore(folder)
     models = dict.fromkeys(record.identity.model for record in store.listed())
     if what in models:
@@ -90,13 +92,3 @@ def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path)
             )
         )
     print_line(forest.draw_column(table, metric, out))
-
-
-def _draw_pair(before: str, after: str, folder: Path, out: Path) -> None:
-    from bench.compare import result_arguments, verdict
-    from bench.reporting import forest
-
-    a, b, ignore = result_arguments.resolve_both(before, after, folder)
-    chosen = gate_settings.read(None, a.metrics | b.metrics)
-    rows = verdict.compare(a, b, chosen, ignore=ignore, exploratory=True).rows
-    print_line(forest.draw_pair(rows, out, before, after))

@@ -36,12 +36,27 @@ def checked(check: Callable[[Path], None]) -> Callable[[Path | None], Path | Non
     return callback
 
 
+ALL_COLUMNS = "all"
+"""Name after --columns for a table with every column."""
+
+
 def split_list(option: str, text: str) -> list[str]:
     """Return the names in a comma-separated option. Raise UserError for an empty name."""
     try:
         return [part.strip() for part in split_commas(text)]
     except ValueError as fault:
         raise UserError(f"invalid {option}={shorten(text)}: {fault}") from None
+
+
+def split_columns(text: str | None) -> list[str]:
+    """Return the names after --columns. Raise UserError for an unknown one, before a run."""
+    if text is None:
+        return []
+    from bench.reporting.overview import require_columns
+
+    names = split_list("columns", text)
+    require_columns([] if names == [ALL_COLUMNS] else names)
+    return names
 
 
 def figure_option(option: str, help_: str = "Also draw it: .svg, .png or .pdf.") -> Any:
@@ -111,6 +126,13 @@ SignedBy = Annotated[
 ]
 Figure = Annotated[Path | None, figure_option("--out")]
 NewFolder = Annotated[Path, folder_option("--out", "Folder to write, new or empty.", new=True)]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Columns: row, MB, perplexity, ratio, task, verdict, any metric, or all.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

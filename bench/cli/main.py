@@ -39,7 +39,7 @@ MAX_SENTENCE = 500
 
 GROUPS = {
     "Compress and measure": ("plan", "run", "top", "prune", "finetune", "search", "allocate"),
-    "Choose and compare": ("report", "pick", "compare", "show", "figure", "ls", "scaling"),
+    "Choose and compare": ("report", "pick", "compare", "table", "figure", "show", "ls", "scaling"),
     "Ship": ("export", "verify", "speed"),
     "Guard a repository": ("gate", "baseline", "history"),
     "Share results": ("check", "sign", "merge", "import", "submit"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,11 @@ import typer
 
 from bench.catalog import registry
 from bench.cli.console import note, print_records, require_format
-from bench.cli.flags import AllResults, SignedBy, folder_option
+from bench.cli.flags import AllResults, Columns, SignedBy, folder_option, split_columns
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.results.record import Record
+    pass
 
 
 def report(
@@ -26,6 +27,7 @@ def report(
             help="Print tables instead, as table, json, csv or md [default folder: results/local].",
         ),
     ] = None,
+    columns: Columns = None,
     equal_bytes: Annotated[
         bool,
         typer.Option(
@@ -51,7 +53,8 @@ def report(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder of CSV files with rows from papers, or none [default: results/published].",
+            help="Folder of CSV files with rows from papers, or none [default: those of this "
+            "package].",
         ),
     ] = None,
     smaller: Annotated[
@@ -66,32 +69,40 @@ def report(
     """Write the leaderboard, or print tables of records.
 
     The leaderboard is an HTML page, Markdown, CSV, LaTeX and figures. It has the newest record of
-    each identity, and numbers from papers (results/published). With --results or --format, and
+    each identity, and numbers from papers. With --results or --format, and
     without --out and --check, tables are printed instead. --results also takes folders of lm-eval,
     lighteval, EvalScope and Every Eval Ever.
     """
     from bench.compare import foreign
 
     files = bool(out or check or title or papers or smaller)
-    if files and (format_ or equal_bytes):
+    shown = split_columns(columns)
+    if shown and (equal_bytes or format_ not in (None, "table")):
+        raise UserError("--columns is for --format table: leave the others out")
+    if files and (format_ or equal_bytes or shown):
         raise UserError(
-            "--format and --equal-bytes print tables, --out, --check, --title, --papers and "
-            "--smaller are for files: use options of one kind"
+            "--format, --columns and --equal-bytes print tables, --out, --check, --title, --papers "
+            "and --smaller are for files: use options of one kind"
         )
     if equal_bytes and signed_by:
         raise UserError("--equal-bytes prints no signers: leave --signed-by out")
     with ExitStack() as stack:
         opened = [stack.enter_context(foreign.as_results(folder)) for folder in results or ()]
-        if not files and (format_ or equal_bytes or results):
-            _print_folders(opened, format_ or "table", equal_bytes, signed_by)
+        if not files and (format_ or equal_bytes or shown or results):
+            _print_folders(opened, format_ or "table", equal_bytes, signed_by, shown)
         else:
             write_leaderboard = registry.load(registry.lookup("services", "leaderboard"))
             write_leaderboard(opened, out, check, signed_by, title, papers, smaller)
 
 
 def _print_folders(
-    results: list[Path], format_: str, equal_bytes: bool, signed_by: Path | None
+    results: list[Path],
+    format_: str,
+    equal_bytes: bool,
+    signed_by: Path | None,
+    columns: Sequence[str],
 ) -> None:
+    from bench.compare.result_set import ResultSet
     from bench.results.rows import newest, outdated
     from bench.results.signatures import names, verify
     from bench.results.store import RESULTS, ReadOnlyStore
@@ -101,7 +112,7 @@ def _print_folders(
         raise UserError(
             f"--signed-by with --format {format_} takes one results folder: leave the others out"
         )
-    found: list[tuple[list[Record], dict[str, str] | None]] = []
+    found: list[tuple[ResultSet, dict[str, str] | None]] = []
     for folder in results or [RESULTS]:
         store = ReadOnlyStore(folder)
         records = newest(store)
@@ -123,11 +134,12 @@ def _print_folders(
             for problem in signers.problems:
                 note(problem)
             signed_as = names(records, signers)
-        found.append((records, signed_as))
+        found.append((ResultSet(str(folder), tuple(records), store.items), signed_as))
     if format_ in ("json", "csv"):  # one document
-        every: list[Record] = []
-        for records, _ in found:
-            every += records
-        found = [(every, found[0][1])]
-    for records, signed in found:
-        print_records(records, format_, equal_bytes, signed)
+        (first, signed), *others = found
+        every = list(first.records)
+        for one, _ in others:
+            every += one.records
+        found = [(first.only("all folders", every), signed)]
+    for one, signed in found:
+        print_records(one, format_, equal_bytes, signed, columns)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.catalog import metric_owners, named_files, registry
+from bench.catalog.choice import short_label, unbounded_fields
 from bench.catalog.entries import LOCAL
 from bench.cli.console import (
     fail,
@@ -22,7 +23,14 @@ from bench.cli.console import (
     print_records,
     print_rows,
 )
-from bench.cli.flags import Json, file_option, spec_of, with_flags
+from bench.cli.flags import (
+    Columns,
+    Json,
+    file_option,
+    spec_of,
+    split_columns,
+    with_flags,
+)
 from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration, short_count
@@ -37,11 +45,12 @@ if TYPE_CHECKING:
 
 
 @with_flags()
-def run(json: Json = False, **flags: Any) -> None:
+def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
     """Prune, quantize and measure models, and print a table.
 
     A measurement that has a record is not run again.
     """
+    shown = split_columns(columns)
     spec = spec_of(flags)
     for kind in registry.SECTIONS:
         typed = " ".join(getattr(spec, kind, ()))
@@ -51,29 +60,50 @@ def run(json: Json = False, **flags: Any) -> None:
     for name, why in metric_owners.ignored(named_files.with_names("measures", spec.measures)):
         note(f"plug-in {name}: {why}")
     _note_driver(spec)
+    _note_unbounded(spec)
     from bench import api
 
     with adopting(), _place(spec) or nullcontext():
         summary = api.execute(spec)
     for line in summary.moved:
         note(line)
-    form = "json" if json else "table"
-    print_records(summary.records, form)
+    from bench.compare.result_set import ResultSet
+    from bench.results.store import ReadOnlyStore
+
+    store = ReadOnlyStore(spec.results)
+    results = ResultSet(str(spec.results), tuple(summary.records), store.items)
+    print_records(results, "json" if json else "table", columns=shown)
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
-        again = (
-            f". To print this table again: bench report --results {shlex.quote(str(spec.results))}"
-        )
-        print_line(
-            f"{_describe_tried(summary.tried)}, {known} read from {spec.results}"
-            + again * bool(summary.records)
-        )
+        print_line(f"{_describe_tried(summary.tried)}, {known} read from {spec.results}")
+        if summary.records:
+            folder = shlex.quote(str(spec.results))
+            model = shlex.quote(summary.records[0].identity.model)
+            print_line(f"All columns: bench report --results {folder} --columns all")
+            print_line(f"Next: bench pick --model {model} --max-loss 3% --results {folder}")
     if summary.failed:
         fail(
             f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a "
             "traceback; the same command retries them",
             1,
         )
+
+
+def _note_unbounded(spec: Spec) -> None:
+    """Say once which fields of classes in files take a number of any size."""
+    for kind in ("methods", "quantizers"):
+        texts = getattr(spec, kind)
+        if not any(map(named_files.names_file, texts)):
+            continue
+        names = [text.split(":")[0] for text in named_files.with_names(kind, texts)]
+        for name in dict.fromkeys(names):
+            target = registry.file_of(kind, name)
+            fields = unbounded_fields(registry.load(registry.lookup(kind, name))) if target else []
+            if fields:
+                note(
+                    f"{name}: {', '.join(fields)} may be any number: give a range, for example "
+                    f"{fields[0]}: methods.contract.ranges.Positive, and a wrong value is refused"
+                )
 
 
 def _note_driver(spec: Spec) -> None:
@@ -213,10 +243,12 @@ def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     the same in all rows or that another one implies."""
     one_model = len({row["model"] for row in rows}) == 1
     one_seed = len({row["seed"] for row in rows} - {""}) <= 1
+    quantizers = list(dict.fromkeys(row["quantizer"] for row in rows))
     out = []
     for row in rows:
         shown: dict[str, Any] = {} if one_model else {"model": row["model"]}
         shown |= {name: row[name] for name in ("method", "pattern", "quantizer")}
+        shown["quantizer"] = short_label(row["quantizer"], quantizers)
         if not one_seed:
             shown["seed"] = row["seed"]
         shown["done"] = f"{row['done']}/{row['measurements']}"

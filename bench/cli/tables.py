@@ -19,6 +19,8 @@ GAP, INDENT = 2, 4
 COMFORTABLE = (36, 28)
 """Widths up to which no column is wrapped, in terminal columns. The one that gives fewer lines is
 used."""
+MIN_FIRST = 12
+"""Least width of a first column that is wrapped, in terminal columns."""
 SHORT_HEADER = 8
 """Width up to which a header is not wrapped, in terminal columns."""
 MAX_CELL = 2000
@@ -42,6 +44,7 @@ def print_table(
     title: str = "",
     notes: Sequence[str] = (),
     width: int | None = None,
+    narrow: bool = False,
 ) -> None:
     """Print a table to standard output.
 
@@ -50,6 +53,7 @@ def print_table(
         right: whether each column is aligned to the right.
         notes: sentences below the table.
         width: columns of a file or a pipe. None: as many as the table needs.
+        narrow: wrap the first column, down to MIN_FIRST, before columns move to another line.
     """
     width = width_of(sys.stdout) or width
     head: list[StyledCell] = []
@@ -72,6 +76,12 @@ def print_table(
         tight.append(max(needed, longest_word))
         worded.append(max(tight[-1], cell_len(text[:SHORT_HEADER])))
     body = list(zip(*columns, strict=True))
+    if narrow and width and worded:
+        over = sum(worded) + GAP * (len(worded) - 1) - width
+        least = min(worded[0], MIN_FIRST)
+        if 0 < over <= worded[0] - least:
+            for widths in (titled, worded, tight):
+                widths[0] = min(widths[0], worded[0] - over)
     lines = arrange(titled, worded, tight, width)
     total = 0
     for n, line in enumerate(lines):

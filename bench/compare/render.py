@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from bench.catalog.choice import short_label
 from bench.compare.verdict import Comparison, Row
 from bench.system.text import amount, code, escape_comment
 
@@ -88,6 +90,54 @@ def cells(row: Row) -> dict[str, str]:
         "verdict": row.verdict,
         "about": "; ".join(filter(None, notes)),
     }
+
+
+def is_same(row: Row) -> bool:
+    """Return whether the verdict on a counted number is OK, and its digits are equal."""
+    if row.verdict != "OK":
+        return False
+    is_counted = row.estimate is None or row.estimate.unit == "count"
+    digits = [format_number(value, row.unit) for value in (row.before, row.after)]
+    return format_change(row) == "same" or (is_counted and digits[0] == digits[1])
+
+
+def short_cells(row: Row, model: str) -> dict[str, str]:
+    """Return the cells for 80 columns: a name with its metric and without the model, and a change
+    of three decimals. model: the one of all rows, or ""."""
+    name = " ".join(short_label(word, ()) for word in row.name.split())
+    out = cells(row)
+    name = name.removeprefix(f"{model} ").removesuffix(f" {row.metric}")
+    out["row"] = f"{name} {row.metric}"
+    out["change"] = re.sub(r"(\d\.\d{3})\d+", r"\1", out["change"])
+    return out
+
+
+def describe_order(comparison: Comparison, before: str, after: str) -> list[str]:
+    """Say in sentences which side is ahead, in which metrics, and what would decide the rest."""
+    leads: dict[str, dict[str, None]] = {after: {}, before: {}}
+    undecided: dict[str, None] = {}
+    needed = []
+    for row in comparison.rows:
+        e = row.estimate
+        if row.verdict == "INCONCLUSIVE":
+            undecided[row.metric] = None
+            if row.required_n:
+                needed.append(row.required_n)
+        elif e and e.unit != "count" and row.better and not e.low <= 0 <= e.high:
+            is_worse = (e.value > 0) == (row.better == "lower")
+            leads[before if is_worse else after][row.metric] = None
+    first, second = leads.items()
+    out = []
+    for (side, metrics_), (other, _) in ((first, second), (second, first)):
+        if metrics_:
+            out.append(f"{side} is ahead of {other} in {', '.join(metrics_)}")
+    if undecided:
+        text = f"they cannot be told apart in {', '.join(undecided)}"
+        if needed:
+            count, unit = min(needed)
+            text += f": {count:,} {unit} would decide the nearest"
+        out.append(text)
+    return [f"{'; '.join(out)}."] if out else []
 
 
 def describe_counts(comparison: Comparison) -> str:

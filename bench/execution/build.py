@@ -253,9 +253,17 @@ class Builder:
             family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
         del model, outcome  # free their memory for the check
-        counts = self._verify(
-            opened(source, smaller), folder, artifact, declared, kept, frozen=True
-        )
+        try:
+            counts = self._verify(
+                opened(source, smaller), folder, artifact, declared, kept, frozen=True
+            )
+        except CheckFailed as fault:
+            if folder == target:
+                raise
+            # The method worked on copies, which the walk does not see.
+            raise CheckFailed(
+                f"no weight changed: write into visit.weight or call visit.prune ({fault})"
+            ) from None
         if stored or embeddings:
             written = self._store({**stored, **embeddings}, set(embeddings), target, counts, job)
         if stored:

@@ -202,12 +202,22 @@ class ModelInputs:
         """
         for index, method in enumerate(self.request.chains):
             quantizers, patterns = self._variants(method)
+            if index == 0 and None not in quantizers and self._shows_a_loss():
+                quantizers = (None, *quantizers)
             for quantizer in quantizers:
                 chains = self.request.chains
                 if quantizer:
                     chains = self.request.transformed.get(quantizer.label, chains)
                 for pattern in patterns:
                     yield from self._artifacts(chains[index], quantizer, pattern)
+
+    def _shows_a_loss(self) -> bool:
+        """Return whether some measure compares quality with the dense model, which is then
+        measured without a quantizer, too."""
+        for name in self.request.measures:
+            if any(metric.quality for metric in registry.lookup("measures", name).metrics):
+                return True
+        return False
 
     def _variants(self, chain: MethodStages) -> tuple[tuple[Stage | None, ...], tuple[str, ...]]:
         """Return the quantizers and the patterns of a method.

@@ -176,9 +176,13 @@ class Board:
         """Return whether rows are picked by this column."""
         return column.metric in metrics.by_quality(c[0] for c in self.pivot.columns)[:1]
 
-    def make_table(self, paired: Callable[[TableColumn], bool] = lambda column: True) -> Table:
-        """Make the table: all rows in order, with ranks, intervals and facts. paired: as in
-        pairwise.add_intervals."""
+    def make_table(
+        self, paired: Callable[[TableColumn], bool] = lambda column: True, *, seeds: bool = True
+    ) -> Table:
+        """Make the table: all rows in order, with ranks, intervals and facts.
+
+        paired: as in pairwise.add_intervals. seeds: add a row for each seed of a row with several.
+        """
         columns = self._columns()
         lines, parents = fold(self.pivot.lines, self.pivot.columns)
         names = ["method", "pattern", "quantizer"]
@@ -205,7 +209,7 @@ class Board:
         out = replace(out, remarks=(*self.pivot.notes, *filter(None, [origin])))
         out = pairwise.add_intervals(out, self.records, self.results, paired, self.known)
         out = self._with_derived(out, lines)
-        return self._show_leading(self._with_seeds(out, lines, keys))
+        return self._show_leading(self._with_seeds(out, lines, keys) if seeds else out)
 
     def _columns(self) -> list[tuple[TableColumn, str]]:
         """Return all columns in order, each with its measure."""

@@ -247,6 +247,9 @@ class Answer:
     candidates: int
     uncompared: int
     """Number of rows that meet all limits, but were not compared with the best in pairs."""
+    began_with: Candidate | None = None
+    """The quantized file that the model was dequantized from, if it is the best row. The next rows
+    are what methods made."""
 
 
 def keep(facts: Facts, tracks: Sequence[str]) -> Facts:
@@ -295,6 +298,11 @@ def pick(
     if len(first) > 1:
         first = [replace(c, tied=True) for c in first]
     failing = [c for c in candidates if c.failed and not c.unmeasured]
+    began_with = next((c for c in first if is_file(c.row.filters)), None)
+    if began_with:
+        # A file is no result of a method: those follow it.
+        made = [c for c in (*first, *others) if c.index != began_with.index]
+        first, others = [*made, began_with], []
     return Answer(
         table,
         limits,
@@ -304,6 +312,7 @@ def pick(
         tuple(row for _, row in rows if row.facts and row.facts.broken),
         len(candidates),
         sum(pairwise.ordered(meets[0].index, c.index) not in differ for c in meets[1:]),
+        began_with,
     )
 
 

@@ -46,6 +46,9 @@ class Interval:
     p: float
     seed_noise: str = ""
     """Source of the noise between seeds that was added; empty if none was."""
+    missing: tuple[int, str] | None = None
+    """Number of further articles, questions or seeds that would tell the rows apart, if the
+    estimate stays the same. None: no number would."""
 
     def __post_init__(self) -> None:
         _round(self)
@@ -131,6 +134,8 @@ class Facts:
     device: str = ""
     make: str = ""
     export: str = ""
+    serve: str = ""
+    """Command that serves the exported files. Empty without an engine."""
 
     @property
     def ratio(self) -> Bound | None:

@@ -11,6 +11,9 @@ from bench.reporting import searches
 from bench.results.store import RESULTS
 from methods.contract.errors import UserError
 
+PUBLISHED = Path(__file__).parent.parent / "assets" / "published"
+"""Rows from papers."""
+
 
 def results_folders() -> list[Path]:
     """Return all results folders except RESULTS, which `bench run` fills by default. Return RESULTS

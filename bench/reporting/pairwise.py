@@ -25,6 +25,7 @@ from bench.results.computed import memory
 from bench.results.record import Record
 from bench.stats import multiple_tests
 from bench.stats.articles import ArticleVariance
+from bench.stats.bootstrap import Estimate, students_t
 from bench.stats.ratios import wilson_interval
 
 Array = NDArray[np.float64]
@@ -79,11 +80,11 @@ def add_intervals(
             unranked = max(unranked, len(by_row))
         sides = {k: remembered.describe(by_row[k], column.metric) for k in compared}
         of_column: dict[Rows, Interval] = {}
-        few = ""
+        few, tests = "", len(compared) * (len(compared) - 1) // 2
         for a, b in combinations(compared, 2):
             try:
                 interval = remembered.compare(
-                    by_row[a], by_row[b], sides[a], sides[b], column.metric
+                    by_row[a], by_row[b], sides[a], sides[b], column.metric, ALPHA, tests
                 )
             except paired_estimate.FewArticles as fault:
                 few = f"{column.label}: {fault}."
@@ -138,9 +139,10 @@ class RememberedPairs:
         of_b: list[Any] | None,
         metric: str,
         level: float = ALPHA,
+        tests: int = 1,
     ) -> Interval | None:
         """As `_compare`. of_a, of_b: what `describe` says of both rows."""
-        about = ("pair", of_a, of_b, metric, level)
+        about = ("pair", of_a, of_b, metric, level, tests)
         found = self.memory.get(*about) if of_a and of_b else None
         if found is not None:
             fields, few, learned = found
@@ -154,7 +156,7 @@ class RememberedPairs:
         interval: Interval | None = None
         articles: int | None = None
         try:
-            interval = _compare(a, b, metric, self.results, known, level)
+            interval = _compare(a, b, metric, self.results, known, level, tests)
         except paired_estimate.FewArticles as fault:
             articles = fault.count
         if of_a and of_b:
@@ -218,9 +220,15 @@ def compare(
 
 
 def _compare(
-    a: Seeds, b: Seeds, metric: str, results: ResultSet, known: KnownVariance, level: float
+    a: Seeds,
+    b: Seeds,
+    metric: str,
+    results: ResultSet,
+    known: KnownVariance,
+    level: float,
+    tests: int = 1,
 ) -> Interval | None:
-    """As `compare`, but raise FewArticles."""
+    """As `compare`, but raise FewArticles. tests: number of pairs that are tested together."""
     pairs, _ = pair_seeds("", a, b, True)
     pair = next((p for p in pairs if p.metric == metric), None)
     # A ratio to 0 says nothing.
@@ -240,7 +248,31 @@ def _compare(
         return None
     if not estimate.alone:
         source = ""
-    return Interval(value, low, high, estimate.n, estimate.unit, estimate.seeds, estimate.p, source)
+    return Interval(
+        value,
+        low,
+        high,
+        estimate.n,
+        estimate.unit,
+        estimate.seeds,
+        estimate.p,
+        source,
+        _missing(estimate, level, tests),
+    )
+
+
+def _missing(estimate: Estimate, level: float, tests: int) -> tuple[int, str] | None:
+    """Return how many more units would tell the rows apart in all tests at once, and the unit."""
+    change = abs(estimate.value)
+    half = min(abs(estimate.high - estimate.value), abs(estimate.value - estimate.low))
+    corrected = students_t(multiple_tests.bonferroni(level, tests), estimate.freedom)
+    wider = corrected / students_t(level, estimate.freedom)
+    needed = estimate.required_n(change, half * wider, 0.0)
+    if needed is None:
+        return None
+    count, unit = needed
+    has = estimate.seeds if unit == "seeds" else estimate.n
+    return max(1, count - has), unit
 
 
 def differ_from_best(table: Table, column: int) -> dict[Rows, bool]:

@@ -125,15 +125,15 @@ def tasks_of(protocol: str) -> tuple[tuple[str, ...], str]:
 
 
 def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
-    """Return what a reader must know beside the accuracies of a column: what guesses reach, and
-    whether the task counts."""
+    """Return what a reader must know beside the accuracies of a column: the number of questions,
+    what guesses reach, and whether the task counts."""
     rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
     found = [r for r in _accuracies(rows) if r.get("guess")]
-    if metric == "acc" and found:
-        guess = _describe_guess(found[:1])
-        if _is_left_out(found):
-            return f"{guess}, {LEFT_OUT}"
-        return guess
+    if metric == "acc":
+        parts = [f"n {r['n']:,}" for r in _accuracies(rows) if r["n"]][:1]
+        parts += [_describe_guess(found[:1])] if found else []
+        parts += [LEFT_OUT] if found and _is_left_out(found) else []
+        return ", ".join(parts)
     if metric == "mean_acc":
         tasks, limit = tasks_of(protocol)
         by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}

@@ -53,7 +53,8 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     """Return the commands that make a record's model and export it. Empty if the record does not
     say how.
 
-    A 2:4 model is exported as packed24 if that format is there, and others as dense safetensors.
+    A 2:4 model is exported as packed24 and a quantized one as `stored`, which hold the bits that
+    the row counts, if these formats are there. Others are exported as dense safetensors.
     """
     try:
         values = _with_files(record, settings(record))
@@ -72,7 +73,9 @@ def prune_and_export(record: Record) -> tuple[str, str]:
     for key in ("arithmetic", "bos", "threads", "targets", "calibration", "training"):
         parts += _set(key, values.get(key))
     export = ["bench", "export", folder, "--format", "hf"]
-    is_packed = registry.is_installed("exports", "packed24")
+    if identity.quantizer != "none" and registry.is_installed("exports", "stored"):
+        export[4] = "stored"
+    is_packed = identity.quantizer == "none" and registry.is_installed("exports", "packed24")
     if is_packed and identity.pattern == "2:4" and identity.include == ("*",):
         export = ["bench", "export", folder, "--format", "packed24"]
         if identity.exclude:

@@ -56,7 +56,8 @@ def test_only_what_draws_has_seeds(tmp_path):
     for method in ("dense", "magnitude"):
         seeds = [(one.quantizer, one.seed) for one in found if one.method == method]
         gptq, rtn = "int4-gptq:embed=int8", "int8:embed=int8"
-        assert sorted(seeds, key=str) == [(gptq, 0), (gptq, 1), (rtn, None)]
+        reference = [("none", None)] if method == "dense" else []
+        assert sorted(seeds, key=str) == [(gptq, 0), (gptq, 1), (rtn, None), *reference]
 
 
 def test_one_that_breaks_the_pattern_is_a_row_and_one_that_wanders_fails(tmp_path, cli):

@@ -22,7 +22,7 @@ def write_leaderboard(
 ) -> None:
     """Write the files of `bench report`, or with `check` exit with 1 if some are out of date."""
     folder = out or files.FOLDER
-    rows: Path | None = files.PUBLISHED
+    rows: Path | None = folders.PUBLISHED
     if papers is not None:
         rows = Path(papers) if papers != "none" else None
     if papers and rows and not rows.is_dir():

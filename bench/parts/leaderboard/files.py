@@ -14,7 +14,6 @@ from bench.compare.known_variance import KnownVariance
 from bench.compare.result_set import ResultSet
 from bench.parts.leaderboard import (
     first_page,
-    from_papers,
     highlights,
     html,
     latex,
@@ -27,6 +26,7 @@ from bench.reporting import (
     derived_cells,
     drawing,
     folding,
+    from_papers,
     from_records,
     profile,
     searches,
@@ -38,13 +38,11 @@ from bench.results import signatures
 from bench.results.computed import memory
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.signatures import SIGNED_BY
-from bench.results.store import RESULTS
 from bench.system.files import sweep, write_file
 from bench.system.text import escape_markdown
 from methods.contract.errors import UserError
 
 FOLDER = Path("reports")
-PUBLISHED = RESULTS.parent / "published"
 NAME = "leaderboard"
 WITHOUT_TASKS = "Rows without tasks:"
 SEARCHES = f"{NAME}-searches.html"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bench.reporting.table import TextTable
 
@@ -89,6 +89,34 @@ def render_table(table: TextTable) -> str:
             r"\bottomrule",
             r"\end{longtable}",
             *(rf"\noindent {escape(note)}\par" for note in table.notes),
+            "",
+        ]
+    )
+
+
+def render_column(table: TextTable, bold: Collection[tuple[int, int]] = ()) -> str:
+    """Render a table for one column of a paper: a tabular of booktabs, as wide as its text.
+
+    bold: line and column of the cells in bold.
+    """
+    spec = "".join("l" if table.is_worded(h) else "r" for h in table.headers)
+    lines = []
+    for n, line in enumerate(table.lines):
+        cells = []
+        for at, cell in enumerate(line):
+            text = escape(cell)
+            cells.append(rf"\textbf{{{text}}}" if (n, at) in bold else text)
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join(
+        [
+            f"% {table.title}. Made by bench table; needs \\usepackage{{booktabs}}.",
+            rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}",
+            r"\toprule",
+            _line(re.sub(r"@\S*| \(.*\)", "", head) for head in table.headers),
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
             "",
         ]
     )

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bench.parts.speed.time_models import ModelTimingRequest
     from bench.results.record import Record
 
+EVERY_S = 10
+"""Seconds between two lines of progress."""
 MAX_LOAD = 0.7
 """Number of other running processes above which a timing is doubtful."""
 MAX_TOKENS = 2**20
@@ -218,8 +220,6 @@ class FinishTime:
 
     def advance(self, done: int, total: int) -> None:
         """Print a line, at most every ten seconds."""
-        from bench.execution.progress import EVERY_S
-
         now = time.monotonic()
         if done < total and now - self._noted >= EVERY_S:
             self._noted = now

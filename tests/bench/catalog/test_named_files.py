@@ -1,6 +1,7 @@
 """Methods, quantizers and measures in a file that the user names."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from bench import api
 from bench.catalog import named_files, registry
 from bench.planning.artifact import Stage
 from bench.results import reproduce
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract.errors import UserError
 
@@ -199,3 +201,43 @@ def test_a_file_that_names_itself_is_refused(folder):
     (folder / "loop.py").write_text(METHOD + own)
     with pytest.raises(UserError, match="names itself while it is imported"):
         named_files.with_names("methods", ["loop.py"])
+
+
+COPIES = """
+from dataclasses import dataclass
+from typing import ClassVar
+from methods import Needs, Walk
+
+
+@dataclass(frozen=True)
+class Copies:
+    \"\"\"Changes copies of the weights.\"\"\"
+
+    name: ClassVar[str] = "copies"
+    needs: ClassVar[Needs] = Needs.NOTHING
+    power: float = 1.0
+
+    def apply(self, model, job):
+        walk = Walk(model, job)
+        for visit in walk:
+            weight = visit.weight.clone()
+            weight[~job.pattern.keep(weight.abs())] = 0
+        return walk.outcome()
+"""
+
+
+def test_work_on_a_copy_is_named_and_a_field_without_bounds_is_told_once(
+    tmp_path, cli, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(COPIES)
+    runs.run_here(runs.small("r", methods=("my.py",), measures=("size",), quantizers=("none",)))
+
+    reasons = {
+        record.reason for record in ReadOnlyStore(Path("r")).listed() if record.status == "failed"
+    }
+    assert len(reasons) == 1
+    assert "no weight changed: write into visit.weight or call visit.prune" in reasons.pop()
+    chosen = ("--methods", "my.py,my.py:power=2", "--measures", "size")
+    _, _, err = cli("run", *chosen, *runs.flags("r", windows=None))
+    assert err.count("power may be any number") == 1

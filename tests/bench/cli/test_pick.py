@@ -28,7 +28,10 @@ def test_the_answer_in_sentences(cli, here):
     out = " ".join(out.split())
     assert code == 0
     assert "3 of 5 compressed rows meet these limits: at most 9.5 bits per weight" in out
-    assert "First: dense int8." in out and "Nearest row that fails: poor 2:4: loss 35.0%" in out
+    assert (
+        "First: dense int8 of tiny." in out
+        and "Nearest row that fails: poor 2:4: loss 35.0%" in out
+    )
     assert "worst task's drop 8.0 pp" in out and "limit 5 pp" in out
     assert "Left out, not measured (bits per weight" not in out, "unsized fails another limit"
     assert "Left out, their weights break their pattern: broken 2:4." in out
@@ -117,3 +120,27 @@ def test_commands_can_be_copied(cli, here, monkeypatch):
     assert len(lines) > 2 and max(map(len, lines)) <= 80
     assert all(line.endswith(" \\") for line in lines[:-1])
     assert lines[0].startswith("  bench prune --method retrain --model smollm2-135m-instruct-q4")
+
+
+def test_a_model_without_records_is_answered_with_what_to_run(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = "meta-llama/Llama-3.1-8B-Instruct"
+    code, out, _ = cli("pick", "--model", model, "--engine", "vllm", "--max-mb", "6000")
+    out = " ".join(out.split())
+
+    assert code == 1 and "From papers about LLaMA3.1-8B" in out
+    assert "The nearest model measured here is smollm2-135m-instruct-q4" in out
+    assert f"bench run --model {model} --methods awq --quant int4-gptq" in out.replace(" \\", "")
+
+    _, out, _ = cli("pick", "--model", model, "--json")
+    answer = json.loads(out)
+    assert answer["measured"] is False and answer["papers"] and answer["run"]
+    code, _, err = cli("pick", "--model", "tinny")
+    assert code == 2 and "unknown model 'tinny'" in err
+
+
+def test_rows_of_an_engine(cli, here):
+    code, out, _ = cli("pick", "--model", "tiny", "--engine", "tensorrt", "--json")
+    assert code == 0 and {m["pattern"] for m in json.loads(out)["meets"]} == {"2:4"}
+    code, _, err = cli("pick", "--model", "tiny", "--engine", "vlm")
+    assert code == 2 and "did you mean vllm" in err

@@ -11,16 +11,22 @@ from bench.results.record import ReadingRow
 from helpers import fake_records, runs
 
 
-def test_the_line_of_an_artifact_says_when_all_is_done(monkeypatch):
+def test_the_line_of_an_artifact_that_ended_says_when_all_is_done(monkeypatch):
     monkeypatch.setattr(progress, "clock_time", lambda seconds: f"now + {seconds:.0f} s")
-    stream = io.StringIO()
+    stream, running = io.StringIO(), runs.running("tiny wanda")
     display = LogDisplay(stream)
-    display.start(runs.running("tiny dense"), TimeLeft())
-    display.start(runs.running("tiny wanda"), TimeLeft(run=3600.0))
+    display.begin(4, 2)
+    display.start(running, TimeLeft())
+    for event in (
+        {"event": "progress", "phase": "pruning", "done": 1, "total": 9, "figures": {}},
+        {"event": "measurement", "key": next(iter(running.by_key)), "status": "ok"},
+    ):
+        display.take(running, event, TimeLeft(run=3600.0))
+    reading = ReadingRow(metric="perplexity", value=52.5, unit="1", better="lower")
+    display.end(running, "", [fake_records.record("wanda", readings=[reading])])
 
-    first, second = stream.getvalue().splitlines()
-    assert first == "tiny dense: started"
-    assert second == "tiny wanda: started, all done at now + 3600 s"
+    _, ended = stream.getvalue().splitlines()
+    assert ended == "tiny wanda, 2:4: perplexity 52.5; 3/4, all done at now + 3600 s"
 
 
 def test_a_finish_time_of_another_day_has_its_date(monkeypatch):
@@ -38,7 +44,7 @@ def test_a_log_has_the_numbers_of_each_row_as_it_ends():
     )
     LogDisplay(stream).end(runs.running("tiny wanda"), "", [record])
 
-    assert stream.getvalue() == "tiny wanda, 2:4: perplexity wiki-mini@128 52.5\n"
+    assert stream.getvalue() == "tiny wanda, 2:4: perplexity 52.5\n"
 
 
 def test_a_failure_of_an_artifact_is_printed_once():

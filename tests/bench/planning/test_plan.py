@@ -422,3 +422,12 @@ def test_a_plan_reads_a_model_folder_once(tmp_path, monkeypatch):
     read = ("config.json", "model.safetensors", "tokenizer_config.json")
     assert [opened[name] for name in read] == [1, 1, 1]
     ask.assert_called_once()
+
+
+def test_the_dense_model_is_measured_unquantized_where_a_loss_is_shown():
+    def quantizers(*measures):
+        spec = runs.small("r", methods=("dense",), quantizers=("int8",), measures=measures)
+        return [m.artifact.quantizer for m in api.plan(spec).measurements]
+
+    assert "none" in quantizers("perplexity")
+    assert "none" not in quantizers("size")

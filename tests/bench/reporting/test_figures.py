@@ -1,19 +1,16 @@
 """The pictures of a training and of a search, and the figures that stand in the progress line."""
 
-import io
 import math
 import re
 from pathlib import Path
 
 import pytest
 
-from bench.execution import progress
-from bench.execution.listener import TimeLeft
 from bench.reporting import figures
 from bench.reporting.drawing import LIGHT
 from bench.results.record import ReadingRow, Record
 from bench.results.store import Store
-from helpers import fake_records, reports, runs
+from helpers import fake_records, reports
 from methods.contract.errors import UserError
 
 
@@ -48,22 +45,6 @@ def test_command(tmp_path, output):
     Store(tmp_path / "r").write(record())
     line = ("figure", record().short_key, "--results", tmp_path / "r", "--out", tmp_path / "f.svg")
     assert Path(output(*line).strip()).exists()
-
-
-def test_progress_line_tells_figures_and_a_time_counted_from_where_it_went_on(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(progress.time, "time", lambda: 0.0)
-    monkeypatch.setattr(progress.time, "localtime", lambda s: progress.time.gmtime(s))
-    printed = io.StringIO()
-    plain = progress.LogDisplay(printed)
-    running = runs.running("tiny")
-    plain.take(running, runs.progress("cast", 800, 1000), TimeLeft())
-    now[0] += 20
-    told = runs.progress("cast", 900, 1000, loss=2.3456, tokens_per_s=1234.0)
-    plain.take(running, told, TimeLeft(phase=20.0))
-
-    assert "cast 900/1000, loss 2.346, 1,234 tokens/s, done at 00:00:20" in printed.getvalue()
 
 
 @pytest.fixture

@@ -117,8 +117,8 @@ def test_tasks_that_the_dense_model_cannot_do_do_not_count():
     assert got["wanda", "worst_drop", name]["worst_task"] == "arc_easy"
     assert task_averages.tasks_of(name) == (tasks.TASK_SETS["maskllm7"][:5], "")
     for metric, protocol, said in (
-        ("acc", "piqa@1.0", "chance 0.500, majority 0.630, not in means"),
-        ("acc", "arc_easy@1.0", "chance 0.250, majority 0.270"),
+        ("acc", "piqa@1.0", "n 500, chance 0.500, majority 0.630, not in means"),
+        ("acc", "arc_easy@1.0", "n 500, chance 0.250, majority 0.270"),
         ("mean_acc", name, "chance 0.250, majority 0.270"),
     ):
         assert task_averages.describe_column(metric, protocol, every) == said

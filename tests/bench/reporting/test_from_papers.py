@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.parts.leaderboard import from_papers
+from bench.reporting import from_papers
 from helpers import reports
 from methods.contract.errors import UserError
 
@@ -59,7 +59,7 @@ def test_a_pipe_is_not_read(tmp_path):
 
 
 def test_what_papers_report_here_has_its_sources():
-    rows = from_papers.read_rows(ROOT / "results/published/2of4.csv")
+    rows = from_papers.read_rows(ROOT / "bench/assets/published/2of4.csv")
     assert len(rows) == 142 and all(r.source for r in rows)
     assert {bool(r.zero_shot_tasks) == (r.zero_shot_mean is not None) for r in rows} == {True}
     assert [r.method for r in rows if r.caveat] == ["sparseforge_5B"]

@@ -1,5 +1,5 @@
-"""Numbers from papers in results/published/*.csv, with their sources. They are never mixed with
-measured ones."""
+"""Numbers from papers in bench/assets/published/*.csv, with their sources. They are never mixed
+with measured ones."""
 
 from __future__ import annotations
 
