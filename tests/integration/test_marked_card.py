@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench.catalog.entries import METHODS, QUANTIZERS
+from bench.results.store import ReadOnlyStore
 from helpers import marked, runs
 from helpers.models import random_folder
 from methods.contract.info import Does
@@ -58,7 +59,9 @@ def check(cache, monkeypatch, tmp_path):
 def read(results):
     """Return the values by row and metric, and the reasons by skipped row."""
     found, skipped = {}, {}
-    for key, record in runs.records(results).items():
+    for record in ReadOnlyStore(results):
+        about = record.identity
+        key = about.method, about.quantizer, about.seed, about.protocol.label
         assert record.status != "failed", (key, record.reason, record.traceback)
         found |= {(*key, r.metric): r.value for r in record.readings}
         if record.status == "skipped":
