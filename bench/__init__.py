@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench import compare
-    from bench.api import figure, pick, plan, report, run, table
+    from bench.api import plan, report, run
     from bench.execution.listener import RunListener
     from bench.formats.in_transformers import load
     from bench.planning.spec import Spec
+    from bench.results_api import figure, pick, table
 
 __all__ = [
     "RunListener", "Spec", "compare", "figure", "load", "pick", "plan", "report", "run", "table",
@@ -32,5 +33,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
     if name == "compare":
         return import_module("bench.compare")  # a package that can be called
-    home = "bench.formats.in_transformers" if name == "load" else "bench.api"
-    return getattr(import_module(home), name)
+    homes = {"load": "bench.formats.in_transformers"}
+    homes |= dict.fromkeys(("figure", "pick", "table"), "bench.results_api")
+    return getattr(import_module(homes.get(name, "bench.api")), name)

@@ -295,7 +295,7 @@ def _public(name: str) -> str:
     target = getattr(import_module(module), attribute)
     if inspect.ismodule(target):
         # A package that can be called, as the function of the API with its name.
-        target = getattr(import_module("bench.api"), attribute)
+        target = getattr(import_module("bench.results_api"), attribute)
     code = f"```python\n{attribute}{_signature(target)}\n```"
     parts = [f"### {name}", code, *_paragraphs(target)]
     if inspect.isclass(target) and not issubclass(target, BaseModel):

@@ -55,9 +55,9 @@ def figure(
             raise UserError(
                 "--metric and --protocol are for a table: leave them out of a pair of rows"
             )
-        from bench import api
+        from bench import results_api
 
-        print_line(api.figure(what, *others, out=out, results=folder))
+        print_line(results_api.figure(what, *others, out=out, results=folder))
         return None
     store = ReadOnlyStore(folder)
     models = dict.fromkeys(record.identity.model for record in store.listed())

@@ -1,6 +1,6 @@
-"""Tell a regression from noise: pairing, estimates, verdicts, baselines, history.
+"""Tell a regression from noise: pairing, estimates, verdicts and baselines.
 
-The package can be called: `bench.compare(a, b)` is `bench.api.compare`.
+The package can be called: `bench.compare(a, b)` is `bench.results_api.compare`.
 """
 
 import sys
@@ -13,7 +13,7 @@ class _Callable(ModuleType):
     """A package with the name of a public function."""
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        return import_module("bench.api").compare(*args, **settings)
+        return import_module("bench.results_api").compare(*args, **settings)
 
 
 sys.modules[__name__].__class__ = _Callable

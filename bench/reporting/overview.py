@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from bench.catalog import registry
+from bench.catalog import metric_owners, registry
 from bench.catalog.choice import short_label
 from bench.reporting import pairwise
 from bench.reporting.board import BROKEN, Board
@@ -69,10 +69,9 @@ def _row_name(row: TableRow, quantizers: Sequence[str], extra: Sequence[str]) ->
 def require_columns(names: Sequence[str]) -> None:
     """Raise UserError for a name that is no column of any table."""
     known = [*map(str.lower, COLUMNS), *LABELS, *registry.entries("columns")]
-    for measure in registry.names("measures"):
-        known += [metric.name for metric in registry.lookup("measures", measure).metrics]
+    known += metric_owners.built_in()
     for name in names:
-        if name.lower() not in known:
+        if name.lower() not in known and metric_owners.find(name) is None:
             raise UserError(describe_unknown("column", name, dict.fromkeys(known), ", or all"))
 
 

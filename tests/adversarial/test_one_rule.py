@@ -43,7 +43,6 @@ def test_every_door_calls_the_one_function():
 def test_records_that_are_not_checked_are_only_named():
     """`listed` reads no items. Who uses it prints names, and no number."""
     assert callers("listed") == {
-        "cli/listing.py",  # bench ls runs
         "cli/pick.py", "cli/figure.py",  # the models of a sentence
         "compare/result_arguments.py",  # whether there is one
         "parts/submission/submission_folder.py",  # the name of a submission

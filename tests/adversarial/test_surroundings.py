@@ -25,8 +25,9 @@ def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, output, cache
     runs.workers_here(monkeypatch)
 
     out = output("run", *RUN, "--results", "r $(touch x) `touch x` 漢")
-    command = out.strip().splitlines()[-1].partition("again: ")[2]
-    assert shlex.split(command)[-1] == "r $(touch x) `touch x` 漢"
+    printed = [line for line in out.splitlines() if line.startswith("All columns: ")]
+    command = printed[0].partition(": ")[2]
+    assert shlex.split(command)[-3] == "r $(touch x) `touch x` 漢"
     assert "magnitude" in cli(*shlex.split(command)[1:])[1]
 
     prune = ("prune", "--method", "magnitude", "--model")

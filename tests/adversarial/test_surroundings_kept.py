@@ -84,6 +84,7 @@ def test_a_row_is_the_same_with_a_plug_in_and_without(tmp_path, monkeypatch):
     assert {key: together[key] for key in alone} == alone
 
 
+@pytest.mark.slow
 def test_a_plug_in_that_takes_all_memory_at_import_is_a_sentence(tmp_path, monkeypatch, refused):
     monkeypatch.setattr(registry, "machine_bytes", lambda: 2**31)
     runs.distribution(tmp_path / "site", "eats", CHANGES["memory"], methods={"eats": "eats:Eats"})

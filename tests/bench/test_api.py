@@ -8,7 +8,7 @@ import pytest
 
 import bench
 import methods
-from bench import api
+from bench import api, results_api
 from helpers import reports
 from methods.contract.errors import UserError
 
@@ -45,7 +45,10 @@ def test_public_names_are_there_and_come_from_the_api():
     assert found == {f"methods.{n}" for n in methods.__all__}
     got = {n for n in public if n.startswith("bench.") and n.count(".") == 1}
     assert got == {f"bench.{n}" for n in bench.__all__}
-    own = set(bench.__all__) - {"compare", "load"}  # a package that can be called, and a reader
+    of_results = ("figure", "pick", "table")
+    assert all(getattr(bench, name) is getattr(results_api, name) for name in of_results)
+    # a package that can be called, and a reader
+    own = set(bench.__all__) - {"compare", "load", *of_results}
     assert all(getattr(bench, name) is getattr(api, name) for name in own)
 
 

@@ -96,7 +96,7 @@ def test_needs_of_a_python_without_packages():
 
 
 @pytest.mark.skipif("speed" not in found_parts(), reason="the part speed is not there")
-@pytest.mark.parametrize("model", [None, "llama2-7b"])
+@pytest.mark.parametrize("model", [pytest.param(None, marks=pytest.mark.slow), "llama2-7b"])
 def test_every_command_is_one_that_the_program_takes(cuda, tmp_path, cli, model):
     """What checks a command on any machine: a wrong flag or setting is an exit code of 2."""
     rig = cuda.Rig(tmp_path, model=model or cuda.MODEL)

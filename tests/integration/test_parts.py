@@ -15,7 +15,7 @@ PARTS = sorted(file.parent.name for file in (ROOT / "bench/parts").glob("*/__ini
 PACKAGES = ("bench", "methods", "cast", "baselines")
 DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.report")
 """Modules of run, compare and report."""
-MOST_LINES = 27_850
+MOST_LINES = 28_600
 """Largest number of lines of bench that they may reach."""
 
 
@@ -46,7 +46,8 @@ def closure(doors):
         if file is None or module in found or module.startswith("bench.parts."):
             continue
         found[module] = file
-        waiting += imported_by(file)
+        if module != "bench":  # it imports a public name when that is used
+            waiting += imported_by(file)
     return found
 
 

@@ -41,7 +41,9 @@ def add_smaller(
     out = list(sections)
     for k in range(place):
         tables = [_with_rows(table, sections[place], records) for table in out[k].tables]
-        out[k] = replace(out[k], tables=tuple(tables))
+        if tables != list(out[k].tables):
+            known = {**sections[place].records, **out[k].records}
+            out[k] = replace(out[k], tables=tuple(tables), records=known)
     if out == list(sections):
         raise UserError(
             f"no larger model can be compared with {name}, because none shares a measure in bits "

@@ -30,7 +30,7 @@ def table(
 
     It fits one column. --columns row,perplexity,kl chooses what it shows, and in which order.
     """
-    from bench import api
+    from bench import results_api
     from bench.results.store import RESULTS
 
     if bold not in ("", "best"):
@@ -38,7 +38,7 @@ def table(
     chosen = split_columns(columns)
     if chosen == [ALL_COLUMNS]:
         raise UserError("--columns all is for bench report: name the columns of this table")
-    made = api.make_table(results or RESULTS, model, chosen, protocol)
+    made = results_api.make_table(results or RESULTS, model, chosen, protocol)
     marked = made.best if bold else ()
     if latex:
         print_lines(for_paper.render_column(made.table, marked))

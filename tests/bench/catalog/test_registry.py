@@ -31,7 +31,7 @@ def test_run_with_their_method_and_their_measure(tmp_path, output, monkeypatch):
     runs.workers_here(monkeypatch)
     named = ["--methods", "theirs:power=2", "--measures", "counts"]
     out = output("run", *named, *runs.flags(tmp_path / "r", windows=None))
-    assert "theirs:power=2" in out and "tensors test" in out
+    assert "theirs:power=2" in out and "tensors" in out
     got = runs.records(tmp_path / "r")
     assert {k[0] for k in got} == {"dense", "theirs:power=2"} and len(got) == 4
     assert got["theirs:power=2", None, "counts"].readings[0].value > 0

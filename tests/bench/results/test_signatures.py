@@ -88,12 +88,13 @@ def test_rows_name_who_signed_their_records(root, keys, tmp_path, cli, output):
     assert "signed by" in out and both in out and some in out and "unsigned" in out
 
     output(*line, "--out", tmp_path / "page")
-    page, text, csv = (
-        (tmp_path / f"page/leaderboard.{kind}").read_text() for kind in ("html", "md", "csv")
+    page, about, text, csv = (
+        (tmp_path / f"page/leaderboard{end}").read_text()
+        for end in (".html", "-tiny.html", ".md", ".csv")
     )
     for name in (both, some, "unsigned"):
         assert f'<td class="label">{name}</td>' in page and f"| {name} |" in text
-    assert "4 signed" in page and csv.count(",signed_by,folder,") == 1 and f'"{both}"' in csv
+    assert "4 signed" in about and csv.count(",signed_by,folder,") == 1 and f'"{both}"' in csv
 
 
 def test_an_edited_list_is_signed_by_nobody(root, keys, cli):
