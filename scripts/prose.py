@@ -74,6 +74,10 @@ FIGURES = {
         "at most 120 MB",
         "at most 3% above",
         "at most 20% in bits",
+        "differ by 1.5%",
+        "differences by 0.4%",
+        "At 0%",
+        "at 0.5%",
     ),
     "a definition, or arithmetic that a test repeats": (
         "80% power at the level 5%",
