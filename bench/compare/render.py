@@ -132,7 +132,8 @@ def describe_order(comparison: Comparison, before: str, after: str) -> list[str]
         if metrics_:
             out.append(f"{side} is ahead of {other} in {', '.join(metrics_)}")
     if undecided:
-        text = f"they cannot be told apart in {', '.join(undecided)}"
+        others = "in other rows " if out else ""
+        text = f"{others}they cannot be told apart in {', '.join(undecided)}"
         if needed:
             count, unit = min(needed)
             text += f": {count:,} {unit} would decide the nearest"

@@ -134,7 +134,9 @@ def _check(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
         def new(input_ids: Tensor, **_: Any) -> SimpleNamespace:
             return SimpleNamespace(logits=llamacpp.logits(file, input_ids[0], threads)[None])
     else:
-        engine, tolerance = "transformers", FUNCTION_TOLERANCE["float16"]
+        engine, rounded_to = "transformers", str(Folder(folder).config.get("dtype", "float32"))
+        # The folder's weights are rounded to its number format, and the file's scales to float16.
+        tolerance = max(FUNCTION_TOLERANCE["float16"], FUNCTION_TOLERANCE[rounded_to])
         with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
             loading.convert_gguf(file, Path(temporary))
             own = loading.load_tokenizer(Path(temporary))
