@@ -126,6 +126,8 @@ def describe_order(comparison: Comparison, before: str, after: str) -> list[str]
         elif e and e.unit != "count" and row.better and not e.low <= 0 <= e.high:
             is_worse = (e.value > 0) == (row.better == "lower")
             leads[before if is_worse else after][row.metric] = None
+    if before == after:
+        return []
     first, second = leads.items()
     out = []
     for (side, metrics_), (other, _) in ((first, second), (second, first)):

@@ -72,6 +72,7 @@ def test_an_executor(tmp_path, monkeypatch):
     assert {record.status for record in summary.records} == {"ok"} and polite
 
 
+@pytest.mark.parts("exports")
 def test_an_export_a_reader_and_a_command(tmp_path, output):
     folder = runs.prune(runs.tiny(tmp_path / "m"))
     output("export", folder, "--format", "npz", "--dtype", "float16", "--out", tmp_path / "npz")

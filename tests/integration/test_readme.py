@@ -24,6 +24,7 @@ def commands(heading):
     return {words[1]: words[2:] for words in found if words[0] == "bench"}
 
 
+@pytest.mark.parts("exports", "gptq")
 @pytest.mark.usefixtures("cache")
 def test_from_a_model_to_what_a_server_loads(cli, output, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ from bench.reporting import board, searches
 from bench.reporting.searches import About
 from bench.reporting.view import Table
 from bench.results.folder_check import FolderCheck, check_folder, disagreements
+from bench.results.identity import Identity
 from bench.results.record import Record
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.grouping import group_by
@@ -185,6 +186,11 @@ def _of_losses(effect: Effect, trained: set[str]) -> Iterator[str]:
             )
 
 
+def _row_with_seed(identity: Identity) -> str:
+    seed = "" if identity.seed is None else f" seed {identity.seed}"
+    return f"{identity.method} {identity.pattern} {identity.quantizer}{seed}"
+
+
 def _remarks(records: Sequence[Record], published: Sequence[ResultSet]) -> Iterator[str]:
     """Yield what a reviewer must know and the rules do not refuse."""
     if not published:
@@ -194,9 +200,9 @@ def _remarks(records: Sequence[Record], published: Sequence[ResultSet]) -> Itera
         value = submission_rules.perplexity_of(record)
         if value is not None:
             first = scores.setdefault(value, record)
-            labels = [r.identity.labels() for r in (first, record)]
-            if record in records and labels[0]["method"] != labels[1]["method"]:
-                names = (f"{x['method']} {x['pattern']} {x['quantizer']}" for x in labels)
+            one, other = first.identity, record.identity
+            if record in records and (one.method, one.seed) != (other.method, other.seed):
+                names = [_row_with_seed(one), _row_with_seed(other)]
                 yield f"Equal to the last bit: {' and '.join(names)}."
     for name, version in sorted(
         {(one["distribution"], one["version"]) for r in records for one in r.plugins}

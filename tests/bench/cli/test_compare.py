@@ -152,3 +152,8 @@ def test_two_commits_with_one_beginning(results, cli):
     code, _, err = compare(cli, results, "cccc", "wanda")
 
     assert code == 2 and "2 commits begin with 'cccc'" in err
+
+
+def test_a_folder_against_itself(results, cli):
+    code, out, _ = cli("compare", results, results)
+    assert code == 0 and "nothing differs" in out

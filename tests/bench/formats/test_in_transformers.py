@@ -21,7 +21,8 @@ def stored(tmp_path, output):
     return tmp_path
 
 
-def test_the_logits_are_those_of_the_dense_folder(stored, caplog):
+@pytest.mark.parts("exports")
+def test_the_logits_are_those_of_the_dense_folder_or_there_is_a_sentence(stored, caplog):
     tokens = torch.arange(3, 40)[None]
     expected = AutoModelForCausalLM.from_pretrained(stored / "dense", dtype="auto")(tokens).logits
 
@@ -33,8 +34,6 @@ def test_the_logits_are_those_of_the_dense_folder(stored, caplog):
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
     assert bench.load(stored / "stored", dtype=torch.bfloat16).dtype == torch.bfloat16
 
-
-def test_a_folder_without_its_stored_weights_is_a_sentence(stored):
     shutil.rmtree(stored / "stored/stored")
     with pytest.raises(UserError, match="is no folder with stored weights"):
         bench.load(stored / "stored")

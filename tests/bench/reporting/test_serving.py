@@ -31,6 +31,7 @@ def table():
     return Table("m", ("method", "pattern", "quantizer"), columns, tuple(rows))
 
 
+@pytest.mark.parts("gptq", "gguf", "onnx", "packed24", "compressed_tensors")
 @pytest.mark.parametrize(
     ("engine", "sizes"),
     [
@@ -47,6 +48,7 @@ def test_sizes_are_those_of_the_files_of_an_engine(engine, sizes):
     assert [f.bytes if f.compressed else None for f in facts] == sizes
 
 
+@pytest.mark.parts("gguf")
 def test_the_export_and_the_serving_line_are_those_of_the_engine():
     facts = serving.ship(table(), "llama.cpp").rows[1].facts
 
@@ -54,6 +56,7 @@ def test_the_export_and_the_serving_line_are_those_of_the_engine():
     assert facts.serve == "llama-server -m made-gguf.gguf"
 
 
+@pytest.mark.parts("gptq", "compressed_tensors")
 def test_sizes_from_shapes_alone():
     model = planned_model("meta-llama/Llama-3.1-8B-Instruct")
     near = similar_models.nearest("llama", 8e9)

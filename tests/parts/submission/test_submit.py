@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.parts.submission import message, submission_rules
+from bench.parts.submission import message, review, submission_rules
 from bench.parts.submission.review import Review
 from bench.reporting.searches import About
 from bench.results.folder_check import FolderCheck
@@ -290,3 +290,9 @@ def test_a_results_folder_with_files_of_runs_is_told_what_to_leave_out(checkout,
     assert code == 1
     assert "refused: logs/ are files of runs: leave them out, as bench submit does" in out
     assert "a.jsonl" not in out and "make the submission with bench submit" in out
+
+
+def test_a_reviewer_is_told_of_one_measurement_under_two_seeds(tmp_path):
+    records = [fake_records.perplexity(tmp_path, 0.1, method="wanda", seed=seed) for seed in (0, 1)]
+    (told,) = [r for r in review._remarks(records, ()) if r.startswith("Equal")]
+    assert told == "Equal to the last bit: wanda 2:4 none seed 0 and wanda 2:4 none seed 1."
