@@ -54,8 +54,8 @@ TOLERANCE = 1e-9
 """Rounding error of a sum that is equal to the budget."""
 BATCH = 8
 """Sequences in a forward pass."""
-EQUAL = 1.02
-"""Largest ratio of a budget to the size of a choice alone that counts as equal to it."""
+NEAR = 0.02
+"""Largest relative difference of a choice alone from the budget that counts as equal bytes."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Chosen = np.ndarray[Any, np.dtype[np.int64]]
 """Number of the choice of each linear."""
@@ -148,7 +148,7 @@ def _allocate(
     for k, name in enumerate(problem.choices):
         alone.append(problem.describe(name, np.full(len(first), k), damage))
     fitting = [s for s, spent in zip(alone, cost.sum(0), strict=True) if fits(spent, budget)]
-    if not any(fits(budget.limit, Budget(EQUAL * spent)) for spent in cost.sum(0)):
+    if np.abs(cost.sum(0) - budget.limit).min() > NEAR * budget.limit:
         note(f"no choice alone comes near {budget.option} {budget.limit:g}: add one, to compare")
     best = min((*mixed, *fitting), key=lambda share: share.measured)
     if best is not mixed[0]:
