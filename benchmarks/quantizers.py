@@ -30,6 +30,7 @@ from bench.system import provenance
 from bench.system.cache import temporary_folder
 from bench.system.devices import KERNEL_PATH, cores
 from methods.contract.errors import Skipped, UserError
+from methods.contract.info import Does
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +38,13 @@ if TYPE_CHECKING:
     from methods.contract.codec import StoredWeight
 
 SEQUENCES = 16
-ROTATED = (
-    "gauss2", "gauss3", "gauss4", "higgs:bits=2", "higgs:bits=3", "higgs:bits=4", "e8:bits=2",
-    "e8:bits=3", "e8:bits=4", "tcq2:memory=10", "tcq3:memory=10", "tcq4:memory=10", "tcq2", "tcq3",
-    "tcq4",
-)  # fmt: skip
-"""Codes of rotated weights."""
-GGML = ("IQ2_XXS", "IQ2_XS", "Q2_K", "IQ3_XXS", "Q3_K", "IQ3_S", "IQ4_XS", "IQ4_NL", "Q4_K")
-"""Types of llama.cpp."""
+VARIANTS = {
+    "higgs": ("bits=2", "bits=4"), "e8": ("bits=2", "bits=4"), "tcq2": ("memory=10",),
+    "tcq3": ("memory=10",), "tcq4": ("memory=10",),
+}  # fmt: skip
+"""Settings that are measured beside the defaults."""
+MASK_ALONE = "2:4"
+"""Name of a mask whose kept weights are not rounded."""
 SIDE, TIMED = 1024, 2**18
 """Rows and columns of the weight, and number of weights that are timed."""
 
@@ -75,49 +75,48 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> Figures:
     return {"seconds": round(statistics.median(took), 3)} | peaks
 
 
-def code_of(name: str, weight: Tensor) -> StoredWeight:
-    """Code a weight float32 [out, in] whose inputs are independent and of equal size."""
+def code_of(quantizer: Any, weight: Tensor) -> StoredWeight | None:
+    """Code a weight float32 [out, in] whose inputs are independent and of equal size. None for a
+    quantizer whose library alone has its codes."""
     import torch
 
-    from bench.catalog.choice import parse_method
-    from bench.parts.codebooks import higgs, lut, searched
+    from bench.parts.codebooks import higgs, lut, rotated, searched
     from bench.parts.gguf import k_quants
     from methods.contract.codec import StoredWeight
     from methods.workshop.quantizing.grid_codec import GridCodec
-    from methods.workshop.quantizing.grids import Integer, NvFloat4
     from methods.workshop.transforms.incoherence import turn_weight
 
     out, width = weight.shape
-    if name in GGML:
-        data = k_quants.quantize(weight, name, torch.ones(width))
-        return StoredWeight(k_quants.GgmlCodec(name), {"blocks": torch.from_numpy(data)})
-    if name in ROTATED:
-        choice = parse_method(name, "quantizers")
-        quantizer = harness.make_method("quantizers", choice.name, choice.config)
-        codec: Any = higgs.HiggsCodec(getattr(quantizer, "bits", 3), (out, width))
-        if choice.name != "higgs":
+    if isinstance(quantizer, k_quants.Q4K):
+        form = k_quants.type_for(quantizer.name, width)
+        data = k_quants.quantize(weight, form, torch.ones(width))
+        return StoredWeight(k_quants.GgmlCodec(form), {"blocks": torch.from_numpy(data)})
+    if isinstance(quantizer, rotated.RotatedQuantizer | higgs.Higgs):
+        codec: Any = higgs.HiggsCodec(getattr(quantizer, "bits", 0), (out, width))
+        if isinstance(quantizer, rotated.RotatedQuantizer):
             codec = quantizer.codec((out, width))
         return StoredWeight(codec, codec.encode(turn_weight(weight), torch.eye(width)))
-    if name.startswith("lut"):
-        table = harness.make_method("quantizers", name)
-        keep = torch.ones_like(weight, dtype=torch.bool)
-        values = table.tables(weight, keep, torch.ones(width), has_zero=False)
-        rows = lut.by_row(values, table.rows, out)
-        edges = (rows[:, 1:] + rows[:, :-1]) / 2
-        codes = torch.searchsorted(edges, weight).to(torch.uint8)
-        return StoredWeight(
-            lut.TableCodec(table.width, table.rows), {"codes": codes, "tables": values}
-        )
-    grids = {
-        "nvfp4": NvFloat4(), "nvfp4-46": searched.FourOverSix(), "int3-rtn": Integer(3),
-        "int2-searched": searched.SearchedInteger(2), "int3-searched": searched.SearchedInteger(3),
-        "int4-rtn": Integer(4), "int4-searched": searched.SearchedInteger(4),
-    }  # fmt: skip
-    group = 16 if name.startswith("nvfp4") else 128
+    if isinstance(quantizer, lut.Lut3):
+        every = torch.ones_like(weight, dtype=torch.bool)
+        tables = quantizer.tables(weight, every, torch.ones(width), has_zero=False)
+        values = lut.by_row(tables, quantizer.rows, out)
+        codes = torch.searchsorted((values[:, 1:] + values[:, :-1]) / 2, weight)
+        parts = {"codes": codes.to(torch.uint8), "tables": tables}
+        return StoredWeight(lut.TableCodec(quantizer.width, quantizer.rows), parts)
+    group, grid = 128, None
+    if isinstance(quantizer, searched.Int3Searched):
+        grid = searched.SearchedInteger(quantizer.bits)
+    elif isinstance(quantizer, searched.NvFp4FourOverSix):
+        group, grid = 16, searched.FourOverSix()
+    elif hasattr(quantizer, "format"):
+        one = quantizer.format.codec(width, None, quantizer.name)
+        return StoredWeight(one, one.encode(weight))
+    if grid is None:
+        return None
     groups = weight.unflatten(1, (-1, group))
-    grid = grids[name].of(groups)
-    form = GridCodec.of(grid, group)
-    return StoredWeight(form, form.store(weight, grid.scale(groups).squeeze(-1), grid))
+    grid = grid.of(groups)
+    one = GridCodec.of(grid, group)
+    return StoredWeight(one, one.store(weight, grid.scale(groups).squeeze(-1), grid))
 
 
 def measure_codes() -> Figures:
@@ -127,42 +126,46 @@ def measure_codes() -> Figures:
     from bench.formats import stored
     from methods.contract.pattern import Pattern
 
-    names = ["int2-searched", "int3-rtn", "int3-searched", "lut3", "int4-rtn", "int4-searched"]
-    names += ["lut4", "nvfp4", "nvfp4-46", *ROTATED]
-    if importlib.util.find_spec("llama_cpp"):
-        names += GGML
     weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     figures: Figures = {}
-    for name in names:
-        one = code_of(name, weight)
-        with temporary_folder("codes") as room:
-            stored.write(room, {"w": one}, {"w": (SIDE, SIDE)}, Pattern())
-            bits = stored.StoredFolder(room).count().all_bits
-        error = float((one.decode() - weight).square().mean() / weight.square().mean())
-        limit = 4**-bits
-        figures[name] = {
-            "bits": round(bits, 3),
-            "error": significant(error, 3),
-            "over the least possible": round(error / limit, 2),
-        }
-        harness.say(name, figures[name])
-        if name.startswith("tcq"):
-            figures[name] |= time_search(name)
+    for name, entry in QUANTIZERS.items():
+        missing = entry.extra == "llamacpp" and not importlib.util.find_spec("llama_cpp")
+        if missing or entry.file or entry.does & Does.KEEPS_WEIGHTS:
+            continue
+        for variant in ("", *VARIANTS.get(name, ())):
+            settings = {}
+            if variant:
+                key, value = variant.split("=")
+                settings = {key: int(value)}
+            quantizer = harness.make_method("quantizers", name, settings)
+            one = code_of(quantizer, weight)
+            if one is None:
+                continue
+            with temporary_folder("codes") as room:
+                stored.write(room, {"w": one}, {"w": (SIDE, SIDE)}, Pattern())
+                bits = stored.StoredFolder(room).count().all_bits
+            error = float((one.decode() - weight).square().mean() / weight.square().mean())
+            form = stored.describe(one.codec)
+            if getattr(getattr(quantizer, "format", None), "inputs", ""):
+                form += ", and inputs"
+            figure = {"form": form, "bits": round(bits, 3), "error": significant(error, 3)}
+            if name.startswith("tcq"):
+                figure |= time_search(quantizer)
+            label = f"{name}:{variant}" if variant else name
+            harness.say(label, figure)
+            figures[label] = figure
     kept = weight.masked_fill(~Pattern(2, 4).keep(weight.abs()), 0)
     error = float((kept - weight).square().mean() / weight.square().mean())
-    figures["2:4, nothing rounded"] = {"error": significant(error, 3)}
+    figures[MASK_ALONE] = {"error": significant(error, 3)}
     return figures
 
 
-def time_search(name: str) -> Figures:
+def time_search(quantizer: Any) -> Figures:
     """Return the millions of weights that a search codes in a second of a core, by instructions."""
     import torch
 
-    from bench.catalog.choice import parse_method
     from bench.parts.codebooks import trellis
 
-    choice = parse_method(name, "quantizers")
-    quantizer = harness.make_method("quantizers", choice.name, choice.config)
     x = torch.randn(TIMED // trellis.STEPS, trellis.STEPS)
     figures: Figures = {}
     for path in ("avx512", "avx2"):
@@ -173,7 +176,7 @@ def time_search(name: str) -> Figures:
         def work() -> None:
             trellis.search(x, quantizer.width, quantizer.memory)
 
-        took = min(harness.in_turn({name: work}, 3, time.process_time)[name])
+        took = min(harness.in_turn({path: work}, 3, time.process_time)[path])
         figures[f"million weights/s, {path}"] = significant(TIMED / took / 1e6)
     return figures
 
