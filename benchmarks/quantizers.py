@@ -8,7 +8,8 @@ With --codes it measures codes on normally distributed weights instead, and no m
 error over that of zeros, also of 2:4, and how many weights a second the Viterbi algorithm codes by
 each kind of instructions.
 
-python benchmarks/quantizers.py [--model smollm2-135m-instruct-q4] [--blocks 4] [--rounds 1] [--codes]
+python benchmarks/quantizers.py [--model smollm2-135m-instruct-q4] [--blocks 4] [--rounds 1]
+python benchmarks/quantizers.py --codes
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ from methods.workshop.pruning.walk import Walk
 UNCHANGED = "dense"
 """Choice of a linear that is neither pruned nor quantized."""
 LINEARS, PRUNER, CODE = "linears", "pruner", "code"
-"""Keys of the file: the choice of each linear by its name, the method that prunes, and the digest of
-each quantizer's code."""
+"""Keys of the file: the choice of each linear by its name, the method that prunes, and the digest
+of each quantizer's code."""
 
 
 class LinearChoice(NamedTuple):

@@ -54,7 +54,8 @@ def allocate(
         int | None, typer.Option("--seed", help="Seed of the calibration text [default: 0].")
     ] = None,
     tokens: Annotated[
-        int, typer.Option(help="Calibration tokens: half to choose, half to judge the result.", min=1)
+        int,
+        typer.Option(help="Calibration tokens: half to choose, half to judge the result.", min=1),
     ] = 4096,
     swaps: Annotated[
         int, typer.Option(help="Swaps of choices to measure in the whole model.", min=0)

@@ -152,7 +152,10 @@ def test_a_file_must_be_named():
 
 LINEARS = {f"model.layers.0.mlp.{part}_proj": "int8" for part in ("gate", "up", "down")}
 OTHERS = {"linears": {"a": "int8"}}
-WHOLE = {"linears": LINEARS, "pruner": {"method": "magnitude", "code": code_of("magnitude", "methods")}}
+WHOLE = {
+    "linears": LINEARS,
+    "pruner": {"method": "magnitude", "code": code_of("magnitude", "methods")},
+}
 PRUNED = WHOLE | {"linears": dict.fromkeys(LINEARS, "2:4")}
 
 
