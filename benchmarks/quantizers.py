@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from methods.contract.codec import StoredWeight
 
 SEQUENCES = 16
-VARIANTS = {
-    "higgs": ("bits=2", "bits=4"), "e8": ("bits=2", "bits=4"), "tcq2": ("memory=10",),
-    "tcq3": ("memory=10",), "tcq4": ("memory=10",),
+VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
+    "higgs": ({"bits": 2}, {"bits": 4}), "e8": ({"bits": 2}, {"bits": 4}),
+    "tcq2": ({"memory": 10},), "tcq3": ({"memory": 10},), "tcq4": ({"memory": 10},),
 }  # fmt: skip
 """Settings that are measured beside the defaults."""
 MASK_ALONE = "2:4"
@@ -104,7 +104,8 @@ def code_of(quantizer: Any, weight: Tensor) -> StoredWeight | None:
         codes = torch.searchsorted((values[:, 1:] + values[:, :-1]) / 2, weight)
         parts = {"codes": codes.to(torch.uint8), "tables": tables}
         return StoredWeight(lut.TableCodec(quantizer.width, quantizer.rows), parts)
-    group, grid = 128, None
+    group = 128
+    grid: Any = None
     if isinstance(quantizer, searched.Int3Searched):
         grid = searched.SearchedInteger(quantizer.bits)
     elif isinstance(quantizer, searched.NvFp4FourOverSix):
@@ -120,44 +121,52 @@ def code_of(quantizer: Any, weight: Tensor) -> StoredWeight | None:
     return StoredWeight(one, one.store(weight, grid.scale(groups).squeeze(-1), grid))
 
 
+def measure_code(quantizer: Any, weight: Tensor) -> Figures:
+    """Return form, bits and error of a quantizer's code, and the speed of its search; {} without
+    one."""
+    from bench.formats import stored
+    from methods.contract.pattern import Pattern
+
+    one = code_of(quantizer, weight)
+    if one is None:
+        return {}
+    with temporary_folder("codes") as room:
+        stored.write(room, {"w": one}, {"w": (SIDE, SIDE)}, Pattern())
+        bits = stored.StoredFolder(room).count().all_bits
+    form = stored.describe(one.codec)
+    if getattr(getattr(quantizer, "format", None), "inputs", ""):
+        form += ", and inputs"
+    figures = {"form": form, "bits": round(bits, 3), "error": error_of(one.decode(), weight)}
+    return figures | (time_search(quantizer) if quantizer.name.startswith("tcq") else {})
+
+
+def error_of(found: Tensor, weight: Tensor) -> float:
+    """Return the squared error of a weight over the sum of its squares."""
+    error = float((found - weight).square().mean() / weight.square().mean())
+    return significant(error, 3)
+
+
 def measure_codes() -> Figures:
-    """Return bits and error of each code, and the speed of the searches."""
+    """Return the figures of each quantizer that has a code, and the error of a mask."""
     import torch
 
-    from bench.formats import stored
     from methods.contract.pattern import Pattern
 
     weight = torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     figures: Figures = {}
     for name, entry in QUANTIZERS.items():
         missing = entry.extra == "llamacpp" and not importlib.util.find_spec("llama_cpp")
-        if missing or entry.file or entry.does & Does.KEEPS_WEIGHTS:
+        has_form = entry.target and not entry.file and Does.KEEPS_WEIGHTS not in entry.does
+        if missing or not has_form:
             continue
-        for variant in ("", *VARIANTS.get(name, ())):
-            settings = {}
-            if variant:
-                key, value = variant.split("=")
-                settings = {key: int(value)}
+        for settings in ({}, *VARIANTS.get(name, ())):
             quantizer = harness.make_method("quantizers", name, settings)
-            one = code_of(quantizer, weight)
-            if one is None:
-                continue
-            with temporary_folder("codes") as room:
-                stored.write(room, {"w": one}, {"w": (SIDE, SIDE)}, Pattern())
-                bits = stored.StoredFolder(room).count().all_bits
-            error = float((one.decode() - weight).square().mean() / weight.square().mean())
-            form = stored.describe(one.codec)
-            if getattr(getattr(quantizer, "format", None), "inputs", ""):
-                form += ", and inputs"
-            figure = {"form": form, "bits": round(bits, 3), "error": significant(error, 3)}
-            if name.startswith("tcq"):
-                figure |= time_search(quantizer)
-            label = f"{name}:{variant}" if variant else name
-            harness.say(label, figure)
-            figures[label] = figure
+            if figure := measure_code(quantizer, weight):
+                label = ":".join([name, *(f"{key}={value}" for key, value in settings.items())])
+                harness.say(label, figure)
+                figures[label] = figure
     kept = weight.masked_fill(~Pattern(2, 4).keep(weight.abs()), 0)
-    error = float((kept - weight).square().mean() / weight.square().mean())
-    figures[MASK_ALONE] = {"error": significant(error, 3)}
+    figures[MASK_ALONE] = {"error": error_of(kept, weight)}
     return figures
 
 
