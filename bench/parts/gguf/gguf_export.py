@@ -54,7 +54,11 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
     by_llama_cpp = kind not in gguf_file.WRITTEN_TYPES
     if by_llama_cpp:
         llamacpp.require_package(f"--values {kind}")
-    elif imatrix:
+    if kind.startswith("iq2") and not imatrix:
+        raise UserError(
+            f"llama.cpp makes {kind} with an importance matrix alone: add --imatrix wiki-mini"
+        )
+    if imatrix and not by_llama_cpp:
         raise UserError(
             f"--imatrix {imatrix} is for K-quants, and {kind} is none: use --values q4_k_m, for "
             "example"
