@@ -52,13 +52,13 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
     targets = find_targets(source.config, source.shapes(), *model.targets)
     kind = values or gguf_file.kind_of(folder)
     by_llama_cpp = kind not in gguf_file.WRITTEN_TYPES
-    if by_llama_cpp:
-        llamacpp.require_package(f"--values {kind}")
     if kind.startswith("iq2") and not imatrix:
         raise UserError(
             f"llama.cpp makes {kind} with an importance matrix alone: add --imatrix wiki-mini"
         )
-    if imatrix and not by_llama_cpp:
+    if by_llama_cpp:
+        llamacpp.require_package(f"--values {kind}")
+    elif imatrix:
         raise UserError(
             f"--imatrix {imatrix} is for K-quants, and {kind} is none: use --values q4_k_m, for "
             "example"
