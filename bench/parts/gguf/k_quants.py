@@ -111,6 +111,7 @@ class Q6K(Q4K):
     name = "q6_k"
 
 
+@dataclass(frozen=True)
 class Iq2Xxs(Q4K):
     """IQ2_XXS of llama.cpp: 2.06 bits; 8 weights are one of 256 points, with signs beside it.
 
