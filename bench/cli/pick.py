@@ -103,11 +103,11 @@ def pick(
     from bench.reporting import answer_json
     from bench.reporting import candidates as picking
     from bench.reporting.folders import leaves_local_out
-    from bench.reporting.serving import ENGINES, ship
+    from bench.reporting.serving import find_engine, ship
     from bench.results.store import RESULTS
 
-    if engine and engine not in ENGINES:
-        raise UserError(describe_unknown("engine", engine, ENGINES))
+    if engine:
+        find_engine(engine)
     limits = picking.parse_limits(
         max_mb=max_mb,
         max_bits=max_bits,
@@ -190,7 +190,7 @@ def _require_measurable(model: str, known: list[str]) -> None:
 def _print_unmeasured(model: str, limits: Limits, engine: str, json: bool) -> None:
     """Print what is known of a model without records, and the command that measures it."""
     from bench.reporting import similar_models, words
-    from bench.reporting.serving import ENGINES, suggest
+    from bench.reporting.serving import engines, suggest
 
     facts = _facts_of(model)
     papers = similar_models.papers_about(model)
@@ -254,7 +254,7 @@ def _print_unmeasured(model: str, limits: Limits, engine: str, json: bool) -> No
         again += ["--engine", engine]
     _say_command("Then pick", shlex.join(again))
     if not engine:
-        _say(f"--engine {', '.join(ENGINES)}: only what that engine runs.")
+        _say(f"--engine {', '.join(engines())}: only what that engine runs.")
 
 
 def _print_papers(papers: Sequence[PaperRow]) -> None:
