@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 
 from gguf import GGUFReader
-from harness import MODEL, Figures, call, finish, like_a_worker, say, start
+from harness import MODEL, Figures, call, finish, like_a_worker, open_model, say, start
 
+from bench.catalog import registry
 from bench.results.metrics import SIZE
 from bench.results.record import Record
 from bench.results.rows import newest
@@ -57,8 +58,18 @@ def row_of(results: Path, method: str, quantizer: str) -> Record:
     return found
 
 
+def added_bytes(format_: str, quantizer: str, shapes: list[tuple[int, ...]]) -> float:
+    """Return the bytes that `bench pick --engine` adds to those of a row."""
+    for form in registry.load(registry.lookup("exports", format_)).forms:
+        if form.added:
+            return float(form.added(quantizer, shapes))
+    return 0.0
+
+
 def main(model: str = MODEL) -> None:
     like_a_worker()
+    _, folder, targets = open_model(model)
+    shapes = [folder.shapes()[f"{target}.weight"] for target in targets]
     figures: Figures = {}
     with temporary_folder("exported-bytes") as room:
         results = room / "records"
@@ -81,10 +92,12 @@ def main(model: str = MODEL) -> None:
             (counted,) = (r.value for r in record.readings if r.metric == SIZE)
             size = tensor_bytes(out)
             name = " ".join(part for part in (format_, method, quantizer) if part != "none")
+            row = float(counted or 0)
+            shipped = row + added_bytes(format_, quantizer, shapes)
             figures[name] = {
-                "MB of the row": round(float(counted or 0) / 1e6, 2),
-                "MB of the files": round(size / 1e6, 2),
-                "files / row": round(size / float(counted or 1), 4),
+                "row, MB": round(row / 1e6, 2),
+                "bench pick --engine, MB": round(shipped / 1e6, 2),
+                "files, MB": round(size / 1e6, 2),
             }
             say(name, json.dumps(figures[name]))
     finish("exported_bytes", figures)
