@@ -47,7 +47,7 @@ class Form:
     floats: float = math.inf
     """Most bits of a weight that is not quantized."""
     usual: Mapping[str, float] = field(default_factory=dict)
-    """Bits of a weight by quantizer, for models without rows."""
+    """Bits of a weight of a large model by quantizer, for models without rows."""
     added: Callable[[str, Shapes], float] | None = None
     """Return the bytes that the files add to the quantized weights of the row, from the name of
     the quantizer with its settings and from the shapes [out, in] of the linears."""

@@ -14,7 +14,11 @@ class CompressedTensors(ModelFormat):
     """Quantized weights as vLLM stores them."""
 
     forms: ClassVar[tuple[Form, ...]] = (
-        Form((VLLM, TRANSFORMERS), r"fp8|w8a8|nvfp4|mxfp4|mxfp8|llmcompressor-.*|auto-round"),
+        Form(
+            (VLLM, TRANSFORMERS),
+            r"fp8|w8a8|nvfp4|mxfp4|mxfp8|llmcompressor-.*|auto-round",
+            usual={"fp8": 8.0},
+        ),
     )
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:

@@ -45,6 +45,7 @@ class Gptq(ModelFormat):
             (VLLM, TRANSFORMERS),
             r"int[48](-(rtn|gptq|searched))?",
             floats=16,
+            usual={"int8": 8.0, "int4-gptq": 4 + 16 / DEFAULT_GROUP},
             added=added_to_gptq,
         ),
     )
