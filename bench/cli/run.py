@@ -101,8 +101,8 @@ def _note_unbounded(spec: Spec) -> None:
             fields = unbounded_fields(registry.load(registry.lookup(kind, name))) if target else []
             if fields:
                 note(
-                    f"{name}: {', '.join(fields)} may be any number: give a range, for example "
-                    f"{fields[0]}: methods.contract.ranges.Positive, and a wrong value is refused"
+                    f"{name}: {', '.join(fields)} may be any number. To refuse wrong values, give "
+                    "a range as its type, for example Positive of methods.contract.ranges"
                 )
 
 
