@@ -33,7 +33,7 @@ FILES = (
     ("dense", "int4-rtn", "gptq"),
     ("dense", "int4-rtn", "awq"),
 )
-"""Method, quantizer and format. The last four formats leave the embedding as it is."""
+"""Method, quantizer and format. The last four formats do not quantize the embedding."""
 
 
 def tensor_bytes(folder: Path) -> int:

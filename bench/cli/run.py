@@ -80,7 +80,7 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
             folder = shlex.quote(str(spec.results))
             model = shlex.quote(summary.records[0].identity.model)
             print_line(f"All columns: bench report --results {folder} --columns all")
-            print_line(f"Next: bench pick --model {model} --max-loss 3% --results {folder}")
+            print_line(f"Next: bench pick --model {model} --results {folder}")
     if summary.failed:
         fail(
             f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a "
