@@ -78,8 +78,8 @@ def pick(
     engine: Annotated[
         str,
         typer.Option(
-            help="Only what this engine runs, with the sizes of its files: vllm, llama.cpp, "
-            "transformers, tensorrt or native."
+            help="Only what this engine runs, with the sizes of its files, for example vllm or "
+            "llama.cpp."
         ),
     ] = "",
     protocol: Annotated[
@@ -294,6 +294,7 @@ def _print_cells(heads: list[str], rows: list[list[str]], words: set[str]) -> No
 def _print(answer: Answer, tracks: Sequence[str], engine: str) -> None:
     from bench.reporting.board import BROKEN
     from bench.reporting.candidates import describe_limits
+    from bench.reporting.serving import engines
 
     count = len(answer.meets)
     verb = "meets" if count < 2 else "meet"
@@ -312,7 +313,7 @@ def _print(answer: Answer, tracks: Sequence[str], engine: str) -> None:
         _print_rows(answer)
         _print_first(answer)
         if not engine and answer.meets:
-            _say("What an engine runs, in its files: --engine vllm, llama.cpp, transformers, ...")
+            _say(f"What one engine runs, in its files: --engine {', '.join(engines())}.")
     if answer.nearest:
         reasons = ", ".join(f"{c.limit.noun} {_describe_check(c)}" for c in answer.nearest.failed)
         _say(f"Nearest row that fails: {answer.nearest.row.name}: {reasons}.")
