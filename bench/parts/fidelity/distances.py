@@ -17,39 +17,71 @@ MIN_BLOCK = 8
 """Smallest number of logits in a block that saves time."""
 
 
-def distances_of(original: Tensor, compressed: Tensor) -> Tensor:
-    """Return the distances of each token, and the original's confidence.
+class DistanceReader:
+    """Computes distances in memory that it uses again, because new memory costs as much time as the
+    numbers in it."""
 
-    Args:
-        original: logits, float32 [tokens, vocabulary].
-        compressed: logits of the other model, of the same shape.
+    def __init__(self) -> None:
+        self._room = torch.empty(0)
 
-    Returns:
-        float32 [tokens, distances], in the order of `tally.DISTANCES`. KL and Jensen-Shannon are in
-        nats. Rounding in float32 is about 1e-7 nats, and makes none of them negative.
-    """
-    log_p, log_q = original.log_softmax(-1), compressed.log_softmax(-1)
-    p, q = log_p.exp(), log_q.exp()
-    gap = log_p - log_q
-    # ln of (p + q) / (2 q): JS = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, and
-    # ln(p / m) = gap - above, ln(q / m) = -above.
-    above = torch.logaddexp(log_p, log_q).sub_(log_q).sub_(math.log(2))
-    kl = (p * gap).sum(-1)
-    js = (kl - (p + q).mul_(above).sum(-1)) / 2
-    top, tokens = _largest(original, min(TOP, original.shape[-1]))
-    theirs, _ = _largest(compressed, len(top[0]))
-    found = compressed.gather(1, tokens)
-    columns = {
-        "kl": kl.clamp(min=0),
-        "reverse_kl": -gap.mul_(q).sum(-1).clamp(max=0),
-        "js_divergence": js.clamp(0, math.log(2)),
-        "ear": torch.minimum(p, q).sum(-1).clamp(max=1),
-        "top1": found[:, 0] == theirs[:, 0],
-        "top5_overlap": (found >= theirs[:, -1:]).float().mean(-1),
-        "original_token_probability": q.gather(1, tokens[:, :1])[:, 0],
-        "confidence": p.gather(1, tokens[:, :1])[:, 0],
-    }
-    return torch.stack([columns[name].float() for name in DISTANCES], dim=-1)
+    def read(self, original: Tensor, compressed: Tensor) -> Tensor:
+        """Return the distances of each token, and the original's confidence.
+
+        Args:
+            original: logits, float32 [tokens, vocabulary].
+            compressed: logits of the other model, of the same shape.
+
+        Returns:
+            float32 [tokens, distances], in the order of `tally.DISTANCES`. KL and Jensen-Shannon
+            are in nats, and rounded in float32 to about 1e-7: see `clamped`.
+        """
+        if self._room.shape[1:] != original.shape:
+            self._room = original.new_empty(4, *original.shape)
+            self._zero = original.new_zeros(1)
+        p, q, gap, product = self._room
+        torch.softmax(original, -1, out=p)
+        torch.softmax(compressed, -1, out=q)
+        top, tokens = _largest(original, min(TOP, original.shape[-1]))
+        theirs, their_tokens = _largest(compressed, top.shape[-1])
+        confidence = p.gather(1, tokens[:, :1])
+        # A logit less the logarithm of its probability is the logarithm of the softmax's divisor.
+        shift = top[:, :1] - confidence.log()
+        shift -= theirs[:, :1] - q.gather(1, their_tokens[:, :1]).log()
+        torch.sub(original, compressed, out=gap).sub_(shift)  # ln(p / q)
+        kl = torch.mul(p, gap, out=product).sum(-1)
+        reverse = -torch.mul(q, gap, out=product).sum(-1)
+        ear = torch.minimum(p, q, out=product).sum(-1)
+        found = compressed.gather(1, tokens)
+        probability = q.gather(1, tokens[:, :1])[:, 0]
+        # JS = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, where ln(m / q) is
+        # ln(1 + p / q) - ln 2 and ln(m / p) is less by ln(p / q).
+        torch.logaddexp(gap, self._zero, out=product).mul_(p.add_(q))
+        js = (kl - product.sum(-1)) / 2 + math.log(2)
+        same = (found[:, 0] == theirs[:, 0]).float()
+        overlap = (found >= theirs[:, -1:]).sum(-1) / top.shape[-1]
+        columns = {
+            "kl": kl,
+            "reverse_kl": reverse,
+            "js_divergence": js,
+            "ear": ear,
+            "top1": same,
+            "top5_overlap": overlap,
+            "original_token_probability": probability,
+            "confidence": confidence[:, 0],
+        }
+        return torch.stack([columns[name] for name in DISTANCES], dim=-1)
+
+
+def clamped(distances: Tensor) -> Tensor:
+    """Return distances [..., distances] that rounding has not moved out of their range."""
+    low, high = torch.zeros(len(DISTANCES)), torch.ones(len(DISTANCES))
+    for name, most in {
+        "kl": math.inf,
+        "reverse_kl": math.inf,
+        "js_divergence": math.log(2),
+    }.items():
+        high[DISTANCES.index(name)] = most
+    return distances.clamp(low.to(distances.device), high.to(distances.device))
 
 
 def _largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,4 @@ def kinds_of(tokens: Iterable[int], tokenizer: Any) -> dict[int, int]:
     """Return the index in KINDS of each token id. tokenizer: of transformers."""
     ids = sorted(set(tokens))
     texts = tokenizer.convert_ids_to_tokens(ids)
-    return {
-        token: KINDS.index(kind_of(str(text))) for token, text in zip(ids, texts, strict=True)
-    }
+    return {token: KINDS.index(kind_of(str(text))) for token, text in zip(ids, texts, strict=True)}

@@ -78,7 +78,7 @@ class Fidelity(Windowed):
 
     @staticmethod
     def derive(metric: str, record: Record, items: Items) -> float | None:
-        return tally.derived(metric, items.columns, items)
+        return tally.derived(metric, items)
 
 
 class TokenDistances:
@@ -86,24 +86,27 @@ class TokenDistances:
 
     def __init__(self, windows: Windows, tokenizer: Any) -> None:
         self._windows, self._tokenizer = windows, tokenizer
+        from bench.parts.fidelity.distances import DistanceReader  # imports torch
+
+        self._distances = DistanceReader()
         self._parts: list[Tensor] = []
 
     def take(self, part: LogitPart) -> None:
-        from bench.parts.fidelity.distances import distances_of  # imports torch
-
         assert part.dense is not None
         if part.dense.shape != part.logits.shape:
             raise Skipped(
                 f"KL needs one vocabulary, and the model has {part.logits.shape[-1]:,} logits "
                 f"where the original has {part.dense.shape[-1]:,}"
             )
-        self._parts.append(distances_of(part.dense, part.logits))
+        self._parts.append(self._distances.read(part.dense, part.logits))
 
     def finish(self) -> Readings:
         import torch  # slow to import
 
+        from bench.parts.fidelity.distances import clamped
+
         windows, seqlen = self._windows.tokens.shape
-        every = torch.cat(self._parts).double().cpu().numpy()
+        every = clamped(torch.cat(self._parts)).double().cpu().numpy()
         targets = self._windows.tokens[:, 1:].numpy()
         kinds = kinds_of(targets.ravel().tolist(), self._tokenizer)
         ids = np.array(sorted(kinds))
@@ -116,7 +119,7 @@ class TokenDistances:
         items = tally.read_items(found)
         values = []
         for metric in (*tally.PERCENTILES, "kl_max"):
-            value = tally.derived(metric, items.columns, items)
+            value = tally.derived(metric, items)
             assert value is not None
             values.append(Reading(metric, value, n=windows))
         for metric in READ_MEANS:

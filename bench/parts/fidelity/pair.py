@@ -19,6 +19,7 @@ from bench.inputs.windows import load_windows
 from bench.measures.windowed import Windows
 from bench.parts.fidelity import tally
 from bench.results.derive import Items
+from bench.system import surroundings
 from bench.system.text import amount
 from methods.contract.errors import UserError
 from methods.contract.method import Compute, Progress
@@ -30,6 +31,8 @@ TOKENS = 32_768
 """Tokens in all windows together, if the user does not say how many."""
 SEQLEN = 512
 """Tokens in a window, if the user does not say and the model's context is not shorter."""
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,6 @@ class Pair:
     original: Checkpoint
     compressed: Checkpoint
     seqlen: int
-    bos: Bos
     dtype: str
     windows: Windows = field(repr=False)
     tokenizer: Any = field(repr=False)
@@ -88,6 +90,8 @@ def prepare(request: Request) -> Pair:
     Raises:
         UserError: a model or the text cannot be used, or the models read other tokens.
     """
+    if request.dtype and request.dtype not in DTYPES:
+        raise UserError(f"unknown dtype {request.dtype!r}: use one of {', '.join(DTYPES)}")
     corpora.require(request.data)
     original = _open(request.original, request.data_dir)
     compressed = _open(request.compressed, request.data_dir, original)
@@ -111,14 +115,21 @@ def prepare(request: Request) -> Pair:
 
     tokenizer = load_tokenizer(folder)
     bos = resolve_bos("auto", adds=facts.begins_with_bos)
-    text = (request.data, tokenizer, seqlen, request.windows, request.data_dir)
-    windows = Windows(*load_windows(*text, bos=bos, spread=True))
+    windows = _cut(request, tokenizer, seqlen, request.windows, bos)
     wanted = max(1, TOKENS // seqlen)
     if request.windows is None and len(windows.tokens) > wanted:
-        text = (request.data, tokenizer, seqlen, wanted, request.data_dir)
-        windows = Windows(*load_windows(*text, bos=bos, spread=True))
+        windows = _cut(request, tokenizer, seqlen, wanted, bos)
     dtype = request.dtype or original.folder.dtype
-    return Pair(request, original, compressed, seqlen, bos, dtype, windows, tokenizer)
+    return Pair(request, original, compressed, seqlen, dtype, windows, tokenizer)
+
+
+def _cut(request: Request, tokenizer: Any, seqlen: int, count: int | None, bos: Bos) -> Windows:
+    text = (request.data, tokenizer, seqlen, count, request.data_dir)
+    try:
+        return Windows(*load_windows(*text, bos=bos, spread=True))
+    except UserError as fault:
+        # The sentence names settings of a run, whose names are those of the flags here.
+        raise UserError(str(fault).replace("perplexity.", "--")) from None
 
 
 def _open(name: str, data_dir: Path | None, original: Checkpoint | None = None) -> Checkpoint:
@@ -183,9 +194,11 @@ def compare(pair: Pair, workdir: Path, progress: Progress, *, floor: bool = Fals
     original = partial(loading.load, pair.plain(pair.original, workdir / "original"))
     compressed = partial(loading.load, pair.plain(pair.compressed, workdir / "compressed"))
     passes = Passes(pair.windows, pair.tokenizer, compute, progress, 2 + len(others))
-    passes.run_original(original)
-    items = passes.distance(compressed, plain)
-    return Comparison(items, {other.name: passes.distance(original, other) for other in others})
+    with surroundings.kept():
+        passes.run_original(original)
+        items = passes.distance(compressed, plain)
+        floor_by_name = {other.name: passes.distance(original, other) for other in others}
+    return Comparison(items, floor_by_name)
 
 
 def describe_text(pair: Pair, items: Items) -> str:

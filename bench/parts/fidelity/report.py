@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.cli.console import print_line
 from bench.cli.tables import print_table
 from bench.parts.fidelity import tally
 from bench.parts.fidelity.pair import Comparison, Pair, describe_text
@@ -24,11 +24,11 @@ ROWS = {
     "ear": "acceptance (EAR)",
     "top1": "same top token",
     "top5_overlap": "top-5 overlap",
-    "original_token_probability": "p(original's token)",
+    "original_token_probability": "p(original's top token)",
 }
 """Names of the distances in the table, in order."""
-HIGHER = ("ear", "top1", "top5_overlap", "original_token_probability")
-"""Distances that are 1, or at their largest, for equal models."""
+HIGHER = ("ear", "top1", "top5_overlap")
+"""Distances that are 1 for equal models. A probability has no floor: it may rise or fall."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def distances(found: Comparison) -> list[Distance]:
     for name in ROWS:
         worst = min if name in HIGHER else max
         floors = [interval_of(items, name).value for items in found.floor.values()]
-        floor = worst(floors) if floors else None
+        has_floor = floors and name != "original_token_probability"
+        floor = worst(floors) if has_floor else None
         out.append(Distance(name, interval_of(found.items, name), floor))
     return out
 
@@ -83,9 +84,7 @@ def describe_limit(found: Comparison, max_kl: float) -> str:
     mean = interval_of(found.items, "kl")
     if mean.high is None:
         return f"exceeds --max-kl {max_kl:g}: its mean KL is {mean.value:.3g} nats"
-    return (
-        f"exceeds --max-kl {max_kl:g}: the interval of its mean KL ends at {mean.high:.3g} nats"
-    )
+    return f"exceeds --max-kl {max_kl:g}: the interval of its mean KL ends at {mean.high:.3g} nats"
 
 
 def print_tables(pair: Pair, found: Comparison, width: int) -> None:
@@ -98,8 +97,10 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
         interval = _interval(distance.found)
         lines.append([ROWS[distance.name], _number(distance.found.value), interval, floor, within])
     _, unit = tally.by_article(found.items)
+    own = float(found.items.columns["confidence"].sum() / found.items.weights.sum())
     notes = [
         f"KL(original || compressed) in nats, {pair.dtype}. Intervals hold 95%, over {unit}.",
+        f"The original gives its top token {_number(own)}.",
     ]
     if any(distance.is_within for distance in whole):
         notes.append("Within floor: no more than the original differs from itself.")
@@ -112,11 +113,12 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
         notes=notes,
         width=width,
     )
+    print_line()
     print_table(
         ["tokens", "share", "KL", "95% interval", "share of KL", "EAR", "same top"],
         _bucket_lines(found.items),
         [False, True, True, False, True, True, True],
-        title="\nBy the original's confidence, position in the window, kind of token",
+        title="By the original's confidence, position in the window, kind of token",
         width=width,
     )
     if not found.floor:
@@ -125,11 +127,12 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
     lines = []
     for condition, items in found.floor.items():
         lines.append([condition, *(_number(interval_of(items, name).value) for name in names)])
+    print_line()
     print_table(
         ["original beside itself", *(ROWS[name] for name in names)],
         lines,
         [False, *(True for _ in names)],
-        title="\nFloor",
+        title="Floor",
         width=width,
     )
 

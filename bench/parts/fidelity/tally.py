@@ -4,8 +4,8 @@ them."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,7 @@ DISTANCES = (
     "kl", "reverse_kl", "js_divergence", "ear", "top1", "top5_overlap",
     "original_token_probability", "confidence",
 )  # fmt: skip
-"""Columns of `distances.distances_of`."""
-MEANS = DISTANCES[:-1]
-"""Distances whose sums by window are in the items."""
+"""Columns of `distances.distances_of`. The items have their sums by window."""
 SUMMED = ("kl", "ear", "top1")
 """Distances whose sums are also split by confidence, position and kind of token."""
 VALUE = "ear"
@@ -85,7 +83,7 @@ def items_of(
     """
     windows, positions, _ = distances.shape
     by_name: dict[str, Array] = {name: distances[..., i] for i, name in enumerate(DISTANCES)}
-    columns = {name: by_name[name].sum(1) for name in MEANS}
+    columns = {name: by_name[name].sum(1) for name in DISTANCES}
     columns[LARGEST] = by_name["kl"].max(1)
     confidence = np.searchsorted(CONFIDENCE, by_name["confidence"], side="right")
     groups = {label: confidence == i for i, label in enumerate(CONFIDENCES)}
@@ -151,7 +149,8 @@ def percentiles(counts: Array, share: float) -> Array:
     part = (wanted[:, 0] - before) / np.where(inside > 0, inside, 1)
     logs = (at - 1 + part) / PER_DECADE + LOW
     # The first bin begins at 0.
-    return np.where(at == 0, part * EDGES[0], 10.0**logs)
+    found: Array = np.where(at == 0, part * EDGES[0], 10.0**logs)
+    return found
 
 
 def percentile(items: Items, share: float) -> float:
@@ -197,22 +196,22 @@ def mean_interval(items: Items, distance: str, label: str = "") -> Interval:
     if label:
         tokens = items.columns[f"{label}: tokens"]
     index, _ = by_article(items)
-    of_units, sizes = np.bincount(index, sums), np.bincount(index, tokens)
+    of_units, sizes = np.bincount(index, sums), np.bincount(index, tokens).astype(np.float64)
     of_units, sizes = of_units[sizes > 0], sizes[sizes > 0]
     if not len(sizes):
         return Interval(math.nan)
     value = float(of_units.sum() / sizes.sum())
     if len(sizes) < 2:
         return Interval(value)
-    found = studentized_bootstrap(of_units[None], sizes.astype(np.float64), LEVEL)
+    found = studentized_bootstrap(of_units[None], sizes, LEVEL)
     low = max(found.low, 0.0)
     high = found.high if distance in ("kl", "reverse_kl", "js_divergence") else min(found.high, 1.0)
     return Interval(value, low, high)
 
 
-def derived(metric: str, columns: Mapping[str, Any], items: Items) -> float | None:
+def derived(metric: str, items: Items) -> float | None:
     """Return a number with the aggregation "own", or None if the items do not give it."""
-    if LARGEST not in columns:
+    if LARGEST not in items.columns:
         return None
     if metric == "kl_max":
         return float(items.columns[LARGEST].max())
