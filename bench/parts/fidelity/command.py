@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import math
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,6 @@ import typer
 from bench.cli.console import fail, print_json, print_line
 from bench.cli.flags import DataDir, Json, figure_option
 from bench.reporting.words import clock_time
-from methods.contract.errors import UserError
 
 EVERY_S = 10.0
 """Least seconds between two lines about the finish time."""
@@ -70,8 +68,6 @@ def fidelity(
 
     Exit code 0: compared. 1: the mean KL may be above --max-kl. 2: invalid input.
     """
-    if max_kl is not None and not math.isfinite(max_kl):
-        raise UserError(f"--max-kl {max_kl:g} is no number of nats: give one, for example 0.05")
     from bench.parts.fidelity import pair, report
     from bench.parts.fidelity.figure import draw
     from bench.system.devices import cores, resolve_device

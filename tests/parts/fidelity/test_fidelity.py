@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from bench.inputs import loading, windows
-from bench.parts.fidelity import tally
+from bench.parts.fidelity import report, tally
 from bench.parts.fidelity.distances import DistanceReader, clamped
 from bench.parts.fidelity.kinds import kind_of
 from bench.parts.fidelity.measure import Fidelity
+from bench.parts.fidelity.pair import Comparison
 from bench.results.derive import derive_own
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
@@ -84,15 +85,14 @@ def test_is_its_definition(vocabulary):
 
 
 @pytest.mark.numeric
-def test_a_model_beside_itself_has_no_distance():
+def test_models_that_are_nearly_equal_have_no_negative_distance():
     p = torch.randn(20, 1024)
-    found = clamped(DistanceReader().read(p, p.clone()))
+    found = clamped(DistanceReader().read(p, p * (1 + 1e-6)))
     found = dict(zip(tally.DISTANCES, found.T, strict=True))
 
-    assert not found["kl"].any()
-    assert not found["reverse_kl"].any()
-    assert float(found["js_divergence"].max()) < 1e-6
-    assert float(found["ear"].min()) > 1 - 1e-5
+    for name in ("kl", "reverse_kl", "js_divergence"):
+        assert 0 <= float(found[name].min()) and float(found[name].max()) < 1e-6
+    assert 1 - 1e-5 < float(found["ear"].min()) and float(found["ear"].max()) <= 1
     assert float(found["top5_overlap"].min()) == 1
 
 
@@ -212,6 +212,18 @@ def test_the_measure_agrees_with_whole_logits(near):
         next(r.value for r in got.values if r.metric == "kl_max")
         == items.columns[tally.LARGEST].max()
     )
+
+
+def test_the_end_of_the_interval_is_compared_with_the_limit():
+    items = items_of(np.random.default_rng(0).random((9, 20)))
+    mean = report.interval_of(items, "kl")
+    found = Comparison(items, {})
+
+    assert report.exceeds(found, (mean.value + mean.high) / 2)
+    assert not report.exceeds(found, mean.high)
+    alone = Comparison(items_of(np.full((1, 20), 0.5)), {})
+    assert report.exceeds(alone, 0.4)
+    assert not report.exceeds(alone, 0.5)
 
 
 QUICK = ("--windows", 6, "--threads", 1)
