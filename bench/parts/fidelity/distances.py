@@ -16,6 +16,9 @@ BLOCK = 64
 MIN_BLOCK = 8
 """Smallest number of logits in a block that saves time."""
 
+MAX_EXPONENT = 80.0
+"""Exponent up to which exp fits in float32. From there on, ln(1 + exp(x)) is x."""
+
 
 class DistanceReader:
     """Computes distances in memory that it uses again, because new memory costs as much time as the
@@ -37,7 +40,6 @@ class DistanceReader:
         """
         if self._room.shape[1:] != original.shape:
             self._room = original.new_empty(4, *original.shape)
-            self._zero = original.new_zeros(1)
         p, q, gap, product = self._room
         torch.softmax(original, -1, out=p)
         torch.softmax(compressed, -1, out=q)
@@ -55,7 +57,8 @@ class DistanceReader:
         probability = q.gather(1, tokens[:, :1])[:, 0]
         # JS = (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, where ln(m / q) is
         # ln(1 + p / q) - ln 2 and ln(m / p) is less by ln(p / q).
-        torch.logaddexp(gap, self._zero, out=product).mul_(p.add_(q))
+        torch.clamp(gap, max=MAX_EXPONENT, out=product).exp_().log1p_()
+        torch.maximum(product, gap, out=product).mul_(p.add_(q))
         js = (kl - product.sum(-1)) / 2 + math.log(2)
         same = (found[:, 0] == theirs[:, 0]).float()
         overlap = (found >= theirs[:, -1:]).sum(-1) / top.shape[-1]

@@ -148,8 +148,7 @@ def percentiles(counts: Array, share: float) -> Array:
     before = sums[rows, at] - inside
     part = (wanted[:, 0] - before) / np.where(inside > 0, inside, 1)
     logs = (at - 1 + part) / PER_DECADE + LOW
-    # The first bin begins at 0.
-    found: Array = np.where(at == 0, part * EDGES[0], 10.0**logs)
+    found: Array = 10.0**logs
     return found
 
 

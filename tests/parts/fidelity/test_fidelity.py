@@ -91,8 +91,8 @@ def test_models_that_are_nearly_equal_have_no_negative_distance():
     found = dict(zip(tally.DISTANCES, found.T, strict=True))
 
     for name in ("kl", "reverse_kl", "js_divergence"):
-        assert 0 <= float(found[name].min()) and float(found[name].max()) < 1e-6
-    assert 1 - 1e-5 < float(found["ear"].min()) and float(found["ear"].max()) <= 1
+        assert float(found[name].min()) >= 0 and float(found[name].max()) < 1e-6
+    assert float(found["ear"].min()) > 1 - 1e-5 and float(found["ear"].max()) <= 1
     assert float(found["top5_overlap"].min()) == 1
 
 
@@ -135,14 +135,14 @@ def test_percentiles_of_odd_tokens():
 def test_an_interval_of_a_percentile_holds_it_in_most_texts():
     """Articles share an effect, so that windows alone would be too narrow."""
     rng = np.random.default_rng(0)
-    clusters = [str(i // 2) for i in range(60)]
-    truth, held = math.exp(-3 + 1.5 * 1.2815515655), 0
-    for _ in range(60):
-        effect = np.repeat(rng.normal(0, 0.9, 30), 2)[:, None]
-        kl = np.exp(-3 + effect + rng.normal(0, 1.2, (60, 100)))
+    clusters = [str(i // 4) for i in range(80)]
+    truth, held = math.exp(-3 + 1.2 * 2**0.5 * 1.2815515655), 0
+    for _ in range(40):
+        effect = np.repeat(rng.normal(0, 1.2, 20), 4)[:, None]
+        kl = np.exp(-3 + effect + rng.normal(0, 1.2, (80, 50)))
         found = tally.percentile_interval(items_of(kl, clusters), 0.9)
         held += found.low <= truth <= found.high
-    assert 50 <= held <= 60  # of a binomial with 0.93, three deviations
+    assert held >= 32  # of 40
 
 
 def test_buckets_add_up():
