@@ -57,6 +57,10 @@ def fidelity(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(help="Program that runs COMPRESSED: transformers, or llamacpp for a GGUF."),
+    ] = "transformers",
     figure: Annotated[Path | None, figure_option("--figure")] = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -81,6 +85,7 @@ def fidelity(
         device=resolve_device(device),
         dtype=dtype,
         threads=threads or cores(),
+        engine=engine,
         data_dir=data_dir,
     )
     opened = pair.prepare(request)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from bench.formats.checkpoint import Checkpoint
 from bench.formats.opening import guarded, open_checkpoint
@@ -27,11 +29,15 @@ from methods.model.safe_files import find_file
 from methods.model.targets import family_of
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 TOKENS = 32_768
 """Tokens in all windows together, if the user does not say how many."""
 SEQLEN = 512
 """Tokens in a window, if the user does not say and the model's context is not shorter."""
 
+ENGINES = ("transformers", "llamacpp")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -48,6 +54,8 @@ class Request:
     dtype: str | None = None
     """Number format of the arithmetic. None: as the original is stored."""
     threads: int = 1
+    engine: str = ENGINES[0]
+    """Program that runs the compressed model. The original runs in transformers."""
     data_dir: Path | None = None
 
 
@@ -92,7 +100,11 @@ def prepare(request: Request) -> Pair:
     """
     if request.dtype and request.dtype not in DTYPES:
         raise UserError(f"unknown dtype {request.dtype!r}: use one of {', '.join(DTYPES)}")
+    if request.engine not in ENGINES:
+        raise UserError(f"unknown engine {request.engine!r}: use one of {', '.join(ENGINES)}")
     corpora.require(request.data)
+    if request.engine == "llamacpp":
+        _require_llamacpp(request)
     original = _open(request.original, request.data_dir)
     compressed = _open(request.compressed, request.data_dir, original)
     folder = original.folder.path
@@ -121,6 +133,18 @@ def prepare(request: Request) -> Pair:
         windows = _cut(request, tokenizer, seqlen, wanted, bos)
     dtype = request.dtype or original.folder.dtype
     return Pair(request, original, compressed, seqlen, dtype, windows, tokenizer)
+
+
+def _require_llamacpp(request: Request) -> None:
+    """Refuse a model that llama.cpp does not read, and a machine without llama.cpp."""
+    if not request.compressed.endswith(".gguf"):
+        raise UserError(
+            f"--engine llamacpp runs a .gguf file, and {request.compressed} is none: write one "
+            "with bench export --format gguf"
+        )
+    from bench.inputs.llamacpp import require_package  # imports torch
+
+    require_package("--engine llamacpp")
 
 
 def _cut(request: Request, tokenizer: Any, seqlen: int, count: int | None, bos: Bos) -> Windows:
@@ -192,13 +216,34 @@ def compare(pair: Pair, workdir: Path, progress: Progress, *, floor: bool = Fals
     )
     plain, others = Condition("", compute), conditions(compute) if floor else []
     original = partial(loading.load, pair.plain(pair.original, workdir / "original"))
-    compressed = partial(loading.load, pair.plain(pair.compressed, workdir / "compressed"))
     passes = Passes(pair.windows, pair.tokenizer, compute, progress, 2 + len(others))
     with surroundings.kept():
         passes.run_original(original)
-        items = passes.distance(compressed, plain)
+        if request.engine == "llamacpp":
+            items = passes.distance_in_engine(_run_llamacpp(pair))
+        else:
+            folder = pair.plain(pair.compressed, workdir / "compressed")
+            items = passes.distance(partial(loading.load, folder), plain)
         floor_by_name = {other.name: passes.distance(original, other) for other in others}
     return Comparison(items, floor_by_name)
+
+
+def _run_llamacpp(pair: Pair) -> Callable[[Tensor], Tensor]:
+    """Load the compressed file in llama.cpp. Return a function from tokens [seqlen] to logits
+    [seqlen, vocabulary]."""
+    import torch  # slow to import
+
+    from bench.inputs import llamacpp
+
+    file, threads = Path(pair.request.compressed), pair.request.threads
+    llama = llamacpp.load(file, pair.seqlen, threads, logits_all=True)
+
+    def logits_of(ids: Tensor) -> Tensor:
+        llama.reset()
+        llama.eval(ids.tolist())
+        return torch.from_numpy(np.array(llama.scores[: len(ids)]))
+
+    return logits_of
 
 
 def describe_text(pair: Pair, items: Items) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from bench.measures.forward import BATCH_TOKENS, ForwardPass
 from bench.measures.window_pass import logit_parts
@@ -74,11 +75,24 @@ class Passes:
     def distance(self, load: Load, condition: Condition) -> Items:
         """Return the distances of a model under a condition to the original, as items of the
         measure `fidelity`."""
-        measured = self._run(load, condition)
+        return self._compare(self._run(load, condition), self._original)
+
+    def distance_in_engine(self, logits_of: Callable[[Tensor], Tensor]) -> Items:
+        """Return the distances of a model that another program runs, window by window.
+
+        logits_of: returns float32 [seqlen, vocabulary] for the tokens of a window.
+        """
+        windows = [window for batch in self._original.states for window in batch.split(1)]
+        logits = (self._counted(logits_of(ids)[None]) for ids in self._windows.tokens)
+        original = ForwardPass(windows, self._original.head)
+        rows = self._original.head.weight.shape[0]  # type: ignore[index]
+        return self._compare(ForwardPass(logits, _NoHead(rows)), original)
+
+    def _compare(self, measured: ForwardPass, original: ForwardPass) -> Items:
         reader = TokenDistances(self._windows, self._tokenizer)
         tokens, device = self._windows.tokens, self._compute.device
         with torch.no_grad():
-            for part in logit_parts(measured, tokens, device, self._original):
+            for part in logit_parts(measured, tokens, device, original):
                 reader.take(part)
         return read_items(reader.finish().items)
 
@@ -93,10 +107,25 @@ class Passes:
         with torch.no_grad():
             for ids in self._windows.tokens.split(size):
                 done = model.base_model(input_ids=ids.to(compute.device), use_cache=False)[0]
-                states.append(done.cpu())
-                self._done += len(ids)
-                self._progress.advance(self._done, self._total)
+                states.append(self._counted(done.cpu()))
         return ForwardPass(torch.cat(states).split(self._batch), head_of(model))
+
+    def _counted(self, states: Tensor) -> Tensor:
+        """Show that the windows of these states [windows, ...] are done, and return them."""
+        self._done += len(states)
+        self._progress.advance(self._done, self._total)
+        return states
+
+
+class _NoHead(nn.Module):
+    """Head of a pass whose states are logits."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.weight = torch.empty(vocabulary, 0)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits
 
 
 def _choose_numbers(compute: Compute) -> None:

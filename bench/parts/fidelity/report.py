@@ -8,7 +8,7 @@ from typing import Any
 from bench.cli.console import print_line
 from bench.cli.tables import print_table
 from bench.parts.fidelity import tally
-from bench.parts.fidelity.pair import Comparison, Pair, describe_text
+from bench.parts.fidelity.pair import ENGINES, Comparison, Pair, describe_text
 from bench.parts.fidelity.tally import Interval
 from bench.results.derive import Items
 
@@ -102,6 +102,8 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
         f"KL(original || compressed) in nats, {pair.dtype}. Intervals hold 95%, over {unit}.",
         f"The original gives its top token {_number(own)}.",
     ]
+    if pair.request.engine != ENGINES[0]:
+        notes.append(f"{pair.request.compressed} ran in {pair.request.engine}.")
     if any(distance.is_within for distance in whole):
         notes.append("Within floor: no more than the original differs from itself.")
     print_table(
@@ -186,6 +188,7 @@ def to_json(pair: Pair, found: Comparison, max_kl: float | None) -> dict[str, An
         "dtype": pair.dtype,
         "device": request.device,
         "threads": request.threads,
+        "engine": request.engine,
         "interval_over": tally.by_article(items)[1],
         "distances": whole,
         "by": by,

@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from bench.inputs import loading, windows
-from bench.parts.fidelity import report, tally
+from bench.inputs import llamacpp, loading, windows
+from bench.parts.fidelity import pair, report, tally
 from bench.parts.fidelity.distances import DistanceReader, clamped
 from bench.parts.fidelity.kinds import kind_of
 from bench.parts.fidelity.measure import Fidelity
@@ -16,7 +17,7 @@ from bench.parts.fidelity.pair import Comparison
 from bench.results.derive import derive_own
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
-from methods.contract.method import Compute
+from methods.contract.method import Compute, NoProgress
 
 pytestmark = pytest.mark.usefixtures("cache", "in_tmp_path")
 SEQLEN = 32
@@ -253,6 +254,29 @@ def test_the_command_compares_two_folders(near, cli):
     assert {"bfloat16", "2 threads", "one window at a time"} < found["floor"].keys()
     assert found["passed"] is False
     assert sum(row["count"] for row in found["by"] if row["tokens"].startswith("pos")) == 6 * 127
+
+
+def test_another_engine_gives_its_own_logits(near, monkeypatch, tmp_path):
+    """llama.cpp in name only: another model's logits, window by window."""
+    model = loading.load(near, Compute())
+
+    class Llama:
+        def reset(self):
+            self.scores = None
+
+        def eval(self, tokens):
+            assert self.scores is None
+            self.scores = model(input_ids=torch.tensor([tokens])).logits[0].numpy()
+
+    monkeypatch.setattr(llamacpp, "load", lambda *_, **__: Llama())
+    request = pair.Request(original="tiny", compressed=str(near), windows=3)
+    whole = pair.compare(pair.prepare(request), tmp_path, NoProgress()).items
+    elsewhere = replace(pair.prepare(request), request=replace(request, engine="llamacpp"))
+    found = pair.compare(elsewhere, tmp_path, NoProgress()).items
+
+    for name, column in whole.columns.items():
+        if name in (*tally.DISTANCES, "value"):
+            assert found.columns[name] == pytest.approx(column, rel=1e-3)
 
 
 def test_a_copy_is_within_the_floor(tmp_path, cli):
