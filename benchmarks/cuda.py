@@ -154,7 +154,7 @@ class Rig(NamedTuple):
         if recipe == RECIPE:
             words += " --measures size"
         else:
-            words += f" --measures perplexity,agreement {self.windows}"
+            words += f" --measures perplexity,agreement,size {self.windows}"
         return [self.bench(words, model, f"--methods {name}") for name in methods.split(",")]
 
 
@@ -171,8 +171,9 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
             for device, name in sides.items()
         ]
     if stage == "check":
-        words = "-m pytest -n 0 -m cuda tests/parts/speed/test_cuda.py"
-        return [[sys.executable, *words.split()]]
+        tests = ROOT / "tests" / "parts" / "speed" / "test_cuda.py"
+        words = "-m pytest -n 0 -m cuda"
+        return [[sys.executable, *words.split(), str(tests)]]
     if stage == "shapes":
         if rig.device == "cpu":
             return [rig.bench("speed --engine native --threads 1 --tokens 16", rig.shapes)]
@@ -185,7 +186,7 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         words = "run --methods magnitude --quant none --measures speed --dtype bfloat16"
         return [rig.bench(words, rig.model, f"--set=speed.workloads={loads}")]
     if stage == "quality":
-        words = f"{PRUNED} --dtype bfloat16 --measures perplexity,agreement"
+        words = f"{PRUNED} --dtype bfloat16 --measures perplexity,agreement,size"
         return [rig.bench(words, rig.model, rig.windows)]
     if stage == "rate":
         return rig.train(MODEL, TRAINED, RECIPE, STEPS_TOKENS)
@@ -271,28 +272,31 @@ def _requirements() -> list[str]:
     return found
 
 
-def show_use(results: Path) -> None:
-    """Print tokens per second of each training, and the share of the card's peak."""
+def training_speeds(rig: Rig) -> list[str]:
+    """Return a line with the tokens per second of each timed training, and the share of the peak of
+    a card with a datasheet."""
     import torch
 
     from bench.inputs.datasheets import find_spec
     from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
-    sizes = roofline.model_sizes(MODEL, None)
+    sizes = roofline.model_sizes(SMALL if rig.is_tiny else MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
-    card = find_spec(torch.cuda.get_device_name())
-    for record in ReadOnlyStore(results):
+    card = find_spec(torch.cuda.get_device_name()) if rig.device == "cuda" else None
+    lines = []
+    for record in ReadOnlyStore(rig.results):
         identity, rate = record.identity, record.cost.get("training_tokens_per_s")
         if rate is None or identity.measure != "pattern" or identity.training.recipe != RECIPE:
             continue
         # A step has six products per weight, and eight with a teacher's forward pass.
         passes = 6 if identity.method.startswith("dense-ft") else 8
-        text = f"{identity.method}: {rate:,.0f} tokens/s"
+        text = f"- {identity.method}: {rate:,.0f} tokens/s in training"
         if card:
             peak = card.peak("bf16") * 1e12
-            text += f", {passes * weights * rate / peak:.0%} of the peak"
-        print(text)
+            text += f", {passes * weights * rate / peak:.0%} of the peak of {card.name} in bf16"
+        lines.append(f"{text}\n")
+    return sorted(lines)
 
 
 def pack(folder: Path, python: str, models: list[str], there: dict[str, str]) -> None:
@@ -546,7 +550,8 @@ def write_outcome(rig: Rig, stage: str, outcome: Outcome) -> None:
         guess = f"{minutes:g} min" if minutes else "plan.log"
         about = f"{name}: {rig.words(name)}"
         lines.append(f"| {about} | {guess} | {ended.seconds / 60:.1f} min | {ended} |")
-    (rig.results / "stages.md").write_text("\n".join([*lines, "", *without_numbers(rig.results)]))
+    more = [*training_speeds(rig), *without_numbers(rig.results)]
+    (rig.results / "stages.md").write_text("\n".join([*lines, "", *more]))
 
 
 def name_of_device(rig: Rig) -> str:
@@ -581,7 +586,9 @@ def keep(results: Path, archive: Path | None) -> None:
         return
     if (results / "records").is_dir():
         words = ["report", "--results", str(results), "--out", str(results / "report")]
-        subprocess.run([sys.executable, "-m", "bench", *words], check=False, capture_output=True)
+        report = [sys.executable, "-m", "bench", *words]
+        if subprocess.run(report, check=False, stdout=subprocess.DEVNULL).returncode:
+            print("the archive has no report of these records", file=sys.stderr)
     written = archive.with_name(f"{archive.name}.part")
     with tarfile.open(written, "w:gz") as out:
         out.add(results, results.name)
@@ -627,6 +634,8 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
             if rig.is_dry:
                 command = checked(command, name_of_card())
             print(">", *command, flush=True)
+            with log.open("a") as file:
+                print(">", *command, file=file)
             codes.append(call(command, end, log))
             if codes[-1] == STOPPED:
                 break
@@ -637,8 +646,8 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
             if name == "smoke" and not any(codes) and (faults := compare_devices(rig.results)):
                 codes.append(1)
                 cause = "; ".join(faults)
-            if name == "rate" and rig.device == "cuda":
-                show_use(rig.results)
+            if name == "rate":
+                print(*training_speeds(rig), sep="", end="", flush=True)
             all_calls = seconds + (before.seconds if before else 0.0)
             write_outcome(rig, name, Outcome(all_calls, max(codes), cause))
         print(f"{name}: exit codes {codes}, {seconds:.0f} s", flush=True)
