@@ -287,7 +287,8 @@ def training_speeds(rig: Rig) -> list[str]:
     lines = []
     for record in ReadOnlyStore(rig.results):
         identity, rate = record.identity, record.cost.get("training_tokens_per_s")
-        if rate is None or identity.measure != "pattern" or identity.training.recipe != RECIPE:
+        recipe = identity.training.recipe if identity.training else ""
+        if rate is None or identity.measure != "pattern" or recipe != RECIPE:
             continue
         # A step has six products per weight, and eight with a teacher's forward pass.
         passes = 6 if identity.method.startswith("dense-ft") else 8
@@ -405,8 +406,13 @@ def unpack(folder: Path, place: Path) -> None:
             shutil.copyfileobj(gzip.GzipFile(fileobj=whole), plain)
             plain.seek(0)
             with tarfile.open(fileobj=plain) as tar:
-                # The filter refuses links and paths out of the folder.
-                tar.extractall(place, filter="data")
+                # Python has this filter from 3.11.4 on, and 3.12 warns without one.
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                for member in tar:
+                    outside = member.name.startswith("/") or ".." in Path(member.name).parts
+                    if outside or not (member.isfile() or member.isdir()):
+                        raise tarfile.ExtractError(f"{member.name} is no file of this folder")
+                tar.extractall(place)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as fault:
         shutil.rmtree(place, ignore_errors=True)
         raise ValueError(f"a part is missing or damaged: copy all into {folder} again") from fault
