@@ -281,22 +281,23 @@ def training_speeds(rig: Rig) -> list[str]:
     from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
-    sizes = roofline.model_sizes(SMALL if rig.is_tiny else MODEL, None)
-    weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
-    card = find_spec(torch.cuda.get_device_name()) if rig.device == "cuda" else None
-    lines = []
+    rates: dict[str, float] = {}
     for record in ReadOnlyStore(rig.results):
         identity, rate = record.identity, record.cost.get("training_tokens_per_s")
         recipe = identity.training.recipe if identity.training else ""
-        if rate is None or identity.measure != "pattern" or recipe != RECIPE:
-            continue
+        if rate is not None and identity.measure == "pattern" and recipe == RECIPE:
+            rates[identity.method] = rate
+    card = find_spec(torch.cuda.get_device_name()) if rig.device == "cuda" else None
+    lines = [f"- {method}: {rate:,.0f} tokens/s in training" for method, rate in rates.items()]
+    if not card or not rates:
+        return sorted(lines)
+    sizes = roofline.model_sizes(MODEL, None)
+    weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
+    for index, (method, rate) in enumerate(rates.items()):
         # A step has six products per weight, and eight with a teacher's forward pass.
-        passes = 6 if identity.method.startswith("dense-ft") else 8
-        text = f"- {identity.method}: {rate:,.0f} tokens/s in training"
-        if card:
-            peak = card.peak("bf16") * 1e12
-            text += f", {passes * weights * rate / peak:.0%} of the peak of {card.name} in bf16"
-        lines.append(f"{text}\n")
+        passes = 6 if method.startswith("dense-ft") else 8
+        share = passes * weights * rate / (card.peak("bf16") * 1e12)
+        lines[index] += f", {share:.0%} of the peak of {card.name} in bf16"
     return sorted(lines)
 
 
@@ -557,7 +558,7 @@ def write_outcome(rig: Rig, stage: str, outcome: Outcome) -> None:
         about = f"{name}: {rig.words(name)}"
         lines.append(f"| {about} | {guess} | {ended.seconds / 60:.1f} min | {ended} |")
     more = [*training_speeds(rig), *without_numbers(rig.results)]
-    (rig.results / "stages.md").write_text("\n".join([*lines, "", *more]))
+    (rig.results / "stages.md").write_text("\n".join([*lines, "", *more, ""]))
 
 
 def name_of_device(rig: Rig) -> str:
@@ -576,7 +577,7 @@ def without_numbers(results: Path) -> list[str]:
             about = record.identity
             row = f"{about.model} {about.method} {about.pattern} {about.quantizer} {about.measure}"
             if record.status != "ok":
-                lines.append(f"- {row} is {record.status}: {record.reason}\n")
+                lines.append(f"- {row} is {record.status}: {record.reason}")
     return sorted(set(lines))
 
 
@@ -653,7 +654,7 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
                 codes.append(1)
                 cause = "; ".join(faults)
             if name == "rate":
-                print(*training_speeds(rig), sep="", end="", flush=True)
+                print(*training_speeds(rig), sep="\n", flush=True)
             all_calls = seconds + (before.seconds if before else 0.0)
             write_outcome(rig, name, Outcome(all_calls, max(codes), cause))
         print(f"{name}: exit codes {codes}, {seconds:.0f} s", flush=True)
