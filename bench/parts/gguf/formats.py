@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench.formats.contract import Checkpoint, ModelFormat, ModelSource, Options, Reader
+from bench.formats.shipping import Form, Server
 from methods.model.folder import Folder
+
+LLAMA_CPP = Server("llama.cpp", "llama-server -m {}", "{}.gguf")
 
 
 class Gguf(ModelFormat):
@@ -22,6 +25,17 @@ class Gguf(ModelFormat):
         ),
         "imatrix": (),
     }  # fmt: skip
+    forms: ClassVar[tuple[Form, ...]] = (
+        Form(
+            (LLAMA_CPP,),
+            r"q[2-6]_k",
+            keeps=True,
+            usual={"q6_k": 6.5625, "q5_k": 5.5, "q4_k": 4.5},
+        ),
+        Form((LLAMA_CPP,), r"int8(-rtn)?", 8.5, keeps=True),
+        Form((LLAMA_CPP,), r"int4(-(rtn|gptq))?", 4.5, keeps=True),
+        Form((LLAMA_CPP,), "", 16.0),
+    )
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:
         from bench.parts.gguf import gguf_export
