@@ -125,7 +125,7 @@ class Iq2Xxs(Q4K):
         if not self.importance:
             raise ValueError(
                 "importance=false: llama.cpp makes this type with an importance matrix alone: "
-                "leave the setting out, or use iq3_xxs"
+                "leave the setting out, or use iq3_s"
             )
 
 
@@ -135,9 +135,8 @@ class Iq2Xs(Iq2Xxs):
     name = "iq2_xs"
 
 
-class Iq3Xxs(Q4K):
-    """IQ3_XXS of llama.cpp: 3.06 bits; 4 weights are one of 256 points. Else as q4_k, with
-    IQ4_NL."""
+class Iq3Xxs(Iq2Xxs):
+    """IQ3_XXS of llama.cpp: 3.06 bits; 4 weights are one of 256 points. Else as iq2_xxs."""
 
     name = "iq3_xxs"
 

@@ -6,6 +6,7 @@ from gguf import GGUFReader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.magnitude import Magnitude
+from bench.catalog.choice import parse_quantizer
 from bench.inputs import llamacpp
 from bench.parts.gguf import gguf_file, k_quants
 from helpers.models import store
@@ -34,9 +35,9 @@ def model(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_are_those_of_llama_cpp(name, weighed, model, tmp_path):
     pytest.importorskip("llama_cpp")
-    if name.startswith("iq2") and not weighed:
-        with pytest.raises(ValueError, match="with an importance matrix"):
-            k_quants.Iq2Xxs(importance=False)
+    if name in ("iq2_xxs", "iq2_xs", "iq3_xxs") and not weighed:
+        with pytest.raises(UserError, match="with an importance matrix alone"):
+            parse_quantizer(f"{name}:importance=false")
         return
     source, folder = model
     gguf_file.write(folder, tmp_path / "f16.gguf", "f16")
