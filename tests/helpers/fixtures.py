@@ -20,24 +20,27 @@ from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.results import computed
 from bench.results.store import ReadOnlyStore
-from helpers import browser, faulty, forked_ranks, models, runs
+from helpers import browser, faulty, models, runs
 from helpers.fake_hub import FakeHub
+from helpers.forked_python import ForkedPython
 from helpers.trainings import counting, job_to_train
 from methods.contract.method import Job
 
+PROGRAMS = pytest.StashKey[ForkedPython]()
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Freeze the garbage collector, and start the process that ranks are forked from."""
+    """Freeze the garbage collector, and start the process that programs are forked from."""
     gc.freeze()
-    if any(hasattr(item.module, "forked_ranks") for item in session.items):
-        forked_ranks.start()
+    if session.items and not session.config.option.collectonly:
+        session.config.stash[PROGRAMS] = ForkedPython()
 
 
-def pytest_sessionfinish() -> None:
-    forked_ranks.stop()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if PROGRAMS in session.config.stash:
+        session.config.stash[PROGRAMS].close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,6 +57,13 @@ def nothing_remembered() -> Iterator[None]:
     """Compute all answers again: a test may change the code that computes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(computed, "_open", lambda path: None)
+        yield
+
+
+@pytest.fixture
+def new_processes(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Start programs as users do, with all imports, instead of forking them."""
+    with pytestconfig.stash[PROGRAMS].paused():
         yield
 
 
