@@ -53,6 +53,14 @@ def threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def nothing_synced() -> Iterator[None]:
+    """Do not wait until files are on the disk: tests lose no power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_remembered() -> Iterator[None]:
     """Compute all answers again: a test may change the code that computes them."""
     with pytest.MonkeyPatch.context() as patch:
