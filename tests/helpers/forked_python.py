@@ -86,7 +86,6 @@ class ForkedPython:
         if os.getpid() != self._owner:  # a program, whose child no other process can make
             pid = os.fork()
             if pid == 0:
-                torch.set_num_threads(1)  # those of OpenMP are gone
                 _run(job, files)
             return pid
         with self._lock, _adopting():
@@ -179,6 +178,7 @@ def _become(job, files):
     faulthandler.disable()
     atexit._clear()
     weakref.finalize._registered_with_atexit = False
+    torch.set_num_threads(1)  # a fork has none of the threads that OpenMP may have started
     random.seed()
     numpy.random.seed()
     runs.forget()
