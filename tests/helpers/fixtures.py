@@ -26,6 +26,7 @@ from helpers.forked_python import ForkedPython
 from helpers.trainings import counting, job_to_train
 from methods.contract.method import Job
 
+torch.set_num_threads(1)  # while tests are collected: OpenMP's threads do not survive a fork
 PROGRAMS = pytest.StashKey[ForkedPython]()
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
