@@ -113,17 +113,22 @@ def training() -> str:
     return "\n\n".join((_docstring(TrainingSettings), _docstring(Settings), fields))
 
 
-def overview(section: str) -> str:
-    """Return a table of a section, without the columns that are empty.
+def overview_cells(section: str) -> dict[str, list[str]]:
+    """Return the link, description and needs of each name of a section.
 
     A variant links to the name whose section it shares.
     """
-    written = _pages()
-    header, rows = ["name", "what it does", "needs"], []
+    written, rows = _pages(), {}
     for name, entry in registry.SECTIONS[section].items():
         described = _described_by(section, name, written) or name
         link = f"[{name}]({written.get((section, described), '')}#{described})"
-        rows.append([link, escape(entry.about), ", ".join(entry.needs_with({}))])
+        rows[name] = [link, escape(entry.about), ", ".join(entry.needs_with({}))]
+    return rows
+
+
+def overview(section: str) -> str:
+    """Return a table of a section, without the columns that are empty."""
+    header, rows = ["name", "what it does", "needs"], list(overview_cells(section).values())
     columns = zip(header, *rows, strict=True)
     used = [column for column in columns if any(column[1:])]
     titles, *cells = zip(*used, strict=True)

@@ -15,12 +15,13 @@ LLAMA_CPP = Server("llama.cpp", "llama-server -m {}", "{}.gguf")
 
 
 class Gguf(ModelFormat):
-    """A GGUF file, for llama.cpp, which writes the types that end in _k, _s, _m or _l."""
+    """A GGUF file, for llama.cpp, which makes K-quants and i-quants."""
 
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "values": (
             "f16", "q8_0", "q4_0", "q2_k", "q3_k_s", "q3_k_m", "q3_k_l", "q4_k_s", "q4_k_m",
-            "q5_k_s", "q5_k_m", "q6_k", "iq2_xxs", "iq2_xs", "iq3_xxs", "iq3_s", "iq4_xs", "iq4_nl",
+            "q5_k_s", "q5_k_m", "q6_k", "iq2_xxs", "iq2_xs", "iq3_xxs", "iq3_s", "iq3_m", "iq4_xs",
+            "iq4_nl",
         ),
         "imatrix": (),
     }  # fmt: skip
