@@ -219,7 +219,8 @@ def _dense_ratios(folder: str) -> dict[str, dict[str, str]]:
     seeds: dict[tuple[str, str], Seeds] = {}
     for record in results.records:
         identity = record.identity
-        if (identity.measure, identity.method) == ("perplexity", "dense"):
+        is_dense = (identity.measure, identity.method) == ("perplexity", "dense")
+        if is_dense and record.status == "ok":
             name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
             seeds.setdefault((identity.model, name), {})[identity.seed] = record
     ratios: dict[str, dict[str, str]] = {}
