@@ -20,14 +20,14 @@ PAGE = (ROOT / "docs/ci.md").read_text()
 BLOCKS = {
     kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("yaml", "toml", "bash")
 }
-GITHUB, OWN_METHOD, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
+GITHUB, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
 REVIEW, RELEASE = (
     yaml.safe_load((ROOT / f".github/workflows/{n}.yml").read_text())
     for n in ("submission", "release")
 )
 MAY_WRITE = {"comment": {"pull-requests": "write"}, "release": {"contents": "write"}}
 """Rights of the jobs that run no code of a change."""
-EXAMPLES = [s for w in (GITHUB, OWN_METHOD) for job in w["jobs"].values() for s in job["steps"]]
+EXAMPLES = [step for job in GITHUB["jobs"].values() for step in job["steps"]]
 STEPS = [
     *ACTION["runs"]["steps"],
     *(s for w in (WORKFLOW, REVIEW, RELEASE) for job in w["jobs"].values() for s in job["steps"]),
@@ -44,7 +44,7 @@ perplexity.windows = 4
 
 
 def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
-    for workflow in (WORKFLOW, GITHUB, OWN_METHOD, REVIEW, RELEASE):
+    for workflow in (WORKFLOW, GITHUB, REVIEW, RELEASE):
         assert workflow["permissions"] == {"contents": "read"}
         assert "pull_request_target" not in workflow[True]  # YAML 1.1 reads `on` so
         for name, job in workflow["jobs"].items():
@@ -76,7 +76,7 @@ def test_no_expression_is_pasted_into_a_command():
 
 
 def test_every_input_is_declared_and_used():
-    steps = [s for w in (WORKFLOW, GITHUB, OWN_METHOD) for s in w["jobs"]["gate"]["steps"]]
+    steps = [s for w in (WORKFLOW, GITHUB) for s in w["jobs"]["gate"]["steps"]]
     given = {name for step in steps if "gate" in step["uses"] for name in step["with"]}
     action = (ROOT / ".github/actions/gate/action.yml").read_text()
     used = set(re.findall(r"inputs\.([\w-]+)", action))
