@@ -195,8 +195,9 @@ def _print(answer: Answer, tracks: Sequence[str], engine: str) -> None:
     if answer.meets:
         _print_rows(answer)
         _print_first(answer)
-        if not engine and answer.meets:
-            say(f"What one engine runs, in its files: --engine {', '.join(engines())}.")
+        known = engines()
+        if known and not engine:
+            say(f"What one engine runs, in its files: --engine {', '.join(known)}.")
     if answer.nearest:
         reasons = ", ".join(f"{c.limit.noun} {_describe_check(c)}" for c in answer.nearest.failed)
         say(f"Nearest row that fails: {answer.nearest.row.name}: {reasons}.")

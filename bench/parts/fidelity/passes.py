@@ -85,8 +85,8 @@ class Passes:
         windows = [window for batch in self._original.states for window in batch.split(1)]
         logits = (self._counted(logits_of(ids)[None]) for ids in self._windows.tokens)
         original = ForwardPass(windows, self._original.head)
-        rows = self._original.head.weight.shape[0]  # type: ignore[index]
-        return self._compare(ForwardPass(logits, _NoHead(rows)), original)
+        weight: Any = self._original.head.weight
+        return self._compare(ForwardPass(logits, _NoHead(len(weight))), original)
 
     def _compare(self, measured: ForwardPass, original: ForwardPass) -> Items:
         reader = TokenDistances(self._windows, self._tokenizer)

@@ -117,7 +117,7 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
     )
     print_line()
     print_table(
-        ["tokens", "share", "KL", "95% interval", "share of KL", "EAR", "same top"],
+        ["tokens", "share", "KL", "95% interval", "of KL", "EAR", "top-1"],
         _bucket_lines(found.items),
         [False, True, True, False, True, True, True],
         title="By the original's confidence, position in the window, kind of token",
@@ -150,7 +150,7 @@ def _bucket_lines(items: Items) -> list[list[str]]:
         share = items.columns[f"{label}: kl"].sum() / total if total else 0.0
         ear, top = (tally.mean_interval(items, name, label).value for name in ("ear", "top1"))
         shares = [f"{100 * value:.0f}%" for value in (tokens / every, share)]
-        line = [label, shares[0], _number(kl.value), _interval(kl), shares[1]]
+        line = [label, shares[0], _number(kl.value), _interval(kl, 2), shares[1]]
         lines.append([*line, _number(ear), _number(top)])
     return lines
 
@@ -199,13 +199,13 @@ def to_json(pair: Pair, found: Comparison, max_kl: float | None) -> dict[str, An
     return out
 
 
-def _number(value: float) -> str:
+def _number(value: float, digits: int = 3) -> str:
     if 0 < abs(value) < 1e-6:
         return "<1e-06"
-    return f"{value:.3g}"
+    return f"{value:.{digits}g}"
 
 
-def _interval(found: Interval) -> str:
+def _interval(found: Interval, digits: int = 3) -> str:
     if found.low is None or found.high is None:
         return ""
-    return f"{_number(found.low)} to {_number(found.high)}"
+    return f"{_number(found.low, digits)} to {_number(found.high, digits)}"

@@ -195,7 +195,7 @@ def mean_interval(items: Items, distance: str, label: str = "") -> Interval:
     if label:
         tokens = items.columns[f"{label}: tokens"]
     index, _ = by_article(items)
-    of_units: Array = np.bincount(index, sums)
+    of_units: Array = np.bincount(index, sums).astype(np.float64)
     sizes: Array = np.bincount(index, tokens).astype(np.float64)
     of_units, sizes = of_units[sizes > 0], sizes[sizes > 0]
     if not len(sizes):
