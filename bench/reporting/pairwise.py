@@ -85,7 +85,7 @@ def add_intervals(
             remarks.append(f"{column.label}: {paired_estimate.FewArticles(few)}.")
         if found.intervals and few is None and column.better and len(by_row) == len(values):
             ranks[c] = _ranks(table, values, compared, found.intervals)
-    memory().save()
+    memory(__name__).save()
     return replace(
         table, intervals=intervals, ranks=ranks, unranked=unranked, remarks=tuple(remarks)
     )
@@ -119,11 +119,11 @@ class PairComparer:
             return PairIntervals({}, None)
         about = ("pairs", [self._describe(seeds, metric) for seeds in rows.values()], metric, level)
         is_known = all(digest for row in about[1] for _, digest, _, _ in row)
-        answer = memory().get(*about) if is_known else None
+        answer = memory(__name__).get(*about) if is_known else None
         if answer is None or not self._holds(answer["learned"], rows, metric):
             answer = self._compute(rows, metric, level)
             if is_known:
-                memory().put(answer, *about)
+                memory(__name__).put(answer, *about)
         pairs = combinations(rows, 2)
         found = zip(pairs, answer["pairs"], strict=True)
         intervals = {pair: Interval.rounded(*fields) for pair, fields in found if fields}

@@ -53,6 +53,10 @@ class ReadOnlyStore:
         self.root = root
         self.damaged: list[str] = []
         """A sentence for each record that could not be read."""
+        self._texts: dict[str, str] = {}
+        """Digest of the file of each record that was read, by key."""
+        self._known: set[str] = set()
+        """Keys of records whose file and items were checked."""
         if root.is_file():
             raise UserError(
                 f"results folder {str(root)!r} is a file, not a folder: name another {how}"
@@ -93,7 +97,7 @@ class ReadOnlyStore:
             record = self._hold(path, model)
             if record is not None:
                 yield record
-        memory().save()
+        memory(__name__).save()
 
     def checked(self) -> Iterator[tuple[Record, Evidence]]:
         """Yield the records that hold, each with what its numbers rest on, computed now."""
@@ -114,7 +118,7 @@ class ReadOnlyStore:
         remembered by content."""
         from bench.results.computed import memory
 
-        known = memory()
+        known = memory(describe.__module__)
         for path in self._paths():
             about = ["named", path.stem, ""]
             with contextlib.suppress(OSError):
@@ -162,15 +166,15 @@ class ReadOnlyStore:
         record = self._read(path)
         if record is None or model not in ("", record.identity.model):
             return None
-        about = ("holds", record.digest)
-        if memory().get(*about):
+        if record.key in self._known:
             with contextlib.suppress(UserError):
                 if record.items:
                     self.content(record)
                 return record
         if self._check(path, record) is None:
             return None
-        memory().put(True, *about)
+        memory(__name__).put(True, "holds", self._texts[record.key])
+        self._known.add(record.key)
         return record
 
     def _check(self, path: Path, record: Record | None = None) -> tuple[Record, Evidence] | None:
@@ -209,16 +213,23 @@ class ReadOnlyStore:
     def _parse(self, path: Path) -> Record:
         """Read a record. Raise OtherSchema for another version, or ValueError if it or its items
         are damaged."""
+        from bench.results.computed import memory
+
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("is no record (it is no file)")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise ValueError(f"is no record ({size:,} bytes, more than {MAX_BYTES:,})")
         content = path.read_bytes()
+        text = hashlib.sha256(content).hexdigest()
+        is_known = bool(memory(__name__).get("holds", text))
         try:
-            record = parse(content, str(path))
+            record = parse(content, str(path), known=is_known)
         except ValueError as fault:
             raise ValueError(f"is no record ({first_line(fault)})") from None
+        self._texts[record.key] = text
+        if is_known:
+            self._known.add(record.key)
         if record.stem != path.stem:
             raise ValueError("does not bear its own key")
         if record.items:
@@ -250,7 +261,8 @@ class ReadOnlyStore:
         has."""
         from bench.results.items import unpack
 
-        return unpack(self.content(record), record, str(self.items_path(record)))
+        name = str(self.items_path(record))
+        return unpack(self.content(record), record, name, known=record.key in self._known)
 
     def content(self, record: Record) -> bytes:
         """Return the content of the file of a record's items, or raise UserError if it is not the

@@ -110,7 +110,7 @@ def test_a_tokenizer_that_changes_what_is_measured_is_a_sentence(tmp_path, refus
 
 CONFIGS = (
     "layers", "narrow", "epsilon", "rope", "activation", "context", "own code", "other weights",
-    "attention of a hub", "many labels", "dtype", "padding",
+    "attention of a hub", "many labels", "dtype", "padding", "quantized by a list",
 )  # fmt: skip
 
 
