@@ -31,7 +31,9 @@ with mock.patch("os.fsync"):  # these records need not outlive a crash
 
 def fill(tree: Path, root: Path, rows: int) -> None:
     """Write records of this many rows, as the tree's own report.py makes them."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks")])
+    }
     command = [sys.executable, "-c", FILL, str(root), str(rows)]
     subprocess.run(command, cwd=tree, env=environment, check=True)
 

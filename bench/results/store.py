@@ -11,6 +11,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from bench.system.files import atomic_write, sweep, write_file
 from methods.contract.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from bench.results.computed import Memory
     from bench.results.derive import Items
     from bench.results.record_check import Evidence
 
@@ -66,6 +68,12 @@ class ReadOnlyStore:
                 f"results folder {str(root)!r} is not there: name one {how}, or run bench run first"
             )
 
+    @cached_property
+    def _memory(self) -> Memory:
+        from bench.results.computed import memory
+
+        return memory(__name__)
+
     def path(self, key: str) -> Path:
         return self.root / "records" / f"{key[:32]}.json"
 
@@ -91,13 +99,11 @@ class ReadOnlyStore:
 
     def sound(self, model: str = "") -> Iterator[Record]:
         """Yield the records that hold. model: of this model only."""
-        from bench.results.computed import memory
-
         for path in self._paths():
             record = self._hold(path, model)
             if record is not None:
                 yield record
-        memory(__name__).save()
+        self._memory.save()
 
     def checked(self) -> Iterator[tuple[Record, Evidence]]:
         """Yield the records that hold, each with what its numbers rest on, computed now."""
@@ -161,8 +167,6 @@ class ReadOnlyStore:
     def _hold(self, path: Path, model: str = "") -> Record | None:
         """Return a record that holds, or None. This machine may have checked it before: its digest
         and the items', which are compared, say that nothing has changed."""
-        from bench.results.computed import memory
-
         record = self._read(path)
         if record is None or model not in ("", record.identity.model):
             return None
@@ -173,7 +177,7 @@ class ReadOnlyStore:
                 return record
         if self._check(path, record) is None:
             return None
-        memory(__name__).put(True, "holds", self._texts[record.key])
+        self._memory.put(True, "holds", self._texts[record.key])
         self._known.add(record.key)
         return record
 
@@ -213,8 +217,6 @@ class ReadOnlyStore:
     def _parse(self, path: Path) -> Record:
         """Read a record. Raise OtherSchema for another version, or ValueError if it or its items
         are damaged."""
-        from bench.results.computed import memory
-
         if path.exists() and not path.is_file():  # reading a pipe would block
             raise ValueError("is no record (it is no file)")
         size = path.stat().st_size
@@ -222,7 +224,7 @@ class ReadOnlyStore:
             raise ValueError(f"is no record ({size:,} bytes, more than {MAX_BYTES:,})")
         content = path.read_bytes()
         text = hashlib.sha256(content).hexdigest()
-        is_known = bool(memory(__name__).get("holds", text))
+        is_known = bool(self._memory.get("holds", text))
         try:
             record = parse(content, str(path), known=is_known)
         except ValueError as fault:

@@ -53,7 +53,9 @@ def test_a_warm_report_computes_nothing_again_and_is_the_same(cache, results, mo
 
 def test_answers_depend_on_the_code_that_gives_them_and_on_no_other():
     files = computed._closure("bench.reporting.pairwise")
-    assert {"bench.stats.mcnemar", "bench.measures.size", "methods.contract.measure_info"} <= set(files)
+    assert {"bench.stats.mcnemar", "bench.measures.size", "methods.contract.measure_info"} <= set(
+        files
+    )
     assert not {"bench.cli.main", "bench.execution.build", "bench.parts.gguf.files"} & set(files)
 
 
