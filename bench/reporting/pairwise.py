@@ -166,14 +166,14 @@ class PairComparer:
         sides = [_Side(seeds, metric, known) for seeds in rows.values()]
         tests = len(sides) * (len(sides) - 1) // 2
         for (at, a), (_, b) in combinations(enumerate(sides), 2):
-            asked.answer = None
             try:
                 interval = _compare(a, b, self.results, known, level, tests)
             except paired_estimate.FewArticles as fault:
                 few, interval = fault.count, None
             pairs.append(interval and interval.fields)
-            if asked.answer is not None:
-                learned[str(at)] = asked.answer
+            answer = asked.take()
+            if answer is not None:
+                learned[str(at)] = answer
         return {"pairs": pairs, "few": few, "learned": learned}
 
 
@@ -183,6 +183,11 @@ class _Asked(ArticleVarianceTable):
     def __init__(self, table: ArticleVarianceTable) -> None:
         self.table = table
         self.answer: str | None = None
+
+    def take(self) -> str | None:
+        """Return the last answer, once. None: nothing was asked since."""
+        answer, self.answer = self.answer, None
+        return answer
 
     def of(self, record: Record, metric: str) -> ArticleVariance | None:
         found = self.table.of(record, metric)

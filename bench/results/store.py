@@ -11,7 +11,6 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,7 @@ class ReadOnlyStore:
         """A sentence for each record that could not be read."""
         self._texts: dict[str, str] = {}
         """Digest of the file of each record that was read, by key."""
+        self._memories: dict[int, Memory] = {}
         self._known: set[str] = set()
         """Keys of records whose file and items were checked."""
         if root.is_file():
@@ -68,11 +68,14 @@ class ReadOnlyStore:
                 f"results folder {str(root)!r} is not there: name one {how}, or run bench run first"
             )
 
-    @cached_property
+    @property
     def _memory(self) -> Memory:
+        """Answers of this process, because a fork opens the file again."""
         from bench.results.computed import memory
 
-        return memory(__name__)
+        if os.getpid() not in self._memories:
+            self._memories[os.getpid()] = memory(__name__)
+        return self._memories[os.getpid()]
 
     def path(self, key: str) -> Path:
         return self.root / "records" / f"{key[:32]}.json"

@@ -75,8 +75,8 @@ def _process() -> Iterator[None]:
     is_main = threading.current_thread() is threading.main_thread()
     alarm = signal.signal(signal.SIGALRM, _refuse_alarm) if is_main else None
     atexit.register = _register_guarded  # type: ignore[assignment]
-    threading.Thread.start = _start_daemon  # type: ignore[method-assign]
-    os._exit = partial(_refuse_exit, os.getpid(), end)  # type: ignore[assignment]
+    threading.Thread.start = _start_daemon  # type: ignore[assignment, method-assign]
+    os._exit = partial(_refuse_exit, os.getpid(), end)
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ def _register_guarded(work: Callable[..., Any], *values: Any, **named: Any) -> C
     def guarded() -> None:
         try:
             work(*values, **named)
-        except BaseException as fault:
+        except BaseException as fault:  # noqa: BLE001: whatever a plug-in raises
             what = f"{type(fault).__name__}: {' '.join(str(fault).split())}"
             print(f"bench: a plug-in failed at the exit of Python ({what})", file=sys.stderr)
 
