@@ -117,7 +117,7 @@ def _register_guarded(work: Callable[..., Any], *values: Any, **named: Any) -> C
     def guarded() -> None:
         try:
             work(*values, **named)
-        except BaseException as fault:  # noqa: BLE001: whatever a plug-in raises
+        except BaseException as fault:  # noqa: BLE001 (a plug-in may raise anything)
             what = f"{type(fault).__name__}: {' '.join(str(fault).split())}"
             print(f"bench: a plug-in failed at the exit of Python ({what})", file=sys.stderr)
 
