@@ -110,7 +110,7 @@ def test_a_tokenizer_that_changes_what_is_measured_is_a_sentence(tmp_path, refus
 
 CONFIGS = (
     "layers", "narrow", "epsilon", "rope", "activation", "context", "own code", "other weights",
-    "attention of a hub", "many labels", "dtype", "padding", "quantized by a list",
+    "attention of a hub", "many labels", "dtype", "padding",
 )  # fmt: skip
 
 
@@ -121,6 +121,12 @@ def test_every_command_reads_a_config_with_the_same_check(refused, tmp_path, nam
     folders.DAMAGES[name](folder)
     said = refused("plan", "--model", folder)
     assert refused("verify", folder) == refused("export", folder, "--out", "new") == said
+
+
+def test_quantization_that_is_no_object_is_a_sentence(refused, tmp_path):
+    folder = runs.tiny(tmp_path / "model")
+    folders.DAMAGES["quantized by a list"](folder)
+    assert "its quantization_config is [], not an object" in refused("verify", folder)
 
 
 @pytest.mark.parametrize(
