@@ -3,7 +3,7 @@
 The records are synthetic, four for each row, as in report.py. Each command runs in a process of
 its own, which is stopped after a limit of CPU time: first with an empty cache (cold), then again,
 when this machine remembers what it computed (warm). A command that reached the limit is not run
-with more records. `--tree` measures another checkout of the project, under another `--name`.
+with more records. `--tree` measures another checkout of the project, under the `--name` of its commit.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def table(figures: Figures) -> str:
 
 def main(
     tree: Path = ROOT,
-    name: str = "after",
+    name: str = "now",
     limit: int = 60,
     rows: str = ",".join(map(str, ROWS)),
     records: str = ",".join(map(str, RECORDS)),
