@@ -52,6 +52,10 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
     targets = find_targets(source.config, source.shapes(), *model.targets)
     kind = values or gguf_file.kind_of(folder)
     by_llama_cpp = kind not in gguf_file.WRITTEN_TYPES
+    if kind in ("iq2_xxs", "iq2_xs", "iq3_xxs") and not imatrix:
+        raise UserError(
+            f"llama.cpp makes {kind} with an importance matrix alone: add --imatrix wiki-mini"
+        )
     if by_llama_cpp:
         llamacpp.require_package(f"--values {kind}")
     elif imatrix:

@@ -33,8 +33,8 @@ INSTEAD = {
     "IQ4_XS": "IQ4_NL",
     "IQ4_NL": "IQ4_NL",
 }
-"""Type that llama.cpp takes for rows that are no whole number of blocks of 256, as its version in
-llama-cpp-python 0.3.36 does. That in 0.3.16 takes IQ4_NL for Q2_K and Q3_K, too."""
+"""Type that llama.cpp takes for rows that are no whole number of blocks of 256, as in
+llama-cpp-python 0.3.36."""
 
 
 def add_squares(x: Tensor, total: Tensor | None) -> Tensor:
@@ -111,6 +111,7 @@ class Q6K(Q4K):
     name = "q6_k"
 
 
+@dataclass(frozen=True)
 class Iq2Xxs(Q4K):
     """IQ2_XXS of llama.cpp: 2.06 bits; 8 weights are one of 256 points, with signs beside it.
 
@@ -124,7 +125,7 @@ class Iq2Xxs(Q4K):
         if not self.importance:
             raise ValueError(
                 "importance=false: llama.cpp makes this type with an importance matrix alone: "
-                "leave the setting out, or use iq3_xxs"
+                "leave the setting out, or use iq3_s"
             )
 
 
@@ -134,9 +135,8 @@ class Iq2Xs(Iq2Xxs):
     name = "iq2_xs"
 
 
-class Iq3Xxs(Q4K):
-    """IQ3_XXS of llama.cpp: 3.06 bits; 4 weights are one of 256 points. Else as q4_k, with
-    IQ4_NL."""
+class Iq3Xxs(Iq2Xxs):
+    """IQ3_XXS of llama.cpp: 3.06 bits; 4 weights are one of 256 points. Else as iq2_xxs."""
 
     name = "iq3_xxs"
 

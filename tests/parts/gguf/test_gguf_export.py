@@ -130,6 +130,12 @@ def test_llama_cpp_writes_k_quants(tmp_path):
     assert "by llama.cpp" in export_model(str(runs.TINY), "gguf", tmp_path / "out", values="q4_k_m")
 
 
+def test_iq2_needs_an_importance_matrix(tmp_path):
+    """llama.cpp ends the process where the scores of a matrix are missing."""
+    with pytest.raises(UserError, match="makes iq2_xxs with an importance matrix alone"):
+        export_model(str(runs.TINY), "gguf", tmp_path / "out", values="iq2_xxs")
+
+
 def test_rounding_at_run_time_is_no_gguf(tmp_path):
     folder = runs.tiny(tmp_path / "m", cast_bench_cache={"bits": 8})
     with pytest.raises(UserError, match="rounds keys and values while it runs"):

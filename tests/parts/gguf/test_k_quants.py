@@ -6,6 +6,7 @@ from gguf import GGUFReader
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from baselines.magnitude import Magnitude
+from bench.catalog.choice import parse_quantizer
 from bench.inputs import llamacpp
 from bench.parts.gguf import gguf_file, k_quants
 from helpers.models import store
@@ -34,21 +35,18 @@ def model(tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bytes_are_those_of_llama_cpp(name, weighed, model, tmp_path):
     pytest.importorskip("llama_cpp")
-    if name.startswith("iq2") and not weighed:
-        with pytest.raises(ValueError, match="with an importance matrix"):
-            k_quants.Iq2Xxs(importance=False)
+    if name in ("iq2_xxs", "iq2_xs", "iq3_xxs") and not weighed:
+        with pytest.raises(UserError, match="with an importance matrix alone"):
+            parse_quantizer(f"{name}:importance=false")
         return
     source, folder = model
-    importance = {
-        f"blk.0.{theirs}.weight": torch.rand(source.get_submodule(f"{LAYER}.{ours}").in_features)
-        + 0.1
-        for theirs, ours in (
-            ("ffn_up", "mlp.up_proj"),
-            ("ffn_down", "mlp.down_proj"),
-            ("attn_output", "self_attn.o_proj"),
-        )
-    }
     gguf_file.write(folder, tmp_path / "f16.gguf", "f16")
+    # Without the scores of a matrix llama.cpp ends the process for some types.
+    importance = {
+        t.name: torch.rand(int(t.shape[0])) + 0.1
+        for t in GGUFReader(tmp_path / "f16.gguf").tensors
+        if len(t.shape) == 2
+    }
     kind = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}.get(name, name)
     given = importance if weighed else None
     llamacpp.quantize(tmp_path / "f16.gguf", tmp_path / "out.gguf", kind, 1, given, pure=True)
