@@ -1,9 +1,9 @@
 """CPU time and memory of `bench report`, `check` and `ls` as results grow.
 
 The records are synthetic, four for each row, as in report.py. Each command runs in a process of
-its own, which is stopped after a limit of CPU time: first with an empty cache, then again, when
-this machine remembers what it computed. `--before` measures another checkout of the project in turn
-with this one.
+its own, which is stopped after a limit of CPU time: first with an empty cache (cold), then again,
+when this machine remembers what it computed (warm). A command that reached the limit is not run
+with more records. `--tree` measures another checkout of the project, under the `--name` of its commit.
 """
 
 from __future__ import annotations
@@ -14,13 +14,28 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from unittest import mock
 
 from harness import ROOT, Figures, finish, recorded, say, start
-from report import RECORDS_OF_ROW, fill
+from report import RECORDS_OF_ROW
 
 ROWS = (200, 500, 1000, 2000)
 RECORDS = (2000, 5000, 10_000, 20_000)
+FILL = """
+import pathlib, sys
+from unittest import mock
+import report
+with mock.patch("os.fsync"):  # these records need not outlive a crash
+    report.fill(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+def fill(tree: Path, root: Path, rows: int) -> None:
+    """Write records of this many rows, as the tree's own report.py makes them."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks")])
+    }
+    command = [sys.executable, "-c", FILL, str(root), str(rows)]
+    subprocess.run(command, cwd=tree, env=environment, check=True)
 
 
 def measure(tree: Path, limit: int, cache: Path, *words: object) -> Figures:
@@ -48,47 +63,49 @@ def measure(tree: Path, limit: int, cache: Path, *words: object) -> Figures:
 
 
 def table(figures: Figures) -> str:
-    """Return the figures of one tree as lines: command, size, CPU time, memory."""
+    """Return figures as lines: command and size, CPU time, memory."""
     lines = []
     for name, found in figures.items():
         cells = [name, str(found["seconds of CPU"]), str(found.get("peak MB", ""))]
-        lines.append("".join(cell.rjust(24) for cell in cells))
+        lines.append("".join(cell.rjust(32) for cell in cells))
     return "\n".join(lines)
 
 
 def main(
-    before: Path | None = None,
+    tree: Path = ROOT,
+    name: str = "now",
     limit: int = 60,
     rows: str = ",".join(map(str, ROWS)),
     records: str = ",".join(map(str, RECORDS)),
 ) -> None:
-    trees = {"before": before, "after": ROOT} if before else {"after": ROOT}
-    every: Figures = {name: {} for name in trees}
-    sizes = {int(count) // RECORDS_OF_ROW for count in records.split(",")}
+    found: Figures = {}
+    ended: set[str] = set()
     of_report = {int(count) for count in rows.split(",")}
-    filled = 0
+    of_check = {int(count) // RECORDS_OF_ROW for count in records.split(",")}
     with tempfile.TemporaryDirectory() as room:
         root, page = Path(room) / "made", Path(room) / "page"
-        for count in sorted(sizes | of_report):
-            with mock.patch("os.fsync"):  # these records need not outlive a crash
-                fill(root, count, filled)
-            filled = count
+        for count in sorted(of_check | of_report):
+            fill(tree, root, count)
             commands: dict[str, tuple[object, ...]] = {}
             if count in of_report:
                 commands[f"report {count:,} rows"] = ("report", "--results", root, "--out", page)
-            if count in sizes:
-                records_now = f"{RECORDS_OF_ROW * count:,} records"
-                commands[f"check {records_now}"] = ("check", root)
-                commands[f"ls {records_now}"] = ("ls", "runs", "--results", root)
+            if count in of_check:
+                size = f"{RECORDS_OF_ROW * count:,} records"
+                commands[f"check {size}"] = ("check", root)
+                commands[f"ls {size}"] = ("ls", "runs", "--results", root)
             for what, words in commands.items():
-                for name, tree in trees.items():
-                    cache = Path(room) / f"cache {name} {what}"
-                    for state in (what, f"{what}, again"):
-                        every[name][state] = measure(tree, limit, cache, *words)
-                        say(name, table({state: every[name][state]}))
-    for name, found in every.items():
-        print(name, table(found), sep="\n")
-    finish("growth", recorded("growth") | every)
+                for state in ("cold", "warm"):
+                    kind = f"{words[0]} {state}"
+                    if kind in ended:  # more records take longer
+                        found[f"{what}, {state}"] = {"seconds of CPU": f"more than {limit}"}
+                        continue
+                    used = measure(tree, limit, Path(room) / f"cache {what}", *words)
+                    found[f"{what}, {state}"] = used
+                    say(table({f"{what}, {state}": used}))
+                    if "peak MB" not in used:
+                        ended |= {f"{words[0]} cold", f"{words[0]} warm"}
+    print(name, table(found), sep="\n")
+    finish("growth", recorded("growth") | {name: found})
 
 
 if __name__ == "__main__":

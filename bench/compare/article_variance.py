@@ -46,7 +46,7 @@ class ArticleVarianceTable:
                 fitting.append(record)
         digests = [record.digest for record in fitting]
         about = ("articles", model, metric, protocol.label, protocol.name, digests)
-        known = memory().get(*about) if all(digests) else None
+        known = memory(__name__).get(*about) if all(digests) else None
         if known is not None:
             return ArticleVariance(*known) if known else None
         found = []
@@ -58,7 +58,7 @@ class ArticleVarianceTable:
                 found.append((is_same, learned.articles, learned.pairs, learned))
         best = max(found)[-1] if found else None
         if all(digests):
-            memory().put(best or [], *about)
+            memory(__name__).put(best or [], *about)
         return best
 
     def _learn(self, records: list[Record], metric: str) -> ArticleVariance | None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,14 +73,14 @@ def estimate_pair(
     if len(counts_before) > 1 or len(counts_after) > 1:
         what = "numbers of blocks of timings" if pair.definition.is_time else "items"
         raise NotComparable(f"seeds were measured on different {what}")
-    was = _stack_scores(of_before, pair.before, pair.metric)
-    now = _stack_scores(of_after, pair.after, pair.metric)
+    was = _stack_scores(of_before, pair.before, pair.metric, before)
+    now = _stack_scores(of_after, pair.after, pair.metric, after)
     if np.array_equal(was, now) and not _could_differ(pair, both, before, after):
         return bootstrap.exact(0.0, was.shape[1], "items", len(pair.before), margin)
     if pair.definition.is_time:
         return _estimate_timing(was, now, level, margin)
     items = both[0][0]
-    if any(not np.array_equal(items.ids, other.ids) for other, _ in both):
+    if any(not _equal(items.ids, other.ids) for other, _ in both):
         raise NotComparable("seeds were measured on different items")
     if (items.weights == 1).all():
         found = _estimate_questions(was, now, level, margin)
@@ -188,6 +189,11 @@ def mean_values(pair: MetricPair) -> tuple[float, float]:
 
 def _mean(readings: Sequence[ReadingRow], geometric: bool) -> float:
     values = [float(reading.value) for reading in readings if reading.value is not None]
+    return mean_of(values, geometric)
+
+
+def mean_of(values: Sequence[float], geometric: bool) -> float:
+    """Return the mean over seeds."""
     if geometric:
         return math.exp(math.fsum(map(math.log, values)) / len(values))
     return math.fsum(values) / len(values)
@@ -195,15 +201,17 @@ def _mean(readings: Sequence[ReadingRow], geometric: bool) -> float:
 
 def mean_change(pair: MetricPair) -> float:
     """Return after minus before, of the logarithms if the change is a ratio."""
-    a, b = mean_values(pair)
-    return math.log(b / a) if pair.is_ratio else b - a
+    return change_of(*mean_values(pair), pair.is_ratio)
+
+
+def change_of(before: float, after: float, is_ratio: bool) -> float:
+    """Return after minus before, of the logarithms if the change is a ratio."""
+    return math.log(after / before) if is_ratio else after - before
 
 
 def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     if not timing and not (
-        np.array_equal(a.ids, b.ids)
-        and np.array_equal(a.clusters, b.clusters)
-        and np.array_equal(a.weights, b.weights)
+        _equal(a.ids, b.ids) and _equal(a.clusters, b.clusters) and _equal(a.weights, b.weights)
     ):
         raise NotComparable(f"measured on different items: {len(a.ids):,}, now {len(b.ids):,}")
     if len(a.ids) == 0:
@@ -213,9 +221,20 @@ def _check_items(a: Items, b: Items, timing: bool) -> tuple[Items, Items]:
     return a, b
 
 
-def _stack_scores(sides: Sequence[Items], records: Sequence[Record], metric: str) -> Array:
+def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return a is b or np.array_equal(a, b)
+
+
+def _stack_scores(
+    sides: Sequence[Items], records: Sequence[Record], metric: str, results: ResultSet
+) -> Array:
     """Return scores [seeds, items]."""
-    columns = [_column(items, record, metric) for items, record in zip(sides, records, strict=True)]
+    columns = []
+    for items, record in zip(sides, records, strict=True):
+        key = (record.key, metric)
+        if key not in results.scores:
+            results.scores[key] = _column(items, record, metric)
+        columns.append(results.scores[key])
     return np.stack(columns)
 
 
@@ -246,7 +265,7 @@ def _estimate_timing(was: Array, now: Array, level: float, margin: float) -> Est
 def _share_articles(items: Items) -> bool:
     """Return whether several questions share an article. McNemar's test takes each as independent,
     but they flip together."""
-    return 1 < _articles(tuple(items.clusters))[0] < len(items.ids)
+    return 1 < _articles(_Array(items.clusters))[0] < len(items.ids)
 
 
 def _estimate_questions(was: Array, now: Array, level: float, margin: float) -> Estimate:
@@ -283,15 +302,28 @@ def _estimate_windows(
 
 def _sums_by_article(differences: Array, items: Items) -> tuple[Array, Array]:
     """Return sums by article [seeds, articles], and weights [articles]."""
-    count, index = _articles(tuple(items.clusters))
+    count, index = _articles(_Array(items.clusters))
     rows = (*differences, items.weights)
     sums: Array = np.stack([np.bincount(index, row, count) for row in rows])
     return sums[:-1], sums[-1]
 
 
+class _Array:
+    """An array as an argument of a cached function. It is equal to itself only."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Array) and self.values is other.values
+
+    def __hash__(self) -> int:
+        return id(self.values)
+
+
 @lru_cache(maxsize=64)
-def _articles(clusters: tuple[str, ...]) -> tuple[int, NDArray[np.intp]]:
+def _articles(clusters: _Array) -> tuple[int, NDArray[np.intp]]:
     """Return how many articles items have, and the number of each item's article. All pairs on one
     text share them."""
-    names, index = np.unique(np.array(clusters, dtype=str), return_inverse=True)
+    names, index = np.unique(clusters.values.astype(str), return_inverse=True)
     return len(names), index

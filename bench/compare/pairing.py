@@ -158,6 +158,28 @@ def another_source(a: Record, b: Record) -> str:
     return ""
 
 
+def kind_of(seeds: Seeds, metric: str) -> tuple[Any, ...] | None:
+    """Return what two rows of equal kinds share: nothing keeps their numbers of a metric apart.
+    None: only `MetricPair.obstacle` tells."""
+    kind: list[Any] = []
+    for seed in sorted(seeds, key=order):
+        record = seeds[seed]
+        identity, inputs = record.identity, record.key_inputs
+        readings = [reading for reading in record.readings if reading.metric == metric]
+        has_value = [reading.value is not None for reading in readings] == [True]
+        if record.status != "ok" or record.reason or record.items is None or not has_value:
+            return None
+        unit, better = readings[0].unit, readings[0].better
+        if not better:
+            return None
+        kind += [seed, record.token_digest, unit, better, identity.model, inputs.get("model")]
+        if identity.measure in NUMBERED:
+            kind += [identity.protocol, (inputs.get("measure") or {}).get("content")]
+        if metrics.find(metric, unit).is_time:
+            kind.append(_hardware(record))
+    return tuple(kind)
+
+
 def _differ(a: Any, b: Any) -> bool:
     """Return whether two values are different digests."""
     return _is_digest(a) and _is_digest(b) and a != b

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench.results.derive import Items
 from bench.results.identity import IdentityKey, Protocol
 from bench.results.record import Record
@@ -45,13 +48,23 @@ class ResultSet:
         """Return some of the records, under another name."""
         return ResultSet(name, tuple(records), self.items)
 
+    @cached_property
+    def scores(self) -> dict[tuple[str, str], NDArray[np.float64]]:
+        """Scores by item that were read, by key and metric."""
+        return {}
+
     def with_cache(self) -> ResultSet:
-        """Return the same, with the items of each record read once."""
+        """Return the same, with the items of each record read once. Arrays of equal windows or
+        questions are one array."""
         cache: dict[str, Items] = {}
+        known: dict[tuple[object, ...], Items] = {}
 
         def items(record: Record) -> Items:
             if record.key not in cache:
-                cache[record.key] = self.items(record)
+                found = self.items(record)
+                same = (tuple(found.ids), tuple(found.clusters), found.weights.tobytes())
+                first = known.setdefault(same, found)
+                cache[record.key] = Items(*first[:3], found.columns)
             return cache[record.key]
 
         return ResultSet(self.name, self.records, items)

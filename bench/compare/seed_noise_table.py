@@ -83,6 +83,11 @@ class SeedNoiseTable:
             return None
         sides = [one for one, *_ in (pair.before, pair.after) if one.identity.seed is not None]
         found = [self.of_record(one, pair.definition) for one in sides]
+        return self.of_difference(found, len(pair.before))
+
+    def of_difference(self, found: Sequence[KnownNoise], seeds: int) -> KnownNoise | None:
+        """Return the noise of the difference of two numbers, each a mean over this many seeds.
+        found: that of the rows with seeds."""
         if not any(one.noise.variance for one in found):
             return None
         if len(set(found)) == 1:  # one estimate, used twice, has the degrees of freedom of one
@@ -90,7 +95,7 @@ class SeedNoiseTable:
         else:
             parts = [(one.noise.variance, one.noise.freedom) for one in found]
             total = SeedNoise(sum(variance for variance, _ in parts), satterthwaite(parts))
-        mean = SeedNoise(total.variance / len(pair.before), total.freedom)
+        mean = SeedNoise(total.variance / seeds, total.freedom)
         return KnownNoise(mean, "; ".join(dict.fromkeys(one.source for one in found)))
 
     def kind_of(self, record: Record) -> str:

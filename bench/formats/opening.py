@@ -10,7 +10,7 @@ from bench.formats import checkpoint
 from bench.formats.adapter import AdapterCheckpoint
 from bench.formats.checkpoint import ADAPTER, QUANT_METHOD, QUANTIZATION_KEYS, STORED, Checkpoint
 from bench.formats.contract import Reader
-from bench.formats.quantized import QuantizedCheckpoint, find_codec
+from bench.formats.quantized import QuantizedCheckpoint, cannot_read, find_codec
 from bench.system import digests
 from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
@@ -80,6 +80,10 @@ def _open(path: Path, original: Folder | None) -> Checkpoint:
     if not list(path.glob("*.safetensors")) and (found := sorted(path.glob("*.gguf"))):
         raise UserError(f"{path} has GGUF files: name one of them, for example {found[0]}")
     folder = Folder(path)
+    for key in QUANTIZATION_KEYS:
+        about = folder.config.get(key)
+        if about is not None and not isinstance(about, dict):
+            raise cannot_read(path, f"its {key} is {about!r}, not an object")
     if any(folder.config.get(key) for key in QUANTIZATION_KEYS):
         return QuantizedCheckpoint(folder, find_codec(folder))
     return Checkpoint(folder)

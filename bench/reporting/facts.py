@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.reporting.words import rounded
 from bench.stats.ratios import Change
@@ -52,6 +53,18 @@ class Interval:
 
     def __post_init__(self) -> None:
         _round(self)
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """Return the fields in order."""
+        return tuple(self.__dict__.values())
+
+    @classmethod
+    def rounded(cls, *fields: Any) -> Interval:
+        """Return the interval with these `fields` of another one, which are rounded."""
+        out = object.__new__(cls)
+        out.__dict__.update(zip(cls.__dataclass_fields__, fields, strict=True))
+        return out
 
 
 def _round(bound: Bound | Interval) -> None:

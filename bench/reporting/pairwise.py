@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from bench.compare import paired_estimate
 from bench.compare.article_variance import ArticleVarianceTable
 from bench.compare.known_variance import KnownVariance, learn
-from bench.compare.pairing import Seeds, order, pair_seeds
+from bench.compare.pairing import MetricPair, Seeds, kind_of, order, pair_seeds
 from bench.compare.result_set import ResultSet, row_of
+from bench.compare.seed_noise_table import KnownNoise
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn
 from bench.results import metrics
 from bench.results.computed import memory
 from bench.results.record import Record
-from bench.stats import multiple_tests
+from bench.stats import bootstrap, multiple_tests
 from bench.stats.articles import ArticleVariance
 from bench.stats.bootstrap import Estimate, students_t
 from bench.stats.ratios import wilson_interval
@@ -57,8 +58,7 @@ def add_intervals(
     every number in it has scores by item.
     """
     results = results.with_cache()
-    known = known or learn(results)
-    remembered = RememberedPairs(results, known)
+    comparer = PairComparer(results, known or learn(results))
     remarks = list(table.remarks)
     intervals: dict[tuple[int, int, int], Interval] = {}
     ranks: dict[int, tuple[str, ...]] = {}
@@ -78,93 +78,103 @@ def add_intervals(
         compared = sorted(best_first[:MAX_PAIRED_ROWS])
         if len(compared) < len(by_row):
             unranked = max(unranked, len(by_row))
-        sides = {k: remembered.describe(by_row[k], column.metric) for k in compared}
-        of_column: dict[Rows, Interval] = {}
-        few, tests = "", len(compared) * (len(compared) - 1) // 2
-        for a, b in combinations(compared, 2):
-            try:
-                interval = remembered.compare(
-                    by_row[a], by_row[b], sides[a], sides[b], column.metric, ALPHA, tests
-                )
-            except paired_estimate.FewArticles as fault:
-                few = f"{column.label}: {fault}."
-                continue
-            if interval:
-                of_column[a, b] = intervals[a, b, c] = interval
-        if few and not column.hidden:
-            remarks.append(few)
-        if of_column and not few and column.better and len(by_row) == len(values):
-            ranks[c] = _ranks(table, values, compared, of_column)
-    memory().save()
+        found = comparer.compare({k: by_row[k] for k in compared}, column.metric)
+        intervals |= {(a, b, c): interval for (a, b), interval in found.intervals.items()}
+        few = found.few
+        if few is not None and not column.hidden:
+            remarks.append(f"{column.label}: {paired_estimate.FewArticles(few)}.")
+        if found.intervals and few is None and column.better and len(by_row) == len(values):
+            ranks[c] = _ranks(table, values, compared, found.intervals)
+    memory(__name__).save()
     return replace(
         table, intervals=intervals, ranks=ranks, unranked=unranked, remarks=tuple(remarks)
     )
 
 
-class RememberedPairs:
-    """Intervals of pairs, each computed once on a machine.
+class PairIntervals(NamedTuple):
+    """The intervals of all pairs of some rows."""
 
-    An answer is found by the records of both rows, those of the same weights, and the noise that is
+    intervals: dict[Rows, Interval]
+    few: int | None
+    """Number of articles that were too few for an interval of some pair. None: of no pair."""
+
+
+class PairComparer:
+    """Compares the rows of a column in pairs, once on a machine.
+
+    An answer is found by the records of all rows, those of the same weights, and the noise that is
     added. Where the variance between articles was learned, the answer holds while it is the same.
     """
 
     def __init__(self, results: ResultSet, known: KnownVariance) -> None:
         self.results, self.known = results, known
-        self.memory = memory()
-        self.learned = _Asked(known.articles)
+        self._beside: dict[str, list[str]] = {}
+        """Digests of the records of the same weights, by key."""
 
-    def describe(self, seeds: Seeds, metric: str) -> list[Any] | None:
-        """Return what a row adds to an estimate, as JSON, or None if it has no digest."""
-        out: list[Any] = []
+    def compare(
+        self, rows: Mapping[int, Seeds], metric: str, level: float = ALPHA
+    ) -> PairIntervals:
+        """Return the interval of each pair that can be compared, the smaller number first."""
+        if len(rows) < 2:
+            return PairIntervals({}, None)
+        about = ("pairs", [self._describe(seeds, metric) for seeds in rows.values()], metric, level)
+        is_known = all(digest for row in about[1] for _, digest, _, _ in row)
+        answer = memory(__name__).get(*about) if is_known else None
+        if answer is None or not self._holds(answer["learned"], rows, metric):
+            answer = self._compute(rows, metric, level)
+            if is_known:
+                memory(__name__).put(answer, *about)
+        pairs = combinations(rows, 2)
+        found = zip(pairs, answer["pairs"], strict=True)
+        intervals = {pair: Interval.rounded(*fields) for pair, fields in found if fields}
+        return PairIntervals(intervals, answer["few"])
+
+    def _describe(self, seeds: Seeds, metric: str) -> list[list[Any]]:
+        """Return what each record of a row adds to an estimate, as JSON."""
+        out: list[list[Any]] = []
         for seed in sorted(seeds, key=order):
             record = seeds[seed]
-            beside = self.results.scored.get((record.artifact, row_of(record)), {})
-            digests = sorted(one.digest for one in (record, *beside.values()))
+            if record.key not in self._beside:
+                beside = self.results.scored.get((record.artifact, row_of(record)), {})
+                self._beside[record.key] = sorted(one.digest for one in beside.values())
             noise = ""
             for reading in record.readings:
                 definition = metrics.find(reading.metric, reading.unit)
                 is_noisy = seed is not None and definition.sampled and not definition.counted
                 if reading.metric == metric and is_noisy:
                     noise = repr(self.known.draws.of_record(record, definition))
-            out.append([seed, record.digest, digests, noise])
-            if "" in digests:
-                return None
+            digests = self._beside[record.key]
+            out.append([seed, record.digest and all(digests) and record.digest, digests, noise])
         return out
 
-    def compare(
-        self,
-        a: Seeds,
-        b: Seeds,
-        of_a: list[Any] | None,
-        of_b: list[Any] | None,
-        metric: str,
-        level: float = ALPHA,
-        tests: int = 1,
-    ) -> Interval | None:
-        """As `_compare`. of_a, of_b: what `describe` says of both rows."""
-        about = ("pair", of_a, of_b, metric, level, tests)
-        found = self.memory.get(*about) if of_a and of_b else None
-        if found is not None:
-            fields, few, learned = found
-            first = next(iter(a.values()))
-            if learned is None or learned == repr(self.known.articles.of(first, metric)):
-                if few is not None:
-                    raise paired_estimate.FewArticles(few)
-                return Interval(*fields) if fields else None
-        self.learned.answer = None
-        known = self.known._replace(articles=self.learned)
-        interval: Interval | None = None
-        articles: int | None = None
-        try:
-            interval = _compare(a, b, metric, self.results, known, level, tests)
-        except paired_estimate.FewArticles as fault:
-            articles = fault.count
-        if of_a and of_b:
-            fields = astuple(interval) if interval else None
-            self.memory.put([fields, articles, self.learned.answer], *about)
-        if articles is not None:
-            raise paired_estimate.FewArticles(articles)
-        return interval
+    def _holds(self, learned: Mapping[str, str], rows: Mapping[int, Seeds], metric: str) -> bool:
+        """Return whether the variance between articles is that of an answer."""
+        places = list(rows.values())
+        return all(
+            answer == repr(self.known.articles.of(next(iter(places[int(at)].values())), metric))
+            for at, answer in learned.items()
+        )
+
+    def _compute(self, rows: Mapping[int, Seeds], metric: str, level: float) -> dict[str, Any]:
+        """Return the fields of each pair's interval, or None, the number of too few articles, and
+        the variance between articles that was asked for, by the place of the first row."""
+        few: int | None = None
+        pairs: list[Any] = []
+        learned: dict[str, str] = {}
+        asked = _Asked(self.known.articles)
+        known = self.known._replace(articles=asked)
+        sides = [_Side(seeds, metric, known) for seeds in rows.values()]
+        tests = len(sides) * (len(sides) - 1) // 2
+        for (at, a), (_, b) in combinations(enumerate(sides), 2):
+            try:
+                interval = _compare(a, b, self.results, known, level, tests)
+            except paired_estimate.FewArticles as fault:
+                few, interval = fault.count, None
+            pairs.append(interval and interval.fields)
+            answer = asked.take()
+            if answer is not None:
+                learned[str(at)] = answer
+        return {"pairs": pairs, "few": few, "learned": learned}
 
 
 class _Asked(ArticleVarianceTable):
@@ -174,10 +184,36 @@ class _Asked(ArticleVarianceTable):
         self.table = table
         self.answer: str | None = None
 
+    def take(self) -> str | None:
+        """Return the last answer, once. None: nothing was asked since."""
+        answer, self.answer = self.answer, None
+        return answer
+
     def of(self, record: Record, metric: str) -> ArticleVariance | None:
         found = self.table.of(record, metric)
         self.answer = repr(found)
         return found
+
+
+class _Side:
+    """A row of a column, with what all of its pairs share."""
+
+    def __init__(self, seeds: Seeds, metric: str, known: KnownVariance) -> None:
+        self.seeds, self.metric = seeds, metric
+        self.records = tuple(seeds[seed] for seed in sorted(seeds, key=order))
+        self.kind = kind_of(seeds, metric)
+        if self.kind is None:
+            return
+        readings = [r for record in self.records for r in record.readings if r.metric == metric]
+        self.definition = metrics.find(metric, readings[0].unit)
+        values = [float(reading.value) for reading in readings if reading.value is not None]
+        self.fits = not self.definition.is_ratio or min(values) > 0
+        """Whether a ratio to it says something."""
+        if self.definition.counted and self.fits:
+            self.mean = paired_estimate.mean_of(values, self.definition.is_ratio)
+        self.noise: list[KnownNoise] = []
+        if self.definition.sampled and not self.definition.counted and None not in seeds:
+            self.noise = [known.draws.of_record(self.records[0], self.definition)]
 
 
 def seeds_of(table: Table, row: int, column: int, records: Mapping[str, Record]) -> Seeds:
@@ -211,30 +247,33 @@ def compare(
     known: noise between seeds, which is added if a and b share few seeds, and between articles,
     which is taken if they share few articles.
     """
-    try:
-        pairs = RememberedPairs(results, known)
-        of_a, of_b = pairs.describe(a, metric), pairs.describe(b, metric)
-        return pairs.compare(a, b, of_a, of_b, metric, level)
-    except paired_estimate.NotComparable:
-        return None
+    found = PairComparer(results, known).compare({0: a, 1: b}, metric, level)
+    return found.intervals.get((0, 1))
 
 
 def _compare(
-    a: Seeds,
-    b: Seeds,
-    metric: str,
-    results: ResultSet,
-    known: KnownVariance,
-    level: float,
-    tests: int = 1,
+    a: _Side, b: _Side, results: ResultSet, known: KnownVariance, level: float, tests: int
 ) -> Interval | None:
     """As `compare`, but raise FewArticles. tests: number of pairs that are tested together."""
-    pairs, _ = pair_seeds("", a, b, True)
-    pair = next((p for p in pairs if p.metric == metric), None)
-    # A ratio to 0 says nothing.
-    if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:
-        return None
-    noise, source = known.draws.of_pair(pair) or (None, "")
+    if a.kind is None or a.kind != b.kind:
+        pairs, _ = pair_seeds("", a.seeds, b.seeds, True)
+        pair = next((p for p in pairs if p.metric == a.metric), None)
+        # A ratio to 0 says nothing.
+        if pair is None or pair.obstacle() or pair.is_ratio != pair.definition.is_ratio:
+            return None
+        noise, source = known.draws.of_pair(pair) or (None, "")
+    else:
+        if not (a.fits and b.fits):
+            return None
+        if a.definition.counted:
+            change = paired_estimate.change_of(a.mean, b.mean, a.definition.is_ratio)
+            exact = bootstrap.exact(change, 1, "count", len(a.records))
+            return _interval(exact, a.definition.is_ratio, "", level, tests)
+        pair = MetricPair("", a.metric, a.records, b.records)
+        noise, source = known.draws.of_difference([*a.noise, *b.noise], len(a.records)) or (
+            None,
+            "",
+        )
     try:
         estimate = paired_estimate.estimate_pair(
             pair, results, results, level, noise, learned=known.articles
@@ -243,7 +282,13 @@ def _compare(
         raise
     except paired_estimate.NotComparable:
         return None
-    value, low, high = estimate.effect(pair.is_ratio)
+    return _interval(estimate, pair.is_ratio, source, level, tests)
+
+
+def _interval(
+    estimate: Estimate, is_ratio: bool, source: str, level: float, tests: int
+) -> Interval | None:
+    value, low, high = estimate.effect(is_ratio)
     if low is None or high is None:
         return None
     if not estimate.alone:
@@ -265,6 +310,8 @@ def _missing(estimate: Estimate, level: float, tests: int) -> tuple[int, str] | 
     """Return how many more units would tell the rows apart in all tests at once, and the unit."""
     change = abs(estimate.value)
     half = min(abs(estimate.high - estimate.value), abs(estimate.value - estimate.low))
+    if half == 0:
+        return None
     corrected = students_t(multiple_tests.bonferroni(level, tests), estimate.freedom)
     wider = corrected / students_t(level, estimate.freedom)
     needed = estimate.required_n(change, half * wider, 0.0)

@@ -1,8 +1,9 @@
 """Answers that this machine has computed before, so that a report computes what is new.
 
 They are in the user's cache, which no results folder can write. The name of each is the sha256 of
-all that decides it: digests of records, and the bytes of this package. A record with another
-content has another name, so an answer cannot be brought along with a submission.
+all that decides it: digests of records, and the bytes of the module that asks and of what it
+imports. A record with another content has another name, so an answer cannot be brought along with a
+submission.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import stat
 import sys
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
+from bench.catalog.parts import found_parts
 from bench.system import provenance
 from bench.system.cache import cache_dir
 from bench.system.interpreter import OWN_PACKAGES
@@ -33,6 +36,8 @@ LIBRARIES = ("numpy", "scipy", "pyarrow", "pydantic", "matplotlib")
 """Libraries that decide an answer."""
 VARIABLES = ("NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE")
 """Variables that choose other kernels for a sum."""
+IMPORT = re.compile(r"^[ \t]*(?:from ([\w.]+) import (\([^)]*\)|[^\n]*)|import ([\w.]+))", re.M)
+"""An import of our own code, which has neither relative imports nor several in one statement."""
 BATCH = 2000
 """New answers from which they are written."""
 
@@ -74,18 +79,28 @@ class Memory:
         self._new.clear()
 
 
-def memory() -> Memory:
-    """Return the answers of this code. They are none if plug-ins take part, whose code may change
-    without a new version."""
+def memory(module: str) -> Memory:
+    """Return the answers of a module's code. They are none if plug-ins take part, whose code may
+    change without a new version."""
     if any(map(registry.has_plugins, ("measures", "columns"))):
         return _memory(None, 0)
-    return _memory(cache_dir() / PART / f"{_code()}.sqlite", os.getpid())
+    return _memory(cache_dir() / PART / f"{_code(module)}.sqlite", os.getpid())
+
+
+def save() -> None:
+    """Write what is new in all memories of this process."""
+    for one in _opened:
+        one.save()
+
+
+_opened: list[Memory] = []
 
 
 @cache
 def _memory(path: Path | None, _process: int) -> Memory:
     """Return the memory of a file in one process. A fork opens the file again."""
-    return Memory(path)
+    _opened.append(Memory(path))
+    return _opened[-1]
 
 
 def _name(about: tuple[Any, ...]) -> str:
@@ -93,20 +108,38 @@ def _name(about: tuple[Any, ...]) -> str:
 
 
 @cache
-def _code() -> str:
-    """Return a sha256 of all code of this package, of the libraries and of the processor."""
+def _code(module: str) -> str:
+    """Return a sha256 of a module's code, of the libraries and of the processor."""
     digest = hashlib.sha256()
-    for package in OWN_PACKAGES:
-        found = find_file(package)
-        assert found is not None
-        folder = found.parent
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(file.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for name, file in sorted(_closure(module).items()):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     about = [sys.version, provenance.processor(), *map(version, LIBRARIES)]
     about += [str(os.environ.get(name)) for name in VARIABLES]
     digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:32]
+
+
+def _closure(module: str) -> dict[str, Path]:
+    """Return the files of a module, of what the catalog loads when numbers are derived, and of all
+    that they import of this distribution, by name. An import in a function or a docstring counts.
+    """
+    files: dict[str, Path] = {}
+    measures = [entry.module for entry in registry.entries("measures").values()]
+    parts = [part.__name__ for part in found_parts().values()]
+    queue = [module, *measures, *parts]
+    seen: set[str] = set()
+    while queue:
+        name = queue.pop()
+        if name in seen or name.partition(".")[0] not in OWN_PACKAGES:
+            continue
+        seen.add(name)
+        file = find_file(name)
+        if file is None:
+            continue
+        files[name] = file
+        for source, names, plain in IMPORT.findall(file.read_text(encoding="utf-8")):
+            queue += [source or plain, *(f"{source}.{one}" for one in re.findall(r"\w+", names))]
+    return files
 
 
 def _open(path: Path) -> sqlite3.Connection | None:

@@ -97,7 +97,7 @@ def disagreements(
                 "models",
             )
         config = (inputs.get("measure") or {}).get("config") or {}
-        if record.token_digest and "corpus" in config:
+        if record.status == "ok" and record.token_digest and "corpus" in config:
             parts = {
                 name: config.get(name) for name in ("corpus", "split", "seqlen", "windows", "bos")
             }

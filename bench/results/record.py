@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -124,9 +125,19 @@ class _Shape(BaseModel, extra="allow", strict=True):
     """Part of a record that may have further fields."""
 
 
+def _check_time(text: str) -> str:
+    """Require a date of the calendar, as `bench.system.provenance.format_time` writes it."""
+    if text:
+        datetime.fromisoformat(text)
+    return text
+
+
+Time = Annotated[str, AfterValidator(_check_time)] | None
+
+
 class _Commit(_Shape):
     id: str | None = None
-    time: str | None = None
+    time: Time = None
     dirty: bool | None = None
 
 
@@ -145,7 +156,7 @@ class _Provenance(_Shape):
     plugins: list[_Plugin] = []
     machine: dict[str, str | int | float | dict[str, str] | None] | None = None
     versions: dict[str, str | None] | None = None
-    recorded: str | None = None
+    recorded: Time = None
 
 
 MAX_AMOUNT = 1e18
@@ -305,11 +316,12 @@ class Record(BaseModel, extra="forbid"):
         )
 
 
-def parse(content: bytes, name: str) -> Record:
+def parse(content: bytes, name: str, *, known: bool = False) -> Record:
     """Return the record in a JSON text. Every record from outside is read here: of folders,
     baselines and other machines.
 
-    name: where the text was read, for the error.
+    name: where the text was read, for the error. known: whether this function has accepted these
+    very bytes before.
 
     Raises:
         OtherSchema: it has another schema.
@@ -318,16 +330,11 @@ def parse(content: bytes, name: str) -> Record:
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     try:
-        fields = json.loads(
-            content.decode(), object_pairs_hook=unique_names, parse_int=_whole_number
-        )
-        require_schema(fields["schema_version"], name)
-        digest = fields.pop("digest", None)
-        if digest != digests.of(fields):
-            raise ValueError("it was changed after it was written: its digest is of other content")
-        # Few brackets are not nested deeply, and a text without escapes is UTF-8.
-        if content.count(b"{") + content.count(b"[") > MAX_JSON_DEPTH or b"\\u" in content:
-            check_depth(fields)
+        if known:
+            fields = json.loads(content)
+            digest = fields.pop("digest")
+        else:
+            fields, digest = _read_fields(content, name)
         record = Record.model_validate(fields)
         if record.is_engine_timing:
             _EngineNotes.model_validate(record.notes)
@@ -344,6 +351,19 @@ def parse(content: bytes, name: str) -> Record:
     if today:
         record.identity = record.identity.model_copy(update={"model": today})
     return record
+
+
+def _read_fields(content: bytes, name: str) -> tuple[dict[str, Any], str]:
+    """Return the fields of a record's text, and their digest."""
+    fields = json.loads(content.decode(), object_pairs_hook=unique_names, parse_int=_whole_number)
+    require_schema(fields["schema_version"], name)
+    digest = fields.pop("digest", None)
+    if digest != digests.of(fields):
+        raise ValueError("it was changed after it was written: its digest is of other content")
+    # Few brackets are not nested deeply, and a text without escapes is UTF-8.
+    if content.count(b"{") + content.count(b"[") > MAX_JSON_DEPTH or b"\\u" in content:
+        check_depth(fields)
+    return fields, digest
 
 
 def _whole_number(text: str) -> int:

@@ -29,6 +29,7 @@ from bench.system.files import atomic_write, sweep, write_file
 from methods.contract.errors import UserError, first_line
 
 if TYPE_CHECKING:
+    from bench.results.computed import Memory
     from bench.results.derive import Items
     from bench.results.record_check import Evidence
 
@@ -53,6 +54,11 @@ class ReadOnlyStore:
         self.root = root
         self.damaged: list[str] = []
         """A sentence for each record that could not be read."""
+        self._texts: dict[str, str] = {}
+        """Digest of the file of each record that was read, by key."""
+        self._memories: dict[int, Memory] = {}
+        self._known: set[str] = set()
+        """Keys of records whose file and items were checked."""
         if root.is_file():
             raise UserError(
                 f"results folder {str(root)!r} is a file, not a folder: name another {how}"
@@ -61,6 +67,15 @@ class ReadOnlyStore:
             raise UserError(
                 f"results folder {str(root)!r} is not there: name one {how}, or run bench run first"
             )
+
+    @property
+    def _memory(self) -> Memory:
+        """Answers of this process, because a fork opens the file again."""
+        from bench.results.computed import memory
+
+        if os.getpid() not in self._memories:
+            self._memories[os.getpid()] = memory(__name__)
+        return self._memories[os.getpid()]
 
     def path(self, key: str) -> Path:
         return self.root / "records" / f"{key[:32]}.json"
@@ -87,13 +102,11 @@ class ReadOnlyStore:
 
     def sound(self, model: str = "") -> Iterator[Record]:
         """Yield the records that hold. model: of this model only."""
-        from bench.results.computed import memory
-
         for path in self._paths():
             record = self._hold(path, model)
             if record is not None:
                 yield record
-        memory().save()
+        self._memory.save()
 
     def checked(self) -> Iterator[tuple[Record, Evidence]]:
         """Yield the records that hold, each with what its numbers rest on, computed now."""
@@ -114,7 +127,7 @@ class ReadOnlyStore:
         remembered by content."""
         from bench.results.computed import memory
 
-        known = memory()
+        known = memory(describe.__module__)
         for path in self._paths():
             about = ["named", path.stem, ""]
             with contextlib.suppress(OSError):
@@ -157,20 +170,18 @@ class ReadOnlyStore:
     def _hold(self, path: Path, model: str = "") -> Record | None:
         """Return a record that holds, or None. This machine may have checked it before: its digest
         and the items', which are compared, say that nothing has changed."""
-        from bench.results.computed import memory
-
         record = self._read(path)
         if record is None or model not in ("", record.identity.model):
             return None
-        about = ("holds", record.digest)
-        if memory().get(*about):
+        if record.key in self._known:
             with contextlib.suppress(UserError):
                 if record.items:
                     self.content(record)
                 return record
         if self._check(path, record) is None:
             return None
-        memory().put(True, *about)
+        self._memory.put(True, "holds", self._texts[record.key])
+        self._known.add(record.key)
         return record
 
     def _check(self, path: Path, record: Record | None = None) -> tuple[Record, Evidence] | None:
@@ -215,10 +226,15 @@ class ReadOnlyStore:
         if size > MAX_BYTES:
             raise ValueError(f"is no record ({size:,} bytes, more than {MAX_BYTES:,})")
         content = path.read_bytes()
+        text = hashlib.sha256(content).hexdigest()
+        is_known = bool(self._memory.get("holds", text))
         try:
-            record = parse(content, str(path))
+            record = parse(content, str(path), known=is_known)
         except ValueError as fault:
             raise ValueError(f"is no record ({first_line(fault)})") from None
+        self._texts[record.key] = text
+        if is_known:
+            self._known.add(record.key)
         if record.stem != path.stem:
             raise ValueError("does not bear its own key")
         if record.items:
@@ -250,7 +266,8 @@ class ReadOnlyStore:
         has."""
         from bench.results.items import unpack
 
-        return unpack(self.content(record), record, str(self.items_path(record)))
+        name = str(self.items_path(record))
+        return unpack(self.content(record), record, name, known=record.key in self._known)
 
     def content(self, record: Record) -> bytes:
         """Return the content of the file of a record's items, or raise UserError if it is not the

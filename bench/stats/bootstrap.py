@@ -328,6 +328,7 @@ def estimate_means(
     )
 
 
+@lru_cache(maxsize=2**16)
 def students_t(level: float, freedom: float) -> float:
     """Return the t that both tails together exceed with probability `level`. With infinite degrees
     of freedom, it is normal."""

@@ -88,6 +88,8 @@ def _check_header(file: BinaryIO, info: zipfile.ZipInfo, at: int) -> tuple[int, 
         raise ValueError(f"{info.filename} is encrypted")
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise ValueError(f"{info.filename} is a link or a device")
+    if info.is_dir() and (info.file_size or info.compress_size):
+        raise ValueError(f"{info.filename} is a folder with data")
     file.seek(at)
     mark, _, flags, method, _, *sizes, name, extra = HEADER.unpack(file.read(HEADER.size))
     encoded = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")

@@ -109,7 +109,15 @@ def escape_markdown(text: str) -> str:
 
 def escape_comment(text: str) -> str:
     """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and
-    emphasis."""
+    emphasis.
+
+    GitHub finds mentions and references in the text that entities give, so a zero-width space
+    breaks them.
+    """
+    return re.sub(r"&#(?:35|64);|GH(?=-)", r"\g<0>&#8203;", _escape_marks(text), flags=re.I)
+
+
+def _escape_marks(text: str) -> str:
     plain = escape_markdown(text).replace("&#", "\0")
     escaped = [f"&#{ord(c)};" if c in MARKUP else c for c in plain]
     return "".join(escaped).replace("\0", "&#")
@@ -117,7 +125,7 @@ def escape_comment(text: str) -> str:
 
 def code(text: str) -> str:
     """Return text in a code element, where GitHub looks for no mentions and addresses."""
-    return f"<code>{escape_comment(text)}</code>"
+    return f"<code>{_escape_marks(text)}</code>"
 
 
 def annotation(text: str, *, field: bool = False) -> str:

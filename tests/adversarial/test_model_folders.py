@@ -123,6 +123,12 @@ def test_every_command_reads_a_config_with_the_same_check(refused, tmp_path, nam
     assert refused("verify", folder) == refused("export", folder, "--out", "new") == said
 
 
+def test_quantization_that_is_no_object_is_a_sentence(refused, tmp_path):
+    folder = runs.tiny(tmp_path / "model")
+    folders.DAMAGES["quantized by a list"](folder)
+    assert "its quantization_config is [], not an object" in refused("verify", folder)
+
+
 @pytest.mark.parametrize(
     "command",
     ["merge results --results loop", "prune --method magnitude --out loop", "verify loop"],

@@ -5,6 +5,9 @@ import json
 import locale
 import os
 import random
+import resource
+import signal
+import subprocess
 import sys
 
 import numpy
@@ -29,10 +32,17 @@ CHANGES = {
     "recursion": "sys.setrecursionlimit(10**6)",
     "numpy": "numpy.seterr(all='raise')",
     "torch": "torch.set_num_threads(3); torch.set_default_dtype(torch.float64)",
+    "streams": "sys.stdout = sys.__stderr__ = None",
+    "timer": "signal.alarm(1000)",
+    "files": "files = resource.RLIMIT_NOFILE; "
+    "resource.setrlimit(files, (64, resource.getrlimit(files)[1]))",
     "device": "torch.set_default_device('meta')",
     "memory": "held = [bytearray(2**28) for _ in iter(int, 1)]",
 }
-IMPORTS = "import builtins, json, locale, math, os, random, sys, time\nimport numpy, torch\n"
+IMPORTS = """
+import builtins, json, locale, math, os, random, resource, signal, sys, time
+import numpy, torch
+"""
 
 
 def state():
@@ -42,7 +52,8 @@ def state():
         sys.modules["json"], sum((1, 2)), round(1.4), random.getstate(), numpy.geterr(),
         numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
         torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device(),
-        len(_get_current_function_mode_stack()),
+        len(_get_current_function_mode_stack()), sys.stdout, sys.__stderr__,
+        signal.getitimer(signal.ITIMER_REAL), resource.getrlimit(resource.RLIMIT_NOFILE)[0],
     )  # fmt: skip
 
 
@@ -52,6 +63,27 @@ def test_a_change_is_put_back(name):
     with surroundings.kept():
         exec(IMPORTS + CHANGES[name], {})
     assert state() == before
+
+
+def test_a_plug_in_neither_ends_the_process_nor_holds_up_its_exit():
+    code = """
+import atexit, os, threading
+from bench.catalog import registry
+try:
+    with registry._guest("bad", "bad:Bad"):
+        atexit.register(lambda: 1 / 0)
+        threading.Thread(target=threading.Event().wait).start()
+        os._exit(0)
+except registry.PluginFault as fault:
+    print(fault)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "plug-in 'bad' cannot be used (SystemExit: it called os._exit(0))" in done.stdout
+    assert done.stderr == (
+        "bench: a plug-in failed at the exit of Python (ZeroDivisionError: division by zero)\n"
+    )
 
 
 @pytest.fixture

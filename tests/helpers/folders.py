@@ -170,6 +170,7 @@ DAMAGES: dict[str, Damage] = {
     "piped weights": pipe("model.safetensors"),
     "folder for a file": lambda folder: _replace(folder / "config.json").mkdir(),
     "layers": config(num_hidden_layers=3),
+    "quantized by a list": config(quantization_config=[]),
     "many layers": config(num_hidden_layers=10**9),
     "narrow": config(hidden_size=64),
     "other heads": config(num_attention_heads=8),

@@ -34,8 +34,7 @@ from bench.reporting import (
 )
 from bench.reporting.protocol import RULE
 from bench.reporting.view import ReportSection
-from bench.results import signatures
-from bench.results.computed import memory
+from bench.results import computed, signatures
 from bench.results.rows import frame_to_csv, to_frame
 from bench.results.signatures import SIGNED_BY
 from bench.system.files import sweep, write_file
@@ -121,7 +120,7 @@ def build(
     }
     for of_section in figure_files.values():
         files |= {name: drawing.to_file(figure.svg) for name, figure in of_section.items()}
-    memory().save()
+    computed.save()
     return {name: text.encode() for name, text in files.items()}
 
 

@@ -50,11 +50,7 @@ def environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Make all text in a value printable, except the page's own markup."""
-    if isinstance(value, dict):
-        return {_shown(k): _shown(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_shown(v) for v in value]
+    """Make text printable, except the page's own markup."""
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value)
     return value
@@ -139,7 +135,7 @@ def render_page(
         spread=SPREAD,
         folding=folding.RULE,
         has_parts=any(row.part_of is not None for row in _all_rows(sections)),
-        data=_shown(data),
+        data=data,
         count=_describe_counts(counted or sections),
         **_choices(sections),
     )

@@ -9,9 +9,12 @@ from typing import Any
 from bench.parts.leaderboard.page_choices import page_choices
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
+from bench.system.text import printable
 
 DIGITS = 12
 """Significant digits of a number in the page."""
+PAIRS = "pairs"
+"""Field of a table with the interval of each pair of rows."""
 Strings = defaultdict[str, int]
 """Strings that a page repeats, each with its number."""
 
@@ -32,19 +35,28 @@ def page_data(
         "records": records,
         "strings": list(strings),
     }
-    return {name: _rounded(part) for name, part in data.items()}
+    return {name: _shown(part) for name, part in data.items()}
 
 
-def _rounded(data: Any) -> Any:
-    """Round all floats to DIGITS digits. The last ones depend on the version of Python, whose sums
-    of floats differ."""
+def _shown(data: Any) -> Any:
+    """Round all floats, and make all text printable. Pairs, which are many, are so already."""
+    if isinstance(data, str):
+        return printable(data)
     if isinstance(data, float):
-        return float(f"{data:.{DIGITS}g}")
-    if isinstance(data, Mapping):
-        return {key: _rounded(value) for key, value in data.items()}
+        return _rounded(data)
+    if isinstance(data, dict):
+        return {_shown(k): v if k == PAIRS else _shown(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
-        return [_rounded(value) for value in data]
+        return [_shown(value) for value in data]
+    if isinstance(data, Mapping):
+        return _shown(dict(data))
     return data
+
+
+def _rounded(number: float) -> float:
+    """Round to DIGITS digits. The last ones depend on the version of Python, whose sums of floats
+    differ."""
+    return float(f"{number:.{DIGITS}g}")
 
 
 def _table(
@@ -62,7 +74,7 @@ def _table(
         "columns": [_column(column) for column in table.columns],
         "rows": [_row(row, strings, places) for row in table.rows],
         "ranks": table.ranks if table.ranked_by is not None else None,
-        "pairs": pairs,
+        PAIRS: pairs,
     }
 
 
@@ -89,12 +101,12 @@ def _row(row: TableRow, strings: Strings, places: Mapping[str, int]) -> dict[str
 
 
 def _interval(i: Interval, strings: Strings) -> list[Any]:
-    out = [i.value, i.n, strings[i.unit], i.seeds]
+    out = [_rounded(i.value), i.n, strings[i.unit], i.seeds]
     if i.seed_noise:
-        return [*out, i.low, i.high, strings[i.seed_noise]]
+        return [*out, _rounded(i.low), _rounded(i.high), strings[i.seed_noise]]
     if i.low == i.value == i.high:
         return out
-    return [*out, i.low, i.high]
+    return [*out, _rounded(i.low), _rounded(i.high)]
 
 
 def _cell(

@@ -102,10 +102,10 @@ def _make(
     who do not see it, by default the caption.
     """
     about = ("figure", title, text or caption, repr(shows))
-    svg = memory().get(*about)
+    svg = memory(__name__).get(*about)
     if svg is None:
         svg = drawing.to_svg(draw(), title, text or caption)
-        memory().put(svg, *about)
+        memory(__name__).put(svg, *about)
     return TableFigure(title, caption, svg)
 
 

@@ -48,7 +48,15 @@ def test_a_warm_report_computes_nothing_again_and_is_the_same(cache, results, mo
     monkeypatch.setattr(pairwise, "_compare", refuse)
     monkeypatch.setattr(table_figures, "draw_fronts", refuse)
     assert files.build([results], None) == cold
-    assert [file.suffix for file in cache.iterdir()] == [".sqlite"]
+    assert {file.suffix for file in cache.iterdir()} == {".sqlite"}
+
+
+def test_answers_depend_on_the_code_that_gives_them_and_on_no_other():
+    files = computed._closure("bench.reporting.pairwise")
+    assert {"bench.stats.mcnemar", "bench.measures.size", "methods.contract.measure_info"} <= set(
+        files
+    )
+    assert not {"bench.cli.main", "bench.execution.build", "bench.parts.gguf.files"} & set(files)
 
 
 def test_a_record_of_other_content_is_checked(cache, results):

@@ -203,6 +203,14 @@ def test_records_that_cannot_both_be_true(first, second, sentence):
     assert not list(disagreements(records[:1], {}))
 
 
+def test_a_failed_record_on_the_tokens_of_another_is_no_contradiction():
+    ok = fake_records.record(seed=0, key_inputs=TEXT, token_digest="a")
+    failed = fake_records.record(
+        seed=1, key_inputs=TEXT, token_digest="b", status="failed", reason="it ran out of memory"
+    )
+    assert not list(disagreements([ok, failed], {}))
+
+
 def test_two_names_that_look_alike_are_named(root, cli):
     for name in ("caf\u00e9", "cafe\u0301"):
         fake_records.perplexity(root, identity={"model": name})

@@ -192,6 +192,8 @@ def test_a_record_written_in_another_layout_is_the_same(store):
         {"notes": None},
         {"provenance": "text"},
         {"provenance": {"commit": "text"}},
+        {"provenance": {"recorded": "2026-02-30T00:00:00Z"}},
+        {"provenance": {"commit": {"time": "2026-02-30T00:00:00Z"}}},
         {"provenance": {"machine": {"cpu": ["EPYC"]}}},
         {"provenance": {"versions": {"torch": 2.9}}},
         {"cost": {"wall_s": "long"}},

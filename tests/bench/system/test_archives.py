@@ -88,6 +88,13 @@ def test_what_no_archive_of_ours_has_is_refused(tmp_path, change):
         archives.read(path, 10**6)
 
 
+def test_a_folder_with_data_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
+        out.writestr("folder/", b"data")
+    with pytest.raises(ValueError, match="folder/ is a folder with data"):
+        archives.read(tmp_path / "a.zip", 10**6)
+
+
 def test_every_changed_byte_is_refused_or_gives_the_same_files(tmp_path):
     """Dates, versions and attributes say nothing."""
     path = tmp_path / "a.zip"
