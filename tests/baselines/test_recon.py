@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from baselines.dsnot import DSnoT
-from baselines.recon import Recon, scale, squared_error, weigh
+from baselines.recon import Recon
 from bench.catalog import choice, registry
 from helpers.trainings import pruned
 from methods.contract.errors import UserError
@@ -16,6 +16,7 @@ from methods.contract.method import Compute, Prior
 from methods.contract.pattern import Pattern
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.pairs import Pair
+from methods.workshop.training.block_fit import scale, squared_error, weigh
 
 
 @pytest.fixture
