@@ -93,7 +93,6 @@ class Recon:
         before, after, left_out, undone = [], [], [], 0
         order = torch.Generator().manual_seed(job.seed)
         betas = self.beta1, self.beta2
-        descent = Descent(self.epochs, self.relative_lr, self.lr, betas)
         for index, pair in enumerate(walk.pairs()):
             apply_masks(pair, job.prior.masks)
             goals = weigh(pair.goals, self.normalize, self.by_channel, self.massive)
@@ -101,6 +100,8 @@ class Recon:
             before.append(error)
             start = {name: p.clone() for name, p in trained_parameters(pair, self.norms).items()}
             if start and self.epochs:
+                steps = self.epochs * len(pair.inputs)
+                descent = Descent(steps, self.relative_lr, self.lr, betas)
                 for epoch, loss in enumerate(fit(pair, goals, start, order, descent)):
                     job.progress.advance(
                         index * self.epochs + epoch + 1, walk.blocks * self.epochs, loss=loss

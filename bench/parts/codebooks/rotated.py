@@ -185,16 +185,18 @@ class RotatedQuantizer:
 
     A subclass states its name, and that it needs calibration: the catalog reads that in its file.
     Zeros are not kept, so a pruned model is refused. damping: fraction of H's mean diagonal that is
-    added to the diagonal. tune: passes over the calibration tokens after each linear, and four
-    times as many at the end.
+    added to the diagonal. tune: steps of training in a block after the linears of each input are
+    fixed, each on one calibration sequence, 0 for none; tune_rate: learning rate of the first, in
+    units of each parameter's root mean square; last: steps through the whole model at the end, if
+    it is tuned; last_rate: their learning rate.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     damping: Fraction = 0.01
     tune: CountOrZero = 0
-    tune_rate: Fraction = 0.002
-    last_passes: CountOrZero = 2
+    tune_rate: Fraction = 0.004
+    last: CountOrZero = 32
     last_rate: Fraction = 0.001
 
     @abstractmethod
@@ -204,7 +206,7 @@ class RotatedQuantizer:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)
         if self.tune:
-            tuning = tuned.Tuning(self.tune, self.tune_rate, self.last_passes, self.last_rate)
+            tuning = tuned.Tuning(self.tune, self.tune_rate, self.last, self.last_rate)
             return tuned.quantize(self.name, model, job, tuning, self._factor, self._stored)
         walk = HessianWalk(model, job, self.damping, turned_factor)
         for visit, factor in walk:

@@ -47,14 +47,14 @@ STRIDE = 2**30
 
 @dataclass(frozen=True)
 class Tuning:
-    """Passes over the calibration tokens, and learning rates."""
+    """Steps, each of one calibration sequence, and learning rates, which fall to 0."""
 
-    passes: int
-    """Passes after each input's linears, in every block."""
+    steps: int
+    """Steps in a block after the linears of each input are fixed."""
     rate: float
     """Learning rate in a block, in units of each parameter's root mean square."""
-    last_passes: int
-    """Passes at the end, through the whole model."""
+    last_steps: int
+    """Steps through the whole model at the end."""
     last_rate: float
     """Learning rate at the end."""
 
@@ -73,7 +73,7 @@ def quantize(
         raise Skipped(f"{name} cannot tune {what}: use tune=0")
     walk = PairedWalk(model, job, goal="dense", batch=1)
     order = torch.Generator().manual_seed(job.seed)
-    descent = Descent(tuning.passes, tuning.rate)
+    descent = Descent(tuning.steps, tuning.rate)
     stored: dict[str, StoredWeight] = {}
     changed: set[str] = set()
     errors: list[float] = []
@@ -205,11 +205,11 @@ def tune_to_logits(
 ) -> dict[str, Any]:
     """Train norms, biases and gains to the dense model's logits on the calibration tokens, in
     place. Return notes. changed: names of the parameters; the weights in it stay as they are."""
-    if not tuning.last_passes:
+    if not tuning.last_steps:
         return {}
     assert job.calibration is not None
     corpus = Sequences(job.calibration.cpu(), job.seed)
-    budget = Budget(tokens=corpus.tokens * tuning.last_passes, checkpoint_s=math.inf)
+    budget = Budget(tokens=corpus.step_tokens * tuning.last_steps, checkpoint_s=math.inf)
     settings = Settings(eta=1.0, lr=tuning.last_rate)
     own = replace(job, training=corpus, validation=None, budget=budget)
     trainer = Trainer(name, model, own, settings)

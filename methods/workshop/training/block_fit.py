@@ -75,8 +75,8 @@ def weigh(outputs: list[Tensor], normalize: bool, by_channel: bool, massive: flo
 class Descent(NamedTuple):
     """Settings of Adam for a block."""
 
-    epochs: int
-    """Passes over the calibration tokens."""
+    steps: int
+    """Number of steps, each of one batch."""
     relative_lr: float
     """Learning rate of the first step, in units of each parameter's root mean square over what is
     kept. It falls linearly to 0."""
@@ -94,8 +94,8 @@ def squared_error(output: Tensor, goal: Tensor, weight: Tensor, scales: Tensor) 
 def fit(
     pair: Pair, goals: Goals, start: State, order: torch.Generator, descent: Descent
 ) -> Iterator[float]:
-    """Train a block's parameters, and write them into the block at the end. Yields the mean loss of
-    each epoch.
+    """Train a block's parameters, and write them into the block at the end. Yields the loss of each
+    pass over the batches.
 
     Weights are trained in float32, and the block computes with them in the job's dtype. If the
     model is stored in another format, they are rounded to it when the folder is written. Zeros of a
@@ -111,11 +111,10 @@ def fit(
         for name, p in masters.items()
     ]
     optimizer = MaskedAdamW(groups, masks, betas=descent.betas, fused=True)
-    total = descent.epochs * len(pair.inputs)
-    schedule = LambdaLR(optimizer, lambda step: 1 - step / total)
-    for _ in range(descent.epochs):
+    schedule = LambdaLR(optimizer, lambda step: 1 - step / descent.steps)
+    for left in range(descent.steps, 0, -len(pair.inputs)):
         losses = []
-        for i in torch.randperm(len(pair.inputs), generator=order).tolist():
+        for i in torch.randperm(len(pair.inputs), generator=order)[:left].tolist():
             stored = {name: p.to(dtypes[name]) for name, p in masters.items()}
             output = pair.run(_with(pair.block, stored), pair.inputs[i])
             loss = squared_error(output, goals.outputs[i], goals.weights[i], goals.scales)
