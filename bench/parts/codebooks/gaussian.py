@@ -47,7 +47,7 @@ class Gauss2(RotatedQuantizer):
 
     name: ClassVar[str] = "gauss2"
     width: ClassVar[int] = 2
-    needs: ClassVar[Needs] = Needs.CALIBRATION
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=9)
     )

@@ -111,7 +111,7 @@ class E8(RotatedQuantizer):
     """
 
     name: ClassVar[str] = "e8"
-    needs: ClassVar[Needs] = Needs.CALIBRATION
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=60)
     )

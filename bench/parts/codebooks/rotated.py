@@ -186,17 +186,16 @@ class RotatedQuantizer:
     A subclass states its name, and that it needs calibration: the catalog reads that in its file.
     Zeros are not kept, so a pruned model is refused. damping: fraction of H's mean diagonal that is
     added to the diagonal. tune: steps of training in a block after the linears of each input are
-    fixed, each on one calibration sequence, 0 for none; tune_rate: learning rate of the first, in
-    units of each parameter's root mean square; last: steps through the whole model at the end, if
-    it is tuned; last_rate: their learning rate.
+    fixed, each on one calibration sequence, and twice as many through the whole model at the end; 0
+    for none. tune_rate: learning rate of a block's first step, in units of each parameter's root
+    mean square. last_rate: learning rate at the end.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     damping: Fraction = 0.01
     tune: CountOrZero = 0
-    tune_rate: Fraction = 0.004
-    last: CountOrZero = 32
+    tune_rate: Fraction = 0.006
     last_rate: Fraction = 0.001
 
     @abstractmethod
@@ -206,7 +205,7 @@ class RotatedQuantizer:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)
         if self.tune:
-            tuning = tuned.Tuning(self.tune, self.tune_rate, self.last, self.last_rate)
+            tuning = tuned.Tuning(self.tune, self.tune_rate, 2 * self.tune, self.last_rate)
             return tuned.quantize(self.name, model, job, tuning, self._factor, self._stored)
         walk = HessianWalk(model, job, self.damping, turned_factor)
         for visit, factor in walk:

@@ -244,7 +244,7 @@ class Tcq2(RotatedQuantizer):
 
     name: ClassVar[str] = "tcq2"
     width: ClassVar[int] = 2
-    needs: ClassVar[Needs] = Needs.CALIBRATION
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2406.11235",
         cost=Cost(passes=2, hessians=2, also="a search of 2^memory states for each weight"),

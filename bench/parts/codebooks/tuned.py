@@ -42,12 +42,12 @@ Encode = Callable[[Tensor, Tensor], StoredWeight]
 GAIN = "gain"
 """Name of the parameter of a quantized linear, and of its part: a factor of each row, [out]."""
 STRIDE = 2**30
-"""Distance of the sampled inputs: one row, as nothing is estimated from them."""
+"""Distance of an observer's sampled rows. It samples one row, and no error is estimated from it."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Steps, each of one calibration sequence, and learning rates, which fall to 0."""
+    """Steps, each of one calibration sequence, and learning rates, which fall."""
 
     steps: int
     """Steps in a block after the linears of each input are fixed."""
@@ -160,10 +160,11 @@ def remove_gain(linear: Any) -> Tensor:
 
 
 def _multiply(linear: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    gain: Tensor = linear.gain
     bias = getattr(linear, "bias", None)
     if bias is None:
-        return (output * linear.gain).to(output.dtype)
-    return ((output - bias) * linear.gain + bias).to(output.dtype)
+        bias = torch.zeros_like(gain)
+    return ((output - bias) * gain + bias).to(output.dtype)
 
 
 def open_parameters(pair: Pair, stored: dict[str, StoredWeight]) -> dict[str, Tensor]:
@@ -205,8 +206,6 @@ def tune_to_logits(
 ) -> dict[str, Any]:
     """Train norms, biases and gains to the dense model's logits on the calibration tokens, in
     place. Return notes. changed: names of the parameters; the weights in it stay as they are."""
-    if not tuning.last_steps:
-        return {}
     assert job.calibration is not None
     corpus = Sequences(job.calibration.cpu(), job.seed)
     budget = Budget(tokens=corpus.step_tokens * tuning.last_steps, checkpoint_s=math.inf)
