@@ -38,7 +38,7 @@ from methods.workshop.training.trainer import Trainer
 Factor = Callable[[Tensor], Tensor]
 """factor(H [in, in]) -> what `Encode` takes of a Hessian, once for linears that share an input."""
 Encode = Callable[[Tensor, Tensor], StoredWeight]
-"""encode(weight [out, in], factor) -> the weight as it is stored."""
+"""encode(weight [out, in], factor) -> its codec and its parts."""
 GAIN = "gain"
 """Name of the parameter of a quantized linear, and of its part: a factor of each row, [out]."""
 STRIDE = 2**30
@@ -152,7 +152,7 @@ def add_gain(linear: nn.Module) -> None:
 
 
 def remove_gain(linear: Any) -> Tensor:
-    """Take the gains from a linear, float16 [out], as they are stored."""
+    """Remove the gains of a linear, and return them in the format of their part, float16 [out]."""
     gain: Tensor = linear.gain.detach().half()
     linear.gain_hook.remove()
     del linear.gain, linear.gain_hook
@@ -205,7 +205,11 @@ def tune_to_logits(
     name: str, model: nn.Module, job: Job, tuning: Tuning, changed: set[str]
 ) -> dict[str, Any]:
     """Train norms, biases and gains to the dense model's logits on the calibration tokens, in
-    place. Return notes. changed: names of the parameters; the weights in it stay as they are."""
+    place. Return notes.
+
+    changed: names of the parameters that were trained in the blocks. Matrices among them are not
+    trained again.
+    """
     assert job.calibration is not None
     corpus = Sequences(job.calibration.cpu(), job.seed)
     budget = Budget(tokens=corpus.step_tokens * tuning.last_steps, checkpoint_s=math.inf)
