@@ -48,12 +48,13 @@ def pick(
     import pandas as pd
 
     from bench.reporting import answer_json, candidates, serving
+    from bench.reporting.limits import parse_limits
 
     board = answer_json.choose_board(model, _read(results, model))
     table = board.make_table(paired=board.is_quality)
     if engine:
         table = serving.ship(table, engine)
-    answer = candidates.pick(table, candidates.parse_limits(**limits))
+    answer = candidates.pick(table, parse_limits(**limits))
     return pd.DataFrame(answer_json.to_objects(answer)["meets"])
 
 

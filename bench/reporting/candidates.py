@@ -1,200 +1,23 @@
 """Pick a row of a leaderboard: those that meet limits, the best first, and the nearest that does
-not.
-
-The page reads `page_choices`: what this rule says of each row at each stop of its sliders.
-"""
+not."""
 
 from __future__ import annotations
 
 import math
-import re
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.reporting import pairwise, pareto, profile
 from bench.reporting.derived_columns import time_to_make, tokens_to_make
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from bench.reporting.labelled_rows import is_file
+from bench.reporting.limits import Limit, Limits, given_limits
 from bench.reporting.table import ABSENT
 from bench.reporting.view import Table, TableRow
 from bench.reporting.words import hundredths, percent, quantity
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits that a row must meet. None: no limit. Loss and worst drop are fractions."""
-
-    max_mb: float | None = None
-    max_bits: float | None = None
-    max_loss: float | None = None
-    max_worst_drop: float | None = None
-    min_speedup: float | None = None
-    budget_tokens: int | None = None
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A limit that can be set."""
-
-    name: str
-    noun: str
-    sentence: str
-    bound: Callable[[Facts], Bound | None]
-    """Reads what is limited from a row's facts."""
-    excess: Callable[[float, float], float]
-    """Says by how much a value is over its limit (value, limit), on a scale that all limits share.
-    At most 0: met."""
-    number: Callable[[float], str]
-    unit: str
-    example: str
-    label: str
-    """Name of the page's slider."""
-    stops: tuple[str, ...]
-    """Values at which the slider stops, from strict to lax. Behind the last, the limit is off."""
-
-    def text(self, value: float, low: float | None = None, high: float | None = None) -> str:
-        """Format a value with its unit, and with its interval if it has one."""
-        return quantity(self.number, self.unit, value, low, high)
-
-    def given(self, value: float) -> str:
-        """Format the limit itself with up to 15 digits, which a float keeps."""
-        return f"{value / FORMS[self.name][2]:,.15g}{self.unit}"
-
-
-def _share(value: float, limit: float) -> float:
-    if limit:
-        return value / limit - 1
-    return math.inf if value > 0 else 0.0
-
-
-def _exact(value: float | None) -> Bound | None:
-    return None if value is None else Bound(value)
-
-
-def _stops(numbers: str, unit: str = "") -> tuple[str, ...]:
-    return tuple(number + unit for number in numbers.split())
-
-
-LIMITS = (
-    Limit(
-        "max_mb",
-        "size of the model",
-        "at most {}",
-        lambda f: _exact(None if f.bytes is None else f.bytes / 1e6),
-        _share,
-        "{:,.4g}".format,
-        " MB",
-        "100MB",
-        "Most bytes of the model",
-        _stops(
-            "0.5 1 2 5 10 20 50 75 100 125 150 200 250 300 400 500 750 1000 2000 5000 10000", "MB"
-        ),
-    ),
-    Limit(
-        "max_bits",
-        "bits per weight",
-        "at most {} bits per weight",
-        lambda f: _exact(f.bits),
-        _share,
-        "{:.4g}".format,
-        "",
-        "5",
-        "Most bits per weight",
-        _stops("2 2.5 3 3.25 3.5 4 4.25 4.5 5 5.5 6 8 8.5 9 10 12 16 17"),
-    ),
-    Limit(
-        "max_loss",
-        "loss",
-        "a loss of at most {}",
-        lambda f: f.loss,
-        lambda v, x: (1 + v) / (1 + x) - 1,
-        hundredths,
-        "%",
-        "3%",
-        "Most loss",
-        _stops("0 0.5 1 2 3 5 7.5 10 15 20 30 40 50 75 100 150 200 300 400 500 1000", "%"),
-    ),
-    Limit(
-        "max_worst_drop",
-        "worst task's drop",
-        "a worst task that loses at most {}",
-        lambda f: f.drop,
-        lambda v, x: v - x,
-        hundredths,
-        " pp",
-        "5pp",
-        "Worst task loses at most",
-        _stops("0 1 2 3 4 5 7.5 10 15 20 30", "pp"),
-    ),
-    Limit(
-        "min_speedup",
-        "speedup",
-        "a measured speedup of at least {}",
-        lambda f: f.speedup,
-        lambda v, x: x / v - 1,
-        "{:.2f}".format,
-        "×",
-        "1.2",
-        "Least speedup",
-        _stops("3 2 1.75 1.5 1.4 1.3 1.2 1.1 1"),
-    ),
-    Limit(
-        "budget_tokens",
-        "tokens to make",
-        "at most {} tokens to make",
-        lambda f: _exact(f.tokens),
-        _share,
-        "{:,.0f}".format,
-        "",
-        "2M",
-        "Most tokens to make",
-        _stops("0 10k 20k 50k 100k 200k 500k 1M 2M 5M 10M 100M 1B 10B"),
-    ),
-)
-"""All limits, in the order of the flags."""
-
-FORMS = {
-    "max_mb": (r"(\d+(?:\.\d+)?) ?(?:MB)?", "a number of MB", 1.0),
-    "max_bits": (r"(\d+(?:\.\d+)?)", "a number of at least 0", 1.0),
-    "max_loss": (r"(\d+(?:\.\d+)?)%", "a percentage", 0.01),
-    "max_worst_drop": (r"(\d+(?:\.\d+)?) ?pp", "percentage points", 0.01),
-    "min_speedup": (r"(\d+(?:\.\d+)?)[x×]?", "a number above 0", 1.0),
-    "budget_tokens": (r"(\d+(?:\.\d+)?)([kMB]?)", "a number of tokens", 1.0),
-}
-"""The form of each limit's text, its name in an error, and the factor of its number."""
-MAX_DIGITS = 17
-"""Longest number of a limit, in characters."""
-SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9}
-
-
-def parse_limits(**texts: str | None) -> Limits:
-    """Read limits from a user's texts, by the names of the fields. Raise UserError if a text has
-    another form."""
-    given: dict[str, Any] = {}
-    for limit in LIMITS:
-        text = texts.get(limit.name)
-        if text is not None:
-            given[limit.name] = _parse(limit, text)
-    return Limits(**given)
-
-
-def _parse(limit: Limit, text: str) -> float | int:
-    form, words, scale = FORMS[limit.name]
-    match = re.fullmatch(form, text.strip())
-    is_valid = match is not None and len(match[1]) <= MAX_DIGITS
-    is_zero = match is not None and float(match[1]) == 0
-    if match is None or not is_valid or (is_zero and limit.name == "min_speedup"):
-        flag = limit.name.replace("_", "-")
-        raise UserError(f"invalid --{flag} {text!r}: must be {words}, for example {limit.example}")
-    value = float(match[1]) * scale
-    if limit.name == "budget_tokens":
-        return round(value * SUFFIXES[match[2]])
-    return value
 
 
 class Check(NamedTuple):
@@ -281,12 +104,12 @@ def pick(
         rows = [(k, row) for k, row in rows if _matches(row.filters[key], wanted, key)]
         if not rows and wanted:
             raise UserError(describe_unknown(f"{key} of {table.title}", wanted, known))
-    given = _given(limits)
+    given = given_limits(limits)
     candidates = []
     for k, row in rows:
         quality = _quality(table, row, column)
         if row.facts and not row.facts.broken and quality is not None:
-            checks = tuple(_check(limit, row.facts, float(wanted)) for limit, wanted in given)
+            checks = tuple(check_limit(limit, row.facts, float(wanted)) for limit, wanted in given)
             candidates.append(Candidate(k, row, row.facts, quality, checks))
     if tracks:
         _require_told(candidates, limits.max_loss, tracks)
@@ -375,72 +198,6 @@ def _matches(value: str, wanted: str, key: str) -> bool:
     return wanted in ("", value)
 
 
-def page_choices(table: Table) -> dict[str, Any] | None:
-    """Return what the page's sliders read. Returns None if no row can be picked.
-
-    Rows are in the order of their quality. `stops` has for each limit the first stop that the row
-    meets, None if it was not measured. `unsure` has the stops that its interval contains. `tied`
-    has the rows that come first if the row is the best, and `uncompared` the later ones that were
-    not compared with it, or None if it was compared with none of many.
-    """
-    try:
-        answer = pick(table, Limits())
-        differ = pairwise.differ_from_best(table, quality_column(table))
-    except UserError:
-        return None
-    rows = sorted(answer.meets, key=lambda c: (c.quality, c.index))
-    if not rows:
-        return None
-    place = {c.index: at for at, c in enumerate(rows)}
-    compared = set(chain.from_iterable(differ))
-    patterns = {c.row.filters["pattern"] for c in rows}
-    # A quantizer's name, and the part that names of several begin with: "int4" of "int4-gptq".
-    quantizers = {c.row.filters["quantizer"] for c in rows}
-    options = sorted(quantizers | {re.split("[-:]", name)[0] for name in quantizers})
-
-    def labels(row: TableRow) -> dict[str, Any]:
-        fitting = [name for name in options if row.filters["quantizer"].startswith(name)]
-        return {"name": row.name, "pattern": row.filters["pattern"], "quantizers": fitting}
-
-    out = []
-    for at, c in enumerate(rows):
-        stops: list[int | None] = []
-        unsure = []
-        for limit in LIMITS:
-            checks = [_check(limit, c.facts, float(_parse(limit, stop))) for stop in limit.stops]
-            is_measured = checks[0].bound is not None
-            stops.append(sum(not one.met for one in checks) if is_measured else None)
-            unsure.append([k for k, one in enumerate(checks) if one.unsure])
-        tied, uncompared = [at], None
-        if c.index in compared or len(rows) - at <= pairwise.MAX_PAIRED_ROWS:
-            later = enumerate(rows[at + 1 :], at + 1)
-            tied = [place[one.index] for one in tied_rows(rows[at:], differ)]
-            uncompared = [
-                k for k, one in later if pairwise.ordered(c.index, one.index) not in differ
-            ]
-        found = {
-            "device": c.facts.device,
-            "make": c.facts.make,
-            "export": c.facts.export,
-            "stops": stops,
-            "unsure": unsure,
-            "tied": tied,
-            "uncompared": uncompared,
-            "cells": list(describe_facts(c.facts).values()),
-        }
-        out.append(labels(c.row) | found)
-    return {
-        "rows": out,
-        "headers": list(describe_facts(Facts(compressed=True))),
-        "patterns": [[name, shlex.join(["--pattern", name])] for name in sorted(patterns)],
-        "quantizers": [[name, shlex.join(["--quant", name])] for name in options],
-        "broken": [labels(row) for row in answer.broken],
-        "command": shlex.join(
-            ["bench", "pick", "--model", table.title, "--protocol", table.protocol]
-        ),
-    }
-
-
 def describe_facts(facts: Facts) -> dict[str, str]:
     """Return a row's numbers as text, by the heads of their columns."""
     row = RowNumbers(facts)
@@ -507,12 +264,8 @@ def _quality(table: Table, row: TableRow, column: int | None) -> float | None:
     return table.columns[column].sign * cell.value
 
 
-def _given(limits: Limits) -> list[tuple[Limit, float]]:
-    given = [(limit, getattr(limits, limit.name)) for limit in LIMITS]
-    return [(limit, value) for limit, value in given if value is not None]
-
-
-def _check(limit: Limit, facts: Facts, wanted: float) -> Check:
+def check_limit(limit: Limit, facts: Facts, wanted: float) -> Check:
+    """Compare a row with a limit."""
     bound = limit.bound(facts)
     if bound is None:
         return Check(limit, wanted, None, met=False, unsure=False)
@@ -522,11 +275,3 @@ def _check(limit: Limit, facts: Facts, wanted: float) -> Check:
 
 def _excess(candidate: Candidate) -> float:
     return max(c.limit.excess(c.bound.value, c.wanted) for c in candidate.failed if c.bound)
-
-
-def describe_limits(limits: Limits) -> str:
-    """Say the limits in words, as the object of a sentence."""
-    parts = [limit.sentence.format(limit.given(value)) for limit, value in _given(limits)]
-    if not parts:
-        return "all limits, because none is set"
-    return "these limits: " + ", ".join(parts)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.reporting import candidates, pairwise, words
+from bench.reporting.limits import Limits
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.table import TextTable, format_number
 from bench.reporting.view import ReportSection, Table, TableColumn, TableRow
@@ -104,7 +105,7 @@ def _of_table(section: int, table: Table) -> Iterator[Highlight]:
     compressed = [table.rows[k] for k in facts if facts[k].compressed]
     groups = []
     for pattern in dict.fromkeys(row.filters["pattern"] for row in compressed):
-        found = candidates.pick(table, candidates.Limits(), pattern).meets
+        found = candidates.pick(table, Limits(), pattern).meets
         smaller = [c for c in found if c.facts.bytes is None or c.facts.bytes < limit]
         if smaller:
             groups.append(sorted(smaller, key=lambda c: (c.quality, c.index)))

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 from bench.parts.leaderboard.html_data import page_data
 from bench.parts.leaderboard.table_figures import TableFigure
 from bench.reporting import drawing, folding
-from bench.reporting.candidates import LIMITS
+from bench.reporting.limits import LIMITS
 from bench.reporting.protocol import RULE
 from bench.reporting.table import ABSENT, SPREAD, caption
 from bench.reporting.view import ReportSection, Table, TableRow

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.reporting import candidates
+from bench.parts.leaderboard.page_choices import page_choices
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
 
@@ -58,7 +58,7 @@ def _table(
         "title": table.title,
         "section": section.title,
         "protocol": table.protocol,
-        "choices": candidates.page_choices(table) if picks else None,
+        "choices": page_choices(table) if picks else None,
         "columns": [_column(column) for column in table.columns],
         "rows": [_row(row, strings, places) for row in table.rows],
         "ranks": table.ranks if table.ranked_by is not None else None,

@@ -12,7 +12,7 @@ from bench.catalog.entries import EXPORTS
 from bench.cli import flags
 from bench.cli.main import app
 from bench.compare.result_arguments import read
-from bench.reporting import board, candidates, pairwise
+from bench.reporting import board, candidates, limits, pairwise
 from bench.results import reproduce
 from helpers import fake_records, reports
 from methods.contract.errors import UserError
@@ -40,7 +40,7 @@ def table(filled, known_noise):
 
 
 def answer(table, *, pattern="", quantizer="", **texts):
-    return candidates.pick(table, candidates.parse_limits(**texts), pattern, quantizer)
+    return candidates.pick(table, limits.parse_limits(**texts), pattern, quantizer)
 
 
 def test_without_limits_all_compressed_rows_are_there_the_best_first(table):
@@ -76,10 +76,6 @@ def test_rows_that_were_not_compared_do_not_tie(filled, monkeypatch):
     found = answer(section.tables[0], pattern="2:4")
     assert not any(c.tied for c in found.meets) and found.uncompared == len(found.meets) - 1 == 3
     assert found.meets[0].row.name == "good 2:4" and found.meets[0].facts.loss.low is not None
-    first, *others = candidates.page_choices(section.tables[0])["rows"]
-    assert first["uncompared"] == list(range(1, len(others) + 1))
-    # The page would grow with the square of the rows if each listed all later ones.
-    assert [row["uncompared"] for row in others] == [None, None, [4], []]
 
 
 def facts_of(table, name):
@@ -129,11 +125,11 @@ def test_filters_and_unknown_ones(table):
 
 
 def test_every_limit_has_a_form_and_its_slider_goes_from_strict_to_lax():
-    known = {limit.name for limit in candidates.LIMITS}
-    assert known == set(candidates.FORMS) == set(candidates.Limits.__annotations__)
-    for limit in candidates.LIMITS:
+    known = {limit.name for limit in limits.LIMITS}
+    assert known == set(limits.FORMS) == set(limits.Limits.__annotations__)
+    for limit in limits.LIMITS:
         name = limit.name
-        stops = [getattr(candidates.parse_limits(**{name: s}), name) for s in limit.stops]
+        stops = [getattr(limits.parse_limits(**{name: s}), name) for s in limit.stops]
         assert stops == sorted(stops, reverse=name == "min_speedup")
 
 
@@ -145,7 +141,7 @@ def test_a_limit_is_said_as_it_was_given():
         ("min_speedup", "1.2", "1.2×"),
         ("budget_tokens", "1234567", "1,234,567 tokens"),
     ):
-        assert said in candidates.describe_limits(candidates.parse_limits(**{name: given}))
+        assert said in limits.describe_limits(limits.parse_limits(**{name: given}))
 
 
 # --- the commands ---------------------------------------------------------------------------------

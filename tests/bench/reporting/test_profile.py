@@ -9,6 +9,7 @@ import pytest
 from bench.compare.result_arguments import read
 from bench.reporting import board, candidates, profile
 from bench.reporting.facts import Bound, TrackLoss
+from bench.reporting.limits import parse_limits
 from bench.stats.ratios import Change
 from helpers import fake_records
 from methods.contract.errors import UserError
@@ -208,7 +209,7 @@ def with_file(table):
 
 
 def test_rows_are_picked_by_tracks(root, table, output):
-    limits = candidates.parse_limits(max_loss="8%")
+    limits = parse_limits(max_loss="8%")
     kept = candidates.pick(table, limits, tracks=["mathematics", "knowledge"])
 
     assert [c.row.name for c in kept.meets] == ["sparsegpt 2:4"]
@@ -217,7 +218,7 @@ def test_rows_are_picked_by_tracks(root, table, output):
     tracks = ["mathematics", "knowledge"]
     both, one = (candidates.keep(kept.nearest.facts, tracks[:n]).loss for n in (2, 1))
     assert both.value == one.value and both.high > one.high  # the other track's may be the largest
-    strict = candidates.parse_limits(max_loss="5%")
+    strict = parse_limits(max_loss="5%")
     with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):
         candidates.pick(table, strict, tracks=["mathematics", "knowledge"])
     with pytest.raises(UserError, match=r"--max-loss 5% cannot be told .* surely meets is 6.5%"):

@@ -8,6 +8,7 @@ import pytest
 from bench.compare.result_arguments import read
 from bench.reporting import board
 from bench.reporting import candidates as picking
+from bench.reporting.limits import parse_limits
 from helpers import reports
 from helpers.browser import PHONE, load_axe
 
@@ -55,7 +56,7 @@ def expected(table, question):
     """Return what `bench pick` finds, in the form of the page's answer."""
     texts = dict(question)
     pattern, quantizer = texts.pop("pattern", ""), texts.pop("quant", "")
-    answer = picking.pick(table, picking.parse_limits(**texts), pattern, quantizer)
+    answer = picking.pick(table, parse_limits(**texts), pattern, quantizer)
     meets = [
         [c.row.name, c.tied, [x.limit.noun for x in c.checks if x.unsure]] for c in answer.meets
     ]
