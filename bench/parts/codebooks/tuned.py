@@ -65,7 +65,7 @@ def quantize(
     """Quantize and train a model.
 
     name: of the quantizer. Raise Skipped for a mixture of experts, and for a model that is streamed
-    from disk or divided among processes.
+    from disk.
     """
     family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
     if family.experts or job.compute.stream:
