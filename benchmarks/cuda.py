@@ -10,8 +10,9 @@ python benchmarks/cuda.py --dry                  check commands, sizes and times
 python benchmarks/cuda.py --tiny                 all stages on the CPU with tiny, to test them
 
 Recorded numbers are not measured again, and a stage that ended well is skipped, so the same command
-goes on. --limit SECONDS stops in time, a training after a checkpoint, with exit code 75. Logs,
-records and a report are in one archive, after each command. The script starts without any package.
+goes on. --limit SECONDS and Ctrl-C stop it, a training after a checkpoint, with exit code 75. The
+archive has logs, records, a report of them, and stages.md: the time of each stage beside its guess,
+and the cause of a failure. It is written after each stage. The script starts without any package.
 torch is not packed: a machine with a card has the one for its driver.
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import importlib.util
+import json
 import math
 import os
 import re
@@ -35,7 +37,7 @@ import zlib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 MODEL, SECOND = "smollm2-135m-instruct-q4", "gemma-3-270m"
@@ -64,7 +66,7 @@ GRACE_S = 40.0
 CHECKPOINT_S = 90
 """Seconds between two checkpoints: a stop within a call of ten minutes costs no more."""
 STOPPED = 75
-"""Exit code of a run that the limit ended."""
+"""Exit code of a run that the limit or Ctrl-C ended."""
 EXTRAS = ("test", "torchao")
 """Extras of pyproject.toml that the stages need. torchao has the fp8 kernel for Hopper."""
 
@@ -128,10 +130,13 @@ class Rig(NamedTuple):
         is_planned = self.model != MODEL and stage == "quality"
         return 0.0 if is_planned else STAGES[stage].minutes
 
+    def words(self, stage: str) -> str:
+        """Return what a stage does."""
+        return STAGES[stage].about.format(model=self.model, shapes=self.shapes)
+
     def about(self, stage: str) -> str:
         minutes = f"about {self.minutes(stage):g} minutes" if self.minutes(stage) else "as planned"
-        words = STAGES[stage].about.format(model=self.model, shapes=self.shapes)
-        return f"{stage}: {minutes}: {words}"
+        return f"{stage}: {minutes}: {self.words(stage)}"
 
     @property
     def windows(self) -> str:
@@ -149,7 +154,7 @@ class Rig(NamedTuple):
         if recipe == RECIPE:
             words += " --measures size"
         else:
-            words += f" --measures perplexity,agreement {self.windows}"
+            words += f" --measures perplexity,agreement,size {self.windows}"
         return [self.bench(words, model, f"--methods {name}") for name in methods.split(",")]
 
 
@@ -166,8 +171,9 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
             for device, name in sides.items()
         ]
     if stage == "check":
-        words = "-m pytest -n 0 -m cuda tests/parts/speed/test_cuda.py"
-        return [[sys.executable, *words.split()]]
+        tests = ROOT / "tests" / "parts" / "speed" / "test_cuda.py"
+        words = "-m pytest -n 0 -m cuda"
+        return [[sys.executable, *words.split(), str(tests)]]
     if stage == "shapes":
         if rig.device == "cpu":
             return [rig.bench("speed --engine native --threads 1 --tokens 16", rig.shapes)]
@@ -180,7 +186,7 @@ def commands(stage: str, rig: Rig) -> list[list[str]]:
         words = "run --methods magnitude --quant none --measures speed --dtype bfloat16"
         return [rig.bench(words, rig.model, f"--set=speed.workloads={loads}")]
     if stage == "quality":
-        words = f"{PRUNED} --dtype bfloat16 --measures perplexity,agreement"
+        words = f"{PRUNED} --dtype bfloat16 --measures perplexity,agreement,size"
         return [rig.bench(words, rig.model, rig.windows)]
     if stage == "rate":
         return rig.train(MODEL, TRAINED, RECIPE, STEPS_TOKENS)
@@ -266,28 +272,33 @@ def _requirements() -> list[str]:
     return found
 
 
-def show_use(results: Path) -> None:
-    """Print tokens per second of each training, and the share of the card's peak."""
+def training_speeds(rig: Rig) -> list[str]:
+    """Return a line with the tokens per second of each timed training, and the share of the peak of
+    a card with a datasheet."""
     import torch
 
     from bench.inputs.datasheets import find_spec
     from bench.parts.speed import roofline
     from bench.results.store import ReadOnlyStore
 
+    rates: dict[str, float] = {}
+    for record in ReadOnlyStore(rig.results):
+        identity, rate = record.identity, record.cost.get("training_tokens_per_s")
+        recipe = identity.training.recipe if identity.training else ""
+        if rate is not None and identity.measure == "pattern" and recipe == RECIPE:
+            rates[identity.method] = rate
+    card = find_spec(torch.cuda.get_device_name()) if rig.device == "cuda" else None
+    lines = [f"- {method}: {rate:,.0f} tokens/s in training" for method, rate in rates.items()]
+    if not card or not rates:
+        return sorted(lines)
     sizes = roofline.model_sizes(MODEL, None)
     weights = sizes.head + sum(out * width * count for (out, width), count in sizes.linears.items())
-    card = find_spec(torch.cuda.get_device_name())
-    for record in ReadOnlyStore(results):
-        identity, rate = record.identity, record.cost.get("training_tokens_per_s")
-        if rate is None or identity.measure != "pattern" or identity.training.recipe != RECIPE:
-            continue
+    for index, (method, rate) in enumerate(rates.items()):
         # A step has six products per weight, and eight with a teacher's forward pass.
-        passes = 6 if identity.method.startswith("dense-ft") else 8
-        text = f"{identity.method}: {rate:,.0f} tokens/s"
-        if card:
-            peak = card.peak("bf16") * 1e12
-            text += f", {passes * weights * rate / peak:.0%} of the peak"
-        print(text)
+        passes = 6 if method.startswith("dense-ft") else 8
+        share = passes * weights * rate / (card.peak("bf16") * 1e12)
+        lines[index] += f", {share:.0%} of the peak of {card.name} in bf16"
+    return sorted(lines)
 
 
 def pack(folder: Path, python: str, models: list[str], there: dict[str, str]) -> None:
@@ -303,7 +314,7 @@ def pack(folder: Path, python: str, models: list[str], there: dict[str, str]) ->
         wheels, archive = Path(room) / "wheels", Path(room) / "archive.tar.gz"
         pip = [sys.executable, "-m", "pip"]
         built = ["wheel", "-q", "--no-deps", "-w", str(wheels)]
-        subprocess.run([*pip, *built, *_closure(there), str(ROOT)], check=True)
+        subprocess.run([*pip, *built, *_closure(there, python), str(ROOT)], check=True)
         # Those of pure Python suit the other machine too.
         compiled = [w for w in wheels.iterdir() if not w.name.endswith("none-any.whl")]
         if compiled and python != OWN_PYTHON:
@@ -340,9 +351,9 @@ def split(archive: Path, folder: Path, size: int = PART_BYTES) -> int:
     return count
 
 
-def _closure(there: dict[str, str]) -> list[str]:
-    """Return all packages that the stages need, in the versions of this machine, without those in
-    THERE and those that the other machine has."""
+def _closure(there: dict[str, str], python: str = OWN_PYTHON) -> list[str]:
+    """Return all packages that the stages need with a version of Python, in this machine's
+    versions, without those in THERE and those that the other machine has."""
     from packaging.requirements import Requirement
 
     waiting, seen = [(text, "") for text in _requirements()], set[tuple[str, str]]()
@@ -351,7 +362,8 @@ def _closure(there: dict[str, str]) -> list[str]:
         text, wanted = waiting.pop()
         requirement = Requirement(text)
         name, marker = _normalize(requirement.name), requirement.marker
-        if THERE.match(name) or (marker and not marker.evaluate({"extra": wanted})):
+        target = {"extra": wanted, "python_version": python, "python_full_version": f"{python}.0"}
+        if THERE.match(name) or (marker and not marker.evaluate(target)):
             continue
         if name in there and requirement.specifier.contains(there[name]):
             continue
@@ -395,8 +407,13 @@ def unpack(folder: Path, place: Path) -> None:
             shutil.copyfileobj(gzip.GzipFile(fileobj=whole), plain)
             plain.seek(0)
             with tarfile.open(fileobj=plain) as tar:
-                # The filter refuses links and paths out of the folder.
-                tar.extractall(place, filter="data")
+                # Python has this filter from 3.11.4 on, and 3.12 warns without one.
+                tar.extraction_filter = getattr(tarfile, "data_filter", None)
+                for member in tar:
+                    outside = member.name.startswith("/") or ".." in Path(member.name).parts
+                    if outside or not (member.isfile() or member.isdir()):
+                        raise tarfile.ExtractError(f"{member.name} is no file of this folder")
+                tar.extractall(place)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as fault:
         shutil.rmtree(place, ignore_errors=True)
         raise ValueError(f"a part is missing or damaged: copy all into {folder} again") from fault
@@ -463,7 +480,13 @@ def main() -> int:
         given.archive = Path(out) / "cuda.tar.gz"
     device = "cpu" if given.tiny else given.device
     rig = Rig(given.results, device, given.model, given.tiny, given.dry)
-    return run(chosen, rig, time.monotonic() + given.limit, given.archive)
+    # A shell's background job and its commands ignore it, and then nothing is saved at the limit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return run(chosen, rig, time.monotonic() + given.limit, given.archive)
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on", flush=True)
+        return STOPPED
 
 
 def choose(words: str | None, model: str, is_test: bool) -> list[str]:
@@ -477,25 +500,91 @@ def choose(words: str | None, model: str, is_test: bool) -> list[str]:
 
 
 def call(command: list[str], end: float, log: Path) -> int:
-    """Run a command until a time of `time.monotonic`. Then interrupt it, and kill it if need be.
-    What it prints is also added to a log."""
-    searches = ATEN if "fp8" in command else {}
+    """Run a command until a time of `time.monotonic` or Ctrl-C. Then interrupt it, and kill it if
+    need be. What it prints is also added to a log."""
+    environment = os.environ | (ATEN if "fp8" in command else {})
+    # Ctrl-C reaches only this process, which interrupts the command once.
+    options: dict[str, Any] = {"env": environment, "process_group": 0}
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with (
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | searches
-        ) as process,
-        subprocess.Popen(["tee", "-a", str(log)], stdin=process.stdout),
+        subprocess.Popen(command, **options) as process,
+        subprocess.Popen(["tee", "-ai", str(log)], stdin=process.stdout),
     ):
         try:
             return process.wait(None if end == math.inf else max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
             return STOPPED
+
+
+class Outcome(NamedTuple):
+    """How a stage ended."""
+
+    seconds: float
+    """Time in all calls."""
+    code: int
+    """Largest exit code of its commands in the last call."""
+    cause: str = ""
+    """Last line of the command that failed."""
+
+    def __str__(self) -> str:
+        if self.code == STOPPED:
+            return "stopped: the same command goes on"
+        return f"failed with exit code {self.code}: {self.cause}" if self.code else "done"
+
+
+def outcomes(results: Path) -> dict[str, Outcome]:
+    """Return the outcome of each stage that was begun, by name."""
+    file = results / "stages.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    return {name: Outcome(*values) for name, values in found.items()}
+
+
+def write_outcome(rig: Rig, stage: str, outcome: Outcome) -> None:
+    """Add the outcome of a stage to stages.json, and write the table of all stages."""
+    found = outcomes(rig.results) | {stage: outcome}
+    (rig.results / "stages.json").write_text(json.dumps(found, indent=1))
+    device = "a CPU, with tiny in place of each model" if rig.is_tiny else name_of_device(rig)
+    lines = [f"# Stages on {device}", "", "Each guess is for an H100 and the model that is named."]
+    lines += ["", "| stage | guess | time | outcome |", "|---|---|---|---|"]
+    for name, ended in found.items():
+        minutes = rig.minutes(name)
+        guess = f"{minutes:g} min" if minutes else "plan.log"
+        about = f"{name}: {rig.words(name)}"
+        lines.append(f"| {about} | {guess} | {ended.seconds / 60:.1f} min | {ended} |")
+    more = [*training_speeds(rig), *without_numbers(rig.results)]
+    (rig.results / "stages.md").write_text("\n".join([*lines, "", *more, ""]))
+
+
+def name_of_device(rig: Rig) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if rig.device == "cuda" else "a CPU"
+
+
+def without_numbers(results: Path) -> list[str]:
+    """Return a line for each record that has no number, with the reason."""
+    from bench.results.store import ReadOnlyStore
+
+    lines = []
+    for folder in (results, results / "smoke", results / "smoke-cpu"):
+        for record in ReadOnlyStore(folder) if folder.is_dir() else ():
+            about = record.identity
+            row = f"{about.model} {about.method} {about.pattern} {about.quantizer} {about.measure}"
+            if record.status != "ok":
+                lines.append(f"- {row} is {record.status}: {record.reason}")
+    return sorted(set(lines))
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log, where a command says why it failed."""
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 def keep(results: Path, archive: Path | None) -> None:
@@ -504,9 +593,13 @@ def keep(results: Path, archive: Path | None) -> None:
         return
     if (results / "records").is_dir():
         words = ["report", "--results", str(results), "--out", str(results / "report")]
-        subprocess.run([sys.executable, "-m", "bench", *words], check=False, capture_output=True)
-    with tarfile.open(archive, "w:gz") as out:
+        report = [sys.executable, "-m", "bench", *words]
+        if subprocess.run(report, check=False, stdout=subprocess.DEVNULL).returncode:
+            print("the archive has no report of these records", file=sys.stderr)
+    written = archive.with_name(f"{archive.name}.part")
+    with tarfile.open(written, "w:gz") as out:
         out.add(results, results.name)
+    written.replace(archive)
 
 
 def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) -> int:
@@ -515,7 +608,7 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
     A command that fails does not end the run. A stage that ended well is skipped.
     """
     total = sum(rig.minutes(name) for name in chosen)
-    print(f"{len(chosen)} stages, about {total:g} minutes on an H100", flush=True)
+    print(f"{len(chosen)} of {len(STAGES)} stages, about {total:g} minutes on an H100", flush=True)
     if importlib.util.find_spec("torch") is None:
         print(f"package torch is missing: {NOT_PACKED}", file=sys.stderr)
         return 2
@@ -537,28 +630,34 @@ def run(chosen: list[str], rig: Rig, end: float, archive: Path | None = None) ->
     worst = 0
     for name in (name for name in STAGES if name in chosen):
         print(rig.about(name), flush=True)
-        done, log = rig.results / f"{name}.done", rig.results / f"{name}.log"
+        before, log = outcomes(rig.results).get(name), rig.results / f"{name}.log"
         if rig.is_dry:
             log = rig.results / f"{name}.dry.log"
-        elif done.exists():
-            print(f"  skipped: it took {done.read_text()} s", flush=True)
+        elif before and not before.code:
+            print(f"  skipped: it took {before.seconds:.0f} s", flush=True)
             continue
-        started, codes = time.monotonic(), []
+        started, codes, cause = time.monotonic(), [], ""
         for command in commands(name, rig):
             if rig.is_dry:
                 command = checked(command, name_of_card())
             print(">", *command, flush=True)
+            with log.open("a") as file:
+                print(">", *command, file=file)
             codes.append(call(command, end, log))
             if codes[-1] == STOPPED:
                 break
+            if codes[-1]:
+                cause = last_line(log)
+        seconds = time.monotonic() - started
         if not rig.is_dry:
-            if name == "smoke" and not any(codes) and compare_devices(rig.results):
+            if name == "smoke" and not any(codes) and (faults := compare_devices(rig.results)):
                 codes.append(1)
-            if name == "rate" and rig.device == "cuda":
-                show_use(rig.results)
-            if not any(codes):
-                done.write_text(f"{time.monotonic() - started:.0f}")
-        print(f"{name}: exit codes {codes}, {time.monotonic() - started:.0f} s", flush=True)
+                cause = "; ".join(faults)
+            if name == "rate":
+                print(*training_speeds(rig), sep="\n", flush=True)
+            all_calls = seconds + (before.seconds if before else 0.0)
+            write_outcome(rig, name, Outcome(all_calls, max(codes), cause))
+        print(f"{name}: exit codes {codes}, {seconds:.0f} s", flush=True)
         keep(rig.results, archive)
         worst = max(worst, *codes)
         if STOPPED in codes:

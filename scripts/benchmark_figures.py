@@ -211,7 +211,7 @@ def _command(name: str) -> str:
 
 
 def _source(name: str) -> str:
-    return f"{_command(name)}. All numbers: `results/benchmarks/{name}.json`\n"
+    return f"{_command(name)}: `results/benchmarks/{name}.json`\n"
 
 
 def speeds(name: str, *shared: str) -> str:

@@ -260,10 +260,10 @@ WORTH = (
 )
 
 
-def worth(folders: str, pattern: str) -> str:
+def worth(folders: str, pattern: str, rule: str = "") -> str:
     """Say whether a pattern's best row is better than all that cost no more, with a table.
 
-    An answer rests on no row with fewer than SEEDS seeds.
+    An answer rests on no row with fewer than SEEDS seeds. rule: "rule" explains the answers.
     """
     rows = [row for row in read(folders) if row.repeated]
     same = [row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")]
@@ -287,7 +287,8 @@ def worth(folders: str, pattern: str) -> str:
     name = f">{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
     text = markdown(("", name, "best row at equal or lower cost", "Pareto front"), lines)
     question = f"**Is {own.pattern} without a quantizer worth it here?**"
-    return f"{question} {' '.join(answers)} {WORTH}\n\n{text}"
+    explained = f" {WORTH}" if rule else ""
+    return f"{question} {' '.join(answers)}{explained}\n\n{text}"
 
 
 def _answer(own: Row, best: Row, as_cheap: Iterable[Row]) -> str:

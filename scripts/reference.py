@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FLAGS = {"methods": "--methods", "quantizers": "--quant", "measures": "--measures"}
 FACTS = re.compile(r"^<!-- facts: (\w+) (\S+) -->$", re.MULTILINE)
-COST = f"cost, estimated for {method_cost.MODEL}"
+COST = "estimated cost"
 BOUNDS = {"minimum": "from", "exclusiveMinimum": "above"}
 BOUNDS |= {"maximum": "to", "exclusiveMaximum": "below"}
 TYPES = {"number": "number", "integer": "whole number", "boolean": "true or false"}
@@ -113,17 +113,22 @@ def training() -> str:
     return "\n\n".join((_docstring(TrainingSettings), _docstring(Settings), fields))
 
 
-def overview(section: str) -> str:
-    """Return a table of a section, without the columns that are empty.
+def overview_cells(section: str) -> dict[str, list[str]]:
+    """Return the link, description and needs of each name of a section.
 
     A variant links to the name whose section it shares.
     """
-    written = _pages()
-    header, rows = ["name", "what it does", "needs"], []
+    written, rows = _pages(), {}
     for name, entry in registry.SECTIONS[section].items():
         described = _described_by(section, name, written) or name
         link = f"[{name}]({written.get((section, described), '')}#{described})"
-        rows.append([link, escape(entry.about), ", ".join(entry.needs_with({}))])
+        rows[name] = [link, escape(entry.about), ", ".join(entry.needs_with({}))]
+    return rows
+
+
+def overview(section: str) -> str:
+    """Return a table of a section, without the columns that are empty."""
+    header, rows = ["name", "what it does", "needs"], list(overview_cells(section).values())
     columns = zip(header, *rows, strict=True)
     used = [column for column in columns if any(column[1:])]
     titles, *cells = zip(*used, strict=True)
@@ -218,15 +223,34 @@ def _typed_name(name: str, entry: CatalogEntry) -> str:
 
 
 def commands() -> str:
-    """Return the reference of the command line, without its title and its lists of commands."""
+    """Return the reference of the command line, without its title and its lists of commands.
+
+    Options with the text that `bench run` has are named in one line.
+    """
     program = typer.main.get_command(main.app)
     whole = get_docs_for_click(obj=program, ctx=typer.Context(program), name="bench")
-    text = registry.fill_in(whole)
+    text = main.name_cards(registry.fill_in(whole))
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+", "", text.partition("\n")[2])
     text = re.sub(r"(\*\*Options\*\*:\n\n)?\* `--help`: .*\n", "", text)
     text = re.sub(r"\*\*Usage\*\*:\n\n```console\n.*\n```\n\n", "", text)
+    text = re.sub(r"(^bench .*\n)+", r"```text\n\g<0>```\n", text, flags=re.MULTILINE)
+    first, *others = re.split(r"(?=^##+ `bench )", text, flags=re.MULTILINE)
+    own = next(part for part in others if part.startswith("## `bench run`"))
+    known = set(re.findall(r"^\* .*\n", own, re.MULTILINE))
+    text = first + "".join(p if p is own else _name_known(p, known) for p in others)
     blocks = re.split(r"(```.*?```)", text, flags=re.DOTALL)
     return "".join(b if b.startswith("```") else _escape_help(b) for b in blocks).strip() + "\n"
+
+
+def _name_known(text: str, known: set[str]) -> str:
+    """Replace the known lines about options by one line with their names."""
+    lines = text.splitlines(keepends=True)
+    same = [re.sub(r"^\* `([^ `,]+).*\n", r"`\1`", line) for line in lines if line in known]
+    own = "".join(line for line in lines if line not in known)
+    if not same:
+        return own
+    said = f"* As in `bench run`: {', '.join(same)}.\n"
+    return re.sub(r"(\*\*Options\*\*:\n\n(\* .*\n)*)", lambda found: found[0] + said, own)
 
 
 def _escape_help(text: str) -> str:
@@ -321,6 +345,7 @@ def _signature(target: Any) -> str:
     text = re.sub(r"ForwardRef\('([^']*)'\)", r"\1", str(inspect.signature(target)))
     text = re.sub(r"""(: |-> )(['"])(.*?)\2""", r"\1\3", text).replace("mappingproxy({})", "{}")
     text = re.sub(r" = <[^>]*>", " = ...", text).replace("PosixPath(", "Path(")
+    text = re.sub(r"^\((self|cls)(, )?", "(", text)
     return text.removesuffix(" -> None")
 
 

@@ -1,13 +1,25 @@
-"""Tables of rows under limits of bytes, and of what a transform changes."""
+"""Tables of rows under limits of bytes, of what a transform changes, and of all quantizers."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from page_records import DASH, change_text, markdown, mean, origin_note, read
+from page_records import (
+    DASH,
+    ROOT,
+    change_text,
+    markdown,
+    mean,
+    origin_note,
+    read,
+)
+from reference import overview_cells
 
+from bench.catalog.choice import DEFAULT_EMBEDDING
 from bench.compare.pairing import Seeds, group_by_identity
 from bench.inputs.models import quantized_file
 from bench.reporting.cost import CostIndex
@@ -162,8 +174,66 @@ def best(folder: str) -> str:
     return markdown(headers, rows)
 
 
+ENGINES = (
+    (r"integer of 8.* inputs", "vLLM"),
+    (r".* inputs", "none yet"),
+    (r"integer of [48]", "vLLM, GPTQModel, llama.cpp"),
+    (r"integer of [23]", "GPTQModel"),
+    (r"float8|microscaling of 4|nvfp4", "vLLM"),
+    (r"I?Q\d", "llama.cpp"),
+    (r".", "this project"),
+)
+"""Patterns of a stored form, and the engines that read it. The first that fits counts."""
+CODES = "results/benchmarks/codes.json"
+CODE_COLUMNS = ("engines", ">bits", ">error")
+
+
+def quantizers(*folders: str) -> str:
+    """Return all quantizers: engines, bits and error of a Gaussian, and ratios of perplexity.
+
+    folders: results with rows of dense models. The first that has a row counts.
+    """
+    figures = json.loads((ROOT / CODES).read_text())["figures"]
+    ratios: dict[str, dict[str, str]] = {}
+    for folder in folders:
+        for model, found in _dense_ratios(folder).items():
+            ratios[model] = found | ratios.get(model, {})
+    rows = []
+    for name, cells in overview_cells("quantizers").items():
+        own = figures.get(name, {})
+        form = own.get("form", "")
+        engines = next((said for end, said in ENGINES if re.match(end, form)), "")
+        bits, error = (str(own.get(key, "")) for key in ("bits", "error"))
+        changes = [of_model.get(name, "") for of_model in ratios.values()]
+        rows.append((own.get("bits", 99.0), [*cells, engines, bits, error, *changes]))
+    mask = figures["2:4"]["error"]
+    rows.append((99.0, ["2:4", "the mask alone, nothing rounded", "", "", "", f"{mask}"]))
+    rows.sort(key=lambda row: row[0])
+    headers = ("name", "what it does", "needs", *CODE_COLUMNS, *(f">{model}" for model in ratios))
+    return markdown(headers, [row + [""] * (len(headers) - len(row)) for _, row in rows])
+
+
+def _dense_ratios(folder: str) -> dict[str, dict[str, str]]:
+    """Return the ratio of perplexity of each quantizer of dense models, by model."""
+    results = read(folder)
+    seeds: dict[tuple[str, str], Seeds] = {}
+    for record in results.records:
+        identity = record.identity
+        is_dense = (identity.measure, identity.method) == ("perplexity", "dense")
+        if is_dense and record.status == "ok":
+            name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
+            seeds.setdefault((identity.model, name), {})[identity.seed] = record
+    ratios: dict[str, dict[str, str]] = {}
+    for (model, name), after in seeds.items():
+        before = seeds.get((model, NONE))
+        if before and name != NONE:
+            ratios.setdefault(model, {})[name] = change_text(before, after, results)
+    return ratios
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "transforms": transforms,
     "best": best,
+    "quantizers": quantizers,
 }
 """Functions by the first word of their comment."""

@@ -25,12 +25,13 @@ from page_records import (
 
 from bench.compare.pairing import Seeds
 from bench.reporting import pareto, table
-from bench.reporting.view import SEED_NOISE_NOTE
 from bench.results import metrics
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
+
+NOISE_OF_PAIRS = "Intervals include the noise between seeds. Standard deviation of a row:"
 
 
 def leaderboard(folder: str) -> str:
@@ -121,7 +122,7 @@ def ratios(folder: str, *names: str) -> str:
         cells.append((label, f"{r.value:.4f}", f"{r.low:.4f} to {r.high:.4f}", over))
     text = markdown(("perplexity ratio", ">", ">95% interval", ""), cells)
     if noises:
-        text += f"\n{SEED_NOISE_NOTE} {escape_markdown('; '.join(noises))}.\n"
+        text += f"\n{NOISE_OF_PAIRS} {escape_markdown('; '.join(noises))}.\n"
     return text + origin_note(results.records)
 
 

@@ -55,11 +55,11 @@ class _Command(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for param in self.params:
             if isinstance(param, TyperOption):
-                param.help = _name_cards(registry.fill_in(param.help or ""))
+                param.help = name_cards(registry.fill_in(param.help or ""))
         super().format_options(ctx, formatter)
 
 
-def _name_cards(text: str) -> str:
+def name_cards(text: str) -> str:
     """Replace {cards} in a help by the cards with a datasheet."""
     if "{cards}" not in text:
         return text

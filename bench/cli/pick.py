@@ -64,8 +64,8 @@ def pick(
     engine: Annotated[
         str,
         typer.Option(
-            help="Only what this engine runs, with the sizes of its files: vllm, llama.cpp, "
-            "transformers, tensorrt or native."
+            help="Only what this engine runs, with the sizes of its files, for example vllm or "
+            "llama.cpp."
         ),
     ] = "",
     protocol: Annotated[
@@ -90,11 +90,11 @@ def pick(
     from bench.reporting import candidates as picking
     from bench.reporting.folders import leaves_local_out
     from bench.reporting.limits import parse_limits
-    from bench.reporting.serving import ENGINES, ship
+    from bench.reporting.serving import find_engine, ship
     from bench.results.store import RESULTS
 
-    if engine and engine not in ENGINES:
-        raise UserError(describe_unknown("engine", engine, ENGINES))
+    if engine:
+        find_engine(engine)
     limits = parse_limits(
         max_mb=max_mb,
         max_bits=max_bits,
@@ -177,6 +177,7 @@ def _require_measurable(model: str, known: list[str]) -> None:
 def _print(answer: Answer, tracks: Sequence[str], engine: str) -> None:
     from bench.reporting.board import BROKEN
     from bench.reporting.limits import describe_limits
+    from bench.reporting.serving import engines
 
     count = len(answer.meets)
     verb = "meets" if count < 2 else "meet"
@@ -194,8 +195,9 @@ def _print(answer: Answer, tracks: Sequence[str], engine: str) -> None:
     if answer.meets:
         _print_rows(answer)
         _print_first(answer)
-        if not engine and answer.meets:
-            say("What an engine runs, in its files: --engine vllm, llama.cpp, transformers, ...")
+        known = engines()
+        if known and not engine:
+            say(f"What one engine runs, in its files: --engine {', '.join(known)}.")
     if answer.nearest:
         reasons = ", ".join(f"{c.limit.noun} {_describe_check(c)}" for c in answer.nearest.failed)
         say(f"Nearest row that fails: {answer.nearest.row.name}: {reasons}.")

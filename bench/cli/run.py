@@ -80,7 +80,7 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
             folder = shlex.quote(str(spec.results))
             model = shlex.quote(summary.records[0].identity.model)
             print_line(f"All columns: bench report --results {folder} --columns all")
-            print_line(f"Next: bench pick --model {model} --max-loss 3% --results {folder}")
+            print_line(f"Next: bench pick --model {model} --results {folder}")
     if summary.failed:
         fail(
             f"{amount(summary.failed, 'measurement')} failed: bench show RECORD prints a "
@@ -101,8 +101,8 @@ def _note_unbounded(spec: Spec) -> None:
             fields = unbounded_fields(registry.load(registry.lookup(kind, name))) if target else []
             if fields:
                 note(
-                    f"{name}: {', '.join(fields)} may be any number: give a range, for example "
-                    f"{fields[0]}: methods.contract.ranges.Positive, and a wrong value is refused"
+                    f"{name}: {', '.join(fields)} may be any number. To refuse wrong values, give "
+                    "a range as its type, for example Positive of methods.contract.ranges"
                 )
 
 

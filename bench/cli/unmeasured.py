@@ -31,7 +31,7 @@ USUAL, USUAL_GGUF = ("int8", "int4-gptq"), ("int8", "q6_k", "q4_k")
 def print_unmeasured(model: str, limits: Limits, engine: str, json: bool) -> None:
     """Print what is known of a model without records, and the command that measures it."""
     from bench.reporting import similar_models, words
-    from bench.reporting.serving import ENGINES, suggest
+    from bench.reporting.serving import engines, suggest
 
     facts = _facts_of(model)
     papers = similar_models.papers_about(model)
@@ -95,7 +95,7 @@ def print_unmeasured(model: str, limits: Limits, engine: str, json: bool) -> Non
         again += ["--engine", engine]
     say_command("Then pick", shlex.join(again))
     if not engine:
-        say(f"--engine {', '.join(ENGINES)}: only what that engine runs.")
+        say(f"--engine {', '.join(engines())}: only what that engine runs.")
 
 
 def _print_papers(papers: Sequence[PaperRow]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.formats.checkpoint import Checkpoint
+from bench.formats.shipping import Form
 from bench.inputs.models import COMPANIONS
 from methods.model.folder import Folder, read_config
 from methods.model.safe_files import find_file
@@ -104,6 +105,8 @@ class ModelFormat(ExportFormat):
     takes_any: ClassVar[bool] = False
     """True if it also exports packed24 folders and models with low-rank terms. Others never get
     one."""
+    forms: ClassVar[tuple[Form, ...]] = ()
+    """Rows that engines run from its files, for `bench pick --engine`."""
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:
         """Write the model to an empty folder. Return a sentence for the user. Raise UserError if it

@@ -24,7 +24,7 @@ class DeviceSpec:
     """Memory in 10^9 bytes."""
     source: str
     unverified: tuple[str, ...] = ()
-    """Kinds whose rate was not found in a datasheet of the vendor."""
+    """Kinds on whose rate published lists disagree."""
 
     def peak(self, kind: str) -> float:
         """Return 10^12 operations per second. Weights without instructions of their kind are

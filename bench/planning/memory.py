@@ -54,21 +54,25 @@ def estimate_bytes(artifact: Artifact) -> float:
     return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state)
 
 
-def estimate_device_bytes(artifact: Artifact, processes: int | None = None) -> float | None:
-    """Estimate the memory of each GPU. None: on a CPU. processes: number that share the training.
-    None: as in the artifact.
+def estimate_device_bytes(
+    artifact: Artifact, processes: int | None = None, memory: float | None = None
+) -> float | None:
+    """Estimate the memory of each GPU. None: on a CPU.
 
     A GPU holds the model and the dense model for measures, or its part of a training if that is
-    larger.
+    larger. processes: number that share the training. None: as in the artifact. memory: bytes of a
+    GPU. One that does not hold a trained model reads it block by block for measures.
     """
     if artifact.device == "cpu":
         return None
     if is_streamed(artifact):
         return streamed_device_bytes(artifact)
     both = 2.0 * model_bytes(artifact)
-    if artifact.training:
-        return max(both, training_device_bytes(artifact, processes or artifact.processes))
-    return both
+    if not artifact.training:
+        return both
+    fills = memory is not None and model_bytes(artifact) >= STREAMED_FROM * memory
+    measured = streamed_device_bytes(artifact) if fills else both
+    return max(measured, training_device_bytes(artifact, processes or artifact.processes))
 
 
 def training_device_bytes(artifact: Artifact, processes: int) -> float:

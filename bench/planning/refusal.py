@@ -58,7 +58,7 @@ def find_problem(artifact: Artifact) -> str:
         use = f"training.processes={next(fits, 1)}" if trains else f"calibration.processes={cards}"
         return f"{artifact.label} takes {own} GPUs, and this machine has {cards}: use --set {use}"
     if artifact.training:
-        need = (estimate_device_bytes(artifact) or 0.0) if on_gpu else estimate_bytes(artifact)
+        need = estimate_device_bytes(artifact, memory=memory) or estimate_bytes(artifact)
         of = "of each GPU " if on_gpu else ""
         if need <= memory:
             return ""
@@ -124,12 +124,13 @@ def _divide(artifact: Artifact, memory: float) -> str:
             "train a smaller model, or use --device cuda with --set training.processes=N, which "
             "divides it among N GPUs"
         )
-    if (estimate_device_bytes(with_recompute(artifact)) or 0.0) <= memory:
+    if (estimate_device_bytes(with_recompute(artifact), memory=memory) or 0.0) <= memory:
         return f"use {artifact.pruner.label}:recompute=true"
     batch = artifact.training.batch if artifact.training else 1
     # The plan refuses counts that do not divide the batch.
     for count in range(artifact.processes + 1, MAX_GPUS + 1):
-        if batch % count == 0 and (estimate_device_bytes(artifact, count) or 0.0) <= memory:
+        need = estimate_device_bytes(artifact, count, memory) or 0.0
+        if batch % count == 0 and need <= memory:
             return f"use --set training.processes={count}"
     return "train a smaller model, or use GPUs with more memory"
 

@@ -49,7 +49,11 @@ def make_sections(
     """
     merged = merge(results)
     folders = {id(record): one.name for one in results for record in one.records}
-    credits = {one.name: searches.read_about(Path(one.name)).credit for one in results}
+    credits, weights = {}, dict[str, str]()
+    for one in results:
+        stated = searches.read_about(Path(one.name))
+        credits[one.name] = stated.credit
+        weights |= stated.weights_of(one.records)
     models = group_by(merged.records, lambda record: record.identity.model)
     sections = []
     for model, records in models.items():
@@ -59,7 +63,9 @@ def make_sections(
         about, named = {}, set()
         for record in records:
             folder = folders[id(record)]
-            about[record.stem] = from_records.describe_record(record, folder, credits[folder])
+            about[record.stem] = from_records.describe_record(
+                record, folder, credits[folder], weights.get(record.artifact, "")
+            )
             named.add(credits[folder])
         parts = [from_records.describe_records(records)]
         if named - {""}:

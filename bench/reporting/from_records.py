@@ -109,9 +109,13 @@ def _cell(
     )
 
 
-def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, Any]:
-    """Return what the page shows of a record. folder: folder of the record; credit: who contributed
-    it."""
+def describe_record(
+    record: Record, folder: str, credit: str = "", weights: str = ""
+) -> dict[str, Any]:
+    """Return what the page shows of a record.
+
+    folder: folder of the record; credit: who contributed it; weights: URL of the row's weights.
+    """
     commit = record.commit_id or "not recorded"
     if record.commit.get("dirty"):
         commit += ", with uncommitted changes"
@@ -122,6 +126,7 @@ def describe_record(record: Record, folder: str, credit: str = "") -> dict[str, 
         "seed": record.identity.seed,
         "folder": folder,
         "credit": credit,
+        "weights": weights,
         "commit": commit,
         "recorded": record.recorded,
         "machine": " ".join(str(name) for name in machine if name),

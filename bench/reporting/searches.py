@@ -3,14 +3,16 @@ leaderboard."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, StringConstraints, ValidationError
 
 from bench.compare.result_set import ResultSet
 from bench.reporting.protocol import VALIDATION
+from bench.results.record import Record
 from bench.system.toml import read_toml
 from methods.contract.errors import UserError
 
@@ -21,6 +23,12 @@ RULE = (
     "perplexities are on "
     "validation splits."
 )
+
+RecordDigits = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,64}$")]
+HttpsUrl = Annotated[
+    str,
+    StringConstraints(pattern=r"^https://[a-zA-Z0-9.-]+(/[a-zA-Z0-9._~/%+-]*)?$", max_length=300),
+]
 
 
 class About(BaseModel, extra="forbid"):
@@ -34,6 +42,26 @@ class About(BaseModel, extra="forbid"):
     submitted: date | None = None
     licences: dict[str, str] = {}
     """Licences of models and data, by name."""
+    weights: dict[RecordDigits, HttpsUrl] = {}
+    """Where the weights of a row can be downloaded, by the first digits of a record of it."""
+
+    def weights_of(self, records: Iterable[Record]) -> dict[str, str]:
+        """Return URLs of weights by artifact."""
+        found = {}
+        for record in records:
+            for digits, url in self.weights.items():
+                if record.key.startswith(digits):
+                    found[record.artifact] = url
+        return found
+
+
+def are_weights(given: Mapping[str, str]) -> bool:
+    """Return whether these are URLs by the first digits of records, as `weights` of About."""
+    try:
+        About.model_validate({"weights": dict(given)})
+    except ValidationError:
+        return False
+    return True
 
 
 def read_about(folder: Path) -> About:
@@ -48,7 +76,8 @@ def read_about(folder: Path) -> About:
         where = ".".join(map(str, first["loc"]))
         raise UserError(
             f"invalid {where} in {str(file)!r}: use kind (results, search or grid), about (one "
-            "sentence), credit, submitted (a date) and [licences]"
+            "sentence), credit, submitted (a date), [licences] and [weights] (RECORD = URL, "
+            "https)"
         ) from None
 
 

@@ -7,10 +7,13 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from bench.catalog import registry
+from bench.formats.shipping import NATIVE, Form, Server
+from bench.inputs import models
+from bench.inputs.shapes import planned_model
 from bench.reporting.facts import Facts
 from bench.reporting.view import Table, TableRow, is_quantized
 from bench.results import metrics
@@ -21,76 +24,38 @@ if TYPE_CHECKING:
     from bench.inputs.model_facts import ModelFacts
     from bench.reporting.similar_models import MeasuredRow
 
-K_BITS = {"q6_k": 6.5625, "q5_k": 5.5, "q4_k": 4.5}
-"""Bits per weight of the types of llama.cpp."""
-INTEGERS = r"int[48](-(rtn|gptq|awq|searched))?"
-"""Quantizers of symmetric integers in groups."""
+FIRST_LOOK = ("none", "int8", "q6_k", "fp8", "q5_k", "int4-gptq", "q4_k")
+"""Quantizers whose sizes are shown for a model without records."""
 
 
-@dataclass(frozen=True)
-class Form:
-    """Files that an engine reads.
+class Shipped(NamedTuple):
+    """A server, the export whose files it runs, and rows that it runs from them."""
 
-    quantizer: expression for names of quantizers; "" is a model without one. bits: of a weight in
-    these files, None for those of the quantizer. keeps: True if the files keep the embedding's
-    format, False if they hold it in the model's own.
-    """
-
+    server: Server
     export: str
-    quantizer: str
-    bits: float | None = None
-    keeps: bool = False
-    pattern: str = ""
-    """The only pattern, or "" for any. Another pattern is stored dense, with its zeros."""
-    packs: bool = False
-    """True if the zeros of the pattern take no bytes."""
-    floats: float = math.inf
-    """Most bits of a weight that is not quantized."""
+    form: Form
 
 
-@dataclass(frozen=True)
-class Engine:
-    """An engine: the files that it reads, the first that fits, and how it is started."""
+def engines() -> dict[str, list[Shipped]]:
+    """Return what each engine runs by its name. What needs a pattern comes first."""
+    found: dict[str, list[Shipped]] = {}
+    for export, entry in registry.entries("exports").items():
+        if entry.broken:
+            continue
+        for form in getattr(registry.load(entry), "forms", ()):
+            for server in form.servers:
+                found.setdefault(server.name, []).append(Shipped(server, export, form))
+    for shipped in found.values():
+        shipped.sort(key=lambda one: not one.form.pattern)
+    return found
 
-    forms: tuple[Form, ...]
-    serve: str
-    folder: str = "{}"
-    """What --out of the export is, from the name of the model."""
 
-
-VLLM_FORMS = (
-    Form("awq", r"int4-awq", floats=16),
-    Form("gptq", INTEGERS, floats=16),
-    Form("compressed-tensors", r"fp8|w8a8|nvfp4|mxfp4|mxfp8|llmcompressor-.*|auto-round"),
-    Form("hf", ""),
-)
-ENGINES = {
-    "vllm": Engine(VLLM_FORMS, "vllm serve {}"),
-    "llama.cpp": Engine(
-        (
-            Form("gguf", r"q[2-6]_k", keeps=True),
-            Form("gguf", r"int8(-rtn)?", 8.5, keeps=True),
-            Form("gguf", r"int4(-(rtn|gptq))?", 4.5, keeps=True),
-            Form("gguf", "", 16.0),
-        ),
-        "llama-server -m {}",
-        "{}.gguf",
-    ),
-    "transformers": Engine(VLLM_FORMS, "transformers serve {}"),
-    "tensorrt": Engine(
-        (Form("onnx", "", 16.0),),
-        "trtexec --onnx={}/model.onnx --stronglyTyped --sparsity=enable",
-    ),
-    "native": Engine(
-        (
-            Form("packed24", "", keeps=True, pattern="2:4", packs=True),
-            Form("stored", r".+", keeps=True, packs=True),
-            Form("hf", ""),
-        ),
-        "",
-    ),
-}
-"""Engines of `bench pick --engine`. `native` is this project: its files hold what a row counts."""
+def find_engine(name: str) -> list[Shipped]:
+    """Return what an engine runs. Raise UserError for an unknown one."""
+    known = engines()
+    if name not in known:
+        raise UserError(describe_unknown("engine", name, known))
+    return known[name]
 
 
 def ship(table: Table, engine: str) -> Table:
@@ -99,28 +64,26 @@ def ship(table: Table, engine: str) -> Table:
 
     Raise UserError for an unknown engine.
     """
-    if engine not in ENGINES:
-        raise UserError(describe_unknown("engine", engine, ENGINES))
-    chosen = ENGINES[engine]
+    chosen = find_engine(engine)
     shipper = _Shipper(table)
     rows = []
     for k, row in enumerate(table.rows):
         facts = row.facts
         if facts and facts.compressed:
-            form = _form_of(chosen, row)
-            shipped = shipper.facts(k, chosen, form) if form else None
+            how = _choose(chosen, row)
+            shipped = shipper.facts(k, how) if how else None
             row = replace(row, facts=shipped or replace(facts, compressed=False))
         rows.append(row)
     return replace(table, rows=tuple(rows))
 
 
-def _form_of(engine: Engine, row: TableRow) -> Form | None:
-    """Return the first form that an installed export writes of a row, or None."""
+def _choose(shipped: Sequence[Shipped], row: TableRow) -> Shipped | None:
+    """Return the first that fits a row, or None."""
     quantizer = row.filters["quantizer"].split(":")[0] if is_quantized(row.filters) else ""
-    for form in engine.forms:
-        fits = re.fullmatch(form.quantizer, quantizer) is not None
-        if fits and form.pattern in ("", row.filters["pattern"]):
-            return form if registry.is_installed("exports", form.export) else None
+    for one in shipped:
+        fits = re.fullmatch(one.form.quantizer, quantizer) is not None
+        if fits and one.form.pattern in ("", row.filters["pattern"]):
+            return one
     return None
 
 
@@ -138,31 +101,52 @@ def suggest(facts: ModelFacts, engine: str, measured: Sequence[MeasuredRow]) -> 
 
     measured: rows of another model, whose bits per weight the quantizers without fixed bits take.
     """
-    chosen = ENGINES[engine or "native"]
+    every = engines()
+    chosen = [one for one in every.get(engine or NATIVE.name, []) if not one.form.pattern]
+    usual: dict[str, float] = {}
+    for shipped in every.values():
+        for one in shipped:
+            usual |= one.form.usual
     known = {row.quantizer.split(":")[0]: row.bits for row in measured if row.pattern == "dense"}
     sizes = {name: math.prod(shape) for name, shape in facts.shapes.items()}
     total = sum(sizes.values())
     item = 8 * facts.download_bytes / total
-    targets = sum(sizes.get(f"{name}.weight", 0) for name in facts.linears)
     vocabulary = facts.config.get("vocab_size")
     # The embedding and the head.
     outer = sum(sizes[name] for name, shape in facts.shapes.items() if shape[0] == vocabulary)
     out = []
-    for quantizer in ("none", "int8", "q6_k", "fp8", "q5_k", "int4-gptq", "q4_k"):
+    linears = _shapes_of(facts)
+    targets = sum(map(math.prod, linears))
+    for quantizer in FIRST_LOOK:
         name = "" if quantizer == "none" else quantizer
-        form = next((f for f in chosen.forms if re.fullmatch(f.quantizer, name)), None)
-        bits = form and (form.bits or K_BITS.get(name) or known.get(name) or (not name and item))
-        if (
-            not form
-            or not bits
-            or form.pattern
-            or not registry.is_installed("exports", form.export)
-        ):
+        how = next((one for one in chosen if re.fullmatch(one.form.quantizer, name)), None)
+        if how is None:
             continue
+        form = how.form
+        bits = form.bits or usual.get(name) or known.get(name) or (item if not name else None)
+        if not bits:
+            continue
+        if form.added and targets:
+            bits += 8 * form.added(name, linears) / targets
         kept = outer * (8.0 if name and form.keeps else item) / 8
         size = targets * bits / 8 + kept + (total - targets - outer) * item / 8
-        out.append(Size(quantizer, size / 1e6, float(bits), form.export))
+        out.append(Size(quantizer, size / 1e6, float(bits), how.export))
     return sorted(out, key=lambda one: -one.megabytes)
+
+
+def _linears_of(model: str) -> list[tuple[int, ...]]:
+    """Return the shapes of a model's linears. Empty if they are not known on this machine."""
+    try:
+        facts = planned_model(model) or models.resolve(model)
+        return _shapes_of(facts) if facts else []
+    except UserError:
+        return []
+
+
+def _shapes_of(facts: ModelFacts) -> list[tuple[int, ...]]:
+    """Return the shapes of the linears. Those that a checkpoint fuses are left out."""
+    names = [f"{name}.weight" for name in facts.linears]
+    return [facts.shapes[name] for name in names if name in facts.shapes]
 
 
 class _Shipper:
@@ -170,6 +154,7 @@ class _Shipper:
 
     def __init__(self, table: Table) -> None:
         self.table = table
+        self.linears = _linears_of(table.title)
         self.columns = {column.metric: c for c, column in reversed([*enumerate(table.columns)])}
         self.dense: dict[str, int] = {}
         for k, row in enumerate(table.rows):
@@ -179,9 +164,10 @@ class _Shipper:
     def _number(self, row: int, metric: str) -> float | None:
         return self.table.value(row, self.columns.get(metric))
 
-    def facts(self, row: int, engine: Engine, form: Form) -> Facts | None:
+    def facts(self, row: int, how: Shipped) -> Facts | None:
         """Return a row's facts as shipped, or None if its size is not known."""
         facts = self.table.facts(row)
+        server, form = how.server, how.form
         size = self._bytes(row, form)
         parameters = self._number(row, "parameters")
         bits = self._bits(row, form)
@@ -189,10 +175,10 @@ class _Shipper:
             return None
         words = shlex.split(facts.make)
         name = words[-1] if facts.make.startswith("bench prune") else "model"
-        out = engine.folder.format(f"{name}-{form.export}")
+        out = server.out.format(f"{name}-{how.export}")
         export = ""
         if facts.make:
-            parts = ["bench", "export", name, "--format", form.export, "--out", out]
+            parts = ["bench", "export", name, "--format", how.export, "--out", out]
             export = shlex.join(parts)
         return replace(
             facts,
@@ -200,7 +186,7 @@ class _Shipper:
             bits=bits,
             bits_per_parameter=8 * size / parameters if parameters else None,
             export=export,
-            serve=engine.serve.format(shlex.quote(out)) if engine.serve else "",
+            serve=server.command.format(shlex.quote(out)),
         )
 
     def _bits(self, row: int, form: Form) -> float | None:
@@ -213,7 +199,11 @@ class _Shipper:
         if not is_quantized(self.table.rows[row].filters):
             return self._item_bits(row)
         dense = self.dense.get(self.table.rows[row].filters["quantizer"])
-        return None if dense is None else self._number(dense, "bits_per_weight")
+        bits = None if dense is None else self._number(dense, "bits_per_weight")
+        if bits is None or form.added is None or not self.linears:
+            return bits
+        added = form.added(self.table.rows[row].filters["quantizer"], self.linears)
+        return bits + 8 * added / sum(map(math.prod, self.linears))
 
     def _item_bits(self, row: int) -> float | None:
         size, parameters = self._number(row, "bytes"), self._number(row, "parameters")

@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from methods import Job, Needs, Outcome, Walk
+from methods.contract.ranges import Positive
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class RowNorm:
 
     name: ClassVar[str] = "row-norm"
     needs: ClassVar[Needs] = Needs.NOTHING
-    power: float = 1.0
+    power: Positive = 1.0
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         walk = Walk(model, job)

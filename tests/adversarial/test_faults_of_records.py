@@ -10,7 +10,7 @@ import pytest
 from bench.results.record import ReadingRow
 from bench.results.store import ReadOnlyStore, Store
 from bench.system import digests
-from helpers import fake_records
+from helpers import fake_records, models
 from helpers.installed import with_commands
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -81,10 +81,17 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("measure", "change"), FAULTS)
+def test_check_names_it(measure, change, folder, cli):
+    path = rewrite(folder, measure, change)
+    code, out, _ = cli("check", folder)
+    assert code == 1 and path.name in out
+
+
+@pytest.mark.parametrize(("measure", "change"), models.sample(FAULTS, FAULTS[0]))
 def test_no_command_believes_it(measure, change, folder, cli):
+    """Every command reads records with the function that `check` calls: see test_one_rule.py."""
     path = rewrite(folder, measure, change)
     lines = (
-        ("check", folder),
         ("gate", "--baseline", RESULTS / "tiny", "--results", folder),
         ("compare", RESULTS / "tiny", folder),
         ("merge", folder, "--results", "merged"),
@@ -97,7 +104,7 @@ def test_no_command_believes_it(measure, change, folder, cli):
         code, out, err = cli(*line)
         assert path.name in out + err, line
         # A printed table leaves it out and says so; everything else fails.
-        assert code == {"report": 0, "check": 1}.get(line[0], 2), line
+        assert code == (0 if line[0] == "report" else 2), line
 
 
 def test_a_timing_needs_its_items(tmp_path, cli):

@@ -20,24 +20,28 @@ from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.results import computed
 from bench.results.store import ReadOnlyStore
-from helpers import browser, faulty, forked_ranks, models, runs
+from helpers import browser, faulty, models, runs
 from helpers.fake_hub import FakeHub
+from helpers.forked_python import ForkedPython
 from helpers.trainings import counting, job_to_train
 from methods.contract.method import Job
 
+torch.set_num_threads(1)  # while tests are collected: OpenMP's threads do not survive a fork
+PROGRAMS = pytest.StashKey[ForkedPython]()
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Freeze the garbage collector, and start the process that ranks are forked from."""
+    """Freeze the garbage collector, and start the process that programs are forked from."""
     gc.freeze()
-    if any(hasattr(item.module, "forked_ranks") for item in session.items):
-        forked_ranks.start()
+    if session.items and not session.config.option.collectonly:
+        session.config.stash[PROGRAMS] = ForkedPython()
 
 
-def pytest_sessionfinish() -> None:
-    forked_ranks.stop()
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if PROGRAMS in session.config.stash:
+        session.config.stash[PROGRAMS].close()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,10 +54,25 @@ def threads() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def nothing_synced() -> Iterator[None]:
+    """Do not wait until files are on the disk: tests lose no power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def nothing_remembered() -> Iterator[None]:
     """Compute all answers again: a test may change the code that computes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(computed, "_open", lambda path: None)
+        yield
+
+
+@pytest.fixture
+def new_processes(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Start programs as users do, with all imports, instead of forking them."""
+    with pytestconfig.stash[PROGRAMS].paused():
         yield
 
 

@@ -20,14 +20,14 @@ PAGE = (ROOT / "docs/ci.md").read_text()
 BLOCKS = {
     kind: re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL) for kind in ("yaml", "toml", "bash")
 }
-GITHUB, OWN_METHOD, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
+GITHUB, GITLAB, NOTE = map(yaml.safe_load, BLOCKS["yaml"])
 REVIEW, RELEASE = (
     yaml.safe_load((ROOT / f".github/workflows/{n}.yml").read_text())
     for n in ("submission", "release")
 )
 MAY_WRITE = {"comment": {"pull-requests": "write"}, "release": {"contents": "write"}}
 """Rights of the jobs that run no code of a change."""
-EXAMPLES = [s for w in (GITHUB, OWN_METHOD) for job in w["jobs"].values() for s in job["steps"]]
+EXAMPLES = [step for job in GITHUB["jobs"].values() for step in job["steps"]]
 STEPS = [
     *ACTION["runs"]["steps"],
     *(s for w in (WORKFLOW, REVIEW, RELEASE) for job in w["jobs"].values() for s in job["steps"]),
@@ -44,7 +44,7 @@ perplexity.windows = 4
 
 
 def test_a_build_may_read_and_nothing_else_but_for_the_job_that_comments():
-    for workflow in (WORKFLOW, GITHUB, OWN_METHOD, REVIEW, RELEASE):
+    for workflow in (WORKFLOW, GITHUB, REVIEW, RELEASE):
         assert workflow["permissions"] == {"contents": "read"}
         assert "pull_request_target" not in workflow[True]  # YAML 1.1 reads `on` so
         for name, job in workflow["jobs"].items():
@@ -76,7 +76,7 @@ def test_no_expression_is_pasted_into_a_command():
 
 
 def test_every_input_is_declared_and_used():
-    steps = [s for w in (WORKFLOW, GITHUB, OWN_METHOD) for s in w["jobs"]["gate"]["steps"]]
+    steps = [s for w in (WORKFLOW, GITHUB) for s in w["jobs"]["gate"]["steps"]]
     given = {name for step in steps if "gate" in step["uses"] for name in step["with"]}
     action = (ROOT / ".github/actions/gate/action.yml").read_text()
     used = set(re.findall(r"inputs\.([\w-]+)", action))
@@ -85,24 +85,30 @@ def test_every_input_is_declared_and_used():
 
 
 @pytest.fixture
-def room(tmp_path, monkeypatch):
-    """A repository of a user's: a spec, margins, and a baseline. pip installs nothing in it."""
-    runs.own_cache(tmp_path, monkeypatch)
-    bin_ = tmp_path / "bin"
-    bin_.mkdir()
+def path(tmp_path, monkeypatch):
+    """The folder of a user's repository's commands. pip installs nothing."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
     for name, line in (
         ("pip", "exit 0"),
         ("bench", f'exec {sys.executable} -m bench "$@"'),
         ("curl", 'echo "$@" > sent'),
     ):
-        (bin_ / name).write_text(f"#!/bin/sh\n{line}\n")
-        (bin_ / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{bin_}{os.pathsep}{os.environ['PATH']}")
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture
+def room(path, tmp_path, monkeypatch):
+    """A repository of a user's: a spec, margins, and a baseline."""
+    runs.own_cache(tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", str(ROOT) + os.pathsep + os.environ.get("PYTHONPATH", ""))
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
     (tmp_path / "bench.toml").write_text(SMALL)
     (tmp_path / "gate.toml").write_text(BLOCKS["toml"][1])
-    monkeypatch.chdir(tmp_path)
     spec = runs.small(tmp_path / "results/local/ci", measures=("perplexity",))
     # The very same measurements, so that the commands measure one model, not two.
     runs.run_here(spec, only=["dense"])
@@ -136,18 +142,20 @@ def act(given):
     return failed, output
 
 
-def test_the_action_can_be_strict(room):
+def test_the_action_can_be_strict(path, cli, tmp_path):
     """A gate whose numbers say nothing passes, unless it is strict."""
-    results, baseline = room / "few", room / "before"
+    results, baseline = tmp_path / "few", tmp_path / "before"
     fake_records.perplexity(baseline)
     fake_records.perplexity(results, 0.02, 0.2, made="b", noise=1)
+    (path / "bench").write_text('#!/bin/sh\nprintf "%s\\n" "$@" > words\n')
     (gate,) = (step for step in ACTION["runs"]["steps"] if step.get("name") == "Gate")
     env = {"BASELINE": str(baseline), "RESULTS": str(results), "GATE_CONFIG": ""}
     assert {*env, "STRICT"} == set(gate["env"])
-    for strict, expected in (("false", 0), ("true", 1), ("yes", 2)):
-        code, output = shell(gate["run"], **env, STRICT=strict)
-        assert code == expected
-        assert ("give true or false" in output) == (expected == 2)
+    for strict, expected in (("false", 0), ("true", 1)):
+        assert shell(gate["run"], **env, STRICT=strict)[0] == 0
+        assert cli(*(tmp_path / "words").read_text().splitlines())[0] == expected
+    code, output = shell(gate["run"], **env, STRICT="yes")
+    assert code == 2 and "give true or false" in output
 
 
 def script(job):
@@ -185,7 +193,7 @@ def test_the_very_commands_pass_then_fail(room):
 def test_every_gate_of_the_page_names_its_settings():
     """A gate.toml beside bench.toml is not read by itself."""
     gates = [s["with"] for s in EXAMPLES if "gate" in s["uses"]]
-    assert [g["gate-config"] for g in gates] == ["gate.toml"] * 2
+    assert [g["gate-config"] for g in gates] == ["gate.toml"]
     (line,) = (line for line in GITLAB["bench"]["script"] if line.startswith("bench gate"))
     assert "--config gate.toml" in line
 

@@ -4,9 +4,12 @@ import importlib.util
 import io
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench.catalog.parts import found_parts
+from helpers import fake_records
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "cuda.py"
 FILES = {"wheels/a.whl": b"wheel", "cache/model": os.urandom(300_000), "cache/empty": b""}
@@ -171,17 +175,52 @@ def test_models_of_the_parts_are_converted_without_a_network(pack, cuda, monkeyp
 
 
 def test_a_stage_that_ended_well_is_skipped(cuda, tmp_path, monkeypatch, capsys):
-    codes = iter([1, 0, 0])
-    calls = []
-    monkeypatch.setattr(cuda, "call", lambda *given: calls.append(given) or next(codes))
+    codes, ended = iter([1, cuda.STOPPED, 0]), []
+
+    def call(command, end, log):
+        log.write_text("tiny has no speed\n\n")
+        return next(codes)
+
+    monkeypatch.setattr(cuda, "call", call)
     rig = cuda.Rig(tmp_path / "r", "cpu", is_tiny=True)
     archive = tmp_path / "a.tar.gz"
-    ran = [cuda.run(["decode"], rig, float("inf"), archive) for _ in range(3)]
+    for _ in range(4):
+        cuda.run(["decode"], rig, float("inf"), archive)
+        row = (tmp_path / "r" / "stages.md").read_text().split("\n")[-3]
+        ended.append(row.split(" | ")[-1].removesuffix(" |"))
 
-    assert ran == [1, 0, 0] and len(calls) == 2
+    assert ended[0] == "failed with exit code 1: tiny has no speed"
+    assert ended[1].startswith("stopped") and ended[2:] == ["done", "done"]
+    assert next(codes, None) is None and "| 5 min |" in row
     assert "skipped: it took" in capsys.readouterr().out
     with tarfile.open(archive) as tar:
-        assert "r/decode.done" in tar.getnames()
+        assert "r/stages.md" in tar.getnames()
+
+
+def test_records_without_a_number_are_named(cuda, tmp_path):
+    fake_records.failed(tmp_path)
+    (line,) = cuda.without_numbers(tmp_path)
+    assert line.endswith("is failed: OOM")
+
+
+def test_ctrl_c_lets_a_command_save(cuda, tmp_path, monkeypatch):
+    """Its own process group gets no Ctrl-C of a terminal, so it is interrupted once."""
+    program = "import time\nprint('begun', flush=True)\n"
+    program += "try: time.sleep(60)\nexcept KeyboardInterrupt: print('saved')"
+    log = tmp_path / "log"
+
+    def press():
+        while not (log.exists() and "begun" in log.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=press).start()
+        assert cuda.call([sys.executable, "-c", program], float("inf"), log) == cuda.STOPPED
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert log.read_text().split() == ["begun", "saved"]
 
 
 @pytest.mark.parametrize(("factor", "differing"), [(1.0, 0), (1.5, 1)])

@@ -134,7 +134,7 @@ def test_facts_of_a_method():
     assert "`sparsegpt:mask-only` (`mask_only=true`)" in text
     assert "https://arxiv.org/abs/2301.00774" in text
     assert "| `damping` | `0.01` | number from 0 to 1 |" in text
-    assert "estimated for llama2-7b**: 2 passes" in text
+    assert "estimated cost**: 2 passes" in text
 
 
 def test_every_name_has_one_page():

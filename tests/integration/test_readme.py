@@ -11,8 +11,9 @@ from methods.model.folder import Folder
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text()
-FEW = ["--set=perplexity.windows=4", "--set=zeroshot.limit=5", "--set=calibration.sequences=4",
+FEW = ["--measures=perplexity,size", "--set=perplexity.windows=4", "--set=calibration.sequences=4",
        "--device=cpu", "--set=threads=1"]  # fmt: skip
+"""Settings of a run of seconds. Tasks of lm-eval take as long to import as all else."""
 
 
 def commands(heading):

@@ -15,10 +15,7 @@ from torch import Tensor, nn
 
 from bench.catalog.choice import build, parse_method
 from bench.catalog.registry import lookup
-from bench.quantizers.gptq import Int3Gptq, Int4Gptq, MxFp4Gptq, NvFp4Gptq
-from bench.quantizers.rounding import Fp8, Int3, Int4, Int8, MxFp4, MxFp8, Nf4, NvFp4
 from bench.system.source_digest import digest_source
-from bench.system.suggest import describe_unknown
 from methods.contract.codec import FloatCodec, StoredWeight
 from methods.contract.errors import Skipped, UserError
 from methods.contract.info import Does, InputFile, MethodInfo
@@ -27,30 +24,12 @@ from methods.contract.pattern import Pattern
 from methods.model.safe_files import parse_object
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.walk import Walk
-from methods.workshop.quantizing.weight_formats import RoundToNearest
 
-QUANTIZER_CLASSES = (
-    Int8,
-    Fp8,
-    Int4,
-    Int3,
-    Nf4,
-    MxFp8,
-    MxFp4,
-    NvFp4,
-    Int4Gptq,
-    Int3Gptq,
-    MxFp4Gptq,
-    NvFp4Gptq,
-)
-QUANTIZERS: Mapping[str, type[RoundToNearest] | type[Int4Gptq]] = {
-    kind.name: kind for kind in QUANTIZER_CLASSES
-}
-"""Quantizers that a linear can have, with their defaults."""
 UNCHANGED = "dense"
 """Choice of a linear that is neither pruned nor quantized."""
-LINEARS, PRUNER = "linears", "pruner"
-"""Keys of the file: the choice of each linear by its name, and the method that prunes."""
+LINEARS, PRUNER, CODE = "linears", "pruner", "code"
+"""Keys of the file: the choice of each linear by its name, the method that prunes, and the digest
+of each quantizer's code."""
 
 
 class LinearChoice(NamedTuple):
@@ -58,7 +37,7 @@ class LinearChoice(NamedTuple):
 
     pattern: Pattern
     quantizer: str
-    """Key of QUANTIZERS, or "none"."""
+    """Quantizer with its settings, as typed, or "none"."""
 
     @classmethod
     def parse(cls, text: str) -> LinearChoice:
@@ -67,31 +46,14 @@ class LinearChoice(NamedTuple):
         pattern, quantizer = (match[1] or UNCHANGED, match[2]) if match else (UNCHANGED, text)
         if text == UNCHANGED or pattern == text:
             quantizer = "none"
-        elif quantizer not in QUANTIZERS:
-            raise UserError(
-                describe_unknown("choice", text, [*QUANTIZERS, "2:4", "2:4+int4-gptq", UNCHANGED])
-            )
+        else:
+            parse_linear_quantizer(quantizer)
         return cls(Pattern.parse(pattern), quantizer)
 
     @property
     def kept(self) -> float:
         """Fraction of the weights that are kept."""
         return 1 - self.pattern.share
-
-    def bits(self, out: int, width: int, plain: float) -> tuple[float, int]:
-        """Return the bits of a value, with its part of the mask, and those of all scales of a
-        weight [out, width].
-
-        plain: bits of a value that is not quantized.
-        """
-        bits, scales = plain, 0
-        if self.quantizer != "none":
-            form = QUANTIZERS[self.quantizer].format
-            bits = form.grid.bits
-            scales = form.scale_bits(out, width, form.codec(width, None, self.quantizer).group)
-        if not self.pattern.dense:
-            bits = bits * self.kept + 1
-        return bits, scales
 
 
 class Allocation(NamedTuple):
@@ -143,7 +105,8 @@ class Allocated:
                     weight.copy_(weight.to(job.compute.stored))
             known: Mapping[str, StoredWeight] = {}
             if choice.quantizer != "none":
-                known = QUANTIZERS[choice.quantizer]().apply(changed, own).stored
+                known = parse_linear_quantizer(choice.quantizer).apply(changed, own).stored
+                require_stored(choice.quantizer, known)
             for target in job.targets:
                 if chosen[target] == name:
                     weights[target] = dense_weight(changed.get_submodule(target)).clone()
@@ -175,6 +138,30 @@ class Allocated:
         return allocation
 
 
+def parse_linear_quantizer(text: str) -> Method:
+    """Return the quantizer of some linears. Refuse one that changes more than the weights of a
+    linear, or none."""
+    choice, entry = parse_method(text, "quantizers"), lookup("quantizers", text.split(":")[0])
+    method = build(entry, choice.name, choice.config)
+    rounds_inputs = bool(getattr(getattr(method, "format", None), "inputs", ""))
+    is_whole = entry.file or entry.after or rounds_inputs or Does.KEEPS_WEIGHTS in entry.does
+    if choice.name == "none" or choice.prior or choice.outer or is_whole:
+        raise UserError(
+            f"{text} cannot be the choice of a linear: use a quantizer of weights alone, for "
+            "example int4-gptq, without embed= and head="
+        )
+    return method
+
+
+def require_stored(text: str, stored: Collection[str]) -> None:
+    """Raise UserError if a quantizer stored no weights, so that their bytes cannot be counted."""
+    if not stored:
+        raise UserError(
+            f"{text} cannot be the choice of a linear: its library alone knows the bytes of its "
+            "weights; use a quantizer with a codec, for example int4-gptq"
+        )
+
+
 def parse_pruner(text: str) -> Method:
     """Return the method that prunes the linears of an allocation. Refuse one with other stages,
     training or environments."""
@@ -191,9 +178,10 @@ def parse_pruner(text: str) -> Method:
     return build(entry, choice.name, choice.config)
 
 
-def pruner_code(text: str) -> str:
-    """Return the digest of a pruner's code. It is part of the file, and so of the keys of rows."""
-    return digest_source(lookup("methods", text.split(":")[0]).module)
+def code_of(text: str, kind: str) -> str:
+    """Return the digest of the code of a pruner or quantizer. It is part of the file, and so of the
+    keys of rows. kind: section of the catalog."""
+    return digest_source(lookup(kind, text.split(":")[0]).module)
 
 
 def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) -> Allocation:
@@ -202,7 +190,7 @@ def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) ->
 
     Raises:
         UserError: the file cannot be read, has changed since the plan, names other linears, unknown
-            choices, or a method whose code has changed since.
+            choices, or a method or quantizer whose code has changed since.
     """
     try:
         content = file.read_bytes()
@@ -222,10 +210,16 @@ def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) ->
             "allocate"
         )
     try:
-        names = sorted({str(name) for name in linears.values()})
-        sparse = [name for name in names if not LinearChoice.parse(name).pattern.dense]
+        parsed_names = {str(name): LinearChoice.parse(str(name)) for name in linears.values()}
     except UserError as fault:
         raise UserError(f"{file}: {fault}") from None
+    # Files that are older than these digests have none.
+    codes = parsed.get(CODE, {})
+    if not isinstance(codes, dict):
+        raise UserError(f"{file}: {CODE!r} is no object: write it with bench allocate")
+    for quantizer, code in codes.items():
+        _require_code(file, quantizer, "quantizers", code)
+    sparse = sorted(name for name, choice in parsed_names.items() if not choice.pattern.dense)
     if not sparse:
         return Allocation(linears)
     stated = parsed.get(PRUNER)
@@ -234,8 +228,13 @@ def read_allocation(file: Path, sha256: str, targets: Collection[str] | None) ->
             f"{file} has the choice {sparse[0]} and names no pruner: write it with bench allocate"
         )
     parse_pruner(pruner)
-    if stated.get("code") != pruner_code(pruner):
-        raise UserError(
-            f"{file} is of another version of {pruner}: write it again with bench allocate"
-        )
+    _require_code(file, pruner, "methods", stated.get("code"))
     return Allocation(linears, pruner)
+
+
+def _require_code(file: Path, text: str, kind: str, code: Any) -> None:
+    """Raise UserError if the code of a pruner or quantizer is not that of the file."""
+    if code != code_of(text, kind):
+        raise UserError(
+            f"{file} is of another version of {text}: write it again with bench allocate"
+        )

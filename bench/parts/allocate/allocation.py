@@ -5,12 +5,15 @@ The damage of a quantizer or a pattern in one linear is the KL divergence from t
 on calibration text, while all other linears are unchanged. An integer program finds the choices of
 the lowest sum within the budget. Sums assume that damages add up, so swaps of choices are then
 measured in the whole model. After EvoPress (arXiv 2410.14649).
+
+All this is on one half of the text. The other half judges the result beside each choice that fits
+the budget alone, and the better one is the allocation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +26,17 @@ from bench.catalog.entries import CONTROL, DEFAULT_PRUNER
 from bench.catalog.registry import lookup
 from bench.execution.build import Builder
 from bench.execution.job import Silent
+from bench.formats.stored import StoredFolder
 from bench.inputs import loading
-from bench.parts.allocate.allocated import LINEARS, PRUNER, LinearChoice, parse_pruner, pruner_code
+from bench.parts.allocate.allocated import (
+    CODE,
+    LINEARS,
+    PRUNER,
+    LinearChoice,
+    code_of,
+    parse_pruner,
+    require_stored,
+)
 from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
@@ -42,9 +54,13 @@ TOLERANCE = 1e-9
 """Rounding error of a sum that is equal to the budget."""
 BATCH = 8
 """Sequences in a forward pass."""
+NEAR = 0.02
+"""Largest relative difference of a choice alone from the budget that counts as equal bytes."""
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Chosen = np.ndarray[Any, np.dtype[np.int64]]
 """Number of the choice of each linear."""
+Predicted = list[tuple[Tensor, Tensor]]
+"""Batches of tokens, and the log-probabilities that the source gives for each."""
 
 
 class Budget(NamedTuple):
@@ -72,7 +88,7 @@ class Share:
     predicted: float
     """Sum of the damages of the linears, in nats per token."""
     measured: float
-    """KL divergence of the whole model, in nats per token."""
+    """KL divergence of the whole model on the text that judges, in nats per token."""
 
 
 def allocate(
@@ -89,7 +105,8 @@ def allocate(
     Args:
         spec: one model, one method, whose result is quantized, and one seed.
         choices: as `LinearChoice.parse` reads them.
-        tokens: number of calibration tokens on which damage is measured.
+        tokens: number of calibration tokens. Damage is measured on half of them, and the other
+            half judges the result.
         swaps: number of measured swaps.
         note: receives a line when a phase begins.
         pruner: method that prunes the linears whose choice has a pattern.
@@ -110,25 +127,39 @@ def allocate(
 def _allocate(
     problem: _Problem, budget: Budget, tokens: int, swaps: int, note: Callable[[str], None]
 ) -> list[Share]:
+    problem.make()
     cost = problem.costs(budget)
     least = cost.min(1).sum()
-    if budget.limit + TOLERANCE < least:
+    if not fits(least, budget):
         unit = "kept weights" if budget.of_kept else "bits"
         raise UserError(
             f"{budget.option} {budget.limit:g} is below the {least:.4g} {unit} of the smallest "
             "choices: raise it"
         )
-    problem.make(tokens)
+    problem.read(tokens)
     damage = problem.measure_damage()
     first = solve(damage, cost, budget)
     note(f"measuring up to {amount(swaps, 'swap')}")
     last = problem.refine(first, damage, cost, budget.limit, swaps)
-    shares = [problem.describe("allocated", last, damage)]
+    mixed = [problem.describe("allocated", last, damage)]
     if (first != last).any():
-        shares.append(problem.describe("before swaps", first, damage))
+        mixed.append(problem.describe("before swaps", first, damage))
+    alone = []
     for k, name in enumerate(problem.choices):
-        shares.append(problem.describe(name, np.full(len(first), k), damage))
-    return shares
+        alone.append(problem.describe(name, np.full(len(first), k), damage))
+    fitting = [s for s, spent in zip(alone, cost.sum(0), strict=True) if fits(spent, budget)]
+    if np.abs(cost.sum(0) - budget.limit).min() > NEAR * budget.limit:
+        note(f"no choice alone comes near {budget.option} {budget.limit:g}: add one, to compare")
+    best = min((*mixed, *fitting), key=lambda share: share.measured)
+    if best is not mixed[0]:
+        note(f"{best.name} is better than the allocation that was found, and takes its place")
+        mixed = [replace(best, name="allocated"), replace(mixed[0], name="found"), *mixed[1:]]
+    return [*mixed, *alone]
+
+
+def fits(spent: float, budget: Budget) -> bool:
+    """Return whether a sum of costs is within the budget."""
+    return spent <= budget.limit + TOLERANCE
 
 
 def _artifacts(spec: Spec, choices: Sequence[LinearChoice], pruner: str) -> list[Artifact]:
@@ -226,36 +257,48 @@ class _Problem:
         )
         self._source, self.targets = source, self._workspace.targets_of(source)
         known = source.shapes()
-        shapes = [known[f"{target}.weight"] for target in self.targets]
-        sizes = np.array([out * width for out, width in shapes], float)
+        self._shapes = [known[f"{target}.weight"] for target in self.targets]
+        sizes = np.array([out * width for out, width in self._shapes], float)
         self.share: Floats = sizes / sizes.sum()
         """Part of all weights that each linear has."""
-        plain = 8 * compute.stored.itemsize
         # A choice without a pattern keeps the method's.
-        priced = [
-            choice._replace(pattern=Pattern.parse(a.pattern))
-            for choice, a in zip(parsed, self._quantized, strict=True)
-        ]
-        self.bits: Floats = np.zeros((len(shapes), len(priced)))
-        """Bits per weight, with scales and masks, [linears, choices]."""
-        for i, (out, width) in enumerate(shapes):
-            for k, choice in enumerate(priced):
-                own, scales = choice.bits(out, width, plain)
-                self.bits[i, k] = own + scales / (out * width)
-        self.kept: Floats = np.tile([c.kept for c in parsed], (len(shapes), 1))
+        self._patterns = [Pattern.parse(artifact.pattern) for artifact in self._quantized]
+        self._plain = 8 * compute.stored.itemsize
+        self.bits: Floats = np.zeros((len(self._shapes), len(parsed)))
+        """Bits per weight, with scales and masks, [linears, choices]. `make` counts them."""
+        self.kept: Floats = np.tile([c.kept for c in parsed], (len(self._shapes), 1))
         """Kept fraction of the weights, [linears, choices]."""
 
-    def make(self, tokens: int) -> None:
-        """Make the model of each choice, and read the model and the text in which they are
-        compared."""
+    def make(self) -> None:
+        """Make the model of each choice, and count the bits of its linears."""
         self._folders = []
-        for name, artifact in zip(self.choices, self._quantized, strict=True):
+        for k, (name, artifact) in enumerate(zip(self.choices, self._quantized, strict=True)):
             self._note(f"making {name}")
-            self._folders.append(Folder(Builder(artifact, Silent()).build(artifact).folder))
+            folder = Folder(Builder(artifact, Silent()).build(artifact).folder)
+            self._folders.append(folder)
+            stored, pattern = StoredFolder(folder.path), self._patterns[k]
+            if artifact.quantizer != "none":
+                require_stored(name, stored)
+            mask = 0 if pattern.dense else 1
+            self.bits[:, k] = self._plain * (1 - pattern.share) + mask
+            for i, (out, width) in enumerate(self._shapes):
+                if self.targets[i] in stored:
+                    self.bits[i, k] = 8 * sum(stored.sizes(self.targets[i])) / (out * width)
+
+    def read(self, tokens: int) -> None:
+        """Read the model and the text in which choices are compared: half of the tokens to choose,
+        half to judge."""
         self._model = loading.load(self._source.path, self._workspace.compute)
         text = self._workspace.calibration(self._calibrated).to(self._workspace.compute.device)
-        self._text = text[: max(1, tokens // text.shape[1])].split(BATCH)
-        self._expected = [self._log_probabilities(part) for part in self._text]
+        half = min(len(text), max(2, tokens // text.shape[1])) // 2
+        if not half:
+            raise UserError("bench allocate needs two calibration sequences: use more of them")
+        self._text = self._with_predictions(text[:half])
+        self._judge = self._with_predictions(text[half : 2 * half])
+
+    def _with_predictions(self, text: Tensor) -> Predicted:
+        """Return batches of a text, and the source's log-probabilities for each."""
+        return [(part, self._log_probabilities(part)) for part in text.split(BATCH)]
 
     def costs(self, budget: Budget) -> Floats:
         """Return the part of the budget that each choice takes in each linear, [linears,
@@ -270,15 +313,16 @@ class _Problem:
         for i, target in enumerate(self.targets):
             for k, folder in enumerate(self._folders):
                 self._set(target, folder)
-                damage[i, k] = self._divergence()
+                damage[i, k] = self._divergence(self._text)
             self._set(target, self._source)
         return damage
 
-    def measure(self, chosen: Chosen) -> float:
-        """Return the KL divergence of the whole model under a choice for each linear."""
+    def measure(self, chosen: Chosen, judge: bool = False) -> float:
+        """Return the KL divergence of the whole model under a choice for each linear. judge: on the
+        text that judges."""
         for target, k in zip(self.targets, chosen, strict=True):
             self._set(target, self._folders[k])
-        return self._divergence()
+        return self._divergence(self._judge if judge else self._text)
 
     def refine(
         self, chosen: Chosen, damage: Floats, cost: Floats, limit: float, swaps: int
@@ -321,7 +365,7 @@ class _Problem:
             bits=float(self.bits[rows, chosen] @ self.share),
             kept=float(self.kept[rows, chosen] @ self.share),
             predicted=float(damage[rows, chosen].sum()),
-            measured=self.measure(chosen),
+            measured=self.measure(chosen, judge=True),
         )
 
     def _set(self, target: str, folder: Folder) -> None:
@@ -333,13 +377,13 @@ class _Problem:
         logits: Tensor = self._model(input_ids=part, use_cache=False).logits
         return logits.float().log_softmax(-1)
 
-    def _divergence(self) -> float:
+    def _divergence(self, text: Predicted) -> float:
         """Return the mean KL divergence from the source's predictions, in nats per token."""
         total = 0.0
-        for part, expected in zip(self._text, self._expected, strict=True):
+        for part, expected in text:
             found = self._log_probabilities(part)
             total += float(nn.functional.kl_div(found, expected, log_target=True, reduction="sum"))
-        mean: float = total / sum(part.numel() for part in self._text)
+        mean: float = total / sum(part.numel() for part, _ in text)
         return mean
 
 
@@ -355,7 +399,10 @@ def to_file(shares: Sequence[Share], budget: Budget, spec: Spec, pruner: str) ->
     for share in shares:
         numbers = {name: getattr(share, name) for name in ("bits", "kept", "predicted", "measured")}
         rounded[share.name] = {name: float(f"{value:.4g}") for name, value in numbers.items()}
+    parsed = [LinearChoice.parse(name) for name in sorted(set(best.linears.values()))]
+    quantizers = sorted({choice.quantizer for choice in parsed} - {"none"})
+    about[CODE] = {quantizer: code_of(quantizer, "quantizers") for quantizer in quantizers}
     if best.kept < 1:
-        about[PRUNER] = {"method": pruner, "code": pruner_code(pruner)}
+        about[PRUNER] = {"method": pruner, "code": code_of(pruner, "methods")}
     limit = {budget.option.removeprefix("--"): budget.limit}
     return about | {"budget": limit, "damage": rounded, LINEARS: best.linears}

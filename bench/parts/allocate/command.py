@@ -54,7 +54,8 @@ def allocate(
         int | None, typer.Option("--seed", help="Seed of the calibration text [default: 0].")
     ] = None,
     tokens: Annotated[
-        int, typer.Option(help="Calibration tokens on which damage is measured.", min=1)
+        int,
+        typer.Option(help="Calibration tokens: half to choose, half to judge the result.", min=1),
     ] = 4096,
     swaps: Annotated[
         int, typer.Option(help="Swaps of choices to measure in the whole model.", min=0)
@@ -66,7 +67,7 @@ def allocate(
 
     Each choice is measured in each linear alone: the KL divergence on calibration text. The choices
     with the lowest sum within the budget are then improved by swaps, measured in the whole model.
-    The table has each choice alone, too.
+    Other text judges the result beside each choice alone. The file has the best that fits.
     """
     fixed = {"methods": methods, "models": models, "measures": "size", "seeds": seeds}
     spec = spec_of(flags | fixed, methods="dense", models="tiny", seeds=0)

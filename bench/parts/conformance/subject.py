@@ -78,8 +78,7 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
         raise Skipped("it runs in a separate environment")
     if Needs.CUDA in needs and not torch.cuda.is_available():
         raise Skipped("it needs a CUDA device")
-    kind = "cuda" if Needs.CUDA in needs else "cpu"
-    device = torch.device(kind)
+    device = torch.device("cuda" if Needs.CUDA in needs else "cpu")
     with TemporaryDirectory(prefix="cast-bench-") as home:
         source, workdir = Path(home) / "source", Path(home) / "work"
         shutil.copytree(str(resources.files("bench").joinpath("assets/tiny")), source)

@@ -26,7 +26,7 @@ def export(
         str | None,
         typer.Option(
             help="For packed24: round values to int8 or int4. For gguf: f16, q8_0, q4_0, or a "
-            "K-quant such as q4_k_m [default: as the record's quantizer]."
+            "K-quant or i-quant such as q4_k_m [default: as the record's quantizer]."
         ),
     ] = None,
     dtype: Annotated[

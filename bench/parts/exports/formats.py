@@ -16,12 +16,14 @@ from bench.formats.contract import (
     Options,
     ResultsFormat,
 )
+from bench.formats.shipping import NATIVE, TRANSFORMERS, VLLM, Form
 
 
 class Dense(ModelFormat):
     """Dense safetensors, for transformers and vLLM."""
 
     takes_any: ClassVar[bool] = True
+    forms: ClassVar[tuple[Form, ...]] = (Form((VLLM, TRANSFORMERS, NATIVE), ""),)
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:
         from bench.parts.exports import dense_folder
@@ -33,6 +35,8 @@ class Dense(ModelFormat):
 
 class Stored(ModelFormat):
     """The quantized tensors that the row counts."""
+
+    forms: ClassVar[tuple[Form, ...]] = (Form((NATIVE,), r".+", keeps=True, packs=True),)
 
     def write(self, source: ModelSource, out: Path, options: Options) -> str:
         from bench.parts.exports import stored_folder

@@ -100,7 +100,7 @@ def estimate_costs(plan: Plan, model: CostModel, cards: Cards | None = None) -> 
         else:
             columns["about_s"] = round(START_S * bool(left) + sum(seconds))
             parts = name_parts(work, artifact, seconds)
-        columns |= _memory_columns(artifact, model)
+        columns |= _memory_columns(artifact, model, cards)
         if cards:
             columns["cards_enough"] = enough(artifact, cards)
         stages = len(work.stages)
@@ -149,10 +149,11 @@ def describe_on_cards(costs: Sequence[ArtifactCost], cards: Cards) -> str:
     return text
 
 
-def _memory_columns(artifact: Artifact, model: CostModel) -> dict[str, float]:
+def _memory_columns(artifact: Artifact, model: CostModel, cards: Cards | None) -> dict[str, float]:
     """Return the memory of an artifact, scaled by what past ones took of the memory that computes:
     a GPU's, or else the main memory."""
-    main, on_device = estimate_bytes(artifact), estimate_device_bytes(artifact)
+    main = estimate_bytes(artifact)
+    on_device = estimate_device_bytes(artifact, memory=cards.usable_bytes if cards else None)
     trains = artifact.training is not None
     ratio = 1.0
     # On a GPU the estimate of a training has its activations. On a CPU the records add them.

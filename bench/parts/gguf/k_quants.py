@@ -33,8 +33,8 @@ INSTEAD = {
     "IQ4_XS": "IQ4_NL",
     "IQ4_NL": "IQ4_NL",
 }
-"""Type that llama.cpp takes for rows that are no whole number of blocks of 256, as its version in
-llama-cpp-python 0.3.36 does. That in 0.3.16 takes IQ4_NL for Q2_K and Q3_K, too."""
+"""Type that llama.cpp takes for rows that are no whole number of blocks of 256, as in
+llama-cpp-python 0.3.36."""
 
 
 def add_squares(x: Tensor, total: Tensor | None) -> Tensor:

@@ -113,7 +113,7 @@ def _cell(
 
 
 def _record(record: Mapping[str, Any], strings: Strings) -> dict[str, Any]:
-    repeated = ("commit", "machine", "versions", "folder", "credit")
+    repeated = ("commit", "machine", "versions", "folder", "credit", "weights")
     out = {name: value for name, value in record.items() if value not in (None, "")}
     for name in repeated:
         if name in out:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from bench.formats.contract import ModelFormat, ModelSource, Options
+from bench.formats.shipping import Form, Server
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
     from bench.parts.onnx.onnx_file import OnnxFile
 
+TENSORRT = Server("tensorrt", "trtexec --onnx={}/model.onnx --stronglyTyped --sparsity=enable")
+
 
 class Onnx(ModelFormat):
     """One graph with a KV cache."""
 
     options: ClassVar[Mapping[str, tuple[str, ...]]] = {"dtype": ()}
+    forms: ClassVar[tuple[Form, ...]] = (Form((TENSORRT,), "", 16.0),)
 
     def check(self, options: Options) -> None:
         if options.values:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bench.formats.contract import Checkpoint, ModelFormat, ModelSource, Options, Reader
+from bench.formats.shipping import NATIVE, Form
 from bench.parts.packed24 import MANIFEST
 from methods.model.folder import Folder
 from methods.model.safe_files import find_file
@@ -20,6 +21,9 @@ class Packed24Format(ModelFormat):
         "exclude": (),
         "windows": (),
     }
+    forms: ClassVar[tuple[Form, ...]] = (
+        Form((NATIVE,), "", keeps=True, pattern="2:4", packs=True),
+    )
 
     def check(self, options: Options) -> None:
         from bench.parts.packed24.windows24 import group_of

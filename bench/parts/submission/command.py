@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +51,13 @@ def submit(
         typer.Option(
             metavar="NAME=LICENCE",
             help="Licence of a model or data set that is not known; can be repeated.",
+        ),
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RECORD=URL",
+            help="URL of the weights of a record's row, by https; can be repeated.",
         ),
     ] = None,
     key: Annotated[
@@ -104,6 +112,7 @@ def submit(
                 ("--about", about),
                 ("--name", name),
                 ("--licence", licence),
+                ("--weights", weights),
                 ("--key", key),
                 ("--out", out),
             )
@@ -124,8 +133,18 @@ def submit(
     if not credit:
         raise UserError("bench submit needs --credit: your name, or that of your group")
     from bench.parts.submission.submission_folder import Contributor
+    from bench.reporting import searches
 
-    who = Contributor(credit, about or "", _licences(licence or ()), key)
+    licences = _pairs("--licence", licence or (), "NAME=LICENCE, for example my-org/model=MIT")
+    urls = _pairs(
+        "--weights", weights or (), "RECORD=URL, the first digits of a record's key first"
+    )
+    if not searches.are_weights(urls):
+        raise UserError(
+            f"invalid --weights {' '.join(weights or ())!r}: give 8 or more digits of a record's "
+            "key, and an https URL without a query, as RECORD=https://host/path"
+        )
+    who = Contributor(credit, about or "", licences, urls, key)
     _make(source, root, who, name, out or Path("submissions"))
 
 
@@ -156,15 +175,14 @@ def _make(source: Path, root: Path, who: Contributor, name: str | None, out: Pat
     )
 
 
-def _licences(given: list[str] | tuple[str, ...]) -> dict[str, str]:
+def _pairs(option: str, given: Sequence[str], form: str) -> dict[str, str]:
+    """Return NAME=VALUE of an option that can be repeated. form: what a pair looks like."""
     out = {}
     for one in given:
-        name, _, licence = one.partition("=")
-        if not name.strip() or not licence.strip():
-            raise UserError(
-                f"invalid --licence {one!r}: give NAME=LICENCE, for example my-org/model=MIT"
-            )
-        out[name.strip()] = licence.strip()
+        name, _, value = one.partition("=")
+        if not name.strip() or not value.strip():
+            raise UserError(f"invalid {option} {one!r}: give {form}")
+        out[name.strip()] = value.strip()
     return out
 
 

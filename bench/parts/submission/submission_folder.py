@@ -38,6 +38,8 @@ class Contributor:
     credit: str
     about: str = ""
     licences: Mapping[str, str] | None = None
+    weights: Mapping[str, str] | None = None
+    """URLs of weights, by the first digits of a record."""
     key: Path | None = None
     """ssh key that signs the records."""
 
@@ -104,6 +106,8 @@ def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today
         "submitted": today,
         "licences": dict(named),
     }
+    if who.weights:
+        fields["weights"] = dict(who.weights)
     (folder / ABOUT_FILE).write_text(tomlkit.dumps(fields), encoding="utf-8")
 
 

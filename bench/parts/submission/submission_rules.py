@@ -115,6 +115,9 @@ def of_about(about: About, records: Sequence[Record], today: date) -> Iterator[s
     for name, licence in licences.of_records(records, about.licences).items():
         if not licence:
             yield f"the licence of {name} is not known: give --licence '{name}=LICENCE'"
+    for digits in about.weights:
+        if not any(record.key.startswith(digits) for record in records):
+            yield f"about.toml has weights of record {digits}, which is not here: leave them out"
     found = machine_path(about.model_dump(mode="json"))
     if found:
         yield f"about.toml has a path of your machine ({found}): leave it out"

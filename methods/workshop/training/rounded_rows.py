@@ -43,6 +43,9 @@ class RoundedRows:
         self._parameters: list[nn.Parameter] = list(part.parameters()) if part else []
         if part:
             part.is_on_shards = True
+        # FSDP looks for both on this tensor, once, before its first pass. `to_local` of a parameter
+        # returns another tensor (torch 2.13 and 2.15), so there is no public way but a subclass of
+        # Tensor, which every operation of the optimizers would dispatch.
         rows: Any = weight._local_tensor  # type: ignore[attr-defined]
         rows.fsdp_pre_all_gather = self.fsdp_pre_all_gather
         rows.fsdp_post_all_gather = self.fsdp_post_all_gather

@@ -80,22 +80,39 @@ def test_more_processes_than_cards_are_refused(monkeypatch, method, name, count,
     assert (said in problem) != fits and bool(problem) != fits
 
 
-def test_llama2_13b_trains_on_eight_cards_of_80_gb_with_recompute(monkeypatch):
+@pytest.fixture
+def trained_on(monkeypatch):
+    """trained_on(model, processes) -> CAST of a model on cards of 80 GB, one each process."""
+    monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
+
+    def make(model, processes):
+        facts = planned_model(model)
+        artifact = of(methods=("cast",))
+        training = {"batch": 256, "micro": 1, "seqlen": 4096}
+        return artifact.model_copy(
+            update={
+                "sizes": count_sizes(facts, facts.linears),
+                "device": "cuda",
+                "dtype": "bfloat16",
+                "processes": processes,
+                "training": artifact.training.model_copy(update=training),
+            }
+        )
+
+    return make
+
+
+def test_llama2_70b_trains_on_32_cards_which_measure_it_block_by_block(trained_on):
+    """Its two models in bfloat16 take 276 GB."""
+    assert refusal.find_problem(with_recompute(trained_on("llama2-70b", 32))) == ""
+    said = refusal.find_problem(with_recompute(trained_on("llama2-70b", 16)))
+    assert said.endswith("use --set training.processes=32")
+
+
+def test_llama2_13b_trains_on_eight_cards_of_80_gb_with_recompute(trained_on):
     """Each has an eighth of 19 bytes a weight, two blocks and the teacher's head. A step of 4096
     tokens adds activations, copies of the weights in bfloat16 and logits."""
-    monkeypatch.setattr(refusal, "_gpu_bytes", lambda device: 80e9)
-    facts = planned_model("llama2-13b")
-    artifact = of(methods=("cast",))
-    training = {"batch": 256, "micro": 1, "seqlen": 4096}
-    eight = artifact.model_copy(
-        update={
-            "sizes": count_sizes(facts, facts.linears),
-            "device": "cuda",
-            "dtype": "bfloat16",
-            "processes": 8,
-            "training": artifact.training.model_copy(update=training),
-        }
-    )
+    eight = trained_on("llama2-13b", 8)
     parameters, block, head, states = 13.016e9, 317e6, 32000 * 5120, 4096 * 5120
     divided = 19 * parameters / 8 + 2 * head * 2 + 2 * block * 6
     logits = 8 * head + 32 * 4096 * 32000

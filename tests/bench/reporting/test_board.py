@@ -273,6 +273,18 @@ def test_a_row_that_breaks_its_pattern_says_so(tmp_path):
     assert forest.forest_rows(table) == [], "no figure shows it as a row of its pattern"
 
 
+def test_weights_of_one_record_are_those_of_the_whole_row(tmp_path):
+    first = fake_records.perplexity(tmp_path, method="dense")
+    fake_records.perplexity(tmp_path, method="wanda")
+    url = "https://example.org/tiny/dense"
+    (tmp_path / "about.toml").write_text(f'[weights]\n{first.key[:12]} = "{url}"\n')
+
+    (section,) = board.make_sections([read(tmp_path)])
+
+    found = {name: record["weights"] for name, record in section.records.items()}
+    assert found == {name: url if name == first.stem else "" for name in found} and len(found) == 2
+
+
 # --- searches -------------------------------------------------------------------------------------
 
 

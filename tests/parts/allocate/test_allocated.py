@@ -6,18 +6,21 @@ import hashlib
 import json
 import re
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 
 from bench import api
 from bench.catalog.choice import parse_quantizer
-from bench.parts.allocate.allocated import Allocated, LinearChoice, parse_pruner, pruner_code
+from bench.parts.allocate.allocated import Allocated, LinearChoice, code_of, parse_pruner
+from bench.parts.codebooks.trellis import Tcq2
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
 from helpers import runs
 from helpers.models import store
 from methods.contract.errors import UserError
+from methods.contract.method import Outcome
 from methods.contract.pattern import Pattern
 
 
@@ -34,26 +37,29 @@ def write(file, targets, names=("int3-gptq", "int8"), **others):
 
 
 def is_as(outcome, linears, alone, folder):
-    """Compare weights with those of each choice alone, and the bytes that are stored with what the
-    plan counts."""
-    bits = 0
+    """Compare the weights and stored bytes of each linear with those of its choice alone."""
+    stored, kept = store(outcome.stored, folder / "model"), {}
+    for name, own in alone.items():
+        pattern = str(LinearChoice.parse(name).pattern)
+        kept[name] = store(own.stored, folder / name, pattern)
     for target, name in linears.items():
         weight = outcome.model.get_submodule(target).weight
-        assert torch.equal(weight, alone[name].get_submodule(target).weight), target
-        values, scales = LinearChoice.parse(name).bits(*weight.shape, 32)
-        bits += values * weight.numel() + scales
-    counted = store(outcome.stored, folder / "model").count()
-    assert 8 * (counted.values + counted.others) == bits
+        assert torch.equal(weight, alone[name].model.get_submodule(target).weight), target
+        if target in kept[name]:
+            assert stored.sizes(target) == kept[name].sizes(target)
 
 
 def test_each_linear_has_the_weights_of_its_quantizer(llama, job, tmp_path):
-    file, linears = write(tmp_path / "a.json", job.targets)
-    alone = {kind.name: kind().apply(copy.deepcopy(llama), job).model for kind in (Int3Gptq, Int8)}
+    names = ("int3-gptq", "int8", "tcq2:memory=9")
+    file, linears = write(tmp_path / "a.json", job.targets, names)
+    alone = {}
+    for kind in (Int3Gptq, Int8, partial(Tcq2, memory=9)):
+        alone[names[len(alone)]] = kind().apply(copy.deepcopy(llama), job)
 
     outcome = Allocated(str(file)).apply(llama, job)
 
     is_as(outcome, linears, alone, tmp_path)
-    assert outcome.notes["allocation"] == {"int3-gptq": 4, "int8": 3}
+    assert outcome.notes["allocation"] == {"int3-gptq": 3, "int8": 2, "tcq2:memory=9": 2}
 
 
 def test_zeros_of_a_pruned_model_stay(llama, make_job, tmp_path):
@@ -70,22 +76,20 @@ def test_zeros_of_a_pruned_model_stay(llama, make_job, tmp_path):
 
 
 def test_a_linear_with_a_pattern_is_pruned_and_then_quantized(llama, job, tmp_path):
-    pruner = {"method": "wanda", "code": pruner_code("wanda")}
+    pruner = {"method": "wanda", "code": code_of("wanda", "methods")}
     file, linears = write(
         tmp_path / "a.json", job.targets, ("2:4+int3-gptq", "1:4", "dense"), pruner=pruner
     )
-    wanda, alone = parse_pruner("wanda"), {"dense": llama}
+    wanda, alone = parse_pruner("wanda"), {"dense": Outcome(copy.deepcopy(llama))}
     for name, pattern in (("1:4", Pattern(1, 4)), ("2:4+int3-gptq", Pattern(2, 4))):
         own = dataclasses.replace(job, pattern=pattern)
-        alone[name] = wanda.apply(copy.deepcopy(llama), own).model
+        alone[name] = wanda.apply(copy.deepcopy(llama), own)
         if "+" in name:
-            alone[name] = Int3Gptq().apply(alone[name], own).model
-    alone["dense"] = copy.deepcopy(llama)
+            alone[name] = Int3Gptq().apply(alone[name].model, own)
 
     outcome = Allocated(str(file)).apply(llama, job)
 
     is_as(outcome, linears, alone, tmp_path)
-    assert LinearChoice.parse("2:4+int3-gptq").bits(8, 64, 32) == (3 / 2 + 1, 16 * 8)
     with pytest.raises(UserError, match=r"this model is pruned to 2:4: use --methods dense"):
         Allocated(str(file)).apply(llama, dataclasses.replace(job, pattern=Pattern(2, 4)))
 
@@ -111,11 +115,15 @@ def test_a_pruner_is_a_one_shot_method(text):
         ("[", "cannot be read as an allocation"),
         ("{}", "has no object 'linears'"),
         ('{"linears": {"a": "int8"}}', "names other linears than the 7 of this run"),
-        (("int8", "w8a8"), "unknown choice 'w8a8'"),
-        (("int8", "2:4+w8a8"), "unknown choice '2:4+w8a8'"),
+        (("int8", "tcq5"), "unknown quantizer 'tcq5'"),
+        (("int8", "2:4+w8a8"), "w8a8 cannot be the choice of a linear"),
+        (("int8", "int8:embed=int4"), "int8:embed=int4 cannot be the choice of a linear"),
+        (("int8", "int4-awq"), "int4-awq cannot be the choice of a linear"),
+        (("int8", "kv8"), "kv8 cannot be the choice of a linear"),
         (("int8", "5:4"), "n must be from 1 to m"),
         (("int8", "2:4"), "has the choice 2:4 and names no pruner"),
         (("int8", "2:4", "other code"), "is of another version of magnitude"),
+        ("code", "is of another version of int8: write it again"),
         ("changed", "has changed since the run was planned"),
     ],
 )
@@ -124,6 +132,8 @@ def test_a_file_that_does_not_fit_is_a_sentence(content, said, llama, job, tmp_p
     if isinstance(content, tuple):
         others = {"pruner": {"method": "magnitude", "code": "0"}} if content[2:] else {}
         write(file, job.targets, content[:2], **others)
+    elif content == "code":
+        write(file, job.targets, ("int8",), code={"int8": "0"})
     elif content == "changed":
         digest = hashlib.sha256(b"before").hexdigest()
         write(file, job.targets)
@@ -142,7 +152,10 @@ def test_a_file_must_be_named():
 
 LINEARS = {f"model.layers.0.mlp.{part}_proj": "int8" for part in ("gate", "up", "down")}
 OTHERS = {"linears": {"a": "int8"}}
-WHOLE = {"linears": LINEARS, "pruner": {"method": "magnitude", "code": pruner_code("magnitude")}}
+WHOLE = {
+    "linears": LINEARS,
+    "pruner": {"method": "magnitude", "code": code_of("magnitude", "methods")},
+}
 PRUNED = WHOLE | {"linears": dict.fromkeys(LINEARS, "2:4")}
 
 

@@ -113,14 +113,40 @@ def test_bits_of_a_pruned_method_have_its_mask(monkeypatch):
     problem = _Problem(
         allocation._artifacts(spec, parsed, "sparsegpt"), ["int8"], parsed, lambda _: None
     )
+    problem.make()
 
     assert ((problem.bits > 5) & (problem.bits < 5.5)).all() and (problem.kept == 1).all()
 
 
-def test_a_budget_below_the_smallest_choices_is_a_sentence(refused, tmp_path, monkeypatch):
-    monkeypatch.setattr(allocation._Problem, "make", lambda *_: pytest.fail("said after the work"))
-    said = refused("allocate --choices int4-gptq,int8 --bits 4 --out", tmp_path / "a.json")
-    assert "--bits 4 is below the 4.209 bits of the smallest choices" in said
+def test_a_budget_below_the_smallest_choices_is_a_sentence(cli, tmp_path, monkeypatch):
+    runs.workers_here(monkeypatch)
+    monkeypatch.setattr(allocation._Problem, "read", lambda *_: pytest.fail("said after the work"))
+    small = "--set=calibration.sequences=2 --set=calibration.seqlen=32 --set=threads=1"
+    line = f"allocate --choices int4-gptq,int8 {small} --bits 4 --out"
+    code, _, said = cli(line, tmp_path / "a.json")
+    assert code == 2 and "--bits 4 is below the 4.209 bits of the smallest choices" in said
+
+
+def test_a_choice_alone_that_is_better_takes_the_place_of_what_was_found():
+    """Damages say that 3.5 bits are best spent on the first linears, and the model says they are
+    not."""
+    said = []
+    problem = _Problem.__new__(_Problem)
+    problem.choices, problem.targets = ("two", "three", "four"), ("a", "b")
+    problem.bits, problem.share = np.tile([2.0, 3.0, 4.0], (2, 1)), np.full(2, 0.5)
+    problem.kept = np.ones((2, 3))
+    problem.make = problem.read = lambda *_: None
+    problem.measure_damage = lambda: np.array([[1.0, 0.8, 0], [0.1, 0.08, 0]])
+    problem.measure = lambda chosen, judge=False: len(set(chosen)) - sum(chosen) / 10
+
+    shares = allocation._allocate(problem, Budget(3), 0, 0, said.append)
+
+    found = {share.name: share for share in shares}
+    assert set(found["allocated"].linears.values()) == {"three"} and shares[0].name == "allocated"
+    assert found["found"].linears == {"a": "four", "b": "two"}
+    assert "three is better than the allocation that was found" in said[-1]
+    allocation._allocate(problem, Budget(2.5), 0, 0, said.append)
+    assert any("no choice alone comes near --bits 2.5" in line for line in said)
 
 
 def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path):

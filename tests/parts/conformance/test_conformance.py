@@ -19,6 +19,7 @@ ENDS = {
     "starts": 'subprocess.Popen(["sleep", "600"])',
     "casts": "model.model.norm.double()",
     "notes": 'return walk.outcome(loss=float("nan"))',
+    "fills": "for visit in Walk(model, job):\n    visit.weight.fill_(1)",
     "stores": (
         "for visit in Walk(model, job):\n    walk.stored[visit.name] = StoredWeight(FloatCodec(), "
         "{'values': -visit.weight})"
@@ -32,6 +33,7 @@ BROKEN = {
     "writes": (checks.leaves_its_job_alone, "it wrote into its source folder"),
     "casts": (checks.keeps_the_dtype,
               "model.norm.weight became torch.float64 in a model of torch.float32"),
+    "fills": (checks.prunes_its_targets_and_nothing_else, "q_proj does not follow 2:4"),
     "notes": (checks.notes_are_json, "its notes are not a JSON object without NaN"),
     "stores": (checks.stores_its_weights, "q_proj give another weight than its model has"),
     "starts": (checks.leaves_nothing_running, "processes running: end them before"),

@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 from gguf import GGUFReader
 
+from bench.compare import result_arguments
 from bench.formats.opening import open_checkpoint
 from bench.formats.writing import export_model
+from bench.reporting import answer_json, serving
 from bench.results.artifacts import find_pruned
 from bench.results.store import ReadOnlyStore
 from helpers import runs
@@ -106,6 +108,26 @@ def test_exported_files_have_the_bytes_of_the_row(method, quantizer, format_, ro
     measured = Folder(find_pruned(record.key, rows.results)[0])
     expected = counted + added_bytes(quantizer, format_, measured)
     assert tensor_bytes(tmp_path / "out") == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("engine", "quantizer", "format_"),
+    [
+        ("vllm", "int8:embed=none", "gptq"),
+        ("vllm", "int4-rtn:embed=none", "gptq"),
+        ("llama.cpp", "int8:embed=none", "gguf"),
+        ("native", "int4-rtn:embed=int4", "stored"),
+    ],
+)
+def test_sizes_for_an_engine_are_those_of_its_files(engine, quantizer, format_, rows, tmp_path):
+    record = record_of(rows, "dense", quantizer)
+    export_model(record.key, format_, tmp_path / "out", results=rows.results)
+    board = answer_json.choose_board("tiny", result_arguments.read(rows.results))
+    shipped = serving.ship(board.make_table(), engine).rows
+    named = {(row.filters["method"], row.filters["quantizer"]): row for row in shipped}
+    size = named["dense", record.identity.quantizer].facts.bytes
+
+    assert tensor_bytes(tmp_path / "out") == pytest.approx(size, rel=0.01)
 
 
 @pytest.mark.numeric

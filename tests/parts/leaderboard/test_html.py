@@ -273,6 +273,16 @@ def test_every_number_opens_what_it_was_made_from(visit):
     assert "PermLLM" in panel.inner_text() or "MaskLLM" in panel.inner_text()
 
 
+def test_a_row_links_to_its_weights(tmp_path, visit_run):
+    record = fake_records.perplexity(tmp_path / "run", method="dense")
+    url = "https://example.org/tiny/dense"
+    (tmp_path / "run/about.toml").write_text(f'[weights]\n{record.key[:12]} = "{url}"\n')
+    with visit_run() as go:
+        page = go()
+        page.locator("td .n button").first.click()
+        assert page.locator("#panel a", has_text="Weights").get_attribute("href") == url
+
+
 def focused(page):
     return page.evaluate("(document.activeElement.textContent || document.activeElement.id).trim()")
 

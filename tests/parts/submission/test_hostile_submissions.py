@@ -122,6 +122,10 @@ REFUSED = {
     "a credit of spaces": ("needs a name to credit", about('"Ada"', '" "')),
     "a credit that acts on a terminal": ("needs a name to credit", about('"Ada"', '"\\u001b[2J"')),
     "a long credit": ("needs a name to credit", about('"Ada"', f'"{"a" * 500}"')),
+    "weights that run a script": ("invalid weights.abcdef12 in", with_file(
+        "about.toml", f'{ABOUT}\n[weights]\nabcdef12 = "javascript:alert(1)"'.encode())),
+    "weights of no record": ("weights of record abcdef12, which is not here", with_file(
+        "about.toml", f'{ABOUT}\n[weights]\nabcdef12 = "https://a.org/b"'.encode())),
     "a search": ("only results are submitted", about('"results"', '"search"')),
     "a date to come": ("which is to come", about("2026", "2126")),
     "a date before the records": ("but a record is of", about(DAY, "2026-01-26")),

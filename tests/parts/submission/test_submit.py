@@ -153,6 +153,7 @@ def test_made_edited_refused_made_again_accepted(checkout, cli, output):
         (("submit", "--check", "--credit", "x"), "--credit is for a new submission"),
         ((*MAKE, "--md", "x.md"), "--md is for --check"),
         ((*MAKE, "--licence", "x"), "give NAME=LICENCE"),
+        ((*MAKE, "--weights", "abcdef12=http://a.org/b"), "an https URL without a query"),
         (("submit", "nowhere.zip", "--check"), "does not exist"),
         (
             ("submit", "nowhere.zip", "--check", "--published", "typo"),

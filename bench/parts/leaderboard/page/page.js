@@ -359,6 +359,8 @@ function details(table, k, c) {
       ["machine", at("machine")], ["versions", at("versions")], ["seconds", record.seconds], ["credit", at("credit")],
       ["show all", `bench show ${name.slice(0, 12)} --json --results ${at("folder")}`],
     ]));
+    const weights = at("weights");
+    if (weights !== undefined && weights.startsWith("https://")) parts.push(el("a", "Weights of this row", { href: weights, rel: "noopener noreferrer nofollow" }));
   }
   open(row.name, ...parts);
 }

@@ -97,7 +97,7 @@ def trained(family, make_job, work, **options):
         ("llama", 3),
         pytest.param("olmo3", 6, marks=pytest.mark.slow),
         # in several parts each, around the experts
-        ("mixtral", 14),
+        pytest.param("mixtral", 14, marks=pytest.mark.full),
     ],
 )
 def test_dynamo_compiles_blocks_a_few_times(family, frames, make_job, tmp_path, dynamo):
