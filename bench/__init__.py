@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bench import compare
+    from bench import comparing as compare
     from bench.api import plan, report, run
     from bench.execution.listener import RunListener
     from bench.formats.in_transformers import load
@@ -31,8 +31,6 @@ def __getattr__(name: str) -> Any:
     torch."""
     if name not in __all__:
         raise AttributeError(f"module 'bench' has no attribute {name!r}")
-    if name == "compare":
-        return import_module("bench.compare")  # a package that can be called
     homes = {"load": "bench.formats.in_transformers"}
-    homes |= dict.fromkeys(("figure", "pick", "table"), "bench.results_api")
+    homes |= dict.fromkeys(("compare", "figure", "pick", "table"), "bench.results_api")
     return getattr(import_module(homes.get(name, "bench.api")), name)

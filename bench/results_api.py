@@ -13,7 +13,7 @@ from methods.contract.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bench.compare.result_set import ResultSet
+    from bench.comparing.result_set import ResultSet
     from bench.reporting.overview import Overview
 
 
@@ -28,7 +28,7 @@ def compare(a: Path | str, b: Path | str, results: Path | str = RESULTS) -> pd.D
 
     import pandas as pd
 
-    from bench.compare import gate_settings, render, result_arguments, verdict
+    from bench.comparing import gate_settings, render, result_arguments, verdict
 
     before, after, ignore = result_arguments.resolve_both(str(a), str(b), Path(results))
     settings = gate_settings.read(None, before.metrics | after.metrics)
@@ -99,7 +99,7 @@ def figure(
     what: a model, or with `others` a row as in `compare`. out: .svg, .png or .pdf. metric: of a
     model's table, by default the perplexity's ratio to the dense model.
     """
-    from bench.compare import gate_settings, result_arguments, verdict
+    from bench.comparing import gate_settings, result_arguments, verdict
     from bench.reporting import answer_json, forest
 
     if not others:
@@ -118,7 +118,7 @@ def figure(
 
 def _read(results: Path | str, model: str) -> ResultSet:
     """Return the newest records of a model in a folder, without outdated ones."""
-    from bench.compare import result_arguments
+    from bench.comparing import result_arguments
     from bench.reporting.board import without_outdated
 
     every = result_arguments.read(Path(results), model=model)

@@ -37,7 +37,7 @@ from harness import (
 )
 
 from bench.inputs import download, loading
-from bench.parts.folders.method import ModelFolder
+from bench.parts.folders.folder_method import ModelFolder
 from bench.results.rows import newest
 from bench.results.store import ReadOnlyStore
 from methods.contract.method import Compute, Job

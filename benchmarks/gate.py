@@ -35,8 +35,8 @@ from harness import RESULTS, ROOT, Figures, finish, recorded, seconds, start
 from intervals import SEEDED_ROWS, measured_noise, real_changes, real_losses, share
 from scipy.special import stdtr
 
-from bench.compare import baseline, gate_settings, verdict
-from bench.compare.result_arguments import read
+from bench.comparing import baseline, gate_settings, verdict
+from bench.comparing.result_arguments import read
 from bench.results import metrics
 from bench.results.store import Store
 from bench.stats import bootstrap, mcnemar, multiple_tests

@@ -29,9 +29,9 @@ from harness import ROOT, Figures, finish, start
 from scipy.special import stdtrit
 from scipy.stats import binomtest
 
-from bench.compare.article_variance import MIN_ARTICLES
-from bench.compare.result_arguments import read
-from bench.compare.seed_noise_table import ONE_SHOT, SeedNoiseTable
+from bench.comparing.article_variance import MIN_ARTICLES
+from bench.comparing.result_arguments import read
+from bench.comparing.seed_noise_table import ONE_SHOT, SeedNoiseTable
 from bench.results import metrics
 from bench.stats import articles, bootstrap
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
@@ -113,7 +113,7 @@ def estimate_windows(
     clusters: np.ndarray,
     learned: articles.ArticleVariance,
 ) -> bootstrap.Estimate:
-    """Estimate as bench/compare/paired_estimate.py does. change: sums of windows."""
+    """Estimate as bench/comparing/paired_estimate.py does. change: sums of windows."""
     names, index = np.unique(clusters, return_inverse=True)
     if len(names) < MIN_ARTICLES:
         return articles.estimate_few_articles(change[None], weights, clusters, learned, LEVEL)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from harness import ROOT, Figures, finish, seconds, start
 
-from bench.parts.leaderboard import files as leaderboard
+from bench.parts.leaderboard import board_files as leaderboard
 
 QUESTIONS = 50
 RECORDS_OF_ROW = 4

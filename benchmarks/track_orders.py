@@ -26,8 +26,8 @@ from harness import ROOT, Figures, finish, start
 from scipy.special import ndtri
 from scipy.stats import spearmanr
 
-from bench.compare.result_arguments import read
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_arguments import read
+from bench.comparing.result_set import ResultSet
 from bench.reporting import board, profile
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from page_records import SEEDS, compare, markdown, mean, merge, perplexities, ratio_text
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.reporting.cost import CostIndex
 from bench.reporting.facts import Interval
 from bench.system.text import escape_markdown

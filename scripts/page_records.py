@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from bench.compare import result_arguments
-from bench.compare.known_variance import KnownVariance, learn
-from bench.compare.pairing import Seeds
-from bench.compare.result_set import ResultSet
-from bench.parts.leaderboard import files as boards
+from bench.comparing import result_arguments
+from bench.comparing.known_variance import KnownVariance, learn
+from bench.comparing.pairing import Seeds
+from bench.comparing.result_set import ResultSet
+from bench.parts.leaderboard import board_files as boards
 from bench.reporting import board, origins, pairwise, searches
 from bench.reporting.facts import Interval
 from bench.reporting.view import ReportSection

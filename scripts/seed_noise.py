@@ -15,7 +15,7 @@ from typing import Any
 
 from page_records import known_variance
 
-from bench.compare.seed_noise_table import PUBLISHED
+from bench.comparing.seed_noise_table import PUBLISHED
 
 FILE = Path(__file__).parent.parent / "bench" / "assets" / PUBLISHED
 

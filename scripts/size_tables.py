@@ -20,7 +20,7 @@ from page_records import (
 from reference import overview_cells
 
 from bench.catalog.choice import DEFAULT_EMBEDDING
-from bench.compare.pairing import Seeds, group_by_identity
+from bench.comparing.pairing import Seeds, group_by_identity
 from bench.inputs.models import quantized_file
 from bench.reporting.cost import CostIndex
 from bench.reporting.labelled_rows import quantizer_of_file

@@ -23,7 +23,7 @@ from page_records import (
     read,
 )
 
-from bench.compare.pairing import Seeds
+from bench.comparing.pairing import Seeds
 from bench.reporting import pareto, table
 from bench.results import metrics
 from bench.results.rows import newest

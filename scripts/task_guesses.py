@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.compare import result_arguments
+from bench.comparing import result_arguments
 from bench.inputs import lmeval, tasks
 from bench.inputs.task_yaml import read_task
 from bench.results import guessing

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from page_records import ROOT, known_variance, make_sections, markdown, read
 from size_tables import NONE
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.inputs import tracks
 from bench.parts.leaderboard import table_figures
 from bench.parts.leaderboard.table_figures import TableFigure

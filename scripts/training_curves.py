@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from page_records import DASH, compare, markdown, mean, merge, ratio_text
 from page_records import read as read_folder
 
-from bench.compare.pairing import Seeds
+from bench.comparing.pairing import Seeds
 from bench.reporting.drawing import LIGHT, choose_colors, new_figure, save_figure
 from bench.reporting.facts import Interval
 from bench.reporting.labelled_rows import mask_moves

@@ -84,7 +84,7 @@ def check(
     numbers must be equal. The exit code is 1 if a record is damaged, unsigned or differs, and 2 if
     a folder has no records or a measurement cannot be run here.
     """
-    from bench.compare.remeasure import choose
+    from bench.comparing.remeasure import choose
     from bench.results.folder_check import check_folder
     from bench.results.store import RESULTS
 
@@ -146,7 +146,7 @@ def _remeasure(
     records: Sequence[Record], count: int, seed: int, tolerance: float | None
 ) -> set[str]:
     """Measure random records again, print a line for each, and return which verdicts there were."""
-    from bench.compare import remeasure
+    from bench.comparing import remeasure
     from bench.execution.runner import measure_again
     from bench.system.cache import temporary_folder
 

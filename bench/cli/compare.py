@@ -18,14 +18,14 @@ from bench.cli.console import (
     write_output,
 )
 from bench.cli.flags import ALL_COLUMNS, Json, Results, file_option, split_list
-from bench.compare import gate_settings
+from bench.comparing import gate_settings
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.compare.result_set import ResultSet
-    from bench.compare.verdict import Comparison, Row
+    from bench.comparing.result_set import ResultSet
+    from bench.comparing.verdict import Comparison, Row
 
 Config = Annotated[
     Path | None,
@@ -71,7 +71,7 @@ def compare(
     better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own;
     p values are adjusted by Holm's method.
     """
-    from bench.compare import render, result_arguments, verdict
+    from bench.comparing import render, result_arguments, verdict
     from bench.results.store import RESULTS
 
     require_one_output(json, md)
@@ -108,7 +108,7 @@ def compare(
 def pair_harness(a: str, b: str, *, whole: bool = False) -> tuple[ResultSet, ResultSet] | None:
     """Pair two folders of other harnesses, and say what cannot be paired. None: neither is one.
     whole: see foreign.ForeignResults.pair."""
-    from bench.compare import foreign
+    from bench.comparing import foreign
 
     readers = {text: foreign.find_reader(Path(text)) for text in (a, b)}
     known = [text for text, reader in readers.items() if reader]
@@ -160,7 +160,7 @@ def print_comparison(
     columns: Sequence[str] = COMPARED,
 ) -> None:
     """Write a comparison as Markdown or JSON, else print it. table: False prints no table."""
-    from bench.compare import render
+    from bench.comparing import render
 
     if md:
         write_output(md, render.to_markdown(comparison, headline))
@@ -172,8 +172,8 @@ def print_comparison(
 
 def _print_verdicts(rows: Sequence[Row], columns: Sequence[str]) -> None:
     from bench.cli.tables import StyledCell, print_table
-    from bench.compare.render import COLORS, cells, is_same, short_cells
-    from bench.compare.verdict import FAILING_VERDICTS
+    from bench.comparing.render import COLORS, cells, is_same, short_cells
+    from bench.comparing.verdict import FAILING_VERDICTS
 
     short = columns == DEFAULT_COLUMNS
     listed = [row for row in rows if not (short and is_same(row))]

@@ -20,7 +20,7 @@ from bench.system.text import escape_markdown, one_line, printable_json
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.compare.result_set import ResultSet
+    from bench.comparing.result_set import ResultSet
     from bench.reporting.table import TextTable
 
 OUTPUT_FORMATS = ("table", "json", "csv", "md")
@@ -186,7 +186,7 @@ def write_output(path: Path, text: str) -> None:
 
 
 def print_commands(text: str, *, err: bool = False) -> None:
-    """Print workflow commands for GitHub, which `bench.compare.ci` has escaped."""
+    """Print workflow commands for GitHub, which `bench.comparing.ci` has escaped."""
     stream = sys.stderr if err else sys.stdout
     raw_stream(stream).write(text)
 

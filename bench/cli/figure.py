@@ -77,7 +77,7 @@ def figure(
 
 
 def _draw_table(model: str, folder: Path, metric: str, protocol: str, out: Path) -> None:
-    from bench.compare.result_arguments import read
+    from bench.comparing.result_arguments import read
     from bench.reporting import board, forest
 
     results = read(folder)

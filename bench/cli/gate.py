@@ -16,14 +16,14 @@ from bench.cli.compare import (
 )
 from bench.cli.console import note, print_commands, print_line, print_rows, write_output
 from bench.cli.flags import Json, Results, file_option
-from bench.compare import gate_settings
+from bench.comparing import gate_settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.compare.result_set import ResultSet
+    from bench.comparing.result_set import ResultSet
 
 Folder = Annotated[
     Path | None,
@@ -62,9 +62,9 @@ def gate(
 
     Exit code 0: passed. 1: failed. 2: invalid input, or nothing can be compared.
     """
-    from bench.compare import ci, render
-    from bench.compare.result_arguments import read
-    from bench.compare.verdict import compare
+    from bench.comparing import ci, render
+    from bench.comparing.result_arguments import read
+    from bench.comparing.verdict import compare
     from bench.results.store import RESULTS
 
     require_one_output(json, md, junit)
@@ -78,7 +78,7 @@ def gate(
             "harness"
         )
     if rerun_suspects and comparison.failed:
-        from bench.compare.remeasure import rerun
+        from bench.comparing.remeasure import rerun
         from bench.execution.runner import measure_again
         from bench.system.cache import temporary_folder
 
@@ -113,8 +113,8 @@ def baseline_set(
 
     Scores of single windows and questions are saved, too.
     """
-    from bench.compare.baseline import FOLDER, path_of, write
-    from bench.compare.result_arguments import read
+    from bench.comparing.baseline import FOLDER, path_of, write
+    from bench.comparing.result_arguments import read
     from bench.results.store import RESULTS
 
     path = path_of(name, folder or FOLDER)
@@ -129,7 +129,7 @@ def baseline_set(
 @baseline_app.command("ls")
 def baseline_ls(folder: Folder = None, json: Json = False) -> None:
     """List the baselines in a folder."""
-    from bench.compare.baseline import FOLDER, list_rows
+    from bench.comparing.baseline import FOLDER, list_rows
 
     if folder and not folder.is_dir():
         raise UserError(f"--dir {str(folder)!r} is not a folder: name a folder of baselines")
@@ -143,7 +143,7 @@ def baseline_show(
     json: Json = False,
 ) -> None:
     """Print the numbers of a baseline."""
-    from bench.compare.baseline import FOLDER, path_of, read, reading_rows
+    from bench.comparing.baseline import FOLDER, path_of, read, reading_rows
 
     file = Path(name)
     if not file.is_file():
@@ -152,8 +152,8 @@ def baseline_show(
 
 
 def _read_baseline(text: str) -> ResultSet:
-    from bench.compare.baseline import FOLDER, NAME, path_of
-    from bench.compare.result_arguments import read
+    from bench.comparing.baseline import FOLDER, NAME, path_of
+    from bench.comparing.result_arguments import read
 
     path = Path(text)
     is_name = NAME.fullmatch(text) and not (path / "records").is_dir()

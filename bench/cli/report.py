@@ -73,7 +73,7 @@ def report(
     without --out and --check, tables are printed instead. --results also takes folders of lm-eval,
     lighteval, EvalScope and Every Eval Ever.
     """
-    from bench.compare import foreign
+    from bench.comparing import foreign
 
     files = bool(out or check or title or papers or smaller)
     shown = split_columns(columns)
@@ -102,7 +102,7 @@ def _print_folders(
     signed_by: Path | None,
     columns: Sequence[str],
 ) -> None:
-    from bench.compare.result_set import ResultSet
+    from bench.comparing.result_set import ResultSet
     from bench.results.rows import newest, outdated
     from bench.results.signatures import names, verify
     from bench.results.store import RESULTS, ReadOnlyStore

@@ -67,7 +67,7 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
         summary = api.execute(spec)
     for line in summary.moved:
         note(line)
-    from bench.compare.result_set import ResultSet
+    from bench.comparing.result_set import ResultSet
     from bench.results.store import ReadOnlyStore
 
     store = ReadOnlyStore(spec.results)

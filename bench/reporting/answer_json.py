@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.reporting import board
 from bench.reporting.candidates import Answer, Candidate
 from methods.contract.errors import UserError

@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bench.compare.known_variance import KnownVariance, learn
-from bench.compare.result_set import ResultSet
+from bench.comparing.known_variance import KnownVariance, learn
+from bench.comparing.result_set import ResultSet
 from bench.reporting import from_records, origins, pairwise, profile, searches, words
 from bench.reporting.cost import BUILT, CostIndex, RowCost
 from bench.reporting.dense_comparison import DenseComparison, leading_column

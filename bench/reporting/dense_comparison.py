@@ -8,9 +8,9 @@ from itertools import chain
 
 import numpy as np
 
-from bench.compare.known_variance import KnownVariance
-from bench.compare.pairing import another_source
-from bench.compare.result_set import ResultSet
+from bench.comparing.known_variance import KnownVariance
+from bench.comparing.pairing import another_source
+from bench.comparing.result_set import ResultSet
 from bench.reporting import pairwise, task_averages
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.view import Table

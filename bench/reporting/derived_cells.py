@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.reporting import board, derived_columns
 from bench.reporting.table import ExtraColumn
 from bench.reporting.view import Table, TableCell, TableColumn, TableRow

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.compare import result_arguments
-from bench.compare.result_set import ResultSet
+from bench.comparing import result_arguments
+from bench.comparing.result_set import ResultSet
 from bench.reporting import searches
 from bench.results.store import RESULTS
 from methods.contract.errors import UserError

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bench.compare.verdict import Row
+    from bench.comparing.verdict import Row
 
 MAX_FOREST_ROWS, MIN_FOREST_ROWS = 40, 2
 PAIR_WIDTH, PAIR_LETTERS = 620, 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.reporting import pairwise, table, task_averages
 from bench.reporting.labelled_rows import labelled_rows
 from bench.reporting.view import (

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.compare import paired_estimate
-from bench.compare.article_variance import ArticleVarianceTable
-from bench.compare.known_variance import KnownVariance, learn
-from bench.compare.pairing import MetricPair, Seeds, kind_of, order, pair_seeds
-from bench.compare.result_set import ResultSet, row_of
-from bench.compare.seed_noise_table import KnownNoise
+from bench.comparing import paired_estimate
+from bench.comparing.article_variance import ArticleVarianceTable
+from bench.comparing.known_variance import KnownVariance, learn
+from bench.comparing.pairing import MetricPair, Seeds, kind_of, order, pair_seeds
+from bench.comparing.result_set import ResultSet, row_of
+from bench.comparing.seed_noise_table import KnownNoise
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table, TableColumn

@@ -8,9 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from bench.compare.pairing import another_source
-from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise_table import SeedNoiseTable
+from bench.comparing.pairing import another_source
+from bench.comparing.result_set import ResultSet
+from bench.comparing.seed_noise_table import SeedNoiseTable
 from bench.inputs import tracks
 from bench.reporting import pairwise, words
 from bench.reporting.facts import Bound, Flips, TrackLoss

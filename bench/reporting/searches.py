@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, StringConstraints, ValidationError
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.reporting.protocol import VALIDATION
 from bench.results.record import Record
 from bench.system.toml import read_toml

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bench.compare import baseline
+from bench.comparing import baseline
 from bench.results.items import read_parquet
 from bench.results.record import MAX_BYTES
 from bench.results.store import ReadOnlyStore, Store

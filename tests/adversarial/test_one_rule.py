@@ -34,7 +34,7 @@ def callers(function):
 def test_every_door_calls_the_one_function():
     """Folders and single records are read by the store, baselines by theirs, records of other
     machines by transfer; what is written is checked as it will be read."""
-    doors = {"results/store.py", "compare/baseline.py", "results/transfer.py", "results/items.py"}
+    doors = {"results/store.py", "comparing/baseline.py", "results/transfer.py", "results/items.py"}
     assert callers("check_record") == doors
     assert callers("contradictions") == {"results/record_check.py"}
     assert callers(r"Record\.model_validate") == {"results/record.py"}
@@ -44,7 +44,7 @@ def test_records_that_are_not_checked_are_only_named():
     """`listed` reads no items. Who uses it prints names, and no number."""
     assert callers("listed") == {
         "cli/pick.py", "cli/figure.py",  # the models of a sentence
-        "compare/result_arguments.py",  # whether there is one
+        "comparing/result_arguments.py",  # whether there is one
         "parts/submission/submission_folder.py",  # the name of a submission
     }  # fmt: skip
 

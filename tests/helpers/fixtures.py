@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.compare import seed_noise_table
+from bench.comparing import seed_noise_table
 from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.results import computed

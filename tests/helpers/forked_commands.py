@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 BYTES, CPU_S = 2 * 10**9, 20
 """Address space, and seconds of processor time, of a command."""
 IMPORTS = (
-    "bench.cli.main", "bench.compare.verdict", "bench.reporting.board", "bench.api",
+    "bench.cli.main", "bench.comparing.verdict", "bench.reporting.board", "bench.api",
     "bench.results.folder_check", "bench.results.merge", "bench.cli.listing", "bench.planning.plan",
     "pyarrow.parquet", "tokenizers",
 )  # fmt: skip

@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from bench.compare import baseline
-from bench.compare.result_arguments import read
+from bench.comparing import baseline
+from bench.comparing.result_arguments import read
 from bench.system import digests
 from helpers import fake_records
 from helpers.hostile_inputs import DEEP, ESCAPE, OUTSIDE, Case

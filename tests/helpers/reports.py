@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.inputs.tasks import TASK_SETS
 from helpers import fake_records
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.compare import gate_settings
-from bench.compare.result_arguments import read
-from bench.compare.verdict import Row, compare
+from bench.comparing import gate_settings
+from bench.comparing.result_arguments import read
+from bench.comparing.verdict import Row, compare
 
 
 def verdict(roots: tuple[Path, Path], **over: Any) -> dict[str, Row]:

@@ -15,7 +15,7 @@ ENTRIES = {
         "iq4_xs": "bench.parts.gguf.k_quants:Iq4Xs",
         "iq4_nl": "bench.parts.gguf.k_quants:Iq4Nl",
     },
-    "embeddings": {"q6_k": "bench.parts.gguf.embeddings:q6_k"},
+    "embeddings": {"q6_k": "bench.parts.gguf.gguf_embeddings:q6_k"},
     "codecs": {"ggml": "bench.parts.gguf.k_quants:GgmlCodec"},
     "exports": {"gguf": "bench.parts.gguf.formats:Gguf"},
     "readers": {"gguf": "bench.parts.gguf.formats:GgufReader"},

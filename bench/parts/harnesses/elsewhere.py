@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.catalog import registry
-from bench.compare.foreign import ForeignResults, Pairing
-from bench.compare.result_set import ResultSet
+from bench.comparing.foreign import ForeignResults, Pairing
+from bench.comparing.result_set import ResultSet
 from bench.parts.harnesses.evaluation import FAULTS, Evaluation, Harness, Question, check_size
 from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol

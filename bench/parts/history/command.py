@@ -24,7 +24,7 @@ def history(
     It also shows changes of machine and libraries. Commits with different seeds have separate rows.
     The commits of a plug-in's row are those of its repository.
     """
-    from bench.compare.result_arguments import read
+    from bench.comparing.result_arguments import read
     from bench.parts.history import figure, series
     from bench.results.store import RESULTS
 

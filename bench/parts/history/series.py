@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.compare.pairing import list_seeds, order, short_names
-from bench.compare.result_set import ResultSet
+from bench.comparing.pairing import list_seeds, order, short_names
+from bench.comparing.result_set import ResultSet
 from bench.parts.history import changepoints
 from bench.results import metrics
 from bench.results.record import Record

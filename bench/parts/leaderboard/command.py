@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.cli.console import fail, note, print_line
-from bench.parts.leaderboard import files, html
+from bench.parts.leaderboard import board_files as files
+from bench.parts.leaderboard import html
 from bench.reporting import folders
 from bench.results.store import RESULTS
 from methods.contract.errors import UserError

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.compare import result_arguments
-from bench.compare.result_set import ResultSet
+from bench.comparing import result_arguments
+from bench.comparing.result_set import ResultSet
 from bench.parts.submission import submission_rules
 from bench.reporting import board, searches
 from bench.reporting.searches import About

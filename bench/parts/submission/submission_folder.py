@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tomlkit
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.parts.submission import licences, submission_rules
 from bench.parts.submission.review import index
 from bench.reporting.searches import FILE as ABOUT_FILE

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bench.catalog import metric_owners, registry
-from bench.compare.gate_settings import CompareSettings
-from bench.compare.result_arguments import read
-from bench.compare.verdict import compare
+from bench.comparing.gate_settings import CompareSettings
+from bench.comparing.result_arguments import read
+from bench.comparing.verdict import compare
 from bench.reporting import board
 from bench.results import metrics
 from bench.results.folder_check import check_folder

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from bench.compare import result_arguments
-from bench.compare.pairing import group_by_identity
+from bench.comparing import result_arguments
+from bench.comparing.pairing import group_by_identity
 from helpers import fake_records, runs
 from methods.contract.errors import UserError
 

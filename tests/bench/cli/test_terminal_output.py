@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from bench.catalog import registry
 from bench.cli import doctor
-from bench.compare import baseline, result_arguments
+from bench.comparing import baseline, result_arguments
 from bench.execution import forecast
 from bench.results.run_status import RunStatus, write_status
 from helpers import fake_records, reports, runs, terminal

@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board, forest, hardware, searches
 from bench.reporting.cost import CostIndex
 from bench.reporting.folders import read_boards
@@ -290,7 +290,7 @@ def test_weights_of_one_record_are_those_of_the_whole_row(tmp_path):
 
 @pytest.mark.parts("leaderboard")
 def test_a_search_is_a_folder_that_says_so_or_has_validation_splits_alone(tmp_path):
-    from bench.parts.leaderboard import files as leaderboard
+    from bench.parts.leaderboard import board_files as leaderboard
 
     fake_records.perplexity(tmp_path / "run", method="dense")
     fake_records.perplexity(tmp_path / "lr", protocol="wiki-mini-validation@128", method="dense")

@@ -11,7 +11,7 @@ import typer
 from bench.catalog.entries import EXPORTS
 from bench.cli import flags
 from bench.cli.main import app
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board, candidates, limits, pairwise
 from bench.results import reproduce
 from helpers import fake_records, reports

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board, derived_cells, derived_columns, table
 from bench.reporting.facts import Bound, Facts, RowNumbers
 from helpers import fake_records, runs

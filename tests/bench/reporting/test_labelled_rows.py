@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.inputs.models import ALIASES
 from bench.reporting import board, equal_bytes, hardware, table
 from bench.reporting.labelled_rows import facts_of, labelled_rows, mask_moves, remarks
@@ -128,7 +128,7 @@ def test_a_file_is_not_compared_by_the_size_of_the_model_that_was_made_from_it(t
 
 @pytest.mark.parts("leaderboard")
 def test_rows_without_tasks_stand_apart(tmp_path):
-    from bench.parts.leaderboard import files as leaderboard
+    from bench.parts.leaderboard import board_files as leaderboard
 
     fake_records.perplexity(tmp_path, method="dense")
     tasks = ("boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")

@@ -1,6 +1,6 @@
 """The line on where the numbers of a table come from."""
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board, origins
 from helpers import fake_records
 

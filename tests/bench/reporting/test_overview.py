@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.compare import result_arguments
+from bench.comparing import result_arguments
 from bench.reporting import board, overview
 from helpers import fake_records, reports
 from methods.contract.errors import UserError

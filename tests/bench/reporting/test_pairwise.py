@@ -1,6 +1,6 @@
 """The rows of a column are compared together as each pair alone."""
 
-from bench.compare import known_variance, result_arguments
+from bench.comparing import known_variance, result_arguments
 from bench.reporting import pairwise
 from helpers import fake_records
 

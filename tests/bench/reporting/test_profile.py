@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board, candidates, profile
 from bench.reporting.facts import Bound, TrackLoss
 from bench.reporting.limits import parse_limits
@@ -137,7 +137,7 @@ def test_seeds_are_those_of_all_tasks_whatever_the_order_of_the_records(made, tm
 
 @pytest.mark.parts("leaderboard")
 def test_tables_figure_and_latex_have_every_row(root, table):
-    from bench.parts.leaderboard import files as leaderboard
+    from bench.parts.leaderboard import board_files as leaderboard
     from bench.parts.leaderboard import latex
 
     losses, rises, order, flips = profile.text_tables(table)

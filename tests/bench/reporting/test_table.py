@@ -7,7 +7,7 @@ import json
 import pandas as pd
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board, table
 from bench.results.record import ReadingRow
 from helpers import fake_records

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench.cli import listing
-from bench.compare import result_arguments
+from bench.comparing import result_arguments
 from bench.reporting import pairwise
 from bench.results import computed, record_check
 from bench.results.store import ReadOnlyStore
@@ -40,7 +40,8 @@ def refuse(*_, **__):
 
 @pytest.mark.parts("leaderboard")
 def test_a_warm_report_computes_nothing_again_and_is_the_same(cache, results, monkeypatch):
-    from bench.parts.leaderboard import files, table_figures
+    from bench.parts.leaderboard import board_files as files
+    from bench.parts.leaderboard import table_figures
 
     cold = files.build([results], None)
     other_process()

@@ -3,7 +3,7 @@
 import pytest
 from filelock import FileLock
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.results.run_status import RunStatus, lock_of, write_status
 from bench.results.store import ReadOnlyStore
 from helpers import fake_records

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from bench.catalog import registry
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.system import provenance
 from helpers import fake_records, plugins, runs
 

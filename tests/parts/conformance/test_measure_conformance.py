@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.parts.conformance import checks, measures
 from bench.results.record import ReadingRow
 from helpers import fake_records, plugins, runs

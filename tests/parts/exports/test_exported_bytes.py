@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from gguf import GGUFReader
 
-from bench.compare import result_arguments
+from bench.comparing import result_arguments
 from bench.formats.opening import open_checkpoint
 from bench.formats.writing import export_model
 from bench.reporting import answer_json, serving

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.parts.gguf.embeddings import q6_k
+from bench.parts.gguf.gguf_embeddings import q6_k
 
 
 def naive(block):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bench.compare.gate_settings import CompareSettings
-from bench.compare.verdict import compare
+from bench.comparing.gate_settings import CompareSettings
+from bench.comparing.verdict import compare
 from bench.parts.harnesses import elsewhere
 from bench.parts.harnesses.elsewhere import HarnessResults
 from bench.results.folder_check import check_folder

@@ -7,8 +7,8 @@ import pandas
 import pytest
 import yaml
 
-from bench.compare.gate_settings import CompareSettings
-from bench.compare.verdict import compare
+from bench.comparing.gate_settings import CompareSettings
+from bench.comparing.verdict import compare
 from bench.parts.harnesses import elsewhere
 from bench.parts.harnesses.elsewhere import HarnessResults
 from helpers.limits import limits

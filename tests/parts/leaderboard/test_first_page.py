@@ -3,7 +3,7 @@ phone."""
 
 import pytest
 
-from bench.parts.leaderboard import files as leaderboard
+from bench.parts.leaderboard import board_files as leaderboard
 from helpers import reports
 from helpers.browser import DESKTOP, PHONE, load_axe
 

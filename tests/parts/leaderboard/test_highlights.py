@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.compare.result_arguments import read
-from bench.parts.leaderboard import files as leaderboard
+from bench.comparing.result_arguments import read
+from bench.parts.leaderboard import board_files as leaderboard
 from bench.parts.leaderboard import highlights
 from bench.reporting import board, pairwise
 from helpers import fake_records

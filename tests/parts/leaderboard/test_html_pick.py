@@ -5,7 +5,7 @@ Skipped without a browser: see the fixture `chromium`.
 
 import pytest
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.reporting import board
 from bench.reporting import candidates as picking
 from bench.reporting.limits import parse_limits

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 
 from bench.cli import flags
-from bench.compare.paired_estimate import estimate_pair
-from bench.compare.pairing import pair_seeds
-from bench.compare.result_arguments import read
-from bench.compare.seed_noise_table import SeedNoiseTable
-from bench.parts.leaderboard import files as leaderboard
+from bench.comparing.paired_estimate import estimate_pair
+from bench.comparing.pairing import pair_seeds
+from bench.comparing.result_arguments import read
+from bench.comparing.seed_noise_table import SeedNoiseTable
+from bench.parts.leaderboard import board_files as leaderboard
 from bench.parts.leaderboard import first_page, front_figure, html_data, latex
 from bench.parts.leaderboard import html as html_module
 from bench.planning.spec import Spec

@@ -1,6 +1,6 @@
 """What the page's sliders read of a table."""
 
-from bench.compare.result_arguments import read
+from bench.comparing.result_arguments import read
 from bench.parts.leaderboard.page_choices import page_choices
 from bench.reporting import board, pairwise
 from helpers import reports

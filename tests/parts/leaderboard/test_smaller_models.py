@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from bench.compare.result_arguments import read
-from bench.parts.leaderboard import files as leaderboard
+from bench.comparing.result_arguments import read
+from bench.parts.leaderboard import board_files as leaderboard
 from bench.parts.leaderboard import table_figures
 from bench.parts.leaderboard.smaller_models import NOT_MADE
 from bench.reporting import pareto

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.results import metrics
 from bench.results.identity import IdentityKey
 from bench.results.record import ReadingRow, Record

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from bench.compare.gate_settings import CompareSettings
-from bench.compare.known_variance import learn
-from bench.compare.paired_estimate import (
+from bench.comparing.gate_settings import CompareSettings
+from bench.comparing.known_variance import learn
+from bench.comparing.paired_estimate import (
     NotComparable,
     counted_change,
     estimate_pair,
@@ -18,8 +18,8 @@ from bench.compare.paired_estimate import (
     mean_values,
     pair_items,
 )
-from bench.compare.pairing import NOT_REPORTED, MetricPair, pair_results
-from bench.compare.result_set import ResultSet, gc_paused
+from bench.comparing.pairing import NOT_REPORTED, MetricPair, pair_results
+from bench.comparing.result_set import ResultSet, gc_paused
 from bench.results import metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests

@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.compare import baseline
-from bench.compare.result_set import ResultSet, gc_paused
+from bench.comparing import baseline
+from bench.comparing.result_set import ResultSet, gc_paused
 from bench.results.identity import COLUMNS, IdentityKey
 from bench.results.record import Record
 from bench.results.rows import latest

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.compare.article_variance import MIN_ARTICLES, ArticleVarianceTable
-from bench.compare.pairing import MetricPair
-from bench.compare.result_set import ResultSet, Scored, row_of
+from bench.comparing.article_variance import MIN_ARTICLES, ArticleVarianceTable
+from bench.comparing.pairing import MetricPair
+from bench.comparing.result_set import ResultSet, Scored, row_of
 from bench.results import metrics
 from bench.results.derive import Items, pseudo_values, scores_of
 from bench.results.record import NoItems, ReadingRow, Record

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from importlib import resources
 from typing import Any, NamedTuple
 
-from bench.compare.pairing import MetricPair
+from bench.comparing.pairing import MetricPair
 from bench.results import metrics
 from bench.results.identity import Identity, IdentityKey, Protocol
 from bench.results.record import Record

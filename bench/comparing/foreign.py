@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.catalog import registry
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 
 SERVICE = "foreign_results"
 """Name of the service."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.compare.pairing import machine_of
-from bench.compare.result_arguments import read
-from bench.compare.result_set import ResultSet
-from bench.compare.verdict import Comparison
+from bench.comparing.pairing import machine_of
+from bench.comparing.result_arguments import read
+from bench.comparing.result_set import ResultSet
+from bench.comparing.verdict import Comparison
 from bench.results import metrics
 from bench.results.derive import Items
 from bench.results.record import Record

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from bench.compare import paired_estimate
-from bench.compare.pairing import MetricPair, pair_seeds
-from bench.compare.result_arguments import read
-from bench.compare.result_set import ResultSet
+from bench.comparing import paired_estimate
+from bench.comparing.pairing import MetricPair, pair_seeds
+from bench.comparing.result_arguments import read
+from bench.comparing.result_set import ResultSet
 from bench.results.derive import Items
 from bench.results.record import Item, ReadingRow
 from bench.stats.seed_noise import SeedNoise

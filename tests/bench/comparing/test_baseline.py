@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare import baseline
-from bench.compare.result_arguments import read
+from bench.comparing import baseline
+from bench.comparing.result_arguments import read
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 from helpers.hostile_results import ZIPS, bytes_of_zip, file_of, manifest, zipped

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.catalog.choice import short_label
-from bench.compare.verdict import Comparison, Row
+from bench.comparing.verdict import Comparison, Row
 from bench.system.text import amount, code, escape_comment
 
 MAX_COMMENT_LENGTH = 60_000

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from bench.compare import gate_settings, pairing
-from bench.compare.result_arguments import read
-from bench.compare.verdict import compare
+from bench.comparing import gate_settings, pairing
+from bench.comparing.result_arguments import read
+from bench.comparing.verdict import compare
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 from helpers.verdicts import verdict

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from bench.compare.pairing import MetricPair
-from bench.compare.result_arguments import read
-from bench.compare.seed_noise_table import SeedNoiseTable
+from bench.comparing.pairing import MetricPair
+from bench.comparing.result_arguments import read
+from bench.comparing.seed_noise_table import SeedNoiseTable
 from bench.results import metrics
 from bench.stats.seed_noise import SeedNoise
 from helpers import fake_records

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from bench.compare import gate_settings, render, result_arguments, verdict
+from bench.comparing import gate_settings, render, result_arguments, verdict
 from bench.reporting import drawing, forest
 from bench.reporting.facts import Bound
 from helpers import fake_records

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from bench.compare.render import cells, describe_outcome
-from bench.compare.verdict import Comparison, Row
+from bench.comparing.render import cells, describe_outcome
+from bench.comparing.verdict import Comparison, Row
 from bench.system.text import annotation, printable
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.results.computed import memory
 from bench.results.derive import Items, scores_of
 from bench.results.identity import Protocol

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.compare.result_set import ResultSet
+from bench.comparing.result_set import ResultSet
 from bench.results import metrics
 from bench.results.derive import Items
 from bench.results.items import of_table, read_parquet

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from bench.compare import paired_estimate
-from bench.compare.article_variance import MIN_ARTICLES, ArticleVarianceTable
-from bench.compare.pairing import MetricPair
-from bench.compare.result_arguments import read
+from bench.comparing import paired_estimate
+from bench.comparing.article_variance import MIN_ARTICLES, ArticleVarianceTable
+from bench.comparing.pairing import MetricPair
+from bench.comparing.result_arguments import read
 from bench.reporting import board
 from bench.results.record import Item, ReadingRow
 from bench.stats import articles

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from bench.compare.article_variance import ArticleVarianceTable
-from bench.compare.result_set import ResultSet
-from bench.compare.seed_noise_table import SeedNoiseTable
+from bench.comparing.article_variance import ArticleVarianceTable
+from bench.comparing.result_set import ResultSet
+from bench.comparing.seed_noise_table import SeedNoiseTable
 
 
 class KnownVariance(NamedTuple):

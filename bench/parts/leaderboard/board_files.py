@@ -9,9 +9,9 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from bench.compare import result_arguments
-from bench.compare.known_variance import KnownVariance
-from bench.compare.result_set import ResultSet
+from bench.comparing import result_arguments
+from bench.comparing.known_variance import KnownVariance
+from bench.comparing.result_set import ResultSet
 from bench.parts.leaderboard import (
     first_page,
     highlights,

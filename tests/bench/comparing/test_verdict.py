@@ -4,9 +4,9 @@ it."""
 import numpy as np
 import pytest
 
-from bench.compare import gate_settings, pairing, render
-from bench.compare.result_arguments import read
-from bench.compare.verdict import Row, compare
+from bench.comparing import gate_settings, pairing, render
+from bench.comparing.result_arguments import read
+from bench.comparing.verdict import Row, compare
 from bench.results.record import Item, ReadingRow
 from bench.stats.bootstrap import Estimate
 from helpers import fake_records

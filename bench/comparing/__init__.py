@@ -1,0 +1,1 @@
+"""Tell a regression from noise: pairing, estimates, verdicts and baselines."""
