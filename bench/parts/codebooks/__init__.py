@@ -18,6 +18,11 @@ ENTRIES = {
         "lut3": "bench.parts.codebooks.lut:Lut3",
         "lut4": "bench.parts.codebooks.lut:Lut4",
     },
+    "embeddings": {
+        "tcq3": "bench.parts.codebooks.embeddings:tcq3",
+        "tcq4": "bench.parts.codebooks.embeddings:tcq4",
+        "e8": "bench.parts.codebooks.embeddings:e8",
+    },
     "codecs": {
         "gauss": "bench.parts.codebooks.gaussian:GaussianCodec",
         "e8": "bench.parts.codebooks.lattice:LatticeCodec",

@@ -47,7 +47,7 @@ class Gauss2(RotatedQuantizer):
 
     name: ClassVar[str] = "gauss2"
     width: ClassVar[int] = 2
-    needs: ClassVar[Needs] = Needs.CALIBRATION
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=9)
     )
@@ -59,7 +59,8 @@ class Gauss2(RotatedQuantizer):
 class Gauss3(Gauss2):
     """3-bit Lloyd-Max grid of rotated weights, with GPTQ's feedback; not after pruning.
 
-    damping: fraction of H's mean diagonal that is added to the diagonal.
+    damping: fraction of H's mean diagonal that is added to the diagonal. tune, tune_rate and
+    last_rate: those of tcq3.
     """
 
     name = "gauss3"

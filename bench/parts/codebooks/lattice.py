@@ -107,11 +107,11 @@ class E8(RotatedQuantizer):
     """E8 lattice codes of rotated weights, with GPTQ's feedback; not after pruning.
 
     bits: 2, 3 or 4 for each weight. damping: fraction of H's mean diagonal that is added to the
-    diagonal.
+    diagonal. tune, tune_rate and last_rate: those of tcq3.
     """
 
     name: ClassVar[str] = "e8"
-    needs: ClassVar[Needs] = Needs.CALIBRATION
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2402.04396", cost=Cost(passes=2, hessians=2, launches=60)
     )

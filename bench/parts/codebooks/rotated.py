@@ -17,9 +17,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from bench.parts.codebooks import tuned
+from methods.contract.codec import StoredWeight
 from methods.contract.errors import Skipped
 from methods.contract.method import Job, Needs, Outcome
-from methods.contract.ranges import Fraction
+from methods.contract.ranges import CountOrZero, Fraction
 from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
 from methods.workshop.transforms.incoherence import turn_hessian, turn_weight, turn_weight_back
 
@@ -36,7 +38,8 @@ class RotatedCodec:
     """Codes of a turned weight, with a scale for each COLUMNS columns.
 
     Parts: `codes` uint8 [rows, columns], at least those of the weight; `scales` bfloat16
-    [columns / COLUMNS]. A subclass may add others.
+    [columns / COLUMNS]; after tuning `gain`, float16 [out], a factor of each row of the weight that
+    is turned back. A subclass may add others.
     """
 
     name: ClassVar[str]
@@ -70,7 +73,10 @@ class RotatedCodec:
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         out, width = self.shape
         scales = parts["scales"].float().repeat_interleave(COLUMNS)[:width]
-        return turn_weight_back(self.points(parts)[:out, :width] * scales)
+        weight = turn_weight_back(self.points(parts)[:out, :width] * scales)
+        if tuned.GAIN in parts:
+            weight *= parts[tuned.GAIN].float().unsqueeze(1)
+        return weight
 
     def scale(self, columns: Tensor) -> Tensor:
         """Return the root of the mean square of columns [n, rows], bfloat16 []; 1 if all are zero.
@@ -179,12 +185,18 @@ class RotatedQuantizer:
 
     A subclass states its name, and that it needs calibration: the catalog reads that in its file.
     Zeros are not kept, so a pruned model is refused. damping: fraction of H's mean diagonal that is
-    added to the diagonal.
+    added to the diagonal. tune: steps of training in a block after the linears of each input are
+    fixed, each on one calibration sequence, and twice as many through the whole model at the end; 0
+    for none. tune_rate: learning rate of a block's first step, in units of each parameter's root
+    mean square. last_rate: learning rate at the end.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     damping: Fraction = 0.01
+    tune: CountOrZero = 0
+    tune_rate: Fraction = 0.006
+    last_rate: Fraction = 0.001
 
     @abstractmethod
     def codec(self, shape: tuple[int, int]) -> RotatedCodec:
@@ -192,9 +204,19 @@ class RotatedQuantizer:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)
+        if self.tune:
+            tuning = tuned.Tuning(self.tune, self.tune_rate, 2 * self.tune, self.last_rate)
+            return tuned.quantize(self.name, model, job, tuning, self._factor, self._stored)
         walk = HessianWalk(model, job, self.damping, turned_factor)
         for visit, factor in walk:
-            out, width = visit.weight.shape
-            codec = self.codec((out, width))
-            visit.store(codec, codec.encode(turn_weight(visit.weight), factor))
+            one = self._stored(visit.weight, factor)
+            visit.store(one.codec, one.parts)
         return walk.outcome()
+
+    def _factor(self, hessian: Tensor) -> Tensor:
+        return turned_factor(hessian, self.damping)[0]
+
+    def _stored(self, weight: Tensor, factor: Tensor) -> StoredWeight:
+        out, width = weight.shape
+        codec = self.codec((out, width))
+        return StoredWeight(codec, codec.encode(turn_weight(weight), factor))

@@ -244,7 +244,7 @@ class Tcq2(RotatedQuantizer):
 
     name: ClassVar[str] = "tcq2"
     width: ClassVar[int] = 2
-    needs: ClassVar[Needs] = Needs.CALIBRATION
+    needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2406.11235",
         cost=Cost(passes=2, hessians=2, also="a search of 2^memory states for each weight"),
@@ -259,7 +259,10 @@ class Tcq3(Tcq2):
     """3-bit trellis codes of rotated weights, with feedback between tiles; not after pruning.
 
     damping: fraction of H's mean diagonal that is added to the diagonal. memory: bits of a state.
-    One more bit doubles the time, and lowers the error.
+    One more bit doubles the time, and lowers the error. tune: training steps in a block after the
+    linears of each input are fixed, and twice as many through the model at the end; 0 for none.
+    tune_rate: learning rate in a block, in units of each parameter's root mean square. last_rate:
+    learning rate at the end.
     """
 
     name = "tcq3"
