@@ -3,7 +3,8 @@
 The records are synthetic, four for each row, as in report.py. Each command runs in a process of
 its own, which is stopped after a limit of CPU time: first with an empty cache (cold), then again,
 when this machine remembers what it computed (warm). A command that reached the limit is not run
-with more records. `--tree` measures another checkout, under the `--name` of its commit.
+with more records. `--tree` measures another checkout of the project, under the `--name` of its
+commit.
 """
 
 from __future__ import annotations
