@@ -122,9 +122,11 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
     """Return a frame with COLUMNS. signers: who signed each record, for one more column."""
     import pandas as pd
 
-    frame = pd.DataFrame(to_rows(records), columns=list(COLUMNS)).astype(
-        {"seed": "Int64", "n": "Int64"}
-    )
+    rows = to_rows(records)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in ("seed", "n"):
+        # In the frame they are floats where one is missing, and lose their last digits.
+        frame[column] = pd.array([row[column] for row in rows], dtype="Int64")
     if signers is None:
         return frame
     return frame.assign(signed_by=frame["record"].map(signers))

@@ -1,9 +1,9 @@
-"""Which record of an identity counts."""
+"""Which record of an identity counts, and the numbers of a frame."""
 
 import pytest
 
 from bench.results.record import Record
-from bench.results.rows import newest
+from bench.results.rows import newest, to_frame
 from helpers import fake_records
 
 
@@ -34,3 +34,9 @@ def test_which_record_counts(counts, other, reverse):
 def test_the_last_counts_where_it_need_not_be_good():
     good, failed = record("ab", 0, 1), record("cd", 0, 2, "failed")
     assert newest([good, failed], good_first=False) == [failed]
+
+
+def test_a_large_seed_keeps_its_digits_beside_a_row_without_one():
+    largest = 2**63 - 1
+    frame = to_frame([fake_records.record(seed=largest), fake_records.record(seed=None)])
+    assert frame["seed"][0] == largest and frame["seed"].isna()[1]
