@@ -20,28 +20,24 @@ from bench.inputs import training_text, windows
 from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.results import computed
 from bench.results.store import ReadOnlyStore
-from helpers import browser, faulty, models, runs
+from helpers import browser, faulty, forked_ranks, models, runs
 from helpers.fake_hub import FakeHub
-from helpers.forked_python import ForkedPython
 from helpers.trainings import counting, job_to_train
 from methods.contract.method import Job
 
-torch.set_num_threads(1)  # while tests are collected: OpenMP's threads do not survive a fork
-PROGRAMS = pytest.StashKey[ForkedPython]()
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 VALIDATION_WINDOWS = training_text.MAX_VALIDATION_WINDOWS
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Freeze the garbage collector, and start the process that programs are forked from."""
+    """Freeze the garbage collector, and start the process that ranks are forked from."""
     gc.freeze()
-    if session.items and not session.config.option.collectonly:
-        session.config.stash[PROGRAMS] = ForkedPython()
+    if any(hasattr(item.module, "forked_ranks") for item in session.items):
+        forked_ranks.start()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if PROGRAMS in session.config.stash:
-        session.config.stash[PROGRAMS].close()
+def pytest_sessionfinish() -> None:
+    forked_ranks.stop()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,13 +62,6 @@ def nothing_remembered() -> Iterator[None]:
     """Compute all answers again: a test may change the code that computes them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(computed, "_open", lambda path: None)
-        yield
-
-
-@pytest.fixture
-def new_processes(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Start programs as users do, with all imports, instead of forking them."""
-    with pytestconfig.stash[PROGRAMS].paused():
         yield
 
 

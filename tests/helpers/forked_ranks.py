@@ -1,20 +1,54 @@
-"""Programs of several ranks."""
+"""Programs of several ranks, in processes forked from one with all imports."""
 
-import subprocess
+import contextlib
+import sys
 import tempfile
+import traceback
+from multiprocessing import get_context
 
 import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-from bench.system import interpreter
+FORK = get_context("fork")
+_servers = []
+"""The process that others are forked from, with the pipe to it."""
+
+
+def start():
+    """Start the server before any test runs, so that it has no threads."""
+    own, other = FORK.Pipe()
+    process = FORK.Process(target=_serve, args=(own, other))
+    process.start()
+    other.close()
+    _servers.append((process, own))
+
+
+def stop():
+    for process, pipe in _servers:
+        pipe.close()
+        process.join()
 
 
 def launch(program, *arguments):
-    """Run a module of this folder as a program."""
-    command = interpreter.command(program.__name__, *map(str, arguments))
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    """Call `main(*arguments)` of a module of this folder in a separate process."""
+    ((_, pipe),) = _servers
+    pipe.send((program.__name__, *map(str, arguments)))
+    fault = pipe.recv()
+    assert not fault, fault[-3000:]
+
+
+def _serve(clients, requests):
+    clients.close()
+    with contextlib.suppress(EOFError):
+        while True:
+            name, *arguments = requests.recv()
+            fault = ""
+            try:
+                sys.modules[name].main(*arguments)
+            except Exception:  # noqa: BLE001 (its traceback is the answer)
+                fault = traceback.format_exc()
+            requests.send(fault)
 
 
 def run_ranks(world, main, *arguments):

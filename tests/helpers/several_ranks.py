@@ -2,7 +2,6 @@
 
 import gc
 import shutil
-import sys
 import threading
 import time
 from pathlib import Path
@@ -185,7 +184,3 @@ def work(out: Path, *tasks: str) -> None:
             home = out / kind / pair
             train(*pair.split(","), home, home / "work", Stopping() if kind == "stop" else None)
         dist.barrier()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,3 @@ def keep(model, job, method, folder: Path) -> None:
             (folder / "model").mkdir()
             write(outcome.model, folder / "model")
     dist.barrier()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -116,7 +116,7 @@ time.sleep(1000)
 
 
 @pytest.fixture
-def importing(tmp_path, monkeypatch, new_processes):
+def importing(tmp_path, monkeypatch):
     """A function that writes a module which says that it is being imported, and takes long. It
     returns what is said."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
