@@ -266,8 +266,9 @@ class ReadOnlyStore:
         has."""
         from bench.results.items import unpack
 
+        content = self.content(record)
         name = str(self.items_path(record))
-        return unpack(self.content(record), record, name, known=record.key in self._known)
+        return unpack(content, record, name, known=record.key in self._known)
 
     def content(self, record: Record) -> bytes:
         """Return the content of the file of a record's items, or raise UserError if it is not the

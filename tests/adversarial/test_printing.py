@@ -45,7 +45,7 @@ def cases():
 
 
 KEPT = (
-    *("key", "status", "better", "items", "schema_version", "artifact"),
+    *("key", "status", "better", "items", "schema_version", "artifact", "recorded"),
     *("engine", "prompt"),  # a perplexity's key says nothing of them
 )
 """Fields of a record that are checked before any is printed."""

@@ -15,10 +15,10 @@ CLOSING = "</script><script>alert(2)</script>"
 
 def whole_page(folders, papers=None):
     """Render on one page what a leaderboard has on a page for each model."""
-    from bench.parts.leaderboard import files, html  # not every test has the part
+    from bench.parts.leaderboard import board_files, html  # not every test has the part
 
-    sections = files.make_sections([read(one) for one in folders], papers)
-    return html.render_page(sections, files._draw(sections))
+    sections = board_files.make_sections([read(one) for one in folders], papers)
+    return html.render_page(sections, board_files._draw(sections))
 
 
 def folder(root):

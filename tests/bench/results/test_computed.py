@@ -40,15 +40,14 @@ def refuse(*_, **__):
 
 @pytest.mark.parts("leaderboard")
 def test_a_warm_report_computes_nothing_again_and_is_the_same(cache, results, monkeypatch):
-    from bench.parts.leaderboard import board_files as files
-    from bench.parts.leaderboard import table_figures
+    from bench.parts.leaderboard import board_files, table_figures
 
-    cold = files.build([results], None)
+    cold = board_files.build([results], None)
     other_process()
     monkeypatch.setattr(record_check, "check_record", refuse)
     monkeypatch.setattr(pairwise, "_compare", refuse)
     monkeypatch.setattr(table_figures, "draw_fronts", refuse)
-    assert files.build([results], None) == cold
+    assert board_files.build([results], None) == cold
     assert {file.suffix for file in cache.iterdir()} == {".sqlite"}
 
 
