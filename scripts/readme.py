@@ -28,6 +28,7 @@ import study_tables
 import tables
 import track_tables
 import training_curves
+from codes_picture import codes_picture
 from page_records import ROOT
 
 from bench.parts.scaling.figure import draw_scaling
@@ -89,10 +90,14 @@ def render(text: str) -> str:
     return BLOCK.sub(fill, text)
 
 
-def figures() -> dict[Path, str]:
-    """Return the text of each file in FIGURES."""
+def figures(pages: str) -> dict[Path, str]:
+    """Return the text of each file in FIGURES.
+
+    pages: text of all pages. A benchmark has a figure if they show it.
+    """
+    shown = set(re.findall(r"figures/([\w-]+)\.svg", pages))
     names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
-    drawn = {name: benchmark_figures.figure(name) for name in names}
+    drawn = {name: benchmark_figures.figure(name) for name in names if name in shown}
     fronts = {f"frontier-{name}": frontier.picture(folders) for name, folders in FRONTIERS.items()}
     fronts["frontier-cards"] = frontier.card_picture(FRONTIERS["smollm2"])
     fronts |= {
@@ -110,6 +115,7 @@ def figures() -> dict[Path, str]:
         searched = draw_search(values, room / "search.svg")
         drawn |= {"scaling": law.read_text(), "search": searched.read_text()}
     drawn |= {"curve": training_curves.picture(), "run": front_page.picture()}
+    drawn["codes"] = codes_picture()
     return {FIGURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
 
 
@@ -119,7 +125,8 @@ def main() -> None:
             print(f"{name:12} {' '.join(inspect.signature(make).parameters):20} {make.__doc__}")
         return
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    files = {path: render(path.read_text()) for path in pages} | figures()
+    files = {path: render(path.read_text()) for path in pages}
+    files |= figures("\n".join(files.values()))
     stale = [path for path in files if not path.is_file() or path.read_text() != files[path]]
     gone = [path for path in FIGURES.glob("*.svg") if path not in files]
     if "--check" in sys.argv:
