@@ -14,7 +14,6 @@ import torch
 from bench import api
 from bench.catalog.choice import parse_quantizer
 from bench.parts.allocate.allocated import Allocated, LinearChoice, code_of, parse_pruner
-from bench.parts.codebooks.trellis import Tcq2
 from bench.quantizers.gptq import Int3Gptq
 from bench.quantizers.rounding import Int8
 from helpers import runs
@@ -49,7 +48,10 @@ def is_as(outcome, linears, alone, folder):
             assert stored.sizes(target) == kept[name].sizes(target)
 
 
+@pytest.mark.parts("codebooks")
 def test_each_linear_has_the_weights_of_its_quantizer(llama, job, tmp_path):
+    from bench.parts.codebooks.trellis import Tcq2
+
     names = ("int3-gptq", "int8", "tcq2:memory=9")
     file, linears = write(tmp_path / "a.json", job.targets, names)
     alone = {}
