@@ -9,7 +9,6 @@ import typer
 
 from bench.cli.console import print_lines, print_text_table
 from bench.cli.flags import ALL_COLUMNS, Columns, Results, split_columns
-from bench.parts.leaderboard import latex as for_paper
 from bench.system.suggest import shorten
 from methods.contract.errors import UserError
 
@@ -31,6 +30,7 @@ def table(
     It fits one column. --columns row,perplexity,kl chooses what it shows, and in which order.
     """
     from bench import results_api
+    from bench.parts.leaderboard import latex as for_paper
     from bench.results.store import RESULTS
 
     if bold not in ("", "best"):
