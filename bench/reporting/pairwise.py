@@ -117,8 +117,9 @@ class PairComparer:
         """Return the interval of each pair that can be compared, the smaller number first."""
         if len(rows) < 2:
             return PairIntervals({}, None)
-        about = ("pairs", [self._describe(seeds, metric) for seeds in rows.values()], metric, level)
-        is_known = all(digest for row in about[1] for _, digest, _, _ in row)
+        described = [self._describe(seeds, metric) for seeds in rows.values()]
+        about = ("pairs", described, metric, level)
+        is_known = all(digest for _, digest, _, _ in chain.from_iterable(described))
         answer = memory(__name__).get(*about) if is_known else None
         if answer is None or not self._holds(answer["learned"], rows, metric):
             answer = self._compute(rows, metric, level)

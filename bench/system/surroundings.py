@@ -83,7 +83,8 @@ def _process() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if is_main:
             signal.signal(signal.SIGALRM, alarm)
-        atexit.register, threading.Thread.start, os._exit = register, start, end  # type: ignore[method-assign]
+        atexit.register, os._exit = register, end
+        threading.Thread.start = start  # type: ignore[method-assign]
         for name, stream in streams.items():
             setattr(sys, name, stream)
         for which, (soft, hard) in limits.items():
