@@ -130,7 +130,7 @@ class _Stored:
         return tuple(int(size) for size in reversed(self._tensors[name].shape))
 
     def parts(self, name: str) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Yield the rows of a tensor as they are stored, PART_ROWS at a time, and their place."""
+        """Yield the stored rows of a tensor, PART_ROWS at a time, and their place."""
         tensor = self._tensors[name]
         row_bytes, offset = tensor.data[0].nbytes, int(tensor.data_offset)
         for a in range(0, len(tensor.data), PART_ROWS):
@@ -258,7 +258,7 @@ def _read(
 
 def _rotate_halves(weight: Tensor, name: str, config: Mapping[str, Any]) -> Tensor:
     """Reorder the rows of each head for transformers, which rotates halves where llama.cpp rotates
-    pairs. Other tensors stay as they are."""
+    pairs. Do not change other tensors."""
     if ".attn_q." in name:
         heads = config["num_attention_heads"]
     elif ".attn_k." in name:

