@@ -265,4 +265,5 @@ def _rotate_halves(weight: Tensor, name: str, config: Mapping[str, Any]) -> Tens
         heads = config["num_key_value_heads"]
     else:
         return weight
-    return weight.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
+    pairs: Tensor = weight.unflatten(0, (heads, -1, 2))  # type: ignore[no-untyped-call]
+    return pairs.transpose(1, 2).flatten(0, 2)
