@@ -80,7 +80,7 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
 
     made: names of stages in the cache.
     """
-    sizes, parameters = artifact.sizes, float(artifact.sizes.multiplied)
+    sizes, parameters = artifact.sizes, float(artifact.sizes.parameters)
     measures, tokens, protocols = [], 0, set()
     for m in measurements:
         read = m.options.get("tokens") or estimate_tokens(m.measure, m.config)

@@ -214,11 +214,17 @@ def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
 
 def _cpu_seconds(part: Arithmetic, artifact: Artifact) -> float:
     """Return the time of a part of an artifact's work on this machine's CPU."""
-    fast = 1.0
+    # An embedding that is not the head multiplies nothing.
+    forward = part.operations - part.hessians
+    forward *= artifact.sizes.multiplied / artifact.sizes.parameters
     if artifact.computed_in == "bfloat16":
-        fast = BFLOAT16_SPEED.get(provenance.instruction_set(), 1.0)
-    operations = (part.operations - part.hessians) / fast + part.hessians
-    return operations / (EFFICIENCY * artifact.threads * _thread_flops())
+        forward /= BFLOAT16_SPEED.get(provenance.instruction_set(), 1.0)
+    return (forward + part.hessians) / _flops(artifact.threads)
+
+
+def _flops(threads: int) -> float:
+    """Return this machine's floating-point operations per second in forward passes of float32."""
+    return EFFICIENCY * threads * _thread_flops()
 
 
 @cache
