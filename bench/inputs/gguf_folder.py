@@ -265,5 +265,5 @@ def _rotate_halves(weight: Tensor, name: str, config: Mapping[str, Any]) -> Tens
         heads = config["num_key_value_heads"]
     else:
         return weight
-    pairs: Tensor = weight.unflatten(0, (heads, -1, 2))  # type: ignore[no-untyped-call]
+    pairs: Tensor = weight.unflatten(0, (heads, -1, 2))
     return pairs.transpose(1, 2).flatten(0, 2)
