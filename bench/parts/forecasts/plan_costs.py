@@ -30,7 +30,7 @@ START_S = 1.0
 """Seconds to fork a worker and load a small model."""
 EFFICIENCY = 0.6
 """Speed of a forward pass relative to a large matrix product."""
-BFLOAT16_SPEED = {"amx": 3.0}
+BFLOAT16_SPEED = {"amx": 2.5}
 """Speed of a forward pass in bfloat16 relative to one in float32, by instruction set. Others were
 not measured, and count as 1."""
 

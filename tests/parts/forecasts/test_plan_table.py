@@ -48,5 +48,5 @@ def test_time_on_a_cpu_follows_the_number_format_and_what_is_multiplied(tmp_path
         return plan_costs._cpu_seconds(part, artifact.model_copy(update=changes))
 
     assert seconds({"dtype": "float32"}) == pytest.approx(10)
-    assert seconds({"dtype": "bfloat16"}) == pytest.approx(6 / 3 + 4)
+    assert seconds({"dtype": "bfloat16"}) == pytest.approx(6 / 2.5 + 4)
     assert seconds({"dtype": "float32"} | untied) == pytest.approx(6 * 3 / 4 + 4)
