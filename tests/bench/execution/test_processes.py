@@ -167,3 +167,22 @@ def test_plugins_are_not_imported_before_their_own_worker(tmp_path, installed):
     names = processes.list_imports(make_plan(spec).measurements)
 
     assert not [n for n in names if n.startswith("guest")]
+
+
+FREEING = """
+import psutil
+from bench.execution.memory_limit import return_free_memory
+blocks = [bytearray(10**6) for _ in range(200)]
+del blocks[:-1]
+before = psutil.Process().memory_info().rss
+return_free_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's settings")
+def test_a_worker_returns_what_a_check_has_freed():
+    command = [sys.executable, "-c", FREEING]
+    environment = processes.worker_environment()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 10**8
