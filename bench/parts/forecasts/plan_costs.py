@@ -20,6 +20,7 @@ from bench.planning.memory import (
     estimate_device_bytes,
     estimate_disk_bytes,
     is_streamed,
+    model_bytes,
 )
 from bench.planning.work import Arithmetic, Work, count_work
 from bench.results.store import ReadOnlyStore
@@ -28,6 +29,8 @@ from bench.system.cache import is_built
 
 START_S = 1.0
 """Seconds to fork a worker and load a small model."""
+CHECK_S = 6e-9
+"""Seconds per byte of the weights, to load them and check each against the source, on a CPU."""
 EFFICIENCY = 0.6
 """Speed of a forward pass relative to a large matrix product."""
 BFLOAT16_SPEED = {"amx": 2.5}
@@ -101,7 +104,8 @@ def estimate_costs(plan: Plan, model: CostModel, cards: Cards | None = None) -> 
         if seconds is None:
             columns["about_s"] = None
         else:
-            columns["about_s"] = round(START_S * bool(left) + sum(seconds))
+            start = START_S if cards else _start_seconds(artifact)
+            columns["about_s"] = round(start * bool(left) + sum(seconds))
             parts = name_parts(work, artifact, seconds)
         columns |= _memory_columns(artifact, model, cards)
         if cards:
@@ -196,20 +200,27 @@ def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> 
     made = _built(missing)
     fitted: dict[str, float] = {}
     counted: dict[str, float] = {}
+    start: dict[str, float] = {}
     for measurements in missing:
         artifact = measurements[0].artifact
         work = count_work(artifact, measurements, made)
         counted[artifact.key] = sum(_cpu_seconds(part, artifact) for part in work.arithmetic)
+        start[artifact.key] = _start_seconds(artifact)
         seconds = model.seconds(timed_parts(work, artifact))
         if seconds is not None:
             fitted[artifact.key] = seconds
     chosen = fitted if len(fitted) == len(counted) else counted
-    return {key: START_S + seconds for key, seconds in chosen.items()}
+    return {key: start[key] + seconds for key, seconds in chosen.items()}
 
 
 def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
     """Return the names of the stages that are in the cache."""
     return {name for some in artifacts for name in some[0].artifact.cache_names if is_built(name)}
+
+
+def _start_seconds(artifact: Artifact) -> float:
+    """Return the time of an artifact before its first stage and between its measures."""
+    return START_S + CHECK_S * model_bytes(artifact)
 
 
 def _cpu_seconds(part: Arithmetic, artifact: Artifact) -> float:

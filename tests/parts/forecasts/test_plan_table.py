@@ -49,4 +49,7 @@ def test_time_on_a_cpu_follows_the_number_format_and_what_is_multiplied(tmp_path
 
     assert seconds({"dtype": "float32"}) == pytest.approx(10)
     assert seconds({"dtype": "bfloat16"}) == pytest.approx(6 / 2.5 + 4)
+    # A gigabyte of weights takes seconds to load and check.
+    large = artifact.model_copy(update={"sizes": sizes.model_copy(update={"parameters": 10**9})})
+    assert plan_costs._start_seconds(large) == pytest.approx(plan_costs.START_S + 24)
     assert seconds({"dtype": "float32"} | untied) == pytest.approx(6 * 3 / 4 + 4)
