@@ -70,38 +70,38 @@ def _read_known(content: bytes) -> Any:
     return file.read(use_threads=False)
 
 
-def read_parquet(content: bytes, name: str, rows: int) -> Any:
-    """Return a table of items. rows: how many it must have, which is checked before they are read.
-    Refuse other columns."""
+def read_parquet(
+    content: bytes, name: str, rows: int, text: Sequence[str] = TEXT_COLUMNS[:2]
+) -> Any:
+    """Return a table of items. Refuse other columns.
+
+    rows: how many it must have, which is checked before they are read. text: its columns of text.
+    """
     import pyarrow
     from pyarrow import compute, parquet
 
     try:
-        file = parquet.ParquetFile(pyarrow.BufferReader(content))
-        about = file.metadata
+        # A dictionary holds a text once, however often a small file repeats it.
+        file = parquet.ParquetFile(
+            pyarrow.BufferReader(content), read_dictionary=list(text if rows else ())
+        )
+        about, schema = file.metadata, file.schema_arrow
         wrong = (
-            _find_excess(about, rows)
-            or _find_odd_column(file.schema_arrow, rows)
-            or find_lie(content, about)
+            _find_excess(about, rows) or _find_odd_column(schema, rows) or find_lie(content, about)
         )
         if wrong:
             raise UserError(f"{name} {wrong}: make it again")
-        text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
-        # A dictionary holds a text once, however often a small file repeats it.
-        file = parquet.ParquetFile(
-            pyarrow.BufferReader(content), metadata=file.metadata, read_dictionary=text
-        )
         table = file.read(use_threads=False)  # for so few rows, several times as fast as read_table
-        for column in text:
+        for column in text if rows else ():
             for chunk in table.column(column).chunks:
-                if (
-                    chunk.null_count
-                    or (compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0) > MAX_ID
-                ):
+                lengths = compute.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
+                if chunk.null_count or lengths.max(initial=0) > MAX_ID:
                     raise UserError(
                         f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make "
                         "it again"
                     )
+    except KeyError as fault:
+        raise UserError(f"{name} has no column {fault.args[0].decode()!r}: make it again") from None
     except (pyarrow.ArrowException, OSError, ValueError) as fault:
         raise UserError(
             f"{name} is not Parquet ({first_line(fault)[:80]}): make it again"
@@ -135,10 +135,11 @@ def _find_odd_column(schema: Any, rows: int) -> str:
         return ""
     for field in schema:
         kind = field.type
-        if types.is_dictionary(kind):
+        is_text = types.is_dictionary(kind)
+        if is_text:
             kind = kind.value_type
         if field.name in TEXT_COLUMNS:
-            is_right = types.is_string(kind) or types.is_large_string(kind)
+            is_right = is_text and (types.is_string(kind) or types.is_large_string(kind))
         else:
             is_right = types.is_floating(kind) or types.is_integer(kind)
         if not is_right:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
@@ -316,6 +317,29 @@ class Record(BaseModel, extra="forbid"):
         )
 
 
+class RecordName(BaseModel):
+    """What a list says of a record. Its numbers are not looked at."""
+
+    key: str
+    identity: Identity
+    status: Status
+    items: ItemsFile | None = None
+    provenance: Annotated[dict[str, Any], _shaped(_Provenance)] = {}
+
+    @property
+    def stem(self) -> str:
+        """Name of the record's files."""
+        return self.key[:32]
+
+
+def parse_name(content: bytes, name: str) -> RecordName:
+    """Return the name of the record in a JSON text, for a list of records. Raise as `parse`
+    does."""
+    with _one_error():
+        fields, _ = _read_fields(content, name)
+        return RecordName.model_validate(fields)
+
+
 def parse(content: bytes, name: str, *, known: bool = False) -> Record:
     """Return the record in a JSON text. Every record from outside is read here: of folders,
     baselines and other machines.
@@ -329,7 +353,7 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
-    try:
+    with _one_error():
         if known:
             fields = json.loads(content)
             digest = fields.pop("digest")
@@ -339,6 +363,17 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         if record.is_engine_timing:
             _EngineNotes.model_validate(record.notes)
         record._digest = digest
+    today = RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model"))))
+    if today:
+        record.identity = record.identity.model_copy(update={"model": today})
+    return record
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Raise ValueError with a sentence for all that is wrong with a record's text."""
+    try:
+        yield
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -347,10 +382,6 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         ) from None
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
-    today = RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model"))))
-    if today:
-        record.identity = record.identity.model_copy(update={"model": today})
-    return record
 
 
 def _read_fields(content: bytes, name: str) -> tuple[dict[str, Any], str]:
