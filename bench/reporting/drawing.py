@@ -185,13 +185,6 @@ def save_figure(figure: Figure, file: Path, title: str) -> Path:
     return file
 
 
-def settle(figure: Figure) -> None:
-    """Place all panels now. Later drawings keep the places, and do not compute them again."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
-
-
 def to_svg(figure: Figure, title: str, description: str = "") -> str:
     """Return a figure as an SVG element for a page, whose style sheet replaces the colors.
 
@@ -199,7 +192,6 @@ def to_svg(figure: Figure, title: str, description: str = "") -> str:
     have two decimals.
     """
     _make_printable(figure)
-    settle(figure)
     buffer = BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     ElementTree.register_namespace("", SVG)

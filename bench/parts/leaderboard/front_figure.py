@@ -37,7 +37,7 @@ def draw_fronts(lines: Sequence[Sequence[Front]]) -> Figure:
     fronts = list(zip(panels.flat, itertools.chain.from_iterable(lines), strict=True))
     for axes, front in fronts:
         _draw_front(axes, front)
-    drawing.settle(figure)
+    figure.draw_without_rendering()  # once, since it places the panels
     for axes, front in fronts:
         _add_labels(axes, front.points, _scale_of(front))
     return figure
