@@ -324,6 +324,7 @@ class RecordName(BaseModel):
     identity: Identity
     status: Status
     items: ItemsFile | None = None
+    key_inputs: dict[str, Any] = {}
     provenance: Annotated[dict[str, Any], _shaped(_Provenance)] = {}
 
     @property
@@ -337,7 +338,9 @@ def parse_name(content: bytes, name: str) -> RecordName:
     does."""
     with _one_error():
         fields, _ = _read_fields(content, name)
-        return RecordName.model_validate(fields)
+        named = RecordName.model_validate(fields)
+    named.identity = _rename(named.identity, named.key_inputs)
+    return named
 
 
 def parse(content: bytes, name: str, *, known: bool = False) -> Record:
@@ -363,10 +366,16 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         if record.is_engine_timing:
             _EngineNotes.model_validate(record.notes)
         record._digest = digest
-    today = RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model"))))
-    if today:
-        record.identity = record.identity.model_copy(update={"model": today})
+    record.identity = _rename(record.identity, record.key_inputs)
     return record
+
+
+def _rename(identity: Identity, inputs: Mapping[str, Any]) -> Identity:
+    """Return an identity with today's name of its model."""
+    today = RENAMED_MODELS.get((identity.model, str(inputs.get("model"))))
+    if today is None:
+        return identity
+    return identity.model_copy(update={"model": today})
 
 
 @contextlib.contextmanager
