@@ -84,7 +84,7 @@ class ReadOnlyStore:
     def path(self, key: str) -> Path:
         return self.root / "records" / f"{key[:32]}.json"
 
-    def items_path(self, record: Record | RecordName) -> Path:
+    def items_path(self, record: Record) -> Path:
         """Return the file of a record's items. The record must have some."""
         assert record.items is not None
         return self.root / "items" / Path(record.items.file).name
@@ -122,12 +122,12 @@ class ReadOnlyStore:
     def listed(self) -> Iterator[Record]:
         """Yield all records that can be read, to name them. Their numbers may be anything."""
         for path in self._paths():
-            record = self._read(path, parse)
+            record = self._read_whole(path, parse)
             if record is not None:
                 yield record
 
     def names(self) -> Iterator[RecordName]:
-        """Yield the names of all records whose text and whose items' file are whole."""
+        """Yield the names of all records that can be read, for a list. Nothing is checked."""
         for path in self._paths():
             named = self._read(path, parse_name)
             if named is not None:
@@ -156,7 +156,7 @@ class ReadOnlyStore:
     def _hold(self, path: Path, model: str = "") -> Record | None:
         """Return a record that holds, or None. This machine may have checked it before: its digest
         and the items', which are compared, say that nothing has changed."""
-        record = self._read(path, self._recall)
+        record = self._read_whole(path, self._recall)
         if record is None or model not in ("", record.identity.model):
             return None
         if record.key in self._known:
@@ -178,7 +178,7 @@ class ReadOnlyStore:
         from bench.catalog.registry import PluginFault
         from bench.results.record_check import check_record
 
-        record = record or self._read(path, parse)
+        record = record or self._read_whole(path, parse)
         if record is None:
             return None
         try:
@@ -193,7 +193,7 @@ class ReadOnlyStore:
         """Return what a function reads in a record's text. Set a damaged record aside: it is made
         again, and never read as empty. One of another schema stays."""
         try:
-            found = parse(_read_content(path), str(path))
+            return parse(_read_content(path), str(path))
         except OtherSchema as fault:
             self.damaged.append(str(fault))
             return None
@@ -202,11 +202,16 @@ class ReadOnlyStore:
         except ValueError as fault:
             self._set_aside(path, f"is no record ({first_line(fault)})")
             return None
-        wrong = self._find_wrong_file(found, path)
+
+    def _read_whole(self, path: Path, parse: Callable[[bytes, str], Record]) -> Record | None:
+        """Return a record as `_read` does, if its file and that of its items are its own by name
+        and size."""
+        record = self._read(path, parse)
+        wrong = record and self._find_wrong_file(record, path)
         if wrong:
             self._set_aside(path, wrong)
             return None
-        return found
+        return record
 
     def _recall(self, content: bytes, name: str) -> Record:
         """Parse a record, faster if this machine has checked the same bytes before."""
@@ -218,7 +223,7 @@ class ReadOnlyStore:
             self._known.add(record.key)
         return record
 
-    def _find_wrong_file(self, record: Record | RecordName, path: Path) -> str:
+    def _find_wrong_file(self, record: Record, path: Path) -> str:
         """Return what is wrong with the name of a record's file or the size of its items' file, or
         ""."""
         if record.stem != path.stem:
