@@ -1,0 +1,171 @@
+"""Experts of a mixture: each score against a naive loop, and planted experts that must go first."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from baselines.experts import Experts, observe, score
+from bench.execution.smaller import write_smaller
+from helpers.models import CONFIGS, build, job_for, write
+from methods.contract.errors import UserError
+from methods.model.experts import experts_of
+from methods.model.families import FAMILIES
+from methods.model.folder import Folder
+from methods.model.smaller_folder import count_left
+from methods.model.targets import family_of
+from methods.workshop.pruning.expert_scores import Router
+from methods.workshop.pruning.holders import each_block
+
+MIXTURES = [name for name in CONFIGS if FAMILIES[name].experts]
+
+
+def blocks_of(model):
+    return model.get_submodule(family_of(model.config.to_dict()).blocks)
+
+
+def router_of(model, block):
+    return block.get_submodule(family_of(model.config.to_dict()).dense[0])
+
+
+def logits(model, tokens):
+    return model(input_ids=tokens, use_cache=False).logits
+
+
+def naive(model, block, hidden):
+    """The scores of each expert, token by token."""
+    router, (_, experts) = router_of(model, block), experts_of(block)
+    rows = [[] for _ in experts]
+    removal = [0.0] * len(experts)
+    for x in hidden.split(1):
+        all_logits, weights, chosen = router(x)
+        outputs = torch.cat([expert(x) for expert in experts])
+        weights = weights.double()
+        whole = weights[0] @ outputs[chosen[0]]
+        for g, e in zip(weights[0], chosen[0].tolist(), strict=True):
+            rows[e].append((float(g), float(g / weights.sum()), float(outputs[e].norm())))
+            # The router's own arithmetic, on logits without this expert.
+            values = all_logits[0].to(torch.float64, copy=True)
+            values[e] = -torch.inf
+            best = values.topk(len(chosen[0])).indices
+            share = values[best].softmax(0)
+            if not getattr(router, "norm_topk_prob", True):
+                share = values.softmax(0)[best]
+            removal[e] += float((share @ outputs[best] - whole).square().sum())
+
+    def mean(values):
+        return sum(values) / max(1, len(values))
+
+    weights = [torch.cat([p.flatten() for p in e.parameters() if p.ndim == 2]) for e in experts]
+    return {
+        "frequency": [len(r) for r in rows],
+        "gate": [sum(g for g, _, _ in r) for r in rows],
+        "ean": [sum(f for _, _, f in r) for r in rows],
+        "man": [mean([f for _, _, f in r]) for r in rows],
+        "msan": [mean([f * f for _, _, f in r]) for r in rows],
+        "reap": [mean([g * f for _, g, f in r]) for r in rows],
+        "removal": removal,
+        "aimer": [-float(w.abs().mean() / w.square().mean().sqrt()) for w in weights],
+    }
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@torch.inference_mode()
+def test_scores_of_one_pass_are_those_of_a_loop_over_tokens(family):
+    model = build(family).double()
+    job = job_for(model)
+    for index, block, states in each_block(model, job):
+        path, experts = experts_of(block)
+        inputs = []
+        hook = experts.register_forward_pre_hook(lambda _, args, to=inputs: to.append(args[0]))
+        router = Router(router_of(model, block))
+        seen = observe(block, path, experts, router, states, index)
+        states.advance(index, block)
+        hook.remove()
+        for by, wanted in naive(model, block, torch.cat(inputs)).items():
+            found = score(by, seen, experts, torch.Generator()).double()
+            expected = torch.tensor(wanted, dtype=torch.float64)
+            torch.testing.assert_close(found, expected, rtol=2e-4, atol=1e-6)
+
+
+def smaller(model, kept, folder):
+    """The model that transformers loads of what is kept, and its source folder."""
+    source, target = folder / "source", folder / "target"
+    write(model, source)
+    changes = write_smaller(model, source, kept, target, torch.float32)
+    config = json.loads((source / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(config | changes))
+    return AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval(), source
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@torch.inference_mode()
+def test_folder_computes_what_its_source_does_with_the_other_router_rows(family, tmp_path):
+    model = build(family)
+    job = job_for(model)
+    kept = Experts(drop=1).apply(model, job).kept
+    loaded, _ = smaller(model, kept, tmp_path)
+    for block, left in zip(blocks_of(model), kept["experts"], strict=True):
+        router, (_, experts) = router_of(model, block), experts_of(block)
+        own = router.forward
+
+        def among(hidden, own=own, router=router, left=left):
+            values, _, _ = own(hidden)
+            gone = [i for i in range(values.shape[1]) if i not in left]
+            values[:, gone] = -torch.inf
+            best = values.topk(router.top_k)
+            if getattr(router, "norm_topk_prob", True):
+                return values, best.values.softmax(1), best.indices
+            return values, values.softmax(1).gather(1, best.indices), best.indices
+
+        router.forward = among
+        for number in set(range(len(experts))) - set(left):
+            for parameter in experts[number].parameters():
+                parameter.fill_(torch.nan)
+    assert len(experts_of(blocks_of(model)[0])[1]) == len(kept["experts"][0]) + 1
+    got, expected = logits(loaded, job.calibration), logits(model, job.calibration)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_dropping_nothing_changes_no_bit(tmp_path):
+    model = build("mixtral")
+    job = job_for(model)
+    outcome = Experts(drop=0, by="removal").apply(model, job)
+    assert outcome.kept["experts"] == (tuple(range(4)),) * 3
+    assert outcome.notes["layer_error"] == [0.0] * 3
+    _, source = smaller(model, outcome.kept, tmp_path)
+    before, after = Folder(source), Folder(tmp_path / "target")
+    assert set(before) == set(after)
+    assert all(torch.equal(before.tensor(name), after.tensor(name)) for name in before)
+
+
+@pytest.mark.parametrize("by", ["frequency", "gate", "ean", "man", "msan", "reap", "removal"])
+@torch.inference_mode()
+def test_dead_expert_goes_first_at_no_loss(by, tmp_path):
+    model = build("gpt_oss")
+    job = job_for(model)
+    for block in blocks_of(model):
+        router_of(model, block).bias[2] = -1e9
+    outcome = Experts(drop=1, by=by).apply(model, job)
+    assert outcome.kept["experts"] == ((0, 1, 3),) * 3
+    assert all(load[2] == 0 for load in outcome.notes["tokens_per_expert"])
+    assert outcome.notes["layer_error"] == [0.0] * 3
+    loaded, _ = smaller(model, outcome.kept, tmp_path)
+    wanted = logits(model, job.calibration)
+    torch.testing.assert_close(logits(loaded, job.calibration), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "share", "config", "said"),
+    [
+        ("llama", "25%", {}, "llama has no experts that can be removed"),
+        ("mixtral", 3, {}, "1 of the 4 experts would be left, and the router chooses 2"),
+        ("mixtral", "75%", {}, "remove at most 2"),
+        ("mixtral", 1, {"n_group": 2}, "groups of equal size"),
+    ],
+)
+def test_what_the_router_needs_is_not_removed(family, share, config, said):
+    with pytest.raises(UserError, match=said):
+        count_left({"experts": share}, CONFIGS[family]().to_dict() | config)
