@@ -1,4 +1,4 @@
-"""Experts: remove experts of a mixture, by any of the published scores, from one pass of
+"""Experts: remove or merge experts of a mixture, by any of the published scores, from one pass of
 observations. The default score is REAP (Lasby et al. 2025), arXiv 2510.13999."""
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
+from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes, UserError
 from methods.contract.axes import AXES
 from methods.contract.ranges import CountOrZero, Share
-from methods.model.experts import ExpertList, experts_of
+from methods.model.experts import Expert, ExpertList, experts_of
 from methods.model.smaller_folder import count_left
 from methods.model.targets import family_of
 from methods.workshop.pruning.activations import Activations, replaced
+from methods.workshop.pruning.expert_merging import Group, around_best, by_output, merge
 from methods.workshop.pruning.expert_scores import (
     SCORES,
     Comparing,
@@ -29,12 +30,15 @@ from methods.workshop.pruning.holders import each_block
 
 @dataclass(frozen=True, kw_only=True)
 class Experts:
-    """Remove experts of each block of a mixture; what is left is an ordinary smaller mixture.
+    """Remove or merge experts of each block of a mixture; what is left is an ordinary smaller
+    mixture.
 
-    drop: share of the experts of each block, such as 25%, or their number. by: the score; the
-    lowest go. "reap": mean of weight times output norm; "frequency": tokens; "gate": sum of
-    weights; "ean", "man", "msan": sum, mean and mean square of output norms; "aimer": how uneven
-    the weights are; "removal": error of the block's experts without this one; "random": a control.
+    drop: share of the experts of each block, such as 25%, or their number. merge: in place of drop,
+    the share or number that is merged into others. by: of drop, the score; the lowest go. "reap":
+    mean of weight times output norm; "frequency": tokens; "gate": sum of weights; "ean", "man",
+    "msan": sum, mean and mean square of output norms; "aimer": how even the weights are; "removal":
+    error of the block's experts without this one; "random": a control. Of merge: "hc", clusters of
+    mean outputs, or "ream", groups around the best by reap with aligned units. Empty: reap or hc.
     """
 
     name: ClassVar[str] = "experts"
@@ -42,21 +46,35 @@ class Experts:
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2510.13999",
         does=Does.REMOVES,
-        removes=(Removes("experts", ("drop",)),),
+        removes=(Removes("experts", ("merge", "drop")),),
         cost=Cost(passes=3, whole_blocks=True),
     )
     drop: CountOrZero | Share = "25%"
-    by: Literal["reap", "frequency", "gate", "ean", "man", "msan", "aimer", "removal", "random"] = (
-        "reap"
-    )
+    merge: CountOrZero | Share | None = None
+    by: (
+        Literal[
+            "reap", "frequency", "gate", "ean", "man", "msan", "aimer", "removal", "random",
+            "hc", "ream",
+        ]
+        | None
+    ) = None  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.by is not None and (self.by in GROUPINGS) != (self.merge is not None):
+            ways = "hc or ream, with merge" if self.merge is None else "merge, with hc or ream"
+            raise ValueError(f"by={self.by} does not fit: use {ways}")
 
     @torch.inference_mode()
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         config = model.config.to_dict()  # type: ignore[operator, union-attr]
         family = family_of(config)
-        left = count_left({"experts": self.drop}, config)["experts"]
+        share = self.drop if self.merge is None else self.merge
+        left = count_left({"experts": share}, config)["experts"]
+        if self.merge is not None and any(p.is_meta for p in model.parameters()):
+            raise UserError("merge needs the whole model in memory: use drop in place of it")
         dice = torch.Generator().manual_seed(job.seed)
         kept: list[tuple[int, ...]] = []
+        changed: set[str] = set()
         loads: list[list[int]] = []
         errors: list[float] = []
         for index, block, states in each_block(model, job):
@@ -64,14 +82,25 @@ class Experts:
             assert found
             path, experts = found
             router = Router(block.get_submodule(family.dense[0]))
-            seen = observe(block, path, experts, router, states, index)
-            scores = score(self.by, seen, experts, dice)
-            # Of equal scores the first are kept.
-            best = scores.argsort(descending=True, stable=True)[:left]
-            kept.append(tuple(best.sort().values.tolist()))
-            comparing = Comparing(experts, router, kept[-1])
+            everywhere = self.merge is not None
+            seen = observe(block, path, experts, router, states, index, everywhere=everywhere)
+            merged = dict[int, Expert]()
+            if self.merge is None:
+                scores = score(self.by or "reap", seen, experts, dice)
+                # Of equal scores the first are kept.
+                best = scores.argsort(descending=True, stable=True)[:left].tolist()
+            else:
+                groups, merged = merge_all(self.by or "hc", seen, experts, left)
+                best = [group[0] for group in groups]
+            kept.append(tuple(sorted(best)))
+            after = ExpertList(merged.get(n, each) for n, each in enumerate(experts))
+            comparing = Comparing(experts, after, router, kept[-1])
             with replaced(block, {path: comparing}):
                 states.advance(index, block)
+            for number, expert in merged.items():
+                experts[number].load_state_dict(expert.state_dict())
+                prefix = f"{family.blocks}.{index}.{path}.{number}"
+                changed.update(f"{prefix}.{name}" for name in expert.state_dict())
             loads.append([int(count) for count in seen.count])
             errors.append(comparing.error / max(float(seen.energy), 1e-30))
         notes: dict[str, Any] = {
@@ -79,7 +108,27 @@ class Experts:
             "tokens_per_expert": loads,
             "layer_error": [float(f"{error:.6g}") for error in errors],
         }
-        return Outcome(model, kept={"experts": tuple(kept)}, notes=notes)
+        return Outcome(model, frozenset(changed), notes, kept={"experts": tuple(kept)})
+
+
+GROUPINGS = {"hc": by_output, "ream": around_best}
+"""Ways to group the experts that are merged."""
+
+
+def merge_all(
+    by: str, seen: Seen, experts: ExpertList, left: int
+) -> tuple[list[Group], dict[int, Expert]]:
+    """Return groups of experts, and by the number of its first expert the mean of each group with
+    several."""
+    groups = GROUPINGS[by](seen, left)
+    weighing = seen.count if by == "hc" else SCORES["reap"](seen)
+    shares = weighing.tolist()
+    merged = {
+        group[0]: merge(experts, group, shares, align=by == "ream")
+        for group in groups
+        if len(group) > 1
+    }
+    return groups, merged
 
 
 def score(by: str, seen: Seen, experts: ExpertList, dice: torch.Generator) -> Tensor:
@@ -103,12 +152,16 @@ def observe(
     router: Router,
     states: Activations,
     index: int,
+    *,
+    everywhere: bool = False,
 ) -> Seen:
-    """Run all calibration tokens through a block, and return what its experts did. path: name of
-    the experts in the block."""
+    """Run all calibration tokens through a block, and return what its experts did.
+
+    path: name of the experts in the block; everywhere: see `Observing`.
+    """
     first = states.hidden[0]
     seen = Seen(len(experts), first.shape[-1], states.device)
-    with replaced(block, {path: Observing(experts, router, seen)}):
+    with replaced(block, {path: Observing(experts, router, seen, everywhere)}):
         for hidden in states.hidden:
             states.run(index, block, hidden)
     return seen

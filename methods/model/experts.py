@@ -32,8 +32,12 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden], those that the router sends here."""
-        out: Tensor = getattr(self, self._second)(self._gate(self.first(x)))
+        out: Tensor = getattr(self, self._second)(self.gated(self.first(x)))
         return out
+
+    def gated(self, x: Tensor) -> Tensor:
+        """Return the units. x: [tokens, outputs of the first linear]."""
+        return self._gate(x)
 
 
 class ExpertList(nn.ModuleList):

@@ -1,6 +1,8 @@
 """Experts of a mixture: each score against a naive loop, and planted experts that must go first."""
 
+import copy
 import json
+from itertools import combinations
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from methods.model.families import FAMILIES
 from methods.model.folder import Folder
 from methods.model.smaller_folder import count_left
 from methods.model.targets import family_of
+from methods.workshop.pruning.expert_merging import merge, unit_rows
 from methods.workshop.pruning.expert_scores import Router
 from methods.workshop.pruning.holders import each_block
 
@@ -169,3 +172,95 @@ def test_dead_expert_goes_first_at_no_loss(by, tmp_path):
 def test_what_the_router_needs_is_not_removed(family, share, config, said):
     with pytest.raises(UserError, match=said):
         count_left({"experts": share}, CONFIGS[family]().to_dict() | config)
+
+
+def duplicated():
+    """A mixture of one expert per token, where expert 2 of each block is expert 0 again."""
+    model = build("mixtral")
+    for block in blocks_of(model):
+        router, (_, experts) = router_of(model, block), experts_of(block)
+        router.top_k = 1
+        router.weight[2] = router.weight[0]
+        experts[2].load_state_dict(experts[0].state_dict())
+    model.config.num_experts_per_tok = 1
+    return model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"by": "removal"}, *({"merge": 1, "by": by} for by in ("hc", "ream"))],
+)
+@torch.inference_mode()
+def test_one_of_two_equal_experts_goes_first_and_nothing_is_lost(settings, tmp_path):
+    model = duplicated()
+    job = job_for(model)
+    wanted = logits(model, job.calibration)
+    write(model, tmp_path / "source")
+    outcome = Experts(**{"drop": 1, **settings}).apply(model, job)
+    assert [{0, 2} - set(left) for left in outcome.kept["experts"]] != [set()] * 3
+    assert all({1, 3} <= set(left) for left in outcome.kept["experts"])
+    assert outcome.notes["layer_error"] == pytest.approx([0.0] * 3, abs=1e-12)
+    changes = write_smaller(
+        model,
+        tmp_path / "source",
+        outcome.kept,
+        tmp_path / "target",
+        torch.float32,
+        outcome.changed,
+    )
+    config = json.loads((tmp_path / "source/config.json").read_text())
+    (tmp_path / "target/config.json").write_text(json.dumps(config | changes))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "target", dtype=torch.float32)
+    torch.testing.assert_close(logits(loaded, job.calibration), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@torch.inference_mode()
+def test_aligned_mean_of_an_expert_and_its_reordered_copy_computes_the_same(family):
+    (_, experts) = experts_of(blocks_of(build(family))[0])
+    rows = unit_rows(experts[0])
+    order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))
+    first, second = (list(expert.children()) for expert in experts[:2])
+    second[0].weight[rows] = first[0].weight[rows[:, order]]
+    second[1].weight.copy_(first[1].weight[:, order])
+    if first[0].bias is not None:
+        second[0].bias[rows] = first[0].bias[rows[:, order]]
+        second[1].bias.copy_(first[1].bias)
+    x = torch.randn(5, first[0].weight.shape[1], generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(experts[1](x), experts[0](x))
+    both = merge(experts, (0, 1), [0.3, 0.7], align=True)
+    torch.testing.assert_close(both(x), experts[0](x))
+    mixed = merge(experts, (0, 1), [0.3, 0.7], align=False)
+    assert not torch.allclose(mixed(x), experts[0](x), atol=1e-3)
+
+
+@torch.inference_mode()
+def test_merged_weights_are_a_mean_by_tokens():
+    model = build("gpt_oss")
+    job = job_for(model)
+    before = [copy.deepcopy(experts_of(block)[1]) for block in blocks_of(model)]
+    outcome = Experts(merge="50%").apply(model, job)
+    for index, (old, left) in enumerate(zip(before, outcome.kept["experts"], strict=True)):
+        load = outcome.notes["tokens_per_expert"][index]
+        new = experts_of(blocks_of(model)[index])[1]
+        for number in left:
+            names = {name for name in outcome.changed if f"{index}.mlp.experts.{number}." in name}
+            assert len(names) in (0, 4)
+            if not names:
+                continue
+            # The members of the cluster: the shares of its mean say which.
+            gone = [n for n in range(4) if n not in left]
+            sets = [c for size in (1, 2) for c in combinations(gone, size)]
+            means = []
+            for others in sets:
+                group = (number, *others)
+                total = sum(load[n] for n in group)
+                weights = [old[n].down_proj.weight * (load[n] / total) for n in group]
+                means.append(sum(weights))
+            assert any(torch.allclose(new[number].down_proj.weight, m, atol=1e-6) for m in means)
+
+
+@pytest.mark.parametrize("settings", [{"by": "hc"}, {"merge": 1, "by": "reap"}])
+def test_a_way_that_does_not_fit_is_refused(settings):
+    with pytest.raises(ValueError, match="does not fit: use"):
+        Experts(**settings)

@@ -35,18 +35,16 @@ class Seen:
         self.gated = zeros(experts)
         """Sum of g |f|, with the g of a token scaled so that their sum is 1."""
         self.outputs = zeros(experts, hidden)
-        """Sum of f."""
+        """Sum of the expert's output over all tokens, if it was asked for."""
+        self.cosines = zeros(experts, experts)
+        """Sum, over all tokens, of the cosines of the outputs of two experts, if it was asked
+        for."""
         self.removal = zeros(experts)
         """Sum of |y' - y|^2: y is the output of all experts, and y' that without this expert."""
         self.logits = zeros(experts, experts)
         """Sum, over all tokens, of the products of router logits."""
         self.energy = zeros(1)
         """Sum of |y|^2 over all tokens."""
-
-    @property
-    def mean_output(self) -> Tensor:
-        """Mean of f, 0 for an expert without tokens: [experts, hidden]."""
-        return self.outputs / self.count.clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,16 @@ class Router:
 
 
 class Observing(nn.Module):
-    """A stand-in for the experts of a block: the same sum, and it adds to what was seen."""
+    """A stand-in for the experts of a block: the same sum, and it adds to what was seen.
 
-    def __init__(self, experts: ExpertList, router: Router, seen: Seen) -> None:
+    everywhere: also run each expert on all tokens, for the sums over them.
+    """
+
+    def __init__(
+        self, experts: ExpertList, router: Router, seen: Seen, everywhere: bool = False
+    ) -> None:
         super().__init__()
+        self._everywhere = everywhere
         # In lists, so that they are no submodules of the block.
         self._parts = [(experts, router, seen)]
 
@@ -83,6 +87,11 @@ class Observing(nn.Module):
         tokens, k = chosen.shape
         logits = router(hidden)[0].double()
         seen.logits += logits.T @ logits
+        if self._everywhere:
+            every = torch.stack([expert(hidden).double() for expert in experts])
+            seen.outputs += every.sum(1)
+            directions = nn.functional.normalize(every, dim=2)
+            seen.cosines += torch.einsum("eth,fth->ef", directions, directions)
         places = chosen
         if k < len(experts):
             # Without one of its experts, a token goes to the next one.
@@ -119,25 +128,29 @@ def _add(seen: Seen, chosen: Tensor, weights: Tensor, outputs: Tensor) -> None:
     seen.norms.index_add_(0, index, norms.flatten())
     seen.squares.index_add_(0, index, norms.square().flatten())
     seen.gated.index_add_(0, index, (shares * norms).flatten())
-    seen.outputs.index_add_(0, index, outputs.flatten(0, 1).double())
 
 
 class Comparing(nn.Module):
     """A stand-in for the experts of a block: the same sum, and it measures the error of those that
-    are left."""
+    are left.
 
-    def __init__(self, experts: ExpertList, router: Router, kept: Sequence[int]) -> None:
+    after: the experts, with others in the place of those that change; kept: those that are left.
+    """
+
+    def __init__(
+        self, experts: ExpertList, after: ExpertList, router: Router, kept: Sequence[int]
+    ) -> None:
         super().__init__()
-        self._parts = [(experts, router)]
+        self._parts = [(experts, after, router)]
         self._kept = kept
         self.error = 0.0
         """Sum of |y' - y|^2."""
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        ((experts, router),) = self._parts
+        ((experts, after, router),) = self._parts
         whole: Tensor = experts(hidden, chosen, weights)
         less, now = router.among(hidden, self._kept)
-        left = experts(hidden, now, less)
+        left = after(hidden, now, less)
         self.error += float((left - whole).double().square().sum())
         return whole
 
