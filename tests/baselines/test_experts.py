@@ -10,13 +10,16 @@ from transformers import AutoModelForCausalLM
 
 from baselines.experts import Experts, observe, score
 from bench.execution.smaller import write_smaller
+from bench.measures.size import of_experts
+from bench.verify import Layer, WeightCounts
 from helpers.models import CONFIGS, build, job_for, write
 from methods.contract.errors import UserError
+from methods.contract.pattern import Pattern
 from methods.model.experts import experts_of
 from methods.model.families import FAMILIES
 from methods.model.folder import Folder
 from methods.model.smaller_folder import count_left
-from methods.model.targets import family_of
+from methods.model.targets import family_of, find_targets
 from methods.workshop.pruning.expert_merging import merge, unit_rows
 from methods.workshop.pruning.expert_scores import Router
 from methods.workshop.pruning.holders import each_block
@@ -264,3 +267,22 @@ def test_merged_weights_are_a_mean_by_tokens():
 def test_a_way_that_does_not_fit_is_refused(settings):
     with pytest.raises(ValueError, match="does not fit: use"):
         Experts(**settings)
+
+
+@pytest.mark.parametrize("family", ["gpt_oss", "qwen3_moe", "llama"])
+def test_size_counts_what_runs_for_a_token(family):
+    model = build(family)
+    config = model.config.to_dict()
+    counts = WeightCounts(Pattern())
+    counts.parameters = sum(p.numel() for p in model.parameters())
+    for target in find_targets(config, {n: tuple(t.shape) for n, t in model.state_dict().items()}):
+        counts.layers[target] = Layer(model.get_submodule(target).weight.numel(), 0)
+    found = {reading.metric: reading.value for reading in of_experts(config, counts)}
+    if family == "llama":
+        assert found == {}
+        return
+    experts, k = FAMILIES[family].size(FAMILIES[family].experts.count, config), 2
+    first = [experts_of(block)[1][0] for block in blocks_of(model)]
+    linears = [linear.weight.numel() for expert in first for linear in expert.children()]
+    assert found["experts"] == experts
+    assert found["active_parameters"] == counts.parameters - sum(linears) * (experts - k)
