@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shutil
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -10,10 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from baselines.experts import Experts, observe, score
 from bench.execution.smaller import write_smaller
+from bench.inputs import loading
 from bench.measures.size import of_experts
 from bench.verify import Layer, WeightCounts
 from helpers.models import CONFIGS, build, job_for, write
 from methods.contract.errors import UserError
+from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
 from methods.model.experts import experts_of
 from methods.model.families import FAMILIES
@@ -286,3 +290,25 @@ def test_size_counts_what_runs_for_a_token(family):
     linears = [linear.weight.numel() for expert in first for linear in expert.children()]
     assert found["experts"] == experts
     assert found["active_parameters"] == counts.parameters - sum(linears) * (experts - k)
+
+
+@torch.inference_mode()
+def test_streamed_mixture_loses_the_same_experts(tmp_path):
+    model = build("gpt_oss")
+    source = write(model, tmp_path / "source")
+    job = job_for(model)
+    wanted = Experts(drop=1, by="removal").apply(model, job)
+    compute = Compute(stream=True, scratch=tmp_path)
+    streamed = loading.load(source, compute)
+    assert any(p.is_meta for p in streamed.parameters())
+    job = replace(job, source=source, compute=compute)
+    found = Experts(drop=1, by="removal").apply(streamed, job)
+    assert found.kept == wanted.kept and found.notes == wanted.notes
+    for name, each in (("memory", model), ("streamed", streamed)):
+        write_smaller(each, source, found.kept, tmp_path / name, torch.float32)
+        shutil.copy(source / "config.json", tmp_path / name)
+    first, second = (Folder(tmp_path / name) for name in ("memory", "streamed"))
+    assert set(first) == set(second)
+    assert all(torch.equal(first.tensor(name), second.tensor(name)) for name in first)
+    with pytest.raises(UserError, match="merge needs the whole model in memory"):
+        Experts(merge=1).apply(loading.load(source, compute), job)
