@@ -82,7 +82,7 @@ class Observing(nn.Module):
         self._parts = [(experts, router, seen)]
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """The arguments are those of `ExpertList`."""
+        """See `ExpertList.forward`."""
         ((experts, router, seen),) = self._parts
         tokens, k = chosen.shape
         logits = router(hidden)[0].double()
