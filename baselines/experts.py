@@ -16,7 +16,7 @@ from methods.model.experts import Expert, ExpertList, experts_of
 from methods.model.smaller_folder import count_left
 from methods.model.targets import family_of
 from methods.workshop.pruning.activations import Activations, replaced
-from methods.workshop.pruning.expert_merging import Group, around_best, by_output, merge
+from methods.workshop.pruning.expert_merging import around_best, by_output, merge
 from methods.workshop.pruning.expert_scores import (
     SCORES,
     Comparing,
@@ -60,9 +60,13 @@ class Experts:
     ) = None  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.by is not None and (self.by in GROUPINGS) != (self.merge is not None):
-            ways = "hc or ream, with merge" if self.merge is None else "merge, with hc or ream"
-            raise ValueError(f"by={self.by} does not fit: use {ways}")
+        merges = self.merge is not None
+        if merges and self.drop != type(self).drop:
+            raise ValueError("drop and merge exclude each other: leave one of them out")
+        if merges and self.by not in (None, *GROUPINGS):
+            raise ValueError(f"by={self.by} is a score for drop: use by=hc or by=ream with merge")
+        if not merges and self.by in GROUPINGS:
+            raise ValueError(f"by={self.by} merges experts: use merge= in place of drop=")
 
     @torch.inference_mode()
     def apply(self, model: nn.Module, job: Job) -> Outcome:
@@ -86,12 +90,9 @@ class Experts:
             seen = observe(block, path, experts, router, states, index, everywhere=everywhere)
             merged = dict[int, Expert]()
             if self.merge is None:
-                scores = score(self.by or "reap", seen, experts, dice)
-                # Of equal scores the first are kept.
-                best = scores.argsort(descending=True, stable=True)[:left].tolist()
+                best = highest(score(self.by or "reap", seen, experts, dice), left)
             else:
-                groups, merged = merge_all(self.by or "hc", seen, experts, left)
-                best = [group[0] for group in groups]
+                best, merged = merge_all(self.by or "hc", seen, experts, left)
             kept.append(tuple(sorted(best)))
             after = ExpertList(merged.get(n, each) for n, each in enumerate(experts))
             comparing = Comparing(experts, after, router, kept[-1])
@@ -117,18 +118,23 @@ GROUPINGS = {"hc": by_output, "ream": around_best}
 
 def merge_all(
     by: str, seen: Seen, experts: ExpertList, left: int
-) -> tuple[list[Group], dict[int, Expert]]:
-    """Return groups of experts, and by the number of its first expert the mean of each group with
-    several."""
+) -> tuple[list[int], dict[int, Expert]]:
+    """Return the experts that are left, the first of each group, and those of them that change: the
+    mean of each group with several."""
     groups = GROUPINGS[by](seen, left)
-    weighing = seen.count if by == "hc" else SCORES["reap"](seen)
-    shares = weighing.tolist()
-    merged = {
-        group[0]: merge(experts, group, shares, align=by == "ream")
-        for group in groups
-        if len(group) > 1
-    }
-    return groups, merged
+    weighing = "frequency" if by == "hc" else "reap"
+    shares = SCORES[weighing](seen).tolist()
+    merged = {}
+    for group in groups:
+        if len(group) > 1:
+            merged[group[0]] = merge(experts, group, shares, align=by == "ream")
+    return [group[0] for group in groups], merged
+
+
+def highest(scores: Tensor, count: int) -> list[int]:
+    """Return the experts with the highest scores. Of equal scores the first."""
+    best: list[int] = scores.argsort(descending=True, stable=True)[:count].tolist()
+    return best
 
 
 def score(by: str, seen: Seen, experts: ExpertList, dice: torch.Generator) -> Tensor:

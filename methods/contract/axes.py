@@ -58,7 +58,7 @@ class Axis:
     number itself. Empty: the family has no parts that can be removed."""
     left: Callable[[Share, Family, Config, str], int]
     """Returns how many parts are left without a share of them. The text is the option to suggest,
-    such as width:heads. Raises UserError if the model does not allow it, or none would be left."""
+    such as width:drop. Raises UserError if the model does not allow it, or none would be left."""
     in_block: bool = True
     """True if each block has its own parts: indices are a list for each block that is left, in
     place of one list."""
@@ -155,7 +155,7 @@ def _left_of_heads(share: Share, family: Family, config: Config, option: str) ->
     if count not in allowed:
         raise UserError(
             f"{count} of the {heads} heads of keys and values cannot be removed, because the "
-            f"number of query heads must divide {HIDDEN}={hidden}: use {option}=N with N of "
+            f"number of query heads must divide {HIDDEN}={hidden}: use width:heads=N with N of "
             f"{', '.join(map(str, allowed))}"
         )
     return heads - count

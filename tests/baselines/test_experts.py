@@ -64,19 +64,28 @@ def naive(model, block, hidden):
                 share = values.softmax(0)[best]
             removal[e] += float((share @ outputs[best] - whole).square().sum())
 
-    def mean(values):
-        return sum(values) / max(1, len(values))
+    def norms(row):
+        return torch.tensor([norm for _, _, norm in row])
 
-    weights = [torch.cat([p.flatten() for p in e.parameters() if p.ndim == 2]) for e in experts]
+    def scaled(row):
+        return torch.tensor([share * norm for _, share, norm in row])
+
+    def mean(values):
+        return float(values.sum() / max(1, len(values)))
+
+    def evenness(expert):
+        w = torch.cat([p.flatten() for p in expert.parameters() if p.ndim == 2])
+        return float(w.abs().mean() / w.square().mean().sqrt())
+
     return {
-        "frequency": [len(r) for r in rows],
-        "gate": [sum(g for g, _, _ in r) for r in rows],
-        "ean": [sum(f for _, _, f in r) for r in rows],
-        "man": [mean([f for _, _, f in r]) for r in rows],
-        "msan": [mean([f * f for _, _, f in r]) for r in rows],
-        "reap": [mean([g * f for _, g, f in r]) for r in rows],
+        "frequency": [len(row) for row in rows],
+        "gate": [sum(gate for gate, _, _ in row) for row in rows],
+        "ean": [float(norms(row).sum()) for row in rows],
+        "man": [mean(norms(row)) for row in rows],
+        "msan": [mean(norms(row).square()) for row in rows],
+        "reap": [mean(scaled(row)) for row in rows],
         "removal": removal,
-        "aimer": [-float(w.abs().mean() / w.square().mean().sqrt()) for w in weights],
+        "aimer": [-evenness(expert) for expert in experts],
     }
 
 
@@ -195,7 +204,7 @@ def duplicated():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"by": "removal"}, *({"merge": 1, "by": by} for by in ("hc", "ream"))],
+    [{"drop": 1, "by": "removal"}, *({"merge": 1, "by": by} for by in ("hc", "ream"))],
 )
 @torch.inference_mode()
 def test_one_of_two_equal_experts_goes_first_and_nothing_is_lost(settings, tmp_path):
@@ -203,7 +212,7 @@ def test_one_of_two_equal_experts_goes_first_and_nothing_is_lost(settings, tmp_p
     job = job_for(model)
     wanted = logits(model, job.calibration)
     write(model, tmp_path / "source")
-    outcome = Experts(**{"drop": 1, **settings}).apply(model, job)
+    outcome = Experts(**settings).apply(model, job)
     assert [{0, 2} - set(left) for left in outcome.kept["experts"]] != [set()] * 3
     assert all({1, 3} <= set(left) for left in outcome.kept["experts"])
     assert outcome.notes["layer_error"] == pytest.approx([0.0] * 3, abs=1e-12)
@@ -267,9 +276,16 @@ def test_merged_weights_are_a_mean_by_tokens():
             assert any(torch.allclose(new[number].down_proj.weight, m, atol=1e-6) for m in means)
 
 
-@pytest.mark.parametrize("settings", [{"by": "hc"}, {"merge": 1, "by": "reap"}])
-def test_a_way_that_does_not_fit_is_refused(settings):
-    with pytest.raises(ValueError, match="does not fit: use"):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"by": "hc"}, "use merge= in place of drop="),
+        ({"merge": 1, "by": "reap"}, "use by=hc or by=ream"),
+        ({"merge": 1, "drop": 1}, "leave one of them out"),
+    ],
+)
+def test_a_way_that_does_not_fit_is_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
         Experts(**settings)
 
 

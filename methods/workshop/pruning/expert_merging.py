@@ -82,12 +82,14 @@ def merge(experts: ExpertList, group: Group, shares: Sequence[float], align: boo
     first = experts[group[0]]
     assert isinstance(first, Expert)
     total = sum(shares[number] for number in group)
-    out = copy.deepcopy(first)
+    out = copy.deepcopy(first).float()
     rows = unit_rows(first)
     for parameter in out.parameters():
         parameter.zero_()
     for number in group:
-        share = shares[number] / total if total else 1 / len(group)
+        share = 1 / len(group)
+        if total:
+            share = shares[number] / total
         expert = experts[number]
         order = torch.arange(rows.shape[1], device=rows.device)
         if align and number != group[0]:
@@ -98,7 +100,7 @@ def merge(experts: ExpertList, group: Group, shares: Sequence[float], align: boo
         moved = torch.empty_like(rows.flatten())
         moved[rows.flatten()] = rows[:, order].flatten()
         _add(out, expert, share, moved, order)
-    return out
+    return out.to(_linears(first)[0].weight.dtype)
 
 
 def unit_rows(expert: Expert) -> Tensor:
