@@ -16,7 +16,6 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -104,14 +103,6 @@ def add_dropout(model: MixtralForCausalLM, share: float) -> None:
         block.mlp.register_forward_hook(drop)
 
 
-def batches(ids: Tensor, recipe: MoeRecipe) -> Iterator[Tensor]:
-    """Yield random windows, a token longer than the context: int64 [batch, window + 1]."""
-    dice = torch.Generator().manual_seed(recipe.seed)
-    for _ in range(recipe.steps):
-        start = torch.randint(len(ids) - recipe.window, (recipe.batch, 1), generator=dice)
-        yield ids[start + torch.arange(recipe.window + 1)]
-
-
 Curve = list[tuple[int, float, float]]
 """A step, the mean training loss since the last entry, and the validation loss."""
 
@@ -126,7 +117,7 @@ def train(model: MixtralForCausalLM, recipe: MoeRecipe, ids: Tensor, validation:
     curve: Curve = []
     recent: list[float] = []
     start = time.process_time()
-    for step, batch in enumerate(batches(ids, recipe)):
+    for step, batch in enumerate(train_tiny.batches(ids, recipe)):
         model.train()
         for group in optimizer.param_groups:
             group["lr"] = train_tiny.lr_at(step, recipe, recipe.lr)
