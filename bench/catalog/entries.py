@@ -71,6 +71,7 @@ METHODS = _section(
         "depth": "baselines.depth:Depth",
         "width": "baselines.width:Width",
         "channels": "baselines.channels:Channels",
+        "experts": "baselines.experts:Experts",
         "lowrank": "baselines.lowrank:LowRank",
         "rotate": "baselines.rotate:Rotate",
         "permute": "baselines.permute:Permute",
