@@ -1,0 +1,68 @@
+"""`bench card`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.console import print_line
+from bench.cli.flags import Results, folder_option
+from methods.contract.errors import UserError
+
+
+def card(
+    model: Annotated[
+        str, typer.Argument(help="A folder of bench export, or a record (the digits of its key).")
+    ],
+    row: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECORD",
+            help="For a folder: a record of its row [default: that of its fidelity.json].",
+        ),
+    ] = None,
+    base: Annotated[
+        str, typer.Option(help="For a folder without a row: alias or hub id of its original.")
+    ] = "",
+    out: Annotated[
+        Path | None, folder_option("--out", "For a record: folder to write.", new=True)
+    ] = None,
+    results: Results = None,
+) -> None:
+    """Write README.md for a model folder: what was done, its numbers, and the hub's metadata.
+
+    Beside it are fidelity.json, a receipt of files, records and numbers, and the results for Every
+    Eval Ever. A README.md that is not a card of bench card is refused. Figures of bench fidelity in
+    the folder, fidelity.svg or fidelity.png, are shown.
+    """
+    from bench.parts.card import writer
+    from bench.results.store import RESULTS, ReadOnlyStore
+    from bench.system.files import atomic_folder
+    from bench.system.suggest import shorten
+
+    store = results or RESULTS
+    if not Path(model).is_dir():
+        for flag, value in (("--row", row), ("--base", base)):
+            if value:
+                raise UserError(f"{flag} is for a folder, and {shorten(model)!r} is none")
+        found = writer.of_row(ReadOnlyStore(store).find(model), store)
+        if out is None:
+            raise UserError(f"{shorten(model)!r} is no folder: name one to write with --out")
+        with atomic_folder(out) as workdir:
+            names = writer.write(found, out.name, workdir)
+        print_line(f"{out}: {', '.join(names)}")
+        return
+    folder = Path(model)
+    if out is not None:
+        raise UserError(f"the card of a folder is written to it: leave --out {out} out")
+    if not writer.is_ours(folder):
+        raise UserError(
+            f"{folder / 'README.md'} is not a card of bench card: move it away to write one"
+        )
+    key = row or writer.noted_record(folder)
+    if base and key:
+        raise UserError(f"--base is for a folder without a row, and this is of {key[:12]}")
+    found = writer.of_row(ReadOnlyStore(store).find(key), store) if key else writer.of_base(base)
+    print_line(f"{folder}: {', '.join(writer.write(found, folder.resolve().name, folder))}")
