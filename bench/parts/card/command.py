@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -47,9 +48,14 @@ def card(
         for flag, value in (("--row", row), ("--base", base)):
             if value:
                 raise UserError(f"{flag} is for a folder, and {shorten(model)!r} is none")
-        found = writer.of_row(ReadOnlyStore(store).find(model), store)
+        if not re.fullmatch("[0-9a-f]+", Path(model).stem):
+            raise UserError(
+                f"{shorten(model)!r} is no model folder and no record: check the path (bench ls "
+                "runs lists records)"
+            )
         if out is None:
-            raise UserError(f"{shorten(model)!r} is no folder: name one to write with --out")
+            raise UserError(f"{shorten(model)!r} is a record: name a folder to write with --out")
+        found = writer.of_row(ReadOnlyStore(store).find(model), store)
         with atomic_folder(out) as workdir:
             names = writer.write(found, out.name, workdir)
         print_line(f"{out}: {', '.join(names)}")
@@ -57,12 +63,12 @@ def card(
     folder = Path(model)
     if out is not None:
         raise UserError(f"the card of a folder is written to it: leave --out {out} out")
+    if row and base:
+        raise UserError(f"--base is for a folder without a row, and its row is {row}")
     if not writer.is_ours(folder):
         raise UserError(
             f"{folder / 'README.md'} is not a card of bench card: move it away to write one"
         )
     key = row or writer.noted_record(folder)
-    if base and key:
-        raise UserError(f"--base is for a folder without a row, and this is of {key[:12]}")
     found = writer.of_row(ReadOnlyStore(store).find(key), store) if key else writer.of_base(base)
     print_line(f"{folder}: {', '.join(writer.write(found, folder.resolve().name, folder))}")

@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bench.catalog import registry
 from bench.comparing import known_variance, result_arguments
 from bench.comparing.result_set import ResultSet, row_of
 from bench.formats.contract import ModelResults
 from bench.parts.exports.result_sets import of_one_model, values_of
 from bench.parts.fidelity import tally
+from bench.parts.fidelity.report import interval_of
 from bench.parts.fidelity.tally import Interval
 from bench.reporting import pairwise
 from bench.results import metrics
 from bench.results.derive import Items, scores_of
 from bench.results.identity import Identity
 from bench.results.record import ReadingRow, Record
+from bench.stats.bootstrap import Array, studentized_bootstrap
 from bench.stats.ratios import wilson_interval
 
 
@@ -127,12 +131,25 @@ def _interval(record: Record, reading: ReadingRow, items: Items) -> Interval | N
     name, value = reading.metric, float(reading.value)
     metric = metrics.find(name, reading.unit)
     if tally.LARGEST in items.columns and (name in tally.PERCENTILES or name in tally.DISTANCES):
-        return tally.interval_of(items, name)
+        return interval_of(items, name)
     scores = scores_of(name, record, items)
     if scores is None:
         return None
     if metric.aggregation == "window mean":
-        return tally.interval_of_mean(scores, items.weights, tally.by_article(items)[0])
+        return _mean_over_articles(scores, items)
     if (items.weights == 1).all() and set(scores.tolist()) <= {0.0, 1.0}:
         return Interval(value, *wilson_interval(scores.sum(), len(scores), tally.LEVEL))
     return None
+
+
+def _mean_over_articles(sums: Array, items: Items) -> Interval:
+    """Return the mean of windows, with the interval of a studentized bootstrap of articles. sums:
+    sum of each window over its tokens."""
+    index, _ = tally.by_article(items)
+    of_articles = np.bincount(index, sums).astype(np.float64)
+    sizes = np.bincount(index, items.weights).astype(np.float64)
+    value = float(of_articles.sum() / sizes.sum())
+    if len(sizes) < 2:
+        return Interval(value)
+    found = studentized_bootstrap(of_articles[None], sizes, tally.LEVEL)
+    return Interval(value, found.low, found.high)

@@ -51,28 +51,37 @@ class Distance:
         return self.found.value <= self.floor
 
 
+def interval_of(items: Items, name: str) -> Interval:
+    """Return a distance over the whole text."""
+    if name in tally.PERCENTILES:
+        return tally.percentile_interval(items, tally.PERCENTILES[name])
+    if name == "kl_max":
+        return Interval(float(items.columns[tally.LARGEST].max()))
+    return tally.mean_interval(items, name)
+
+
 def distances(found: Comparison) -> list[Distance]:
     """Return all distances over the whole text, each with its floor."""
     out = []
     for name in ROWS:
         worst = min if name in HIGHER else max
-        floors = [tally.interval_of(items, name).value for items in found.floor.values()]
+        floors = [interval_of(items, name).value for items in found.floor.values()]
         has_floor = floors and name != "original_token_probability"
         floor = worst(floors) if has_floor else None
-        out.append(Distance(name, tally.interval_of(found.items, name), floor))
+        out.append(Distance(name, interval_of(found.items, name), floor))
     return out
 
 
 def exceeds(found: Comparison, max_kl: float) -> bool:
     """Return whether the interval of the mean KL ends above a limit in nats. Without an interval,
     the mean decides."""
-    mean = tally.interval_of(found.items, "kl")
+    mean = interval_of(found.items, "kl")
     return not (mean.value if mean.high is None else mean.high) <= max_kl
 
 
 def describe_limit(found: Comparison, max_kl: float) -> str:
     """Return what is above a limit, in words."""
-    mean = tally.interval_of(found.items, "kl")
+    mean = interval_of(found.items, "kl")
     if mean.high is None:
         return f"exceeds --max-kl {max_kl:g}: its mean KL is {mean.value:.3g} nats"
     return f"exceeds --max-kl {max_kl:g}: the interval of its mean KL ends at {mean.high:.3g} nats"
@@ -119,9 +128,7 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
     names = ("kl", "kl_p99", "kl_max", "ear", "top1")
     lines = []
     for condition, items in found.floor.items():
-        lines.append(
-            [condition, *(_number(tally.interval_of(items, name).value) for name in names)]
-        )
+        lines.append([condition, *(_number(interval_of(items, name).value) for name in names)])
     print_line()
     print_table(
         ["original beside itself", *(ROWS[name] for name in names)],
@@ -168,7 +175,7 @@ def to_json(pair: Pair, found: Comparison, max_kl: float | None) -> dict[str, An
             "within_floor": distance.is_within,
         }
     floor = {
-        condition: {name: tally.interval_of(one, name).value for name in ROWS}
+        condition: {name: interval_of(one, name).value for name in ROWS}
         for condition, one in found.floor.items()
     }
     out: dict[str, Any] = {

@@ -194,22 +194,9 @@ def mean_interval(items: Items, distance: str, label: str = "") -> Interval:
     sums, tokens = items.columns[column if not label else f"{label}: {distance}"], items.weights
     if label:
         tokens = items.columns[f"{label}: tokens"]
-    found = interval_of_mean(sums, tokens, by_article(items)[0])
-    if found.low is None or found.high is None:
-        return found
-    if distance in ("kl", "reverse_kl", "js_divergence"):
-        return found._replace(low=max(found.low, 0.0))
-    return found._replace(low=max(found.low, 0.0), high=min(found.high, 1.0))
-
-
-def interval_of_mean(sums: Array, weights: Array, index: NDArray[np.int64]) -> Interval:
-    """Return the sum of `sums` over that of `weights`, with the interval of a studentized bootstrap
-    of units.
-
-    index: unit of each of them, for example its article.
-    """
+    index, _ = by_article(items)
     of_units: Array = np.bincount(index, sums).astype(np.float64)
-    sizes: Array = np.bincount(index, weights).astype(np.float64)
+    sizes: Array = np.bincount(index, tokens).astype(np.float64)
     of_units, sizes = of_units[sizes > 0], sizes[sizes > 0]
     if not len(sizes):
         return Interval(math.nan)
@@ -217,16 +204,9 @@ def interval_of_mean(sums: Array, weights: Array, index: NDArray[np.int64]) -> I
     if len(sizes) < 2:
         return Interval(value)
     found = studentized_bootstrap(of_units[None], sizes, LEVEL)
-    return Interval(value, found.low, found.high)
-
-
-def interval_of(items: Items, name: str) -> Interval:
-    """Return a distance over the whole text, or a percentile of KL."""
-    if name in PERCENTILES:
-        return percentile_interval(items, PERCENTILES[name])
-    if name == "kl_max":
-        return Interval(float(items.columns[LARGEST].max()))
-    return mean_interval(items, name)
+    low = max(found.low, 0.0)
+    high = found.high if distance in ("kl", "reverse_kl", "js_divergence") else min(found.high, 1.0)
+    return Interval(value, low, high)
 
 
 def derived(metric: str, items: Items) -> float | None:

@@ -182,7 +182,7 @@ def test_hostile_names_are_text(tmp_path):
     assert not [t for t in inline if t.type in ("link_open", "html_inline")]
     assert sum(t.type == "heading_open" for t in tokens) == 6
     assert sum(t.type == "table_open" for t in tokens) == 3
-    assert sum(t.type == "td_open" for t in tokens) == 2 * 7 + 6 + 2
+    assert sum(t.type == "td_open" for t in tokens) == 2 * 5 + 6 + 2
 
 
 def test_a_change_has_the_interval_of_its_pairs(tmp_path):

@@ -216,7 +216,7 @@ def test_the_measure_agrees_with_whole_logits(near):
 
 def test_the_end_of_the_interval_is_compared_with_the_limit():
     items = items_of(np.random.default_rng(0).random((9, 20)))
-    mean = tally.interval_of(items, "kl")
+    mean = report.interval_of(items, "kl")
     found = Comparison(items, {})
 
     assert report.exceeds(found, (mean.value + mean.high) / 2)

@@ -1,0 +1,139 @@
+"""Fidelity along the dense model's own answers, against two texts that are written token by
+token."""
+
+import json
+
+import pytest
+import torch
+
+from bench.inputs import loading
+from bench.measures.continuation import Continuation
+from bench.parts.fidelity import greedy
+from bench.parts.fidelity.own_answers import OwnAnswers, encode
+from bench.results.store import ReadOnlyStore
+from helpers import runs
+from helpers.measuring import context_of, near_tiny
+from methods.contract.method import Compute
+
+pytestmark = pytest.mark.usefixtures("cache")
+PROMPTS, TOKENS = 5, 24
+
+
+def read(model, folder, **changed):
+    measure = OwnAnswers("wiki_continuation", PROMPTS, TOKENS)
+    return measure.read(lambda: model, context_of(folder, **changed))
+
+
+def written(model, prompt):
+    """The greedy text after a prompt without a cache, and the logits of each token."""
+    ids, logits = list(prompt), []
+    for _ in range(TOKENS):
+        logits.append(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].double())
+        ids.append(int(logits[-1].argmax()))
+    return ids[len(prompt) :], logits
+
+
+@pytest.mark.numeric
+def test_it_is_two_texts_token_by_token(tmp_path):
+    model, dense = near_tiny(0.05), loading.load(runs.TINY, Compute())
+    got = read(model, tmp_path)
+    lines = [json.loads(line) for line in open_questions()]
+    prompts = encode(loading.load_tokenizer(runs.TINY), [x["context"] for x in lines], "", False)
+
+    for item, prompt in zip(got.items, prompts, strict=True):
+        text, logits = written(dense, prompt)
+        end = text.index(0) + 1 if 0 in text else TOKENS
+        own = model(input_ids=torch.tensor([prompt + text[: end - 1]])).logits[0, len(prompt) - 1 :]
+        p, q = torch.stack(logits[:end]).log_softmax(-1), own.double().log_softmax(-1)
+        kl = (p.exp() * (p - q)).sum(-1)
+        same = q.argmax(-1) == torch.tensor(text[:end])
+        assert item.value == pytest.approx(float(kl.mean()), rel=1e-3)
+        assert item.beside["first_divergence"] == int(same.int().cumprod(0).sum())
+        assert item.beside["position 1 to 15: kl"] == pytest.approx(float(kl[:15].sum()), rel=1e-3)
+    assert {item.beside["whole_answers"] for item in got.items} <= {0.0, 1.0}
+    assert 0 < min(item.beside["first_divergence"] for item in got.items) < TOKENS
+
+
+def open_questions():
+    from bench.inputs import wikimini
+
+    text = (wikimini.FOLDER / "wiki_continuation.jsonl").read_text()
+    return text.splitlines()[:PROMPTS]
+
+
+def test_the_dense_model_answers_once(tmp_path, monkeypatch):
+    model = near_tiny(0.02)
+    first = read(model, tmp_path)
+    monkeypatch.setattr(greedy, "answer", lambda *_: pytest.fail("answered again"))
+    assert read(model, tmp_path).items == first.items
+
+
+def test_the_dense_model_follows_its_own_answers(tmp_path):
+    got = read(loading.load(runs.TINY, Compute()), tmp_path)
+    values = {reading.metric: reading.value for reading in got.values}
+    assert values["whole_answers"] == 1 and values["answer_kl"] < 1e-6
+
+
+def test_an_answer_ends_with_its_end_of_text():
+    model = loading.load(runs.TINY, Compute())
+    model.generation_config.eos_token_id = list(range(model.config.vocab_size))
+    model.generation_config.repetition_penalty = 5.0
+    found = greedy.answer(model, [[5, 6], [7]], 9, "cpu")
+    assert [len(one) for one in found] == [1, 1]
+
+
+def test_continuation_is_the_case_of_a_text(tmp_path):
+    """Prompts of one length without an end of text give the numbers of `continuation`."""
+    model = near_tiny(0.02)
+    context = context_of(tmp_path)
+    got = Continuation("wiki-mini", PROMPTS).read(lambda: model, context)
+
+    def dense():
+        found = loading.load(runs.TINY, Compute())
+        found.generation_config.eos_token_id = None
+        return found
+
+    from bench.inputs import windows
+
+    every, _ = windows.load_windows("wiki-mini", context.tokenizer(), 64, None, None)
+    prompts = [every[i * len(every) // PROMPTS].tolist() for i in range(PROMPTS)]
+    found = greedy.along_own_answers(
+        lambda: model, context_of(tmp_path, load_dense=dense), prompts, 64
+    )
+    assert [one.beside["first_divergence"] for one in found] == [i.value for i in got.items]
+
+
+class Chat:
+    """A tokenizer with a template."""
+
+    def apply_chat_template(self, messages, **_):
+        return f"<{messages[0]['role']}>{messages[0]['content']}<assistant>"
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": [ord(letter) for letter in text]}
+
+
+def test_a_chat_template_asks_as_a_user():
+    (ids,) = encode(Chat(), ["Hm?"], "", True)
+    assert "".join(map(chr, ids)) == "<user>Hm?<assistant>"
+
+
+def test_a_run_has_a_row_of_it(tmp_path):
+    spec = runs.small(
+        tmp_path / "r",
+        measures=("own_answers", "size"),
+        own_answers={"limit": 4, "tokens": 16},
+    )
+    runs.run_here(spec)
+    records = [r for r in ReadOnlyStore(spec.results) if r.identity.measure == "own_answers"]
+
+    assert {r.identity.method for r in records} == {"dense", "magnitude"}
+    for record in records:
+        assert record.identity.protocol.label == "wiki_continuation@1x4 (16 tokens)"
+        assert record.status == "ok" and record.items.rows == 4
+
+
+def test_an_answer_longer_than_the_context_is_refused(refused):
+    said = refused("plan", "--model", "tiny", "--measures", "own_answers",
+                   "--set", "own_answers.tokens=128")  # fmt: skip
+    assert "own_answers.tokens=128 leaves no room for a prompt in the 128 positions" in said
