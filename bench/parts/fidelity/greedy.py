@@ -55,7 +55,7 @@ def along_own_answers(
         dense: Any = context.load_dense()
         check = StateCheck(dense)
         positions = getattr(dense.config, "max_position_embeddings", None)
-        if positions:
+        if positions and positions > tokens:
             prompts = [ids[-(positions - tokens) :] for ids in prompts]
         answers = cached_answers(dense, context, prompts, tokens)
         head, states = head_of(dense), list(_states(dense, prompts, answers, context))
