@@ -7,4 +7,5 @@ ENTRIES = {
         "fidelity": "bench.parts.fidelity.measure:Fidelity",
         "own_answers": "bench.parts.fidelity.own_answers:OwnAnswers",
     },
+    "services": {"fidelity_in_reports": "bench.parts.fidelity.in_reports:IN_REPORTS"},
 }
