@@ -107,7 +107,8 @@ def _numbers(row: Row) -> Iterator[str]:
     yield _table(headers, lines, right=(2, 3, 5))
     yield (
         "An interval of a number that both models have is that of the change, over the same "
-        "windows or questions. Other intervals are those of the number."
+        "windows or questions. Other intervals are those of the number. Sizes are those of the "
+        "row: a format of files may add scales and zero points."
     )
     records = {number.record.key: number.record for number in row.numbers}
     first = next(iter(records.values()))

@@ -107,8 +107,12 @@ def _numbers(
             if compared:
                 change = Interval(compared.value, compared.low, compared.high)
         found = _interval(record, reading, items) if items else None
-        original = originals.get(reading.metric)
-        yield Number(record, reading, found or Interval(value), original, change)
+        if found and found.low is not None and found.high is not None:
+            # Both are sums of the same items, in another order.
+            found = Interval(value, min(found.low, value), max(found.high, value))
+        else:
+            found = Interval(value)
+        yield Number(record, reading, found, originals.get(reading.metric), change)
 
 
 def _by_metric(record: Record) -> Iterator[tuple[str, float]]:
@@ -135,16 +139,16 @@ def _interval(record: Record, reading: ReadingRow, items: Items) -> Interval | N
     scores = scores_of(name, record, items)
     if scores is None:
         return None
-    if metric.aggregation == "window mean":
-        return _mean_over_articles(scores, items)
     if (items.weights == 1).all() and set(scores.tolist()) <= {0.0, 1.0}:
         return Interval(value, *wilson_interval(scores.sum(), len(scores), tally.LEVEL))
+    if metric.aggregation in ("mean", "window mean"):
+        return _mean_over_articles(scores, items)
     return None
 
 
 def _mean_over_articles(sums: Array, items: Items) -> Interval:
-    """Return the mean of windows, with the interval of a studentized bootstrap of articles. sums:
-    sum of each window over its tokens."""
+    """Return the mean of windows or questions, with the interval of a studentized bootstrap of
+    articles. sums: sum of each window over its tokens, or the number of each question."""
     index, _ = tally.by_article(items)
     of_articles = np.bincount(index, sums).astype(np.float64)
     sizes = np.bincount(index, items.weights).astype(np.float64)

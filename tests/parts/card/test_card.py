@@ -1,5 +1,6 @@
 """Cards of model folders: read by the hub's own parser, and each rule of their metadata."""
 
+import hashlib
 import json
 import logging
 import re
@@ -185,6 +186,20 @@ def test_hostile_names_are_text(tmp_path):
     assert sum(t.type == "td_open" for t in tokens) == 2 * 5 + 6 + 2
 
 
+def test_equal_items_have_an_interval_that_holds_their_mean(tmp_path):
+    record = fake_records.record(method="magnitude", measure="agreement")
+    items = [Item(str(i), str(i), 0.1 * 127, 127.0, {"top1_agreement": 1.0}) for i in range(30)]
+    rows = [
+        ReadingRow(metric=name, value=value, unit=unit, better=better, stderr=0.0, n=30)
+        for name, value, unit, better in (
+            ("kl", 0.1, "nats/token", "lower"), ("top1_agreement", 1 / 127, "1", "higher"),
+        )
+    ]  # fmt: skip
+    fake_records.put(tmp_path / "r", record, items, rows)
+    for number in writer.of_row(record, tmp_path / "r").row.numbers:
+        assert number.found.low <= number.reading.value == number.found.value <= number.found.high
+
+
 def test_a_change_has_the_interval_of_its_pairs(tmp_path):
     fake_records.perplexity(tmp_path / "r", protocol="wikitext2@128", method="dense")
     row = numbers_of(tmp_path / "r", "wikitext2@128", loss=0.1, noise=1)
@@ -259,7 +274,7 @@ def test_every_eval_ever_has_the_questions(tmp_path):
     ("change", "said"),
     [
         (lambda r: r["numbers"][0].update(value=1e9), "its digest is that of another receipt"),
-        (lambda r: r["files"].update({"../x": "0"}), "../x is missing"),
+        (lambda r: r["files"].update({"../x": hashlib.sha256().hexdigest()}), "../x is missing"),
         (lambda r: r["files"].update({"config.json": "0"}), "config.json has changed"),
         (lambda r: r["records"].clear(), "has no record"),
         (lambda r: r["numbers"][0].update(low=9e9), "is outside its interval"),
@@ -270,6 +285,7 @@ def test_every_eval_ever_has_the_questions(tmp_path):
 def test_a_changed_receipt_is_found(change, said, rows, tmp_path):
     folder = runs.tiny(tmp_path / "m")
     (folder / "README.md").unlink()
+    (tmp_path / "x").touch()
     writer.write(hub_card(rows), "m", folder)
     assert check_receipt.find_faults(folder) == []
     receipt = json.loads((folder / "fidelity.json").read_text())

@@ -78,11 +78,20 @@ def test_the_dense_model_follows_its_own_answers(tmp_path):
 
 
 def test_an_answer_ends_with_its_end_of_text():
+    """Also in a batch with a longer one. Penalties of the model's own settings do not count."""
     model = loading.load(runs.TINY, Compute())
-    model.generation_config.eos_token_id = list(range(model.config.vocab_size))
+    prompts = [[5, 6], [7], [90, 200, 300]]
+    model.generation_config.eos_token_id = None
+    whole = greedy.answer(model, prompts, 9, "cpu")
+    end = whole[0][3]
+    model.generation_config.eos_token_id = end
     model.generation_config.repetition_penalty = 5.0
-    found = greedy.answer(model, [[5, 6], [7]], 9, "cpu")
-    assert [len(one) for one in found] == [1, 1]
+
+    found = greedy.answer(model, prompts, 9, "cpu")
+
+    for short, long in zip(found, whole, strict=True):
+        assert short == long[: long.index(end) + 1 if end in long else None]
+    assert len(found[0]) < max(map(len, found))
 
 
 def test_continuation_is_the_case_of_a_text(tmp_path):
