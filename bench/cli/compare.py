@@ -18,7 +18,6 @@ from bench.cli.console import (
     write_output,
 )
 from bench.cli.flags import ALL_COLUMNS, Json, Results, file_option, split_list
-from bench.comparing import gate_settings
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods.contract.errors import UserError
@@ -71,7 +70,7 @@ def compare(
     better, ~ inconclusive, x not comparable, ! failed or missing. Each interval holds on its own;
     p values are adjusted by Holm's method.
     """
-    from bench.comparing import render, result_arguments, verdict
+    from bench.comparing import gate_settings, render, result_arguments, verdict
     from bench.results.store import RESULTS
 
     require_one_output(json, md)

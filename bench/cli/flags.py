@@ -16,7 +16,7 @@ from bench.reporting.drawing import require_format
 from bench.system.files import require_folder, require_writable_file
 from bench.system.suggest import shorten
 from bench.system.toml import read_toml
-from bench.system.validation import split_commas
+from bench.system.values import split_commas
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from bench.cli.compare import (
 )
 from bench.cli.console import note, print_commands, print_line, print_rows, write_output
 from bench.cli.flags import Json, Results, file_option
-from bench.comparing import gate_settings
 from bench.system.files import require_writable_file
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
@@ -62,7 +61,7 @@ def gate(
 
     Exit code 0: passed. 1: failed. 2: invalid input, or nothing can be compared.
     """
-    from bench.comparing import ci, render
+    from bench.comparing import ci, gate_settings, render
     from bench.comparing.result_arguments import read
     from bench.comparing.verdict import compare
     from bench.results.store import RESULTS

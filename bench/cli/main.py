@@ -22,7 +22,7 @@ from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
 from bench.system.cache import describe_unwritable
 from bench.system.suggest import shorten
-from bench.system.validation import describe_allowed
+from bench.system.values import describe_allowed
 from methods.contract.errors import UserError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -16,13 +16,12 @@ from bench.cli.console import fail, note, print_line, print_rows
 from bench.cli.flags import Json, folder_option, split_list
 from bench.system.suggest import describe_unknown
 from bench.system.text import amount
-from bench.verify import WeightCounts, WeightSource, verify_folder
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
-from methods.model.targets import find_targets, require_matches
 
 if TYPE_CHECKING:
     from bench.inputs.tracks import TrackTask
+    from bench.verify import WeightCounts, WeightSource
 
 
 def pull(
@@ -169,6 +168,9 @@ def verify(
 
     Exit code 0: the pattern holds. 1: it does not. 2: invalid input.
     """
+    from bench.verify import verify_folder
+    from methods.model.targets import find_targets, require_matches
+
     excluded = split_list("exclude", exclude) if exclude else []
     globs = split_list("include", include), excluded
     if model.endswith(".onnx"):

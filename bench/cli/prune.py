@@ -12,9 +12,7 @@ from bench.catalog.choice import parse_method
 from bench.cli.console import fail, print_line, print_lines
 from bench.cli.flags import OF_RUNS, NewFolder, spec_of, with_flags
 from bench.execution.descendants import adopting
-from bench.verify import detect_pattern
 from methods.contract.errors import UserError
-from methods.model.folder import Folder
 
 Quantizer = Annotated[
     str | None, typer.Option("--quant", help="Quantizer, which runs last [default: none].")
@@ -117,6 +115,9 @@ def finetune(
     fixed |= {"patterns": patterns, "quantizers": quantizers}
     fixed |= {"set_": training + (flags.pop("set_", None) or [])}
     if not patterns:
+        from bench.verify import detect_pattern
+        from methods.model.folder import Folder
+
         # Refuses invalid settings before weights are read.
         spec_of(flags | fixed, seeds=0, quantizers="none")
         fixed["patterns"] = str(detect_pattern(Folder(folder)))

@@ -13,7 +13,6 @@ import typer
 
 from bench.cli.console import note, print_json, print_line
 from bench.cli.flags import Json
-from bench.execution.events import describe_figures
 from bench.reporting.words import clock_time
 from bench.system.terminal import make_console, shorten, width_of
 
@@ -90,6 +89,7 @@ def _lines(statuses: list[tuple[RunStatus, bool]], width: int, ascii_only: bool)
     from rich.text import Text
 
     from bench.execution.bars import Line
+    from bench.execution.events import describe_figures
 
     out = []
     now, clock = time.time(), time.monotonic()

@@ -13,7 +13,7 @@ from bench.catalog import metric_owners, registry
 from bench.results.metrics import column_order
 from bench.system.suggest import describe_unknown
 from bench.system.toml import read_toml
-from bench.system.validation import describe_allowed
+from bench.system.values import describe_allowed
 from methods.contract.errors import UserError
 from methods.contract.measure_info import Metric
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from bench.catalog.choice import parse_chain, parse_method, parse_value
 from bench.measures.windowed import WindowSettings
 from bench.planning.spec import Spec
-from bench.system.validation import describe_allowed
+from bench.system.values import describe_allowed
 from methods.contract.errors import UserError
 
 MAX_TRIALS = 10_000

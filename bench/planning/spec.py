@@ -21,15 +21,8 @@ from bench.inputs.tasks import BUILTIN_TASKS
 from bench.measures.contract import MeasureSettings
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
-from bench.system.validation import (
-    MAX_COUNT,
-    Count,
-    Length,
-    Strict,
-    count_or,
-    describe_allowed,
-    split_commas,
-)
+from bench.system.validation import MAX_COUNT, Count, Length, Strict, count_or
+from bench.system.values import describe_allowed, split_commas
 from methods.contract.errors import UserError
 
 MAX_SEED = 2**32 - 1

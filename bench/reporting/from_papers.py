@@ -15,7 +15,7 @@ from bench.reporting import words
 from bench.reporting.derived_columns import PERPLEXITY_RATIO
 from bench.reporting.view import ReportSection, Table, TableCell, TableColumn, TableRow
 from bench.system.grouping import group_by
-from bench.system.validation import describe_allowed
+from bench.system.values import describe_allowed
 from methods.contract.errors import UserError
 
 MARK = "‡"

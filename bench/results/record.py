@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationEr
 from bench.results.identity import MAX_WHOLE, Identity, Whole
 from bench.system import digests
 from bench.system.suggest import shorten
-from bench.system.validation import describe_allowed
+from bench.system.values import describe_allowed
 from methods.contract.errors import UserError
 from methods.model.safe_files import MAX_JSON_DEPTH, check_depth, unique_names
 

@@ -1,14 +1,11 @@
-"""Base class for settings, and pydantic's errors in the words of this program."""
+"""Base class for settings, and types of their fields."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 DECIDES_NO_NUMBER = True
 
@@ -45,32 +42,6 @@ def count_of(extent: int | Literal["all"] | None, default: int | None) -> int | 
     return None if extent == "all" else extent or default
 
 
-DESCRIPTIONS = {
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "string_type": "must be text",
-    "path_type": "must be a path",
-    "tuple_type": "must be a list",
-    "dict_type": "must be a table",
-    "model_type": "must be a table of settings",
-    "missing": "must be given",
-    "too_short": "must not be empty",
-    "string_too_short": "must not be empty",
-    "decimal_parsing": "must be a number",
-    "extra_forbidden": "there is no such setting",
-}
-"""Sentence for each type of error."""
-BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-"""Words for each limit that an error's context can name."""
-
-
 class Strict(BaseModel):
     """Settings that refuse unknown names, booleans in place of numbers, and text that no path or
     record can hold."""
@@ -93,27 +64,3 @@ class Strict(BaseModel):
             ):
                 raise ValueError("must be valid text")
         return value
-
-
-def split_commas(text: str) -> list[str]:
-    """Return the parts between commas. Raise ValueError if a part is empty."""
-    parts = text.split(",")
-    if not text.strip():
-        raise ValueError("must not be empty")
-    if not all(part.strip() for part in parts):
-        raise ValueError("leave the extra comma out")
-    return parts
-
-
-def describe_allowed(error: ErrorDetails) -> str:
-    """Return what the value must be, for a sentence that names the value."""
-    for name, limit in error.get("ctx", {}).items():
-        if name in BOUNDS:
-            return f"must be {BOUNDS[name]} {limit:.16g}"
-    message = (
-        error["msg"]
-        .removeprefix("Value error, ")
-        .replace("Input should be", "must be")
-        .replace("'", "")
-    )
-    return DESCRIPTIONS.get(error["type"], message)

@@ -41,6 +41,7 @@ def test_the_package_its_catalog_the_contract_and_the_machine_need_no_torch():
 @pytest.mark.parametrize(
     ("line", "ended", "said", "absent"),
     [
+        ("--help", 0, "", HEAVY | {"numpy", "pydantic"}),
         ("ls methods", 0, "", HEAVY),
         # Its sets need no lm-eval.
         ("plan --tasks maskllm7,wiki_lastword --quant none,int8,int4-gptq", 0, "", HEAVY),

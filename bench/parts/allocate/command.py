@@ -13,7 +13,6 @@ from bench.catalog.entries import DEFAULT_PRUNER
 from bench.cli.console import fail, note, print_rows
 from bench.cli.flags import OF_RUNS, Json, file_option, spec_of, split_list, with_flags
 from bench.system.files import write_file
-from bench.verify import CheckFailed
 from methods.contract.errors import Skipped, UserError
 
 
@@ -76,6 +75,7 @@ def allocate(
     if (bits is None) == (kept is None):
         raise UserError("bench allocate takes one budget: --bits 4.2, or --kept 0.5")
     from bench.parts.allocate import allocation
+    from bench.verify import CheckFailed
 
     budget = allocation.Budget(bits or kept or 0.0, of_kept=bits is None)
     if not math.isfinite(budget.limit):

@@ -9,7 +9,6 @@ import typer
 
 from bench.cli.console import print_line, print_rows
 from bench.cli.flags import Json
-from methods.model.families import FAMILIES
 
 families_app = typer.Typer(
     help="List the model families that can be pruned, or teach one.", rich_markup_mode=None
@@ -21,6 +20,8 @@ def families(context: typer.Context, json: Json = False) -> None:
     """List the model families that can be pruned, or teach one."""
     if context.invoked_subcommand:
         return
+    from methods.model.families import FAMILIES
+
     rows = []
     for kind, family in FAMILIES.items():
         experts: list[str] = []

@@ -21,7 +21,7 @@ from bench.parts.packed24 import native
 from bench.results.identity import Protocol
 from bench.system import nvidia_smi
 from bench.system.devices import fingerprint, resolve_devices
-from bench.system.validation import split_commas
+from bench.system.values import split_commas
 from methods.contract.errors import Skipped, UserError
 from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
