@@ -118,7 +118,7 @@ def export_model(
         write_card = None
         if card and CARD in registry.names("services"):
             prepare_card = registry.load(registry.lookup("services", CARD))
-            write_card = prepare_card(record, results, format_, given)
+            write_card = prepare_card(folder, record, results, format_, given)
         with registry.guarded(registry.lookup("exports", format_)):
             summary = found.write(ModelSource(name, folder, record, results), workdir, given)
         if merge:

@@ -26,16 +26,21 @@ def text(
     licence: str,
     row: Row | None,
     contents: Contents,
+    *,
     export: Sequence[str] = (),
+    steps: Sequence[str] = (),
 ) -> str:
     """Return the card without its front matter.
 
     base: name of the model that it was made from, "" if it is not known. base_hub: its id on the
     hub, "" if it has none. export: flags of the export that wrote the files, if they are known.
+    steps: sentences about what was done to a folder without a row.
     """
     parts = [MARK, f"# {escape(name)}", _first_sentence(base, base_hub, contents)]
     if row:
         parts += ["## What was done", _table(["", ""], list(_steps(row, contents)))]
+    elif steps:
+        parts += ["## What was done", "\n".join(f"- {escape(step)}" for step in steps)]
     if contents.kept:
         parts.append("## What was not compressed")
         parts.append("\n".join(f"- {line}" for line in contents.kept))

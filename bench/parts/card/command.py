@@ -25,7 +25,7 @@ def card(
         ),
     ] = None,
     base: Annotated[
-        str, typer.Option(help="For a folder without a row: alias or hub id of its original.")
+        str, typer.Option(help="For a folder without a row: its original [default: as it says].")
     ] = "",
     out: Annotated[
         Path | None, folder_option("--out", "For a record: folder to write.", new=True)
@@ -38,7 +38,7 @@ def card(
     Eval Ever. A README.md that is not a card of bench card is refused. Figures of bench fidelity in
     the folder, fidelity.svg or fidelity.png, are shown.
     """
-    from bench.parts.card import writer
+    from bench.parts.card import notes, writer
     from bench.results.store import RESULTS, ReadOnlyStore
     from bench.system.files import atomic_folder
     from bench.system.suggest import shorten
@@ -65,10 +65,14 @@ def card(
         raise UserError(f"the card of a folder is written to it: leave --out {out} out")
     if row and base:
         raise UserError(f"--base is for a folder without a row, and its row is {row}")
-    if not writer.is_ours(folder):
+    if not notes.may_be_written(folder):
         raise UserError(
             f"{folder / 'README.md'} is not a card of bench card: move it away to write one"
         )
-    key = row or writer.noted_record(folder)
-    found = writer.of_row(ReadOnlyStore(store).find(key), store) if key else writer.of_base(base)
+    said = notes.read_notes(folder)
+    key = row or said.record
+    if key:
+        found = writer.of_row(ReadOnlyStore(store).find(key), store)
+    else:
+        found = writer.of_folder(said, base)
     print_line(f"{folder}: {', '.join(writer.write(found, folder.resolve().name, folder))}")

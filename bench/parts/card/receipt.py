@@ -4,6 +4,7 @@ check_receipt.py checks it."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ VERSION = 1
 FILE = "fidelity.json"
 
 
-def to_json(name: str, base: str, row: Row | None, folder: Path) -> str:
-    """Return the receipt of a model folder. The same files and records give the same bytes."""
+def to_json(name: str, base: str, steps: Sequence[str], row: Row | None, folder: Path) -> str:
+    """Return the receipt of a model folder. The same files and records give the same bytes.
+
+    steps: sentences about what was done to a folder without a row.
+    """
     numbers = row.numbers if row else ()
     records = {number.record.key: number.record.digest for number in numbers}
     files = {
@@ -28,6 +32,7 @@ def to_json(name: str, base: str, row: Row | None, folder: Path) -> str:
         "version": VERSION,
         "model": name,
         "base": {"name": base, "sha256": _weights_of(row)},
+        "steps": list(steps),
         "files": files,
         "records": records,
         "numbers": [_number(number) for number in numbers],

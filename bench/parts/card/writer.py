@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.formats.contract import MODEL_CARD, Options
 from bench.parts.card import body, metadata, receipt
 from bench.parts.card.contents import inspect
+from bench.parts.card.notes import Notes, may_be_written, read_notes
 from bench.parts.card.row import Row, read_row
 from bench.parts.exports import every_eval_ever_export
 from bench.parts.exports.result_sets import name_of_base
@@ -16,8 +17,6 @@ from bench.parts.submission import licences
 from bench.results.record import Record
 from bench.results.store import RESULTS
 from bench.system.files import write_file
-from methods.contract.errors import UserError
-from methods.model.safe_files import read_object
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,18 @@ class Card:
     row: Row | None
     export: tuple[str, ...] = ()
     """Flags of the export that wrote the files, --format first. Empty: not known."""
+    steps: tuple[str, ...] = ()
+    """Sentences about what was done to a folder without a row."""
 
     def files(self, name: str, folder: Path) -> dict[str, str]:
         """Return the text of each file of the card by its path in the folder."""
         contents = inspect(folder, self.row.identity if self.row else None)
         front = metadata.front_matter(name, self.base_hub, self.licence, self.row, contents)
-        about = (self.base, self.base_hub, self.licence, self.row, contents, self.export)
-        text = body.text(name, *about)
+        about = (self.base, self.base_hub, self.licence, self.row, contents)
+        text = body.text(name, *about, export=self.export, steps=self.steps)
         out = {MODEL_CARD: f"---\n{front}---\n\n{text}"}
-        out[receipt.FILE] = receipt.to_json(name, self.base_hub or self.base, self.row, folder)
+        base = self.base_hub or self.base
+        out[receipt.FILE] = receipt.to_json(name, base, self.steps, self.row, folder)
         if self.row:
             out |= metadata.benchmark_files(self.row.numbers)
             out |= _every_eval_ever(self.row)
@@ -53,10 +55,10 @@ def of_row(record: Record, results: Path) -> Card:
     return _of_base(record.identity.model, row)
 
 
-def of_base(name: str) -> Card:
-    """Return the card of a folder without a row. name: alias, hub id or folder of the original, ""
-    if it is not known."""
-    return _of_base(name, None)
+def of_folder(notes: Notes, base: str = "") -> Card:
+    """Return the card of a folder without a row. base: alias, hub id or folder of the original, ""
+    for that of its notes."""
+    return replace(_of_base(base or notes.base, None), steps=notes.steps)
 
 
 def _of_base(name: str, row: Row | None) -> Card:
@@ -74,17 +76,11 @@ def _every_eval_ever(row: Row) -> Mapping[str, str]:
     return {f"every_eval_ever/{path}": text for path, text in found.items()}
 
 
-def is_ours(folder: Path) -> bool:
-    """Return whether the folder has no card, or one that may be written again."""
-    file = folder / MODEL_CARD
-    return not file.exists() or body.MARK in file.read_text(encoding="utf-8", errors="replace")
-
-
 def write(card: Card, name: str, folder: Path) -> list[str]:
     """Write a card to a model folder, and return the names of its files. A README.md of somebody
     else is kept."""
     files = card.files(name, folder)
-    if not is_ours(folder):
+    if not may_be_written(folder):
         del files[MODEL_CARD]
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -93,18 +89,18 @@ def write(card: Card, name: str, folder: Path) -> list[str]:
 
 
 def prepare(
-    record: Record | None, results: Path | None, format_: str, options: Options
+    source: Path, record: Record | None, results: Path | None, format_: str, options: Options
 ) -> Callable[[Path, str], str]:
     """Read the row of an export before the model is written. Return a function that writes the
     card to a folder under a name, and returns a sentence. It is the service `model_card`.
 
-    record: None for a model folder, whose row is not known.
+    source: folder of the exported model. record: None for a model folder, whose row is not known.
     """
     flags = ["--format", format_]
     for name, value in vars(options).items():
         if value:
             flags += [f"--{name}", value if isinstance(value, str) else ",".join(value)]
-    found = of_row(record, results or RESULTS) if record else of_base("")
+    found = of_row(record, results or RESULTS) if record else of_folder(read_notes(source))
     card = replace(found, export=tuple(flags))
 
     def write_card(folder: Path, name: str) -> str:
@@ -113,16 +109,3 @@ def prepare(
         return "its README.md was kept"
 
     return write_card
-
-
-def noted_record(folder: Path) -> str:
-    """Return the first record that the folder's receipt names, "" if it names none."""
-    try:
-        about = read_object(folder, receipt.FILE) or {}
-    except ValueError as fault:
-        raise UserError(
-            f"{folder / receipt.FILE} cannot be read ({fault}): delete it, or name a record with "
-            "--row"
-        ) from None
-    records = about.get("records")
-    return next(iter(records), "") if isinstance(records, dict) else ""

@@ -134,6 +134,18 @@ def test_a_folder_without_a_row_has_its_original(tmp_path, output):
     assert "](fidelity.svg)" in text and "Head: it shares the embeddings" in text
 
 
+def test_a_pruned_folder_says_what_was_done(tmp_path, output, monkeypatch):
+    runs.workers_here(monkeypatch)
+    output("prune", "--method", "magnitude", "--out", tmp_path / "m", "--device", "cpu")
+    said = output("export", tmp_path / "m", "--out", tmp_path / "o")
+    first = (tmp_path / "o/README.md").read_text()
+    output("card", tmp_path / "o")
+
+    assert "README.md is its card" in said
+    assert "A compressed form of tiny" in first and "- method&#58; magnitude" in first
+    assert (tmp_path / "o/README.md").read_text().splitlines()[2:] == first.splitlines()[2:]
+
+
 def numbers_of(root, *protocols, **about):
     """Numbers of records on texts of these protocols, of a made-up row."""
     for protocol in protocols:
@@ -172,6 +184,8 @@ def test_hostile_names_are_text(tmp_path):
     contents = Contents(HOSTILE, "", True, (), "")
     front = metadata.front_matter(HOSTILE, HOSTILE, HOSTILE, row, contents)
     text = body.text(HOSTILE, HOSTILE, "", HOSTILE, row, contents)
+    alone = body.text("m", "", "", "", None, contents, steps=[HOSTILE])
+    assert "<script>" not in alone and "](" not in alone
     card = ModelCard(f"---\n{front}---\n\n{text}")
 
     assert "verified" not in card.data.to_dict()
