@@ -38,7 +38,7 @@ def text(
     """
     parts = [MARK, f"# {escape(name)}", _first_sentence(base, base_hub, contents)]
     if row:
-        parts += ["## What was done", _table(["", ""], list(_steps(row, contents)))]
+        parts += ["## What was done", _table(["step", "choice"], list(_steps(row, contents)))]
     elif steps:
         parts += ["## What was done", "\n".join(f"- {escape(step)}" for step in steps)]
     if contents.kept:

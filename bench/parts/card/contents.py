@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.catalog.choice import as_typed, parse_quantizer
 from bench.formats.checkpoint import Checkpoint
 from bench.formats.opening import open_checkpoint
 from bench.results.identity import Identity
@@ -19,6 +21,8 @@ from methods.workshop.quantizing.inputs import CACHE_KEY
 
 FULL_BITS = 16
 """Bits from which on a weight counts as not compressed."""
+CACHES = ("kv8", "kv4")
+"""Quantizers that round the KV cache alone."""
 OURS = ("README.md", "fidelity.json")
 """Files of a card, which the receipt does not list."""
 PICTURES = ("fidelity.svg", "fidelity.png")
@@ -53,7 +57,9 @@ def inspect(folder: Path, identity: Identity | None) -> Contents:
     is_quantized = bool(opened and opened.is_quantized) or (
         identity is not None and identity.quantizer != "none"
     )
-    return Contents(form, _library(folder), is_quantized, (*kept, _cache(folder)), picture)
+    return Contents(
+        form, _library(folder), is_quantized, (*kept, _cache(folder, identity)), picture
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -119,14 +125,25 @@ def _describe(bits: float) -> str:
 
 
 def _kept_by_row(identity: Identity) -> tuple[str, ...]:
-    """Return a sentence about the linears of a row that were left out."""
-    if not identity.exclude:
-        return ()
-    return (f"Linears: {amount(len(identity.exclude), 'pattern')} of names left out.",)
+    """Return sentences about the embeddings, the head and the linears, by the names of a row."""
+    outer: dict[str, str] = {}
+    with contextlib.suppress(UserError):  # a quantizer of a package that is not installed
+        found = parse_quantizer(as_typed(identity.quantizer))
+        outer = found.outer if found else {}
+    out = [
+        f"{name}: {outer.get(key, 'not compressed')}."
+        for name, key in (("Embeddings", "embed"), ("Head", "head"))
+    ]
+    if identity.exclude:
+        out.append(f"Linears: {amount(len(identity.exclude), 'pattern')} of names left out.")
+    return tuple(out)
 
 
-def _cache(folder: Path) -> str:
+def _cache(folder: Path, identity: Identity | None) -> str:
     """Return a sentence about the KV cache."""
+    quantizer = identity.quantizer.partition(":")[0] if identity else ""
+    if quantizer in CACHES:
+        return f"KV cache: {quantizer} when the model runs."
     config = read_config(folder) if find_file(folder, "config.json") else {}
     about = config.get("quantization_config") or {}
     if CACHE_KEY in config or about.get("kv_cache_scheme"):

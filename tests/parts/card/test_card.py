@@ -19,7 +19,7 @@ from huggingface_hub import parse_eval_result_entries as parse_entries
 from markdown_it import MarkdownIt
 
 from bench.parts.card import body, check_receipt, metadata, writer
-from bench.parts.card.contents import Contents
+from bench.parts.card.contents import Contents, inspect
 from bench.results.identity import Protocol
 from bench.results.record import Item, ReadingRow
 from bench.results.store import ReadOnlyStore
@@ -212,6 +212,19 @@ def test_equal_items_have_an_interval_that_holds_their_mean(tmp_path):
     fake_records.put(tmp_path / "r", record, items, rows)
     for number in writer.of_row(record, tmp_path / "r").row.numbers:
         assert number.found.low <= number.reading.value == number.found.value <= number.found.high
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "said"),
+    [
+        ("int8:embed=int8", ("Embeddings: int8.", "Head: int8.", "KV cache: not compressed.")),
+        ("kv8", ("Embeddings: not compressed.", "Head: not compressed.",
+                 "KV cache: kv8 when the model runs.")),
+    ],
+)  # fmt: skip
+def test_a_row_without_files_speaks_for_them(quantizer, said, tmp_path):
+    identity = fake_records.record(identity={"quantizer": quantizer}).identity
+    assert inspect(tmp_path, identity).kept == said
 
 
 def test_a_change_has_the_interval_of_its_pairs(tmp_path):
