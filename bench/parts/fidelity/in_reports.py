@@ -110,7 +110,10 @@ def text_tables(table: Table) -> list[TextTable]:
     if not points:
         return []
     columns = {name: table.column(name) for name in COLUMNS}
-    kept = [name for name in COLUMNS if any(_text(table, p, columns[name]) for p in points)]
+    kept = []
+    for name in COLUMNS:
+        if any(_text(table, point, columns[name]) for point in points):
+            kept.append(name)
     floor, lines = floor_of(table), []
     for point in points:
         bits = ABSENT if point.bits is None else f"{point.bits:.4g}"
