@@ -1,4 +1,4 @@
-// y = W x of trellis codes, decoded as they are read, on one thread with AVX-512. For
+// y = W x of trellis codes, decoded in the product, on one thread with AVX-512. For
 // trellis_products.py, which packs the codes.
 //
 // A tile of 16 x 16 weights is 256 symbols of K bits, a ring. Symbol t, input t / 16 and output

@@ -1,4 +1,4 @@
-"""Decoding with trellis codes on a CPU: y = W x, where each weight is decoded as it is read, beside
+"""Decoding with trellis codes on a CPU: y = W x, where weights are decoded in the product, beside
 torch in bfloat16 and the formats of llama.cpp.
 
 One thread, one vector, AVX-512. The codes are a table of all states, as in tcq3, or computed: 1MAD
