@@ -1,4 +1,7 @@
-"""Wanda: keep the weights with the largest |W| * ||X||_2. Sun et al. 2024, arXiv 2306.11695."""
+"""Wanda: keep the weights with the largest |W| * ||X||_2. Sun et al. 2024, arXiv 2306.11695.
+
+With the router's weights: MoE-Pruner (Xie et al. 2024), arXiv 2410.12013.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,17 @@ class Wanda:
     """Keep the weights with the largest |W| * ||X||.
 
     Eq. 1: S_ij = |W_ij| * ||X_j||_2, compared per group; unstructured, per output row.
+    gate: in an expert of a mixture, multiply each token of X by the router's weight of the expert.
     """
 
     name: ClassVar[str] = "wanda"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     shares_calibration: ClassVar[bool] = True
     info: ClassVar[MethodInfo] = MethodInfo(paper="2306.11695", cost=Cost(passes=2))
+    gate: bool = False
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = Walk(model, job, squared_norm)
+        walk = Walk(model, job, squared_norm, gated=self.gate)
         for visit in walk:
             score = visit.weight.abs().float() * visit.stat.sqrt()  # [out, in]
             visit.prune(job.pattern.keep(score, per="row"))

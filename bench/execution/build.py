@@ -255,6 +255,7 @@ class Builder:
         if smaller is not None:
             family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
+            declared = frozenset(name for old in declared if (name := rename(family, kept, old)))
         del model, outcome  # free their memory for the check
         try:
             counts = self._verify(
@@ -389,7 +390,7 @@ class Builder:
         gathered = low_rank_adapter.read(outcome.model) if isinstance(outcome.model, Path) else {}
         terms = gathered or terms_of(loaded, stored)
         if kept is not None:
-            changes |= write_smaller(outcome.model, source, kept, target, stored)
+            changes |= write_smaller(outcome.model, source, kept, target, stored, outcome.changed)
         elif isinstance(outcome.model, nn.Module):
             same = low_rank_adapter.are_equal(terms, low_rank_adapter.read(source)) and is_same(
                 outcome.model, Folder(source), stored

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from methods.contract.axes import AXES, Kept
 from methods.contract.method import Outcome
 from methods.model.folder import Folder, Writer, dtype_name, state
 from methods.model.header import TORCH_DTYPES
-from methods.model.smaller_folder import SmallerFolder, changed_config, count_kept, count_left
+from methods.model.smaller_folder import (
+    SmallerFolder,
+    changed_config,
+    count_kept,
+    count_left,
+    rename,
+)
 from methods.model.targets import family_of
 
 
@@ -46,27 +53,46 @@ def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
 
 
 def write_smaller(
-    model: nn.Module | Path, source: Path, kept: Kept, target: Path, dtype: torch.dtype
+    model: nn.Module | Path,
+    source: Path,
+    kept: Kept,
+    target: Path,
+    dtype: torch.dtype,
+    changed: Collection[str] = (),
 ) -> dict[str, Any]:
     """Write what is left of a folder, and return the keys of config.json that change. Refuse
-    changed weights."""
-    if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype):
+    changed weights.
+
+    changed: names of tensors that are those of the model, such as those of merged experts.
+    """
+    if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype, changed):
         raise CheckFailed(
-            "a method that makes a model smaller also changed weights: return the model unchanged"
+            "a method that makes a model smaller also changed weights: return the model unchanged, "
+            "or name them in Outcome.changed"
         )
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
-    writer.add_folded(folder, folder.tensor, family_of(folder.config))
+    family, tensors = family_of(folder.config), state(model)
+    own = {rename(family, kept, name): tensors[name] for name in changed}
+
+    def read(name: str) -> Tensor:
+        return own[name].cpu() if name in own else folder.tensor(name)
+
+    writer.add_folded(folder, read, family)
     writer.close()
     return changed_config(model.config.to_dict(), kept)  # type: ignore[operator, union-attr]
 
 
-def is_unchanged(model: nn.Module, folder: Folder, dtype: torch.dtype) -> bool:
-    """Return whether a model has the tensors of a folder, both rounded to `dtype`. A tensor on meta
-    was never loaded."""
+def is_unchanged(
+    model: nn.Module, folder: Folder, dtype: torch.dtype, changed: Collection[str] = ()
+) -> bool:
+    """Return whether a model has the tensors of a folder, both rounded to `dtype`, but for those in
+    `changed`. A tensor on meta was never loaded."""
     tensors = state(model)
     if set(tensors) != set(folder):
         return False
     for name, tensor in tensors.items():
+        if name in changed:
+            continue
         kind = _written_as(tensor, dtype)
         if not (tensor.is_meta or torch.equal(tensor.cpu().to(kind), folder.tensor(name).to(kind))):
             return False

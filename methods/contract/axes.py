@@ -1,4 +1,5 @@
-"""Axes along which a model can be smaller: its blocks, units, heads and channels. Needs no torch.
+"""Axes along which a model can be smaller: its blocks, units, heads, channels and experts. Needs
+no torch.
 
 An axis is data: the values of config.json that count its parts, and rules for how many may be left.
 Which tensors shrink follows from the shapes in methods/model/families.toml: each dimension whose
@@ -29,6 +30,10 @@ Share = int | str
 BY_INDEX = ("scale_attn_by_inverse_layer_idx",)
 """Keys of config.json that make a block's function depend on its index."""
 HIDDEN = "hidden_size"
+ACTIVE = "num_experts_per_tok"
+"""Key of config.json with the number of experts that run for a token."""
+ROUTING_GROUPS = "n_group"
+"""Key of config.json with the number of groups among which a router chooses first."""
 MULTIPLE = 128
 """Largest power of two of which a number of units or channels stays a multiple, so that groups of
 weights still fit."""
@@ -53,7 +58,7 @@ class Axis:
     number itself. Empty: the family has no parts that can be removed."""
     left: Callable[[Share, Family, Config, str], int]
     """Returns how many parts are left without a share of them. The text is the option to suggest,
-    such as width:heads. Raises UserError if the model does not allow it, or none would be left."""
+    such as width:drop. Raises UserError if the model does not allow it, or none would be left."""
     in_block: bool = True
     """True if each block has its own parts: indices are a list for each block that is left, in
     place of one list."""
@@ -150,10 +155,26 @@ def _left_of_heads(share: Share, family: Family, config: Config, option: str) ->
     if count not in allowed:
         raise UserError(
             f"{count} of the {heads} heads of keys and values cannot be removed, because the "
-            f"number of query heads must divide {HIDDEN}={hidden}: use {option}=N with N of "
+            f"number of query heads must divide {HIDDEN}={hidden}: use width:heads=N with N of "
             f"{', '.join(map(str, allowed))}"
         )
     return heads - count
+
+
+def _left_of_experts(share: Share, family: Family, config: Config, option: str) -> int:
+    experts = AXES["experts"].size(family, config)
+    left, active = experts - removed(share, experts), config.get(ACTIVE) or 1
+    if left < active:
+        raise UserError(
+            f"invalid {option}={share}: {left} of the {experts} experts would be left, and the "
+            f"router chooses {active} for each token: remove at most {experts - active}"
+        )
+    if (config.get(ROUTING_GROUPS) or 1) > 1:
+        raise UserError(
+            f"no expert of this model can be removed, because its router first chooses among "
+            f"{ROUTING_GROUPS}={config[ROUTING_GROUPS]} groups of equal size: use another model"
+        )
+    return left
 
 
 def _channel_keys(family: Family) -> tuple[str, ...]:
@@ -212,6 +233,14 @@ AXES: Mapping[str, Axis] = {
                 "use depth or width, or a model with RMS norms before its linears, an embedding "
                 "that is not scaled, and heads of any size, such as a LLaMA"
             ),
+        ),
+        Axis(
+            name="experts",
+            noun="experts",
+            keys=lambda family: (family.experts.count,) if family.experts else (),
+            left=_left_of_experts,
+            path=lambda family: family.experts.path if family.experts else "",
+            advice=lambda family: "use depth or width, or a mixture of experts",
         ),
     )
 }

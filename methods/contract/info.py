@@ -149,16 +149,17 @@ class Link:
     @property
     def shares(self) -> dict[str, int | str]:
         """Number or share of the parts that it removes, by axis."""
-        return {part.axis: self._first_set(part.fields) for part in self.info.removes}
+        return {part.axis: self._first_set(part.fields)[1] for part in self.info.removes}
 
     @property
     def options(self) -> dict[str, str]:
-        """Setting that says how many parts it removes, as "width:heads", by axis."""
-        return {part.axis: f"{self.name}:{part.fields[0]}" for part in self.info.removes}
+        """Setting that says how many parts it removes, as "width:drop", by axis."""
+        set_by = {part.axis: self._first_set(part.fields)[0] for part in self.info.removes}
+        return {axis: f"{self.name}:{name}" for axis, name in set_by.items()}
 
-    def _first_set(self, names: tuple[str, ...]) -> int | str:
-        values: list[int | str | None] = [self.settings.get(name) for name in names]
-        return next(value for value in values if value is not None)
+    def _first_set(self, names: tuple[str, ...]) -> tuple[str, int | str]:
+        values = [(name, self.settings.get(name)) for name in names]
+        return next((name, value) for name, value in values if value is not None)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Metric:
     @property
     def is_count(self) -> bool:
         """True if values are whole numbers."""
-        return self.counted and self.quantity in ("groups", "weights", "bytes")
+        return self.counted and self.quantity in ("groups", "weights", "bytes", "experts")
 
     @property
     def is_time(self) -> bool:

@@ -205,7 +205,7 @@ class Outcome(NamedTuple):
     """Keys of config.json that the method changed."""
     kept: Kept | None = None
     """Indices of the parts to keep, by axis (`methods.contract.axes`); None for all. The runner
-    removes the rest, and `model` must be unchanged."""
+    removes the rest, and `model` must be unchanged but for tensors of whole parts in `changed`."""
     stored: Mapping[str, StoredWeight] = MappingProxyType({})
     """Stored weights by target. The runner writes them, compares them and counts their bytes."""
     storage: Storage | None = None

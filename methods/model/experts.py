@@ -32,8 +32,12 @@ class Expert(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden], those that the router sends here."""
-        out: Tensor = getattr(self, self._second)(self._gate(self.first(x)))
+        out: Tensor = getattr(self, self._second)(self.gated(self.first(x)))
         return out
+
+    def gated(self, x: Tensor) -> Tensor:
+        """Return the units. x: [tokens, outputs of the first linear]."""
+        return self._gate(x)
 
 
 class ExpertList(nn.ModuleList):
@@ -42,6 +46,8 @@ class ExpertList(nn.ModuleList):
     all_tokens = False
     """True to run every expert on every token. The output is the same, and the linears see more
     inputs."""
+    tells_gates = False
+    """True to give the linears of an expert the router's weights of its tokens, for observers."""
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """hidden: [tokens, hidden]; chosen: int [tokens, k], experts of each token; weights:
@@ -49,6 +55,8 @@ class ExpertList(nn.ModuleList):
         out = torch.zeros_like(hidden)
         for number, expert in enumerate(self):
             place, token = routed_to(number, chosen)
+            if self.tells_gates:
+                tell_gates(expert, weights[token, place])
             if self.all_tokens:
                 y = expert(hidden)[token]
             # An expert without tokens has gradients of 0, not none.
@@ -65,6 +73,12 @@ def routed_to(number: int, chosen: Tensor) -> tuple[Tensor, Tensor]:
     [n]."""
     place, token = torch.where(torch.eq(chosen.T, number))
     return place, token
+
+
+def tell_gates(expert: nn.Module, gates: Tensor) -> None:
+    """Give the linears of an expert the router's weights of the tokens that it runs on next."""
+    for linear in expert.children():
+        linear.gates = gates
 
 
 def experts_of(block: nn.Module) -> tuple[str, ExpertList] | None:

@@ -1,4 +1,4 @@
-"""Models with fewer blocks, units, heads or channels, and the libraries that load them."""
+"""Models with fewer blocks, units, heads, channels or experts, and the libraries that load them."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ from bench.results.identity import chain_label
 from bench.results.store import ReadOnlyStore
 from bench.system.cache import cache_dir
 from helpers import runs
-from helpers.models import sample
+from helpers.models import random_folder, sample
 from methods.contract.method import Compute
 
 DEPTH, WIDTH, CHANNELS = "depth", "width:heads=50%", "channels:from=rotate/pca"
@@ -164,3 +164,28 @@ def test_rows_that_follow_channels(rows_of):
     }
     assert values["channels", "parameters"] < 0.8 * values["dense", "parameters"]
     assert values["rotate:pca + channels", "perplexity"] < values["channels", "perplexity"]
+
+
+def test_rows_that_follow_experts(rows_of, tmp_path):
+    """What is merged is declared, and the runner compares all else with the source."""
+    folder = random_folder("gpt_oss", tmp_path / "mixture")
+    drop, merge = "experts:drop=25%", "experts:merge=50%:by=ream"
+    rows = rows_of(
+        drop,
+        merge,
+        "magnitude:from=experts",
+        models=(str(folder),),
+        measures=("size",),
+        calibration={"sequences": 8, "seqlen": 64, "data": "wiki-mini"},
+        perplexity={"windows": 8, "seqlen": 64, "data": "wiki-mini"},
+    )
+    got = {r.identity.method: r.identity.pattern for r in rows}
+    assert (got[drop], got[merge], got["experts + magnitude"]) == (
+        "experts 25%",
+        "experts 50%",
+        "2:4",
+    )
+    values = values_of(rows)
+    assert [values[name, "experts"] for name in ("dense", drop, merge)] == [4, 3, 2]
+    assert values[merge, "active_parameters"] == values[merge, "parameters"]
+    assert values[drop, "active_parameters"] < values[drop, "parameters"]

@@ -5,6 +5,7 @@ import pytest
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
 from helpers import runs
+from helpers.models import build as build_model
 from helpers.models import sample
 from methods.contract.info import Does
 from methods.contract.method import Needs
@@ -25,9 +26,10 @@ def subject(llama, make_job, refining, tmp_path):
     def make(name):
         method = build(ENTRIES[name], name, runs.QUICK.get(name, {}))
         pattern = "dense" if name == "dense" else "2:4"
-        job = make_job(llama, pattern, source=tmp_path / "source", workdir=tmp_path)
-        job = refining(llama, job) if Needs.TEACHER in method.needs else job
-        return Subject(name, ENTRIES[name], "methods", method, llama, job)
+        model = build_model("mixtral") if name == "experts" else llama
+        job = make_job(model, pattern, source=tmp_path / "source", workdir=tmp_path)
+        job = refining(model, job) if Needs.TEACHER in method.needs else job
+        return Subject(name, ENTRIES[name], "methods", method, model, job)
 
     return make
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from methods.model.experts import Expert, experts_of, routed_to
+from methods.model.experts import Expert, experts_of, routed_to, tell_gates
 from methods.workshop.pruning.activations import Activations, Call, Recorder, Replay, replaced
 from methods.workshop.pruning.observer import Observer, Stop
 from methods.workshop.pruning.states import States
@@ -112,8 +112,11 @@ class ExpertPass:
             name: module for name, module in linears.items() if name != first or not self._shared
         }
         with statistics.observer(unknown, unknown) as observer:
-            for j, (chosen, _) in enumerate(self._routes if unknown else ()):
-                x = self._hidden[j] if every else self._hidden.rows(j, routed_to(number, chosen)[1])
+            for j, (chosen, weights) in enumerate(self._routes if unknown else ()):
+                place, token = routed_to(number, chosen)
+                x = self._hidden[j] if every else self._hidden.rows(j, token)
+                if statistics.gated:
+                    tell_gates(expert, weights[token, place].to(self._activations.device))
                 if len(x):
                     observer.batch(partial(expert, x.to(self._activations.device)))
         if first is not None:

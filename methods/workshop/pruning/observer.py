@@ -39,12 +39,14 @@ class Observer:
         *,
         ends_early: bool = True,
         first_row: int = 0,
+        gated: bool = False,
     ) -> None:
         """required: linears that every batch must reach; stride: rows from one row of the sample to
         the next.
 
         ends_early: end a forward pass when it has reached all required linears; first_row: number
-        of rows that processes with a lower rank have.
+        of rows that processes with a lower rank have; gated: scale the inputs of an expert in the
+        statistic by the router's weights (`methods.model.experts.tell_gates`).
         """
         self.reached = dict.fromkeys(linears, 0)
         """Number of tokens that reached each linear."""
@@ -52,7 +54,7 @@ class Observer:
         """For each linear that a token reached, the first linear with the same input."""
         self._linears, self._required = linears, set(required)
         self._accumulate, self._stride = accumulate, stride
-        self._ends_early, self._first_row = ends_early, first_row
+        self._ends_early, self._first_row, self._gated = ends_early, first_row, gated
         self._stats: dict[str, Tensor] = {}
         self._samples: dict[str, list[Tensor]] = {}
         self._inputs: dict[str, Tensor] = {}  # inputs of this batch, by first linear
@@ -81,13 +83,17 @@ class Observer:
             raise RuntimeError(f"the forward pass did not reach {sorted(self._missing)}")
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0]
             source = next((k for k, other in self._inputs.items() if other is x), None)
             if source is None:
                 self._inputs[name] = x
                 rows = x.flatten(0, -2)
-                self._stats[name] = self._accumulate(rows.float(), self._stats.get(name))
+                seen = rows.float()
+                gates: Tensor | None = getattr(module, "gates", None)
+                if self._gated and gates is not None:
+                    seen = seen * gates[:, None]
+                self._stats[name] = self._accumulate(seen, self._stats.get(name))
                 row = self._first_row + self.reached[name]
                 # Every stride-th row of all batches.
                 sample = rows[-row % self._stride :: self._stride]

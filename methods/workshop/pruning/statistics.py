@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from methods.contract.errors import UserError
 from methods.contract.method import Job
 from methods.model.experts import ExpertList
 from methods.model.families import Family
@@ -42,15 +43,30 @@ class Statistics:
     """
 
     def __init__(
-        self, job: Job, accumulate: Accumulate, sharing: Sharing, batch: int | None = None
+        self,
+        job: Job,
+        accumulate: Accumulate,
+        sharing: Sharing,
+        batch: int | None = None,
+        gated: bool = False,
     ) -> None:
-        """batch: sequences per forward pass, by default as many as BATCH_TOKENS allows."""
+        """batch: sequences per forward pass, by default as many as BATCH_TOKENS allows; gated: see
+        `Observer`.
+
+        Raises:
+            UserError: gated, and all experts see all tokens, of which most have no weight.
+        """
         if job.calibration is None:
             raise RuntimeError(
                 "this walk collects a statistic: the method's `needs` must name CALIBRATION"
             )
+        if gated and job.all_experts:
+            raise UserError(
+                "gate=true weighs the tokens that the router sends to an expert: leave "
+                "calibration.all_experts out"
+            )
         tokens = job.calibration
-        self.all_experts = job.all_experts
+        self.all_experts, self.gated = job.all_experts, gated
         self.tokens = tokens.numel()
         """Number of calibration tokens of all processes."""
         self.batches, self._first_row = sharing.batches(
@@ -88,6 +104,7 @@ class Statistics:
             self._stride,
             ends_early=ends_early,
             first_row=self._first_row,
+            gated=self.gated,
         )
 
     def of_block(
@@ -106,13 +123,13 @@ class Statistics:
         observer = self.observer(linears, linears.keys() - routed, ends_early=not routed)
         try:
             for mixture in mixtures:
-                mixture.all_tokens = self.all_experts
+                mixture.all_tokens, mixture.tells_gates = self.all_experts, self.gated
             with observer:
                 for hidden in activations.hidden:
                     observer.batch(lambda hidden=hidden: activations.run(index, block, hidden))  # type: ignore[misc]
         finally:
             for mixture in mixtures:
-                mixture.all_tokens = False
+                mixture.all_tokens = mixture.tells_gates = False
         return self.pool(observer, linears, routed)
 
     def pool(

@@ -91,9 +91,10 @@ class Walk:
         accumulate: Accumulate | None = None,
         *,
         batch: int | None = None,
+        gated: bool = False,
     ) -> None:
         """batch: calibration sequences per forward pass, by default as many as BATCH_TOKENS
-        allows."""
+        allows; gated: scale the inputs of an expert in the statistic by the router's weights."""
         self.job = job
         self.errors: dict[str, float] = {}
         """Per target, ||X (W' - W)^T||^2 / ||X W^T||^2 on sampled inputs X. Without calibration, X
@@ -106,7 +107,9 @@ class Walk:
         self._held = hold(
             model, job.source, job.compute, output, by_expert=self._sharing.world == 1
         )
-        self._statistics = Statistics(job, accumulate, self._sharing, batch) if accumulate else None
+        self._statistics = None
+        if accumulate:
+            self._statistics = Statistics(job, accumulate, self._sharing, batch, gated)
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[Visit]:
