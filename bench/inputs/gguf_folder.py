@@ -2,8 +2,8 @@
 
 The way of transformers holds all weights in float32, and parses the vocabulary of the file three
 times with the reader of `gguf`, one numpy slice of a mapped file for each token. For half a billion
-weights that was most of the time. `bench.inputs.loading.convert_gguf` is that way, and the oracle
-of the tests.
+weights that was most of the time. `bench.inputs.loading.convert_gguf` is that way: exports are
+checked with it, and tests compare the bytes.
 """
 
 from __future__ import annotations
