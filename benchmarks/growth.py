@@ -22,20 +22,24 @@ from report import RECORDS_OF_ROW
 ROWS = (200, 500, 1000, 2000)
 RECORDS = (2000, 5000, 10_000, 20_000)
 FILL = """
-import pathlib, sys
+import functools, pathlib, sys
 from unittest import mock
 import report
-with mock.patch("os.fsync"):  # these records need not outlive a crash
-    report.fill(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+sys.path.insert(0, str(report.ROOT / "tests"))
+from helpers import fake_records
+one_store = functools.cache(fake_records.Store)  # a new one looks through the whole folder
+# These records need not outlive a crash.
+with mock.patch.object(fake_records, "Store", one_store), mock.patch("os.fsync"):
+    report.fill(pathlib.Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
 """
 
 
-def fill(tree: Path, root: Path, rows: int) -> None:
-    """Write records of this many rows, as the tree's own report.py makes them."""
+def fill(tree: Path, root: Path, rows: int, first: int) -> None:
+    """Write records of rows `first` to `rows`, as the tree's own report.py makes them."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(tree), str(tree / "benchmarks")])
     }
-    command = [sys.executable, "-c", FILL, str(root), str(rows)]
+    command = [sys.executable, "-c", FILL, str(root), str(rows), str(first)]
     subprocess.run(command, cwd=tree, env=environment, check=True)
 
 
@@ -85,8 +89,10 @@ def main(
     of_check = {int(count) // RECORDS_OF_ROW for count in records.split(",")}
     with tempfile.TemporaryDirectory() as room:
         root, page = Path(room) / "made", Path(room) / "page"
+        made = 0
         for count in sorted(of_check | of_report):
-            fill(tree, root, count)
+            fill(tree, root, count, made)
+            made = count
             commands: dict[str, tuple[object, ...]] = {}
             if count in of_report:
                 commands[f"report {count:,} rows"] = ("report", "--results", root, "--out", page)

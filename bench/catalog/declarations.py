@@ -178,6 +178,18 @@ def read_source(target: str) -> CatalogEntry:
     return describe(target, SimpleNamespace(__doc__=ast.get_docstring(classes[name]), **declared))
 
 
+def read_help(target: str) -> str:
+    """Return the docstring of a function of this project, without importing it; "" for another
+    object. target: MODULE:FUNCTION."""
+    module, _, name = target.partition(":")
+    file = find_file(module)
+    assert file is not None, f"{target} is not there"
+    for node in ast.parse(file.read_bytes()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+    return ""
+
+
 def _bases(classes: Mapping[str, ast.ClassDef], name: str) -> Iterator[ast.ClassDef]:
     """Yield the class and those of its bases that are in the same module; bases of other modules
     declare nothing."""

@@ -39,7 +39,6 @@ from bench.catalog.entries import (
     TRACKERS,
 )
 from bench.system import surroundings
-from bench.system.bounded import bounded_memory, machine_bytes
 from bench.system.suggest import describe_unknown, shorten
 from methods.contract.errors import UserError
 
@@ -329,18 +328,13 @@ def guarded(entry: CatalogEntry) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _guest(name: str, target: str) -> Iterator[None]:
-    """Run the code of a plug-in, whose prints go to stderr, within half of the
-    machine's memory. Put back
-    what it changes of this process. Raise UserError in place of what it raises.
+    """Run the code of a plug-in, whose prints go to stderr. Put back what it changes of this
+    process. Raise UserError in place of what it raises.
 
     target: MODULE:CLASS, to find the line of the plug-in that failed.
     """
     try:
-        with (
-            contextlib.redirect_stdout(sys.stderr),
-            surroundings.kept(),
-            bounded_memory(machine_bytes() // 2),
-        ):
+        with contextlib.redirect_stdout(sys.stderr), surroundings.kept():
             yield
     except UserError:
         raise

@@ -12,7 +12,7 @@ from bench.cli.console import Rows, note
 from bench.inputs import corpora, models, tasks, tracks
 from bench.inputs.task_yaml import read_task
 from bench.planning import method_cost, recipes
-from bench.results.record import Record
+from bench.results.record import RecordName
 from bench.results.store import RESULTS, ReadOnlyStore
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown
@@ -121,20 +121,20 @@ def _task(name: str, file: str) -> dict[str, Any]:
 
 def _runs(results: Path | None) -> Rows:
     store = ReadOnlyStore(results or RESULTS)
-    out = list(store.named(_describe_record))
+    out = [_describe_record(record) for record in store.names()]
     for line in store.damaged:
         note(f"{line}: left out")
     return out
 
 
-def _describe_record(record: Record) -> dict[str, str]:
+def _describe_record(record: RecordName) -> dict[str, str]:
     labels = record.identity.labels()
     names = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
     texts = {name: str(value) for name, value in labels.items() if value is not None}
     row = {name: texts.get(name, "") for name in names}
     return {
-        "record": record.short_key,
+        "record": record.key[:12],
         **row,
         "status": record.status,
-        "recorded": record.recorded,
+        "recorded": str(record.provenance.get("recorded") or ""),
     }

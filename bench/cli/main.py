@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command, get_group
 
 from bench.catalog import registry
+from bench.catalog.declarations import read_help
 from bench.cli.console import note, print_line
 from bench.execution import signals
 from bench.system import interpreter, provenance, terminal
@@ -40,7 +41,7 @@ MAX_SENTENCE = 500
 GROUPS = {
     "Compress and measure": ("plan", "run", "top", "prune", "finetune", "search", "allocate"),
     "Choose and compare": ("report", "pick", "compare", "table", "figure", "show", "ls", "scaling"),
-    "Ship": ("export", "verify", "fidelity", "speed"),
+    "Ship": ("export", "card", "verify", "fidelity", "speed"),
     "Guard a repository": ("gate", "baseline", "history"),
     "Share results": ("check", "sign", "merge", "import", "submit"),
     "Set up": ("doctor", "pull", "families", "conformance", "cache", "env"),
@@ -85,6 +86,9 @@ class _Commands(Mapping[str, Any]):
             alone.command(name, cls=_Command)(found)
             return get_command(alone)
 
+    def __contains__(self, name: object) -> bool:
+        return name in registry.names("commands")  # Mapping would import the command
+
     def __iter__(self) -> Iterator[str]:
         return iter(registry.names("commands"))
 
@@ -108,10 +112,20 @@ class _Program(TyperGroup):
             rows = []
             for name in names:
                 if name in self.commands:
-                    rows.append((name, self.commands[name].get_short_help_str(width)))
+                    rows.append((name, self._summarize(name, width)))
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
+
+    def _summarize(self, name: str, width: int) -> str:
+        """Return the first sentence of a command's help, in `width` columns. A function of this
+        project is read and not imported, so that help is fast."""
+        command = registry.SECTIONS["commands"].get(name)
+        text = read_help(command.target) if command else ""
+        if text:
+            return _Command(name, help=text).get_short_help_str(width)
+        summary: str = self.commands[name].get_short_help_str(width)
+        return summary
 
 
 app = typer.Typer(

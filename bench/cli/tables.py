@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -63,14 +63,15 @@ def print_table(
     worded: list[int] = []
     tight: list[int] = []
     for i, header in enumerate(headers):
-        column = [_shown(row[i]) for row in rows]
-        if column and not any(cell.text for cell in column):
+        cells = [row[i] for row in rows]
+        known = {cell: _shown(cell) for cell in set(cells)}
+        if cells and not any(cell.text for cell in known.values()):
             continue
         text = printable(header)
-        needed = max((_width(cell.text) for cell in column), default=0)
+        needed = max((_width(cell.text) for cell in known.values()), default=0)
         longest_word = max(map(cell_len, text.split()), default=0)
         head.append(StyledCell(text, "bold"))
-        columns.append(column)
+        columns.append([known[cell] for cell in cells])
         to_right.append(right[i])
         titled.append(max(needed, cell_len(text)))
         tight.append(max(needed, longest_word))
@@ -86,20 +87,40 @@ def print_table(
     total = 0
     for n, line in enumerate(lines):
         total = max(total, sum(width + GAP for _, width in line) - GAP + INDENT * (n > 0))
-    out = [Text(part, "bold") for part in textwrap.wrap(printable(title), width or len(title) + 1)]
+    out: list[str | Text] = []
+    for part in textwrap.wrap(printable(title), width or len(title) + 1):
+        out.append(Text(part, "bold"))
     out += [*_draw(head, lines, to_right, at_bottom=True), Text("─" * total, "dim")]
     for row in body:
         out += _draw(row, lines, to_right)
     for note in notes:
         parts = textwrap.wrap(printable(note), width or len(note) + 1)
         out += [Text(part, "dim") for part in parts]
-    make_console(sys.stdout).print(Text("\n").join(out))
+    make_console(sys.stdout).print(Text("\n").join(_merged(out)))
 
 
 def _shown(cell: str | StyledCell) -> StyledCell:
     if not isinstance(cell, StyledCell):
         cell = StyledCell(cell)
-    return StyledCell(shorten(printable(cell.text), MAX_CELL), cell.color)
+    text = printable(cell.text)
+    if _width(text) > MAX_CELL:
+        text = shorten(text, MAX_CELL)
+    return StyledCell(text, cell.color)
+
+
+def _merged(lines: Iterable[str | Text]) -> Iterator[Text]:
+    """Yield all lines. Plain lines that follow each other are one text, which takes less time."""
+    plain: list[str] = []
+    for line in lines:
+        if isinstance(line, str):
+            plain.append(line)
+            continue
+        if plain:
+            yield Text("\n".join(plain))
+            plain = []
+        yield line
+    if plain:
+        yield Text("\n".join(plain))
 
 
 def arrange(
@@ -144,15 +165,14 @@ def _spare(lines: Sequence[Line], width: int) -> int:
 
 def _draw(
     row: Sequence[StyledCell], lines: Sequence[Line], right: Sequence[bool], at_bottom: bool = False
-) -> list[Text]:
+) -> list[str | Text]:
     """Return the lines of one row. Lines without text are left out. at_bottom: align wrapped cells
     at the bottom."""
-    if len(lines) == 1 and not any(cell.color for cell in row):
-        plain = [row[i].text for i, _ in lines[0]]
-        lengths = list(map(_width, plain))
-        if all(length <= width for length, (_, width) in zip(lengths, lines[0], strict=True)):
-            return [Text(_join(plain, lengths, lines[0], right).rstrip())]
-    out = []
+    if len(lines) == 1:
+        plain = _draw_plain(row, lines[0], right)
+        if plain is not None:
+            return [plain]
+    out: list[str | Text] = []
     for n, line in enumerate(lines):
         cells = [_wrap(row[i], width, right[i]) for i, width in line]
         height = max(map(len, cells)) if any(row[i].text for i, _ in line) else 0
@@ -173,14 +193,17 @@ def _width(text: str) -> int:
     return len(text) if text.isascii() else cell_len(text)
 
 
-def _join(texts: Sequence[str], lengths: Sequence[int], line: Line, right: Sequence[bool]) -> str:
-    """Return one line of cells that fit."""
+def _draw_plain(row: Sequence[StyledCell], line: Line, right: Sequence[bool]) -> str | None:
+    """Return the only line of a row. None: a cell has a color, or does not fit."""
     out = []
-    for text, length, (i, width) in zip(texts, lengths, line, strict=True):
-        text, free = text.rstrip(), width - length
-        padding = " " * (free + length - _width(text))
+    for i, width in line:
+        text, color = row[i]
+        if color or _width(text) > width:
+            return None
+        text = text.rstrip()
+        padding = " " * (width - _width(text))
         out.append(padding + text if right[i] else text + padding)
-    return (" " * GAP).join(out)
+    return (" " * GAP).join(out).rstrip()
 
 
 def _wrap(cell: StyledCell, width: int, right: bool) -> list[Text]:

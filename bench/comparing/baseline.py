@@ -16,7 +16,7 @@ from typing import Any
 from bench.comparing.result_set import ResultSet
 from bench.results import metrics
 from bench.results.derive import Items
-from bench.results.items import of_table, read_parquet
+from bench.results.items import TEXT_COLUMNS, of_table, read_parquet
 from bench.results.record import SCHEMA, NoItems, Record, parse, require_schema
 from bench.results.record_check import check_record
 from bench.results.rows import latest
@@ -161,7 +161,7 @@ def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], It
 
     @cache
     def opened() -> tuple[Any, dict[str, tuple[int, int]]]:
-        table = read_parquet(content, f"{name}: {ITEMS}", total)
+        table = read_parquet(content, f"{name}: {ITEMS}", total, TEXT_COLUMNS)
         if "record" not in table.column_names:
             raise UserError(f"{name}: {ITEMS} has no column 'record': {REMAKE}")
         rows: dict[str, tuple[int, int]] = {}

@@ -27,6 +27,7 @@ from bench.execution.job import (
     Workspace,
     checkpoint_folder,
 )
+from bench.execution.memory_limit import return_free_memory
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
 from bench.formats import decode_again
@@ -190,6 +191,8 @@ class Builder:
             before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen
         )
         count_terms(counts, low_rank_adapter.read(after), opened_after, dtype)
+        # Several copies of the embedding were compared, and measures need none of that memory.
+        return_free_memory()
         return counts
 
     def _apply(self, artifact: Artifact, before: BuiltStage | None, workdir: Path) -> WeightCounts:

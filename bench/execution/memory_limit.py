@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -11,6 +12,13 @@ import psutil
 
 LOOK_S = 1.0
 """Shortest time between two looks in seconds."""
+
+
+def return_free_memory() -> None:
+    """Return to the system what this process has freed. Workers let glibc keep it otherwise
+    (bench.execution.processes.KEEPS_MEMORY)."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class MemoryLimit:

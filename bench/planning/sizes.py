@@ -44,6 +44,13 @@ class ModelSizes(BaseModel, frozen=True):
     """Sum of in^2 over the distinct inputs [tokens, in] of all targets."""
 
     @property
+    def multiplied(self) -> int:
+        """Parameters that are multiplied with each token: all but an embedding that is not the
+        head."""
+        embedding = self.vocabulary * self.hidden
+        return self.parameters - (embedding if self.outside >= 2 * embedding else 0)
+
+    @property
     def at_once(self) -> int:
         """Parameters of blocks in memory, while a thread reads the next part."""
         return self.rest + self.expert + max(self.rest, self.expert)

@@ -300,12 +300,9 @@ def _sort_key(group: list[Row], columns: list[ColumnKey]) -> tuple[Any, ...]:
 
 def _readings(group: list[Row], column: ColumnKey) -> list[Row]:
     """Return a line's readings for a column. A measure that failed counts in all of its columns."""
-    metric, *of = column
-    return [
-        r
-        for r in group
-        if [r["protocol"], r["measure"]] == of and (r["metric"] == metric or _has_no_metric(r))
-    ]
+    metric, protocol, measure = column
+    own = [r for r in group if r["protocol"] == protocol and r["measure"] == measure]
+    return [r for r in own if r["metric"] == metric or _has_no_metric(r)]
 
 
 def _has_no_metric(row: Row) -> bool:

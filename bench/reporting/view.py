@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from bench.reporting.facts import Facts, Interval, RowNumbers
@@ -197,7 +198,7 @@ class Table:
         """Return the rows that are no part of another row."""
         return [k for k, row in enumerate(self.rows) if row.part_of is None]
 
-    @property
+    @cached_property
     def notes(self) -> tuple[str, ...]:
         """Return what readers must know of the numbers that the table shows."""
         sources: dict[str, dict[str, None]] = {}
@@ -260,7 +261,7 @@ class Table:
             (i for i, c in enumerate(self.columns) if c.metric == "mean_acc" and not c.hidden), None
         )
         with_tasks = [k for k in self.whole_rows if mean is None or self.rows[k].cells[mean]]
-        others = [k for k in self.whole_rows if k not in with_tasks]
+        others = sorted(set(self.whole_rows).difference(with_tasks))
         if not with_tasks or not others:
             return [self.to_text_table(self.whole_rows)]
         first, second = self.to_text_table(with_tasks), self.to_text_table(others)

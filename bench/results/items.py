@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 
 from bench.results.derive import Items
-from bench.results.parquet_pages import find_lie
 from bench.results.record import Item, ItemsFile, Record, max_items_bytes, parse
 from bench.results.record_check import check_record
+from bench.system.bounded import bounded_memory
 from methods.contract.errors import UserError, first_line
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")
 MAX_ID = 1000
 """Largest length of an item id in bytes."""
+SLACK_BYTES = 2**28
+"""Memory that reading items may take beside theirs."""
 
 
 def pack(items: Sequence[Item]) -> bytes:
@@ -70,39 +72,39 @@ def _read_known(content: bytes) -> Any:
     return file.read(use_threads=False)
 
 
-def read_parquet(content: bytes, name: str, rows: int) -> Any:
-    """Return a table of items. rows: how many it must have, which is checked before they are read.
-    Refuse other columns."""
+def read_parquet(
+    content: bytes, name: str, rows: int, text: Sequence[str] = TEXT_COLUMNS[:2]
+) -> Any:
+    """Return a table of items. Refuse other columns.
+
+    rows: how many it must have, which is checked before they are read. text: its columns of text.
+    """
     import pyarrow
     from pyarrow import compute, parquet
 
     try:
-        file = parquet.ParquetFile(pyarrow.BufferReader(content))
-        about = file.metadata
-        wrong = (
-            _find_excess(about, rows)
-            or _find_odd_column(file.schema_arrow, rows)
-            or find_lie(content, about)
-        )
-        if wrong:
-            raise UserError(f"{name} {wrong}: make it again")
-        text = [column for column in TEXT_COLUMNS if column in file.schema_arrow.names and rows]
         # A dictionary holds a text once, however often a small file repeats it.
         file = parquet.ParquetFile(
-            pyarrow.BufferReader(content), metadata=file.metadata, read_dictionary=text
+            pyarrow.BufferReader(content), read_dictionary=list(text if rows else ())
         )
-        table = file.read(use_threads=False)  # for so few rows, several times as fast as read_table
-        for column in text:
+        wrong = _find_excess(file.metadata, rows) or _find_odd_column(file.schema_arrow, rows)
+        if wrong:
+            raise UserError(f"{name} {wrong}: make it again")
+        # A page may unpack to more than the footer says.
+        with bounded_memory(SLACK_BYTES + 2 * max_items_bytes(rows)):
+            # For so few rows, this is several times as fast as read_table.
+            table = file.read(use_threads=False)
+        for column in text if rows else ():
             for chunk in table.column(column).chunks:
-                if (
-                    chunk.null_count
-                    or (compute.max(compute.binary_length(chunk.dictionary)).as_py() or 0) > MAX_ID
-                ):
+                lengths = compute.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
+                if chunk.null_count or lengths.max(initial=0) > MAX_ID:
                     raise UserError(
                         f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make "
                         "it again"
                     )
-    except (pyarrow.ArrowException, OSError, ValueError) as fault:
+    except KeyError as fault:
+        raise UserError(f"{name} has no column {fault.args[0].decode()!r}: make it again") from None
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as fault:
         raise UserError(
             f"{name} is not Parquet ({first_line(fault)[:80]}): make it again"
         ) from None
@@ -135,10 +137,11 @@ def _find_odd_column(schema: Any, rows: int) -> str:
         return ""
     for field in schema:
         kind = field.type
-        if types.is_dictionary(kind):
+        is_text = types.is_dictionary(kind)
+        if is_text:
             kind = kind.value_type
         if field.name in TEXT_COLUMNS:
-            is_right = types.is_string(kind) or types.is_large_string(kind)
+            is_right = is_text and (types.is_string(kind) or types.is_large_string(kind))
         else:
             is_right = types.is_floating(kind) or types.is_integer(kind)
         if not is_right:

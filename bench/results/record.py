@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
@@ -316,6 +317,27 @@ class Record(BaseModel, extra="forbid"):
         )
 
 
+class RecordName(BaseModel):
+    """What a list says of a record. Nothing else of it is looked at."""
+
+    key: str
+    identity: Identity
+    status: Status
+    key_inputs: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+
+
+def parse_name(content: bytes, name: str) -> RecordName:
+    """Return the name of the record in a JSON text, for a list of records. Its digest is not
+    compared. Raise as `parse` does."""
+    with _one_error():
+        fields = json.loads(content)
+        require_schema(fields["schema_version"], name)
+        named = RecordName.model_validate(fields)
+    named.identity = _rename(named.identity, named.key_inputs)
+    return named
+
+
 def parse(content: bytes, name: str, *, known: bool = False) -> Record:
     """Return the record in a JSON text. Every record from outside is read here: of folders,
     baselines and other machines.
@@ -329,7 +351,7 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
-    try:
+    with _one_error():
         if known:
             fields = json.loads(content)
             digest = fields.pop("digest")
@@ -339,6 +361,23 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         if record.is_engine_timing:
             _EngineNotes.model_validate(record.notes)
         record._digest = digest
+    record.identity = _rename(record.identity, record.key_inputs)
+    return record
+
+
+def _rename(identity: Identity, inputs: Mapping[str, Any]) -> Identity:
+    """Return an identity with today's name of its model."""
+    today = RENAMED_MODELS.get((identity.model, str(inputs.get("model"))))
+    if today is None:
+        return identity
+    return identity.model_copy(update={"model": today})
+
+
+@contextlib.contextmanager
+def _one_error() -> Iterator[None]:
+    """Raise ValueError with a sentence for all that is wrong with a record's text."""
+    try:
+        yield
     except ValidationError as fault:
         first = fault.errors()[0]
         place = ".".join(map(str, first["loc"]))
@@ -347,10 +386,6 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         ) from None
     except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as fault:
         raise ValueError(f"{type(fault).__name__}: {fault}") from None
-    today = RENAMED_MODELS.get((record.identity.model, str(record.key_inputs.get("model"))))
-    if today:
-        record.identity = record.identity.model_copy(update={"model": today})
-    return record
 
 
 def _read_fields(content: bytes, name: str) -> tuple[dict[str, Any], str]:

@@ -9,10 +9,11 @@ import hashlib
 import os
 import re
 import shlex
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bench.results.record import (
     DONE,
@@ -22,8 +23,10 @@ from bench.results.record import (
     NoItems,
     OtherSchema,
     Record,
+    RecordName,
     max_items_bytes,
     parse,
+    parse_name,
 )
 from bench.system.files import atomic_write, sweep, write_file
 from methods.contract.errors import UserError, first_line
@@ -39,6 +42,7 @@ RESULTS = Path("results/local")
 """Default results folder. It is not committed. Published records are in folders beside it."""
 FOLDERS = ("records", "items", "locks", "corrupt", "runs", "logs", "signatures")
 """Folders in a results folder. A link in place of one would lead our files elsewhere."""
+R = TypeVar("R", Record, RecordName)
 PATIENCE_S = 60.0
 """Timeout for a shared folder to come back."""
 LOOK_S = 0.2
@@ -118,34 +122,16 @@ class ReadOnlyStore:
     def listed(self) -> Iterator[Record]:
         """Yield all records that can be read, to name them. Their numbers may be anything."""
         for path in self._paths():
-            record = self._read(path)
+            record = self._read_whole(path, parse)
             if record is not None:
                 yield record
 
-    def named(self, describe: Callable[[Record], dict[str, str]]) -> Iterator[dict[str, str]]:
-        """Yield what a function says of each record that `listed` yields. Its answers are
-        remembered by content."""
-        from bench.results.computed import memory
-
-        known = memory(describe.__module__)
+    def names(self) -> Iterator[RecordName]:
+        """Yield the names of all records that can be read, for a list. Nothing is checked."""
         for path in self._paths():
-            about = ["named", path.stem, ""]
-            with contextlib.suppress(OSError):
-                if path.is_file() and path.stat().st_size <= MAX_BYTES:
-                    about[-1] = hashlib.sha256(path.read_bytes()).hexdigest()
-            said, size = known.get(*about) or (None, None)
-            items = self.root / "items" / f"{path.stem}.parquet"
-            if said and size in (None, items.stat().st_size if items.is_file() else -1):
-                yield said
-                continue
-            record = self._read(path)
-            if record is None:
-                continue
-            said, size = describe(record), record.items and items.stat().st_size
-            if about[-1] and (not record.items or self.items_path(record) == items):
-                known.put([said, size], *about)
-            yield said
-        known.save()
+            named = self._read(path, parse_name)
+            if named is not None:
+                yield named
 
     def find(self, prefix: str) -> Record:
         """Return the only record whose key begins with a prefix, or raise UserError, also if its
@@ -170,7 +156,7 @@ class ReadOnlyStore:
     def _hold(self, path: Path, model: str = "") -> Record | None:
         """Return a record that holds, or None. This machine may have checked it before: its digest
         and the items', which are compared, say that nothing has changed."""
-        record = self._read(path)
+        record = self._read_whole(path, self._recall)
         if record is None or model not in ("", record.identity.model):
             return None
         if record.key in self._known:
@@ -192,7 +178,7 @@ class ReadOnlyStore:
         from bench.catalog.registry import PluginFault
         from bench.results.record_check import check_record
 
-        record = record or self._read(path)
+        record = record or self._read_whole(path, parse)
         if record is None:
             return None
         try:
@@ -203,52 +189,56 @@ class ReadOnlyStore:
             self._set_aside(path, f"does not hold: {fault}")
         return None
 
-    def _read(self, path: Path) -> Record | None:
-        """Return a record. Set a damaged one aside: it is made again, and never read as empty. One
-        of another schema stays."""
+    def _read(self, path: Path, parse: Callable[[bytes, str], R]) -> R | None:
+        """Return what a function reads in a record's text. Set a damaged record aside: it is made
+        again, and never read as empty. One of another schema stays."""
         try:
-            return self._parse(path)
+            return parse(_read_content(path), str(path))
         except OtherSchema as fault:
             self.damaged.append(str(fault))
             return None
         except FileNotFoundError:
             return None
         except ValueError as fault:
-            self._set_aside(path, first_line(fault))
+            self._set_aside(path, f"is no record ({first_line(fault)})")
             return None
 
-    def _parse(self, path: Path) -> Record:
-        """Read a record. Raise OtherSchema for another version, or ValueError if it or its items
-        are damaged."""
-        if path.exists() and not path.is_file():  # reading a pipe would block
-            raise ValueError("is no record (it is no file)")
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ValueError(f"is no record ({size:,} bytes, more than {MAX_BYTES:,})")
-        content = path.read_bytes()
+    def _read_whole(self, path: Path, parse: Callable[[bytes, str], Record]) -> Record | None:
+        """Return a record as `_read` does, if its file and that of its items are its own by name
+        and size."""
+        record = self._read(path, parse)
+        wrong = record and self._find_wrong_file(record, path)
+        if wrong:
+            self._set_aside(path, wrong)
+            return None
+        return record
+
+    def _recall(self, content: bytes, name: str) -> Record:
+        """Parse a record, faster if this machine has checked the same bytes before."""
         text = hashlib.sha256(content).hexdigest()
         is_known = bool(self._memory.get("holds", text))
-        try:
-            record = parse(content, str(path), known=is_known)
-        except ValueError as fault:
-            raise ValueError(f"is no record ({first_line(fault)})") from None
+        record = parse(content, name, known=is_known)
         self._texts[record.key] = text
         if is_known:
             self._known.add(record.key)
-        if record.stem != path.stem:
-            raise ValueError("does not bear its own key")
-        if record.items:
-            items, whole = self.items_path(record), record.items.size
-            if not items.is_file():
-                raise ValueError(f"has lost its items {items.name}")
-            size = items.stat().st_size
-            if whole not in (None, size):
-                raise ValueError(f"has damaged items: {items.name} has {size:,} of {whole:,} bytes")
-            if size > (most := max_items_bytes(record.items.rows)):
-                raise ValueError(
-                    f"has damaged items: {items.name} has {size:,} bytes, more than {most:,}"
-                )
         return record
+
+    def _find_wrong_file(self, record: Record, path: Path) -> str:
+        """Return what is wrong with the name of a record's file or the size of its items' file, or
+        ""."""
+        if record.stem != path.stem:
+            return "does not bear its own key"
+        if record.items is None:
+            return ""
+        items, whole = self.items_path(record), record.items.size
+        if not items.is_file():
+            return f"has lost its items {items.name}"
+        size, most = items.stat().st_size, max_items_bytes(record.items.rows)
+        if whole not in (None, size):
+            return f"has damaged items: {items.name} has {size:,} of {whole:,} bytes"
+        if size > most:
+            return f"has damaged items: {items.name} has {size:,} bytes, more than {most:,}"
+        return ""
 
     def _set_aside(self, path: Path, why: str) -> None:
         self.damaged.append(f"{path} {why}")
@@ -282,6 +272,16 @@ class ReadOnlyStore:
         content = path.read_bytes() if path.is_file() else b""
         record.items.require_whole(content, str(path))
         return content
+
+
+def _read_content(path: Path) -> bytes:
+    """Return the content of a record's file. Raise ValueError if it is no file or too large."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):  # reading a pipe would block
+        raise ValueError("it is no file")
+    if about.st_size > MAX_BYTES:
+        raise ValueError(f"{about.st_size:,} bytes, more than {MAX_BYTES:,}")
+    return path.read_bytes()
 
 
 class Store(ReadOnlyStore):

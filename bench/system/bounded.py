@@ -23,11 +23,6 @@ class OutOfBounds(Exception):
     """The work took more than its bounds, or ended its process."""
 
 
-def machine_bytes() -> int:
-    """Return the size of the machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 @contextmanager
 def bounded_memory(max_bytes: int) -> Iterator[None]:
     """Let this process take up to max_bytes more. Then Python raises MemoryError. Without /proc

@@ -20,11 +20,13 @@ FileState = tuple[int, int, int, int]
 """Size, times of modification and change, and inode of a file. A program can set the modification
 time only."""
 
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+"""Writer of canonical JSON."""
+
 
 def of(value: Any) -> str:
     """Return the sha256 of canonical JSON: sorted keys, no spaces, no NaN."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(CANONICAL.encode(value).encode()).hexdigest()
 
 
 def of_file(path: Path) -> str:

@@ -3,19 +3,14 @@ rows measure or where results go."""
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import locale
 import os
 import random
-import resource
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NoReturn
+from collections.abc import Iterator
+from typing import Any
 
 DECIDES_NO_NUMBER = True
 MODULES = (
@@ -25,16 +20,12 @@ MODULES = (
 """Modules whose functions others could replace, and every number or file goes through."""
 CLASSES = (("json", "JSONDecoder"), ("json", "JSONEncoder"))
 """Classes of them whose methods others could replace."""
-STREAMS = ("stdin", "stdout", "stderr", "__stdout__", "__stderr__")
-LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Restore the settings after the block: environment, current folder, umask, locale, random
-    generators, streams, limits, timers, standard modules, and the settings of numpy and torch, if
-    they are imported. In the block, a call that ends the process at once raises SystemExit, threads
-    hold up no exit, and functions for the exit that fail end in a sentence."""
+    generators, standard modules, and the settings of numpy and torch, if they are imported."""
     environment, mask, folder = dict(os.environ), os.umask(0o77), os.open(".", os.O_RDONLY)
     os.umask(mask)
     language, recursion = locale.setlocale(locale.LC_ALL), sys.getrecursionlimit()
@@ -44,7 +35,6 @@ def kept() -> Iterator[None]:
     owners += [getattr(modules[module], name) for module, name in CLASSES]
     contents = [dict(vars(owner)) for owner in owners]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_process())
         if "numpy" in sys.modules:
             stack.enter_context(_numpy())
         if "torch" in sys.modules:
@@ -64,66 +54,6 @@ def kept() -> Iterator[None]:
             locale.setlocale(locale.LC_ALL, language)
             sys.setrecursionlimit(recursion)
             random.setstate(state)
-
-
-@contextlib.contextmanager
-def _process() -> Iterator[None]:
-    """Restore streams, limits and timers. Keep the block from ending the process or its exit."""
-    streams = {name: getattr(sys, name) for name in STREAMS}
-    limits = {which: resource.getrlimit(which) for which in LIMITS}
-    register, start, end = atexit.register, threading.Thread.start, os._exit
-    is_main = threading.current_thread() is threading.main_thread()
-    alarm = signal.signal(signal.SIGALRM, _refuse_alarm) if is_main else None
-    atexit.register = _register_guarded  # type: ignore[assignment]
-    threading.Thread.start = _start_daemon  # type: ignore[assignment, method-assign]
-    os._exit = partial(_refuse_exit, os.getpid(), end)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        if is_main:
-            signal.signal(signal.SIGALRM, alarm)
-        atexit.register, os._exit = register, end
-        threading.Thread.start = start  # type: ignore[method-assign]
-        for name, stream in streams.items():
-            setattr(sys, name, stream)
-        for which, (soft, hard) in limits.items():
-            _, now = resource.getrlimit(which)
-            if now != hard:  # a hard limit that was lowered stays
-                soft, hard = min(soft, now), now
-            with contextlib.suppress(ValueError, OSError):
-                resource.setrlimit(which, (soft, hard))
-
-
-def _refuse_alarm(*_: object) -> NoReturn:
-    raise TimeoutError("its alarm went off")
-
-
-def _refuse_exit(process: int, end: Callable[[int], NoReturn], code: int) -> NoReturn:
-    """Raise SystemExit in place of os._exit. A fork ends as it asks. process: that of the block."""
-    if os.getpid() != process:
-        end(code)
-    raise SystemExit(f"it called os._exit({code})")
-
-
-_start, _register = threading.Thread.start, atexit.register
-
-
-def _start_daemon(thread: threading.Thread) -> None:
-    thread.daemon = True  # Python waits for the end of the others before it exits
-    _start(thread)
-
-
-def _register_guarded(work: Callable[..., Any], *values: Any, **named: Any) -> Callable[..., Any]:
-    def guarded() -> None:
-        try:
-            work(*values, **named)
-        except BaseException as fault:  # noqa: BLE001 (a plug-in may raise anything)
-            what = f"{type(fault).__name__}: {' '.join(str(fault).split())}"
-            print(f"bench: a plug-in failed at the exit of Python ({what})", file=sys.stderr)
-
-    _register(guarded)
-    return work
 
 
 def _restore(owner: Any, content: dict[str, Any]) -> None:

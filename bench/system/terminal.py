@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bench.system.text import printable_lines
@@ -120,3 +121,20 @@ def shorten(text: str, width: int) -> str:
         return "…"[:width]
     tail = chop_cells(text[::-1], (width - 1) // 2)[0][::-1]
     return f"{chop_cells(text, width - 1 - cell_len(tail))[0]}…{tail}"
+
+
+@contextmanager
+def byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error while the block runs, if that is a terminal. Yield a function
+    that takes the bytes that are done, and all."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = make_console(sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    shown = console.is_terminal and not console.is_dumb_terminal
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown,
+        redirect_stdout=False, redirect_stderr=False,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)

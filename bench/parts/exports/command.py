@@ -60,6 +60,10 @@ def export(
     organization: Annotated[
         str | None, typer.Option(help="For eee: name of the evaluator [default: unknown].")
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option("--card/--no-card", help="For a model: write README.md, as bench card does."),
+    ] = True,
     results: Results = None,
 ) -> None:
     """Write a pruned model, or results, in another format.
@@ -103,8 +107,9 @@ def export(
             f"--results {shorten(results)} has no effect on a model folder: leave it out"
         )
     try:
-        print_line(
-            export_model(artifact, format_, out, results=results, merge=merge, **vars(options))
+        said = export_model(
+            artifact, format_, out, results=results, merge=merge, card=card, **vars(options)
         )
+        print_line(said)
     except CheckFailed as failure:
         fail(f"check failed: {failure}", 1)

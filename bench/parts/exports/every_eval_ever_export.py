@@ -8,22 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bench.formats.contract import ModelResults
 from bench.parts.exports.result_sets import OURS, data_of, recorded_at, values_of
 from bench.results import metrics
+from bench.results.derive import Items, scores_of
 from bench.results.record import ReadingRow, Record
 
 VERSION = "0.3.0"
 """Version of the schema."""
 
 
-def documents(model: ModelResults, organization: str) -> dict[str, str]:
+def documents(
+    model: ModelResults,
+    organization: str,
+    *,
+    availability: str = "",
+    items_of: Callable[[Record], Items] | None = None,
+) -> dict[str, str]:
     """Return JSON by path in Every Eval Ever's data store. The same records give the same bytes.
 
-    Single questions are left out: the schema requires their text and the model's answer, and
-    records have neither.
+    Args:
+        availability: that of the weights, "open_weights" if they are published with the results.
+            "": open for a dense model of the hub, and unknown for others.
+        items_of: reader of a record's questions, which get a line each. None leaves them out.
+            Records have neither a question's text nor its answer, so the lines name the question.
     """
     when = str(model.recorded)
     document = {
@@ -43,7 +54,7 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
             "version": model.version,
             "additional_details": _library(model),
         },
-        "model_info": _model(model),
+        "model_info": _model(model, availability),
         "evaluation_results": [
             _result(record, reading, value)
             for record in model.records
@@ -54,15 +65,61 @@ def documents(model: ModelResults, organization: str) -> dict[str, str]:
     digest = hashlib.sha256("".join(r.key for r in model.records).encode()).digest()
     file = uuid.UUID(bytes=digest[:16], version=4)
     developer, _, name = model.name.partition("/")
-    text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    return {f"data/{OURS}/{developer}/{name.replace('/', '_')}/{file}.json": text}
+    stem = f"data/{OURS}/{developer}/{name.replace('/', '_')}/{file}"
+    out = {}
+    lines = list(_questions(model, document["evaluation_id"], items_of)) if items_of else []
+    if lines:
+        samples = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+        out[f"{stem}_samples.jsonl"] = samples
+        document["detailed_evaluation_results"] = {
+            "format": "jsonl",
+            "file_path": f"{stem}_samples.jsonl",
+            "hash_algorithm": "sha256",
+            "checksum": hashlib.sha256(samples.encode()).hexdigest(),
+            "total_rows": len(lines),
+        }
+    out[f"{stem}.json"] = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    return out
+
+
+def _questions(
+    model: ModelResults, evaluation: Any, items_of: Callable[[Record], Items]
+) -> Iterator[dict[str, Any]]:
+    """Yield a line for each question of a task and metric whose scores are right or wrong."""
+    for record in model.records:
+        if record.identity.subject != "task" or not record.items:
+            continue
+        items, protocol = items_of(record), str(record.identity.protocol.label)
+        for reading, _ in values_of(record):
+            scores = scores_of(reading.metric, record, items)
+            if scores is None or not set(scores.tolist()) <= {0.0, 1.0}:
+                continue
+            for question, score in zip(items.ids.tolist(), scores.tolist(), strict=True):
+                yield {
+                    "schema_version": f"instance_level_eval_{VERSION}",
+                    "evaluation_id": evaluation,
+                    "model_id": model.name,
+                    "evaluation_name": protocol,
+                    "evaluation_result_id": _result_id(record, reading),
+                    "sample_id": str(question),
+                    "interaction_type": "single_turn",
+                    "input": {"raw": f"{protocol}, question {question}", "reference": []},
+                    "output": {"raw": []},
+                    "answer_attribution": [],
+                    "evaluation": {"score": score, "is_correct": score == 1.0},
+                    "metadata": {"record": record.key, "text": "not stored"},
+                }
+
+
+def _result_id(record: Record, reading: ReadingRow) -> str:
+    return f"{record.identity.measure}/{record.identity.protocol.label}/{reading.metric}"
 
 
 def _library(model: ModelResults) -> dict[str, str]:
     return {str(k): str(v) for k, v in model.records[-1].versions.items() if k != OURS}
 
 
-def _model(model: ModelResults) -> dict[str, Any]:
+def _model(model: ModelResults, availability: str) -> dict[str, Any]:
     """Describe a model, also by its metrics without a direction, such as the number of
     parameters."""
     key_inputs = model.records[0].key_inputs
@@ -91,9 +148,10 @@ def _model(model: ModelResults) -> dict[str, Any]:
         for r, v in values_of(record)
         if not r.better
     }
+    is_open = model.is_dense and model.published
     known = {
         "deployment_type": "self_deployed",
-        "model_availability": "open_weights" if model.is_dense and model.published else "unknown",
+        "model_availability": availability or ("open_weights" if is_open else "unknown"),
     }
     return {
         "name": model.name.partition("/")[2],
@@ -130,7 +188,7 @@ def _result(record: Record, reading: ReadingRow, value: float) -> dict[str, Any]
         if reading.n:
             score["uncertainty"]["num_samples"] = reading.n
     return {
-        "evaluation_result_id": f"{record.identity.measure}/{protocol}/{reading.metric}",
+        "evaluation_result_id": _result_id(record, reading),
         "evaluation_name": protocol,
         "evaluation_timestamp": str(recorded_at(record)),
         "source_data": source,

@@ -32,12 +32,13 @@ def group_by_model(records: Iterable[Record]) -> tuple[list[ModelResults], dict[
     skipped: Counter[str] = Counter(
         record.status for record in every if record.status != "ok" or not record.readings
     )
-    models = [_model_results(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
+    models = [of_one_model(sorted(group, key=lambda r: r.key)) for group in grouped.values()]
     return sorted(models, key=lambda model: (model.name, model.records[0].key)), skipped
 
 
-def _model_results(records: list[Record]) -> ModelResults:
-    base, hub = _base(records[0].identity.model)
+def of_one_model(records: list[Record]) -> ModelResults:
+    """Return the results of one model from its records."""
+    base, hub = name_of_base(records[0].identity.model)
     # The path of a folder is private.
     identity = records[0].identity.model_copy(update={"model": hub or base})
     is_dense = identity.method == "dense" and identity.quantizer == "none"
@@ -63,7 +64,7 @@ def _slug(base: str, identity: Identity) -> str:
     return "-".join(_plain(str(p)) for p in parts if p not in (None, "none"))
 
 
-def _base(model: str) -> tuple[str, str]:
+def name_of_base(model: str) -> tuple[str, str]:
     """Return a model's name without its folder, and its hub id if it has one."""
     if model in ALIASES:
         hub = ALIASES[model].ref if ALIASES[model].source == "hub" else ""

@@ -21,7 +21,7 @@ from bench.planning.memory import (
     estimate_disk_bytes,
     is_streamed,
 )
-from bench.planning.work import Work, count_work
+from bench.planning.work import Arithmetic, Work, count_work
 from bench.results.store import ReadOnlyStore
 from bench.system import provenance
 from bench.system.cache import is_built
@@ -30,6 +30,9 @@ START_S = 1.0
 """Seconds to fork a worker and load a small model."""
 EFFICIENCY = 0.6
 """Speed of a forward pass relative to a large matrix product."""
+BFLOAT16_SPEED = {"amx": 2.5}
+"""Speed of a forward pass in bfloat16 relative to one in float32, by instruction set. Others were
+not measured, and count as 1."""
 
 
 def fit_model(plan: Plan) -> CostModel:
@@ -181,7 +184,7 @@ def _seconds(
         return known
     if artifact.device != "cpu":
         return None
-    return [part.operations / _flops(artifact.threads) for part in work.arithmetic]
+    return [_cpu_seconds(part, artifact) for part in work.arithmetic]
 
 
 def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> dict[str, float]:
@@ -196,7 +199,7 @@ def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> 
     for measurements in missing:
         artifact = measurements[0].artifact
         work = count_work(artifact, measurements, made)
-        counted[artifact.key] = work.operations / _flops(artifact.threads)
+        counted[artifact.key] = sum(_cpu_seconds(part, artifact) for part in work.arithmetic)
         seconds = model.seconds(timed_parts(work, artifact))
         if seconds is not None:
             fitted[artifact.key] = seconds
@@ -207,6 +210,16 @@ def estimate_seconds(missing: Sequence[list[Measurement]], model: CostModel) -> 
 def _built(artifacts: Iterable[list[Measurement]]) -> set[str]:
     """Return the names of the stages that are in the cache."""
     return {name for some in artifacts for name in some[0].artifact.cache_names if is_built(name)}
+
+
+def _cpu_seconds(part: Arithmetic, artifact: Artifact) -> float:
+    """Return the time of a part of an artifact's work on this machine's CPU."""
+    # An embedding that is not the head multiplies nothing.
+    forward = part.operations - part.hessians
+    forward *= artifact.sizes.multiplied / artifact.sizes.parameters
+    if artifact.computed_in == "bfloat16":
+        forward /= BFLOAT16_SPEED.get(provenance.instruction_set(), 1.0)
+    return (forward + part.hessians) / _flops(artifact.threads)
 
 
 def _flops(threads: int) -> float:

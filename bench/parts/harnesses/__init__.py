@@ -8,5 +8,6 @@ ENTRIES = {
         "lighteval": "bench.parts.harnesses.lighteval:Lighteval",
         "evalscope": "bench.parts.harnesses.evalscope:EvalScope",
         "every-eval-ever": "bench.parts.harnesses.every_eval_ever:EveryEvalEver",
+        "llama-perplexity": "bench.parts.harnesses.kl_log:LlamaPerplexity",
     },
 }

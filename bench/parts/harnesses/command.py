@@ -18,7 +18,7 @@ def import_results(
         Path,
         typer.Argument(
             help="Folder of lm-eval (--log_samples), lighteval (--save-details), EvalScope or "
-            "Every Eval Ever."
+            "Every Eval Ever, or a log of llama-perplexity --kl-divergence."
         ),
     ],
     model: Annotated[

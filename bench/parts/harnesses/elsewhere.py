@@ -159,7 +159,8 @@ def _record_of(
     questions, harness, about = sorted(evaluation.scores), evaluation.harness, evaluation.about
     columns = _columns(evaluation, questions)
     first = "acc" if "acc" in columns else next(iter(columns), "")
-    content = digests.of([["/".join(q), evaluation.scores[q]] for q in questions])
+    totals = {name: list(total) for name, total in evaluation.totals.items()}
+    content = digests.of(totals or [["/".join(q), evaluation.scores[q]] for q in questions])
     inputs = {
         "harness": harness,
         "task": evaluation.task,
@@ -252,11 +253,18 @@ def _record(
     protocol = Protocol(name=evaluation.task, version=evaluation.version or None, engine=engine)
     return Record(
         key=digests.of(inputs),
-        identity=Identity(measure="zeroshot", protocol=protocol, **whose),
+        identity=Identity(
+            measure="fidelity" if evaluation.totals else "zeroshot",
+            protocol=protocol,
+            **whose,
+        ),
         status="ok",
         readings=[
-            _reading(name, values, evaluation.higher.get(name, True))
-            for name, values in columns.items()
+            *(
+                _reading(name, values, evaluation.higher.get(name, True))
+                for name, values in columns.items()
+            ),
+            *(ReadingRow(metric=name, **one._asdict()) for name, one in evaluation.totals.items()),
         ],
         key_inputs=inputs,
         **fields,

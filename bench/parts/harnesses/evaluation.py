@@ -44,6 +44,16 @@ class Question(NamedTuple):
     target: str
 
 
+class Total(NamedTuple):
+    """A number over a whole task, of a harness that writes no scores of questions."""
+
+    value: float
+    unit: str
+    better: str
+    """ "lower" or "higher"."""
+    stderr: float | None = None
+
+
 @dataclass
 class Evaluation:
     """One task as a harness measured it."""
@@ -64,6 +74,8 @@ class Evaluation:
     """Name of the model, version of the harness, and time, as far as the harness wrote them."""
     made: float = 0.0
     """Time of the run in seconds since 1970."""
+    totals: Mapping[str, Total] = field(default_factory=dict)
+    """Numbers without questions, by metric."""
     _seen: Counter[tuple[Question, str]] = field(default_factory=Counter)
 
     def add(self, question: Question, part: str, scores: Mapping[str, Any]) -> None:

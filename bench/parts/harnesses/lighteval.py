@@ -17,7 +17,6 @@ from bench.parts.harnesses.evaluation import (
     time_in_name,
     time_of,
 )
-from bench.results.parquet_pages import find_lie
 from bench.system import digests
 from methods.contract.errors import UserError, first_line
 
@@ -80,16 +79,11 @@ def _details(results: Path) -> Path | None:
 
 
 def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
-    """Yield the document and the scores of each row. Raise ValueError for a file whose pages
-    contradict its footer."""
+    """Yield the document and the scores of each row."""
     import pyarrow
     from pyarrow import parquet
 
-    content = file.read_bytes()
-    table = parquet.ParquetFile(pyarrow.BufferReader(content))
-    wrong = find_lie(content, table.metadata)
-    if wrong:
-        raise ValueError(wrong)
+    table = parquet.ParquetFile(pyarrow.BufferReader(file.read_bytes()))
     largest = max(
         (_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0
     )

@@ -103,7 +103,7 @@ def build(
         for i, section in enumerate(sections):
             if not section.published:
                 sections[i] = _with_signers(section, signers)
-    figures = _draw(sections)
+    figures, fidelity = _draw(sections), table_figures.find_fidelity()
     figure_files = _figure_files(sections, figures)
     found = make_search_sections(of_search)
     for_latex = []
@@ -111,6 +111,7 @@ def build(
         texts = []
         for board_table in section.tables:
             texts += [*board_table.to_text_tables(), *profile.text_tables(board_table)]
+            texts += fidelity.text_tables(board_table) if fidelity else []
         for_latex.append((section.title, section.description, texts))
     files = {
         **_pages(sections, figures, found, title),
@@ -292,6 +293,7 @@ def _markdown(
         "a range. " + folding.RULE,
         RULE,
     ]
+    fidelity = table_figures.find_fidelity()
     best = highlights.find_highlights(sections)
     if best:
         summary = table.to_markdown(highlights.to_text_table(best), escape_all_markdown)
@@ -312,7 +314,10 @@ def _markdown(
             out.append(table.to_markdown(with_tasks, escape_all_markdown).rstrip())
             for part in others:
                 out += [WITHOUT_TASKS, table.to_markdown(part, escape_all_markdown).rstrip()]
-            for text, about in zip(profile.text_tables(one), profile.CAPTIONS, strict=False):
+            beside = list(zip(profile.text_tables(one), profile.CAPTIONS, strict=False))
+            if fidelity:
+                beside += [(text, fidelity.table_caption) for text in fidelity.text_tables(one)]
+            for text, about in beside:
                 out += [f"#### {escape_all_markdown(text.title)}", about]
                 out.append(table.to_markdown(text, escape_all_markdown).rstrip())
     if of_search:

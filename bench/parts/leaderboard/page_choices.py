@@ -48,15 +48,18 @@ def page_choices(table: Table) -> dict[str, Any] | None:
         fitting = [name for name in options if row.filters["quantizer"].startswith(name)]
         return {"name": row.name, "pattern": row.filters["pattern"], "quantizers": fitting}
 
+    limits = [(one, [float(parse_limit(one, stop)) for stop in one.stops]) for one in LIMITS]
     out = []
     for at, c in enumerate(rows):
         stops: list[int | None] = []
-        unsure = []
-        for limit in LIMITS:
-            values = [float(parse_limit(limit, stop)) for stop in limit.stops]
+        unsure: list[list[int]] = []
+        for limit, values in limits:
+            if limit.bound(c.facts) is None:
+                stops.append(None)
+                unsure.append([])
+                continue
             checks = [check_limit(limit, c.facts, value) for value in values]
-            is_measured = checks[0].bound is not None
-            stops.append(sum(not one.met for one in checks) if is_measured else None)
+            stops.append(sum(not one.met for one in checks))
             unsure.append([k for k, one in enumerate(checks) if one.unsure])
         tied, uncompared = [at], None
         if c.index in compared or len(rows) - at <= pairwise.MAX_PAIRED_ROWS:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from bench.catalog import registry
 from bench.parts.leaderboard.front_figure import draw_fronts
 from bench.reporting import drawing, pareto, profile, words
 from bench.reporting.drawing import BLUE, HEIGHT, INK, MAX_LETTERS, SOFT, WIDTH, scale
@@ -37,6 +38,7 @@ PATTERN_CAPTION = (
     "windows of 2:4 at N/(N-1) times; 4:8 and unstructured patterns not at all."
 )
 
+FIDELITY = "fidelity_in_reports"
 NO_BREAK_SPACE = "\N{NO-BREAK SPACE}"
 
 
@@ -71,7 +73,19 @@ def draw_all(table: Table, name: str) -> list[TableFigure]:
         out.append(_make(name, PATTERN_CAPTION, draw, ratios, "; ".join(texts)))
     if profile.rows_of(table):
         out.append(draw_tracks(table, title))
+    fidelity = find_fidelity()
+    shown = fidelity.shows(table) if fidelity else None
+    if shown:
+        name, draw = f"{title}: {fidelity.name}", partial(fidelity.draw, *shown)
+        out.append(_make(name, fidelity.caption, draw, shown))
     return out
+
+
+def find_fidelity() -> Any:
+    """Return the service that shows fidelity in reports, or None if its part is not there."""
+    if FIDELITY not in registry.names("services"):
+        return None
+    return registry.load(registry.lookup("services", FIDELITY))
 
 
 def draw_size(table: Table, name: str) -> list[TableFigure]:

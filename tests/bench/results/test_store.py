@@ -54,7 +54,17 @@ def test_a_record_of_a_renamed_model_has_its_name_of_today(store, digest):
     former, today = RENAMED[0], RENAMED_MODELS[RENAMED]
     old = record(identity={"model": former}, key_inputs={"model": digest})
     store.write(old)
-    assert store.get(old.key).identity.model == (today if digest == RENAMED[1] else former)
+    (named,) = store.names()
+    assert named.identity.model == (today if digest == RENAMED[1] else former)
+    assert store.get(old.key).identity == named.identity
+
+
+def test_a_changed_record_is_in_a_list_and_nowhere_else(store):
+    store.write(record())
+    fake_records.edit_value(store.path(KEY), 2.0)
+    assert [named.key for named in ReadOnlyStore(store.root).names()] == [KEY]
+    assert list(ReadOnlyStore(store.root)) == list(ReadOnlyStore(store.root).checked()) == []
+    assert store.get(KEY) is None
 
 
 @pytest.mark.parametrize(

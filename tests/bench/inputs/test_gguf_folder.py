@@ -1,0 +1,70 @@
+"""Folders of GGUF files: those of transformers, to the byte, with less memory."""
+
+import gguf
+import pytest
+import torch
+
+from bench.inputs import gguf_folder, loading
+from helpers import gguf_files
+from methods.model.folder import Folder
+
+HIDDEN, WIDTH = gguf_files.HIDDEN, gguf_files.HIDDEN // gguf_files.HEADS
+
+
+def of_kind(kind, tensors=None, **sizes):
+    """Return the arguments of `gguf_files.write` for another architecture of LLaMA's shape."""
+    of_llama = {k: v for k, v in gguf_files.FIELDS.items() if k.startswith("llama.")}
+    fields = {k.replace("llama.", f"{kind}."): v for k, v in of_llama.items()}
+    fields |= dict.fromkeys(of_llama) | {f"{kind}.{k}": v for k, v in sizes.items()}
+    all_blocks = {}
+    for i in range(gguf_files.LAYERS):
+        all_blocks |= {f"blk.{i}.{name}": shape for name, shape in (tensors or {}).items()}
+    return fields, all_blocks, kind
+
+
+GROUPED = {f"attn_{x}.weight": (2 * WIDTH, HIDDEN) for x in "kv"}
+BIASES = {"attn_q.bias": (HIDDEN,)} | {f"attn_{x}.bias": (2 * WIDTH,) for x in "kv"}
+NORMS = {f"{x}_norm.weight": (HIDDEN,) for x in ("post_attention", "post_ffw")}
+NORMS |= {f"attn_{x}_norm.weight": (WIDTH,) for x in "qk"}
+KINDS = {
+    "llama": ({"llama.attention.head_count_kv": 2}, of_kind("", GROUPED)[1], "llama"),
+    "qwen2": of_kind("qwen2", GROUPED | BIASES, **{"attention.head_count_kv": 2}),
+    "gemma3": of_kind("gemma3", NORMS, **{"attention.key_length": WIDTH}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_is_that_of_transformers_to_the_byte(tmp_path, kind):
+    (tmp_path / "in").mkdir()
+    file = gguf_files.write(tmp_path / "in/x.gguf", *KINDS[kind])
+    loading.convert_gguf(file, tmp_path / "theirs")
+    gguf_folder.write(file, tmp_path / "ours")
+    names = sorted(path.name for path in (tmp_path / "theirs").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "ours").iterdir())
+    for name in names:
+        ours, theirs = (tmp_path / side / name for side in ("ours", "theirs"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_head_is_tied_if_its_bytes_are_those_of_the_embedding(tmp_path, monkeypatch, same):
+    shape = (len(gguf_files.TOKENS), HIDDEN)
+    monkeypatch.setattr(gguf_folder, "PART_ROWS", 100)
+    add = gguf.GGUFWriter.add_tensor
+    kept = {}
+
+    def add_tensor(writer, name, values):
+        kept[name] = values.copy()
+        if name == "output.weight":
+            values = kept["token_embd.weight"].copy()
+            values[-1, -1] += not same
+        add(writer, name, values)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", add_tensor)
+    file = gguf_files.write(tmp_path / "x.gguf", tensors={"output.weight": shape})
+    gguf_folder.write(file, tmp_path / "m", torch.bfloat16)
+    folder = Folder(tmp_path / "m")
+    assert folder.is_tied == same and ("lm_head.weight" in folder) == (not same)
+    embedding = torch.from_numpy(kept["token_embd.weight"])
+    assert torch.equal(folder.tensor("model.embed_tokens.weight"), embedding.bfloat16())
+    assert folder.config["dtype"] == "bfloat16"
