@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.formats.contract import ModelResults
 from bench.inputs.corpora import CORPORA
-from bench.inputs.models import ALIASES
+from bench.inputs.models import find_alias
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.identity import Identity
 from bench.results.record import ReadingRow, Record
@@ -66,9 +66,9 @@ def _slug(base: str, identity: Identity) -> str:
 
 def name_of_base(model: str) -> tuple[str, str]:
     """Return a model's name without its folder, and its hub id if it has one."""
-    if model in ALIASES:
-        hub = ALIASES[model].ref if ALIASES[model].source == "hub" else ""
-        return model, hub
+    alias = find_alias(model)
+    if alias:
+        return model, alias.ref if alias.source == "hub" else ""
     is_id = re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", model) and not Path(model).exists()
     hub = model if is_id else ""
     return _plain(Path(model).name), hub

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 
-from bench.inputs.models import ALIASES
+from bench.inputs.models import find_alias
 from bench.inputs.tracks import all_tasks
 from bench.results.record import Record
 
@@ -22,7 +22,8 @@ def _known() -> Mapping[str, Mapping[str, str]]:
 
 def of_model(name: str) -> str:
     """Return the licence of a model by its alias or hub id, "" if it is unknown."""
-    hub_id = ALIASES[name].ref if name in ALIASES else name
+    alias = find_alias(name)
+    hub_id = alias.ref if alias else name
     begins = [one for one in _known()["models"] if hub_id.startswith(one)]
     return _known()["models"][max(begins, key=len)] if begins else ""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.catalog import choice, registry
 from bench.inputs.corpora import CORPORA
-from bench.inputs.models import ALIASES, HUB_ID
+from bench.inputs.models import HUB_ID, find_alias
 from bench.parts.submission import licences
 from bench.reporting.protocol import VALIDATION
 from bench.reporting.searches import FILE as ABOUT_FILE
@@ -178,7 +178,7 @@ def _of_reproduction(record: Record) -> Iterator[str]:
             "again"
         )
         return
-    if identity.model not in ALIASES and not HUB_ID.fullmatch(identity.model):
+    if not find_alias(identity.model) and not HUB_ID.fullmatch(identity.model):
         yield f"its model {identity.model!r} is no alias and no hub id: no one else can load it"
     texts = (identity.calibration, identity.training)
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
@@ -368,7 +368,7 @@ def of_protocol(
             )
         known, alias = (
             labels.get((identity.model, identity.measure, protocol.name)),
-            ALIASES.get(identity.model),
+            find_alias(identity.model),
         )
         if known:
             if protocol.label not in known:
