@@ -14,5 +14,5 @@ NAMES = [f"qwen2.5-coder-{size}b-instruct-q4" for size in ("0.5", "1.5")]
 def test_a_row_of_it_can_be_submitted(name):
     assert models.find_alias(name).source == "pypi"
     assert licences.of_model(name) == "Apache-2.0"
-    record = fake_records.record(model=name)
+    record = fake_records.record(identity={"model": name})
     assert not [why for why in submission_rules._of_reproduction(record) if "no alias" in why]
