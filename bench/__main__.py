@@ -13,13 +13,14 @@ def main() -> None:
     """Run the command line."""
     try:
         from bench.cli.main import main as run
+
+        run()
     except (TypeError, ValueError) as fault:
         sentence = describe_unreadable(fault)
         if not sentence:
             raise
         print(f"bench: {sentence}", file=sys.stderr)
         sys.exit(2)
-    run()
 
 
 if __name__ == "__main__":

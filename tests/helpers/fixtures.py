@@ -41,15 +41,6 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def threads() -> Iterator[None]:
-    """Use one thread, unless CAST_BENCH_TEST_THREADS says more: models are small."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session", autouse=True)
 def nothing_synced() -> Iterator[None]:
     """Do not wait until files are on the disk: tests lose no power."""
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +58,11 @@ def nothing_remembered() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
+    """Use one seed, and one thread unless CAST_BENCH_TEST_THREADS says more: models are small, and
+    with two threads for so little work each waits for the other. A command run by an earlier test
+    leaves others."""
     torch.manual_seed(0)
+    torch.set_num_threads(int(os.environ.get("CAST_BENCH_TEST_THREADS", "1")))
 
 
 @pytest.fixture(scope="session", autouse=True)

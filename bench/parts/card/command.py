@@ -32,7 +32,7 @@ def card(
     ] = None,
     results: Results = None,
 ) -> None:
-    """Write README.md for a model folder: what was done, its numbers, and the hub's metadata.
+    """Write the README.md of a model folder, with its numbers.
 
     Beside it are fidelity.json, a receipt of files, records and numbers, and the results for Every
     Eval Ever. A README.md that is not a card of bench card is refused. Figures of bench fidelity in
