@@ -121,6 +121,7 @@ def test_nothing_is_written_through_a_link(tmp_path, name):
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.full
 def test_a_run_deletes_no_locks_of_others(tmp_path, output, refused):
     """conda-lock, for example, has such a folder. A link may lead to it."""
     (tmp_path / "mine/locks").mkdir(parents=True)

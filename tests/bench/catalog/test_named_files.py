@@ -226,9 +226,7 @@ class Copies:
 """
 
 
-def test_work_on_a_copy_is_named_and_a_field_without_bounds_is_told_once(
-    tmp_path, cli, monkeypatch
-):
+def test_work_on_a_copy_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.py").write_text(COPIES)
     runs.run_here(runs.small("r", methods=("my.py",), measures=("size",), quantizers=("none",)))
@@ -238,6 +236,12 @@ def test_work_on_a_copy_is_named_and_a_field_without_bounds_is_told_once(
     }
     assert len(reasons) == 1
     assert "no weight changed: write into visit.weight or call visit.prune" in reasons.pop()
+
+
+@pytest.mark.full
+def test_a_field_without_bounds_is_told_once(tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(COPIES)
     chosen = ("--methods", "my.py,my.py:power=2", "--measures", "size")
     _, _, err = cli("run", *chosen, *runs.flags("r", windows=None))
     assert err.count("power may be any number") == 1
