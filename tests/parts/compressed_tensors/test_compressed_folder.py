@@ -44,7 +44,7 @@ def test_transformers_loads_what_was_measured(quantizer, quantized_row, output, 
         own, counted = map(
             float,
             re.search(
-                r"(\S+) bits per weight, where the row counts \S+ MB and (\S+)", said
+                r"(\S+) bits per weight, where the row counts \S+ MB and ([\d.]+)", said
             ).groups(),
         )
         assert own == pytest.approx(counted + 1, abs=1e-4), (
