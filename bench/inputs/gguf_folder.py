@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bench.inputs import architecture, gguf_header
+from bench.inputs import architecture, gguf_header, loading
 from bench.inputs.model_config import ModelConfig
 from methods.contract.errors import UserError, first_line
 from methods.model.families import FAMILIES, Family
@@ -49,7 +49,10 @@ in keys of records."""
 PART_ROWS = 4096
 """Rows of a matrix that are dequantized at a time."""
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
-ROTATED_IN_PAIRS = ("llama", "mistral")
+COMPARED = ("llama", "qwen2", "gemma3_text")
+"""Families whose folders were compared with those of transformers, byte by byte. Those of others
+are written by transformers."""
+ROTATED_IN_PAIRS = ("llama",)
 """Families whose rows llama.cpp reorders for its rotary embedding."""
 TOKENIZER_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores")
 
@@ -75,7 +78,8 @@ def write(
 ) -> None:
     """Dequantize a GGUF file into a safetensors folder in `dtype`, with its config and tokenizer.
 
-    A head whose bytes are those of the embedding is tied to it, and not stored again.
+    A head whose bytes are those of the embedding is tied to it, and not stored again. A family that
+    is not in COMPARED is written by transformers, in float32.
 
     Raises:
         UserError: the file is damaged, or transformers does not know its model.
@@ -87,6 +91,9 @@ def write(
         reader = _Reader(file)
         stored = _Stored(file, reader)
         config = _read_config(reader, target / "config.gguf")
+        if config.model_type not in COMPARED:
+            loading.convert_gguf(file, target)
+            return
         config = _complete(config, stored, dtype)
         _write_weights(stored, config.to_dict(), target, dtype, advance)
         config.save_pretrained(target)
@@ -198,8 +205,9 @@ def _read_tokenizer(file: Path, config: Any) -> Any:
     the file."""
     if config.model_type == "llama":
         return PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
-    kind = None if config.model_type == "mistral" else config.model_type
-    return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, tokenizer_type=kind)
+    return AutoTokenizer.from_pretrained(
+        file.parent, gguf_file=file.name, tokenizer_type=config.model_type
+    )
 
 
 def _write_weights(
@@ -228,9 +236,9 @@ def _write_weights(
 
 def _names_in_file(names: list[str], model_type: str, blocks: int) -> dict[str, str]:
     """Return the name in a GGUF file of each tensor of a model."""
-    # `gguf` names families as llama.cpp does: gemma3_text is gemma3, and mistral is llama.
+    # `gguf` names families as llama.cpp does: gemma3_text is gemma3.
     known = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
-    arch = known[model_type.removesuffix("_text").replace("mistral", "llama")]
+    arch = known[model_type.removesuffix("_text")]
     found = gguf.get_tensor_name_map(arch, blocks)
     return {name: found.get_name(name, try_suffixes=(".weight", ".bias")) for name in names}
 

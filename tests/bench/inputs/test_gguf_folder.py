@@ -46,6 +46,15 @@ def test_a_folder_is_that_of_transformers_to_the_byte(tmp_path, kind):
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
+def test_a_family_that_was_not_compared_is_written_by_transformers(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(loading, "convert_gguf", lambda *paths: calls.append(paths))
+    monkeypatch.setattr(gguf_folder, "COMPARED", ("qwen2",))
+    file = gguf_files.write(tmp_path / "x.gguf", *KINDS["llama"])
+    gguf_folder.write(file, tmp_path / "m")
+    assert calls == [(file, tmp_path / "m")] and set(KINDS) == {"llama", "qwen2", "gemma3"}
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_head_is_tied_if_its_bytes_are_those_of_the_embedding(tmp_path, monkeypatch, same):
     shape = (len(gguf_files.TOKENS), HIDDEN)
