@@ -15,7 +15,7 @@ from bench.results.identity import PROMPT, TIMED, Identity, Protocol, describe_p
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
 
-PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt")
+PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt", "draw")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
 BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
@@ -133,9 +133,7 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
         out["stages"] = [stage["name"] for stage in stages]
         labels = (*identity.stages, identity.quantizer)
         typed = zip(stages, map(_typed_settings, labels), strict=False)
-        out["settings"] = [
-            _same_settings(stage.get("config", {}), settings) for stage, settings in typed
-        ]
+        out["settings"] = [_same_settings(stage, settings) for stage, settings in typed]
         if "pattern" in stages[-1]:
             out["pattern"] = stages[-1]["pattern"]
     for name, stated in (("calibration", identity.calibration), ("training", identity.training)):
@@ -144,18 +142,18 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
             out[name] = inputs[name] and _of_text(inputs[name], fields)
     out["measure"] = inputs["measure"]["name"]
     config = {**(inputs["measure"].get("config") or {})}
-    bos = config.get("bos", "")
+    bos, draw = config.get("bos", ""), config.get("draw", "")
     if "corpus" in config:
         name = config["corpus"]
         if "split" in config:
             name += f"-{config['split']}"
-        out["protocol"] = (name, None, config["seqlen"], config.get("windows"), bos, "", "")
+        out["protocol"] = (name, None, config["seqlen"], config.get("windows"), bos, "", "", draw)
     elif "task" in config:
         version = f"{config['shots']}-shot" if "shots" in config else config["version"]
         prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
-        out["protocol"] = (config["task"], version, None, config.get("limit"), bos, "", prompt)
+        out["protocol"] = (config["task"], version, None, config.get("limit"), bos, "", prompt, draw)
     elif out["measure"] in PROTOCOL_OF:
-        out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "")
+        out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "", draw)
     return out
 
 
@@ -190,11 +188,13 @@ def _value(text: str) -> Any:
         return text
 
 
-def _same_settings(config: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
+def _same_settings(stage: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
     """Return the stored values of settings that were typed. A default value is not stored, nor is
     what a text becomes."""
+    config = stage.get("config", {})
     stored = {name.removesuffix("_"): value for name, value in config.items()}
     plain = {name: value for name, value in stored.items() if isinstance(value, bool | int | float)}
+    plain |= {name: outer["name"] for name, outer in stage.get("outer", {}).items()}
     return {name: plain.get(name, value) for name, value in typed.items()}
 
 
