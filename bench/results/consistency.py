@@ -151,7 +151,8 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     elif "task" in config:
         version = f"{config['shots']}-shot" if "shots" in config else config["version"]
         prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
-        out["protocol"] = (config["task"], version, None, config.get("limit"), bos, "", prompt, draw)
+        limit = config.get("limit")
+        out["protocol"] = (config["task"], version, None, limit, bos, "", prompt, draw)
     elif out["measure"] in PROTOCOL_OF:
         out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "", draw)
     return out
