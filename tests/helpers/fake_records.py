@@ -61,7 +61,7 @@ def inputs_of(identity):
     ]
     stages[-1]["pattern"] = identity.pattern
     protocol = identity.protocol
-    config = {"bos": protocol.bos, "limit": protocol.limit}
+    config = {"bos": protocol.bos, "limit": protocol.limit, "draw": protocol.draw}
     if protocol.seqlen is not None:
         config |= {"corpus": protocol.name, "seqlen": protocol.seqlen, "windows": protocol.limit}
     elif protocol.version is not None:
