@@ -61,7 +61,9 @@ def inputs_of(identity):
     ]
     stages[-1]["pattern"] = identity.pattern
     protocol = identity.protocol
-    config = {"bos": protocol.bos, "limit": protocol.limit, "draw": protocol.draw}
+    config = {"bos": protocol.bos, "limit": protocol.limit}
+    if protocol.draw:
+        config["draw"] = protocol.draw
     if protocol.seqlen is not None:
         config |= {"corpus": protocol.name, "seqlen": protocol.seqlen, "windows": protocol.limit}
     elif protocol.version is not None:
