@@ -1,5 +1,5 @@
-"""Gold answers of tracks: bits per byte of the right continuation, and accuracy by ranked choices,
-question by question."""
+"""Gold answers of tracks: bits per byte of the right continuation, accuracy by ranked choices, and
+their calibration, question by question."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ from bench.measures.contract import (
     RunSettings,
 )
 from bench.measures.windowed import mean_and_stderr
+from bench.results.derive import Items
 from bench.results.identity import Protocol
-from bench.results.record import Item, Reading
+from bench.results.record import Item, Reading, Record
+from bench.stats import calibration
 from bench.system.validation import MAX_TOKENS, Extent, Length, count_of
 from methods.contract.errors import Skipped, UserError
 from methods.contract.measure_info import MeasureInfo, Metric
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 100
 RANKINGS = ("raw", "per_byte", "per_char")
 """Ways to rank choices: by ln p, or by ln p divided by the length in bytes or in characters."""
+CALIBRATION = {
+    "calibration_error": calibration.expected_error,
+    "risk_coverage_area": calibration.risk_coverage_area,
+}
+"""Metrics of all answers together, by their confidence and whether they rank first by ln p."""
 
 
 class AnswerSettings(MeasureSettings):
@@ -64,7 +71,9 @@ class Answers:
 
     Items: bits per byte of the right answer of each question. A question with choices also has
     three numbers that are 1 if the right choice ranks first, by ln p, per byte and per character,
-    and the index of the first choice in the task's ranking.
+    and the index of the first choice in the task's ranking. For calibration the choices have
+    probabilities that sum to 1: beside each question are that of the first choice and the Brier
+    score.
     """
 
     name: ClassVar[str] = "answers"
@@ -114,8 +123,17 @@ class Answers:
                 in_tables=False,
                 tolerance=1e-3,
             ),
+            Metric("brier", "1", "lower", "score", 0.0, 2.0, aggregation="mean", in_tables=False),
+            Metric(
+                "calibration_error", "1", "lower", "proportion", 0.0, 1.0,
+                aggregation="own", in_tables=False,
+            ),
+            Metric(
+                "risk_coverage_area", "1", "lower", "proportion", 0.0, 1.0,
+                aggregation="own", in_tables=False,
+            ),
         )
-    )
+    )  # fmt: skip
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[AnswerSettings]] = AnswerSettings
     task: str
@@ -231,6 +249,13 @@ class Answers:
         notes = {"licence": task.licence, "ranking": task.ranking, "tokens_one_by_one": alone}
         return Readings(readings(found), items, tokens=run.tokens, notes=notes)
 
+    @staticmethod
+    def derive(metric: str, record: Record, items: Items) -> float | None:
+        """Return a number of the calibration of all answers, or None for an older record."""
+        if "confidence" not in items.columns:
+            return None
+        return CALIBRATION[metric](items.columns["confidence"], items.columns["acc_raw"])
+
 
 class Mark(NamedTuple):
     """Numbers of a question."""
@@ -292,16 +317,22 @@ def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) ->
                 first[r] = scores.index(max(scores))
             beside = {f"acc_{r}": float(first[r] == question.gold) for r in RANKINGS}
             beside["choice"] = float(first[ranking])
+            beside["confidence"] = float(calibration.probabilities(own).max())
+            beside["brier"] = calibration.brier(own, question.gold)
         yield Mark(bits, beside)
 
 
 def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
-    """Return bits per byte, and the accuracies if each question has several choices."""
+    """Return bits per byte, and accuracies and calibration if each question has several
+    choices."""
     out = [_reading("bits_per_byte", [mark.bits for mark in found])]
     if all(mark.beside for mark in found):
-        for ranking in RANKINGS:
-            name = f"acc_{ranking}"
-            out.append(_reading(name, [mark.beside[name] for mark in found]))
+        columns = {name: [m.beside[name] for m in found] for name in found[0].beside}
+        for name in (*(f"acc_{ranking}" for ranking in RANKINGS), "brier"):
+            out.append(_reading(name, columns[name]))
+        for name, of_answers in CALIBRATION.items():
+            value = of_answers(columns["confidence"], columns["acc_raw"])
+            out.append(Reading(name, value, n=len(found)))
     return tuple(out)
 
 

