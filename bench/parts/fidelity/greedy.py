@@ -1,34 +1,21 @@
-"""Greedy answers of the dense model, and how another model follows them."""
+"""How a model follows the greedy answers of the dense model."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.formats.checkpoint import content_digest
 from bench.measures.contract import MeasureContext
+from bench.measures.generation import Ids, cached_answers, fit, states_along
 from bench.measures.state_check import StateCheck
 from bench.parts.fidelity.distances import DistanceReader, clamped
 from bench.parts.fidelity.tally import DISTANCES, buckets_of_positions
-from bench.system import digests, provenance
-from bench.system.cache import cache_dir
-from bench.system.files import write_file
-from bench.system.source_digest import digest_source
 from methods.contract.errors import Skipped
-from methods.model.folder import dtype_name
 from methods.model.logits import head_of
-
-Ids = list[int]
-"""Token ids of a prompt or an answer."""
-
-BATCH = 16
-"""Prompts in a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +41,16 @@ def along_own_answers(
     with torch.no_grad():
         dense: Any = context.load_dense()
         check = StateCheck(dense)
-        positions = getattr(dense.config, "max_position_embeddings", None)
-        if positions and positions > tokens:
-            prompts = [ids[-(positions - tokens) :] for ids in prompts]
+        prompts, device = fit(prompts, dense, tokens), context.compute.device
         answers = cached_answers(dense, context, prompts, tokens)
-        head, states = head_of(dense), list(_states(dense, prompts, answers, context))
+        head, states = head_of(dense), list(states_along(dense, prompts, answers, device))
         check.require_numbers("the dense model")
         del dense  # beside the original's head, one model is in memory at a time
         loaded = model()
         check = StateCheck(loaded)
         own, reader = head_of(loaded), DistanceReader()
         out = []
-        pairs = zip(answers, states, _states(loaded, prompts, answers, context), strict=True)
+        pairs = zip(answers, states, states_along(loaded, prompts, answers, device), strict=True)
         for answer, before, after in pairs:
             logits = [side(state).float() for side, state in ((head, before), (own, after))]
             if logits[0].shape != logits[1].shape:
@@ -89,80 +74,3 @@ def _followed(kl: Tensor, same: Tensor, longest: int) -> Followed:
         part = kl[first - 1 : last]
         beside |= {f"{label}: kl": float(part.sum()), f"{label}: tokens": float(len(part))}
     return Followed(float(kl.mean()), len(kl), beside)
-
-
-def cached_answers(
-    dense: Any, context: MeasureContext, prompts: Sequence[Ids], tokens: int
-) -> list[Ids]:
-    """Return the dense model's answer to each prompt, from the cache if it was given before."""
-    compute = context.compute
-    inputs = {
-        "model": content_digest(context.source),
-        "prompts": prompts,
-        "tokens": tokens,
-        "dtype": dtype_name(compute.dtype) if compute.dtype else "",
-        "device": str(compute.device),
-        "threads": torch.get_num_threads(),
-        "code": digest_source(__name__),
-        "versions": provenance.versions(),
-        "machine": provenance.machine(),
-    }
-    file = cache_dir() / "tokens" / f"{digests.of(inputs)[:32]}.json"
-    with contextlib.suppress(OSError, ValueError):
-        known: list[Ids] = json.loads(file.read_bytes())
-        if len(known) == len(prompts):
-            return known
-    found = answer(dense, prompts, tokens, compute.device)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):  # the cache may be read-only
-        write_file(file, json.dumps(found))
-    return found
-
-
-def answer(
-    model: Any, prompts: Sequence[Ids], tokens: int, device: torch.device | str
-) -> list[Ids]:
-    """Return the greedy answer to each prompt, with its end of text, of at most `tokens` tokens."""
-    usual = model.generation_config
-    ends = usual.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends]) - {None}
-    # A fresh config in place of the model's own, which may have penalties.
-    model.generation_config = type(usual)(
-        max_new_tokens=tokens, do_sample=False, eos_token_id=sorted(ends) or None, pad_token_id=0
-    )
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    out: dict[int, Ids] = {}
-    for start in range(0, len(order), BATCH):
-        chosen = order[start : start + BATCH]
-        ids, mask = _padded([prompts[i] for i in chosen], left=True)
-        whole = model.generate(ids.to(device), attention_mask=mask.to(device))
-        for i, row in zip(chosen, whole[:, ids.shape[1] :].tolist(), strict=True):
-            stop = next((k + 1 for k, token in enumerate(row) if token in ends), len(row))
-            out[i] = row[:stop]
-    model.generation_config = usual
-    return [out[i] for i in range(len(prompts))]
-
-
-def _states(
-    model: Any, prompts: Sequence[Ids], answers: Sequence[Ids], context: MeasureContext
-) -> Iterator[Tensor]:
-    """Yield the final states that predict the tokens of each answer, [tokens, hidden]."""
-    for start in range(0, len(prompts), BATCH):
-        part = slice(start, start + BATCH)
-        texts = [p + a[:-1] for p, a in zip(prompts[part], answers[part], strict=True)]
-        ids, _ = _padded(texts, left=False)
-        # Padding is on the right, where no token of a text sees it.
-        states = model.base_model(input_ids=ids.to(context.compute.device), use_cache=False)[0]
-        for row, prompt, text in zip(states, prompts[part], texts, strict=True):
-            yield row[len(prompt) - 1 : len(text)]
-
-
-def _padded(texts: Sequence[Ids], *, left: bool) -> tuple[Tensor, Tensor]:
-    """Return token ids and mask, int64 [texts, longest], with zeros on one side."""
-    longest = max(map(len, texts))
-    ids, mask = (torch.zeros(len(texts), longest, dtype=torch.int64) for _ in range(2))
-    for i, text in enumerate(texts):
-        place = slice(longest - len(text), longest) if left else slice(0, len(text))
-        ids[i, place] = torch.tensor(text)
-        mask[i, place] = 1
-    return ids, mask

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bench.inputs import tracks, wikimini
-from bench.inputs.bos import Bos, first_tokens
+from bench.inputs.bos import Bos
 from bench.measures.contract import (
     MeasureContext,
     MeasureSettings,
@@ -27,6 +27,8 @@ from methods.contract.method import Needs
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from bench.measures.generation import Ids
 
 DEFAULT_TASK = "wiki_continuation"
 """Task whose prompts are used if --tasks names no track. It is part of this package."""
@@ -140,8 +142,7 @@ class OwnAnswers:
         """
         from bench.parts.fidelity import greedy  # imports torch
 
-        names, clusters, texts = self._questions(context)
-        prompts = encode(context.tokenizer(), texts, self.bos, "chat" in self.prompt)
+        names, clusters, prompts = self.prompts(context)
         found = greedy.along_own_answers(model, context, prompts, self.tokens)
         items = tuple(
             Item(name, cluster, one.kl, 1.0, one.beside)
@@ -157,6 +158,14 @@ class OwnAnswers:
         tokens = sum(len(p) for p in prompts) + sum(one.tokens for one in found)
         return Readings(tuple(readings), items, tokens=2 * tokens)
 
+    def prompts(self, context: MeasureContext) -> tuple[Sequence[str], Sequence[str], list[Ids]]:
+        """Return names, clusters and token ids of the prompts."""
+        from bench.measures.generation import as_user, encode  # imports torch
+
+        names, clusters, texts = self._questions(context)
+        chat = "chat" in self.prompt
+        return names, clusters, encode(context.tokenizer(), as_user(texts), self.bos, chat)
+
     def _questions(
         self, context: MeasureContext
     ) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
@@ -169,18 +178,3 @@ class OwnAnswers:
         _, questions = tracks.read(self.task, context.data_dir, self.limit)
         texts = [question.contexts[0] for question in questions]
         return [q.id for q in questions], [q.cluster for q in questions], texts
-
-
-def encode(tokenizer: Any, texts: Sequence[str], bos: Bos, chat: bool) -> list[list[int]]:
-    """Return the token ids of each prompt, with a chat template as a user's message."""
-    if not chat:
-        start = first_tokens(tokenizer, bos)
-        ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        return [[*start, *one] for one in ids]
-    out = []
-    for text in texts:
-        whole = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
-        out.append(list(tokenizer(whole, add_special_tokens=False)["input_ids"]))
-    return out

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from bench.inputs import loading
+from bench.measures import generation
 from bench.measures.continuation import Continuation
+from bench.measures.generation import as_user, encode
 from bench.parts.fidelity import greedy
-from bench.parts.fidelity.own_answers import OwnAnswers, encode
+from bench.parts.fidelity.own_answers import OwnAnswers
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from helpers.measuring import context_of, near_tiny
@@ -40,7 +42,7 @@ def test_it_is_two_texts_token_by_token(tmp_path):
     model, dense = near_tiny(0.05), loading.load(runs.TINY, Compute())
     got = read(model, tmp_path)
     lines = [json.loads(line) for line in open_questions()]
-    prompts = encode(loading.load_tokenizer(runs.TINY), [x["context"] for x in lines], "", False)
+    prompts = encode(loading.load_tokenizer(runs.TINY), as_user([x["context"] for x in lines]), "", False)
 
     for item, prompt in zip(got.items, prompts, strict=True):
         text, logits = written(dense, prompt)
@@ -67,7 +69,7 @@ def open_questions():
 def test_the_dense_model_answers_once(tmp_path, monkeypatch):
     model = near_tiny(0.02)
     first = read(model, tmp_path)
-    monkeypatch.setattr(greedy, "answer", lambda *_: pytest.fail("answered again"))
+    monkeypatch.setattr(generation, "answer", lambda *_: pytest.fail("answered again"))
     assert read(model, tmp_path).items == first.items
 
 
@@ -82,12 +84,12 @@ def test_an_answer_ends_with_its_end_of_text():
     model = loading.load(runs.TINY, Compute())
     prompts = [[5, 6], [7], [90, 200, 300]]
     model.generation_config.eos_token_id = None
-    whole = greedy.answer(model, prompts, 9, "cpu")
+    whole = generation.answer(model, prompts, 9, "cpu")
     end = whole[0][3]
     model.generation_config.eos_token_id = end
     model.generation_config.repetition_penalty = 5.0
 
-    found = greedy.answer(model, prompts, 9, "cpu")
+    found = generation.answer(model, prompts, 9, "cpu")
 
     for short, long in zip(found, whole, strict=True):
         assert short == long[: long.index(end) + 1 if end in long else None]
@@ -121,12 +123,12 @@ class Chat:
     def apply_chat_template(self, messages, **_):
         return f"<{messages[0]['role']}>{messages[0]['content']}<assistant>"
 
-    def __call__(self, text, add_special_tokens):
-        return {"input_ids": [ord(letter) for letter in text]}
+    def __call__(self, texts, add_special_tokens):
+        return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
 
 
 def test_a_chat_template_asks_as_a_user():
-    (ids,) = encode(Chat(), ["Hm?"], "", True)
+    (ids,) = encode(Chat(), as_user(["Hm?"]), "", True)
     assert "".join(map(chr, ids)) == "<user>Hm?<assistant>"
 
 
