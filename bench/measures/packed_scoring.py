@@ -19,8 +19,8 @@ from bench.measures.prefix_tree import PrefixTree, group_prefixes, grow_trees
 from methods.model.families import FAMILIES
 from methods.model.logits import head_of
 
-ATTENTIONS = ("sdpa", "eager")
-"""Implementations of attention that accept an additive mask."""
+ATTENTIONS = ("sdpa", "eager", "sdpa_kv8", "sdpa_kv4")
+"""Implementations of attention that accept an additive mask, also of rounded keys and values."""
 ROPES_BY_LENGTH = ("dynamic", "longrope")
 """Rotary embeddings that depend on the longest sequence in the batch."""
 

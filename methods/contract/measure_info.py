@@ -82,6 +82,8 @@ class Metric:
     them."""
     capped_by_pattern: bool = False
     """True if only the part that the pattern requires counts as a gain or loss."""
+    has_floor: bool = False
+    """True if a guess reaches more than nothing. The notes of a record say how much."""
     public_name: str = ""
     """Name in the Every Eval Ever schema, if it has one."""
 

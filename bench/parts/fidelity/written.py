@@ -47,10 +47,6 @@ class Written(OwnAnswers):
         )
     )  # fmt: skip
 
-    @property
-    def generated_tokens(self) -> int:
-        return self.limit * self.tokens
-
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
         """Let the model answer. Raise UserError if the questions cannot be read."""
         from bench.measures import generation  # imports torch

