@@ -170,6 +170,8 @@ def _measure_settings(measure: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return a measure's fields as settings of a run."""
     if measure not in MEASURES:
         return _plugin_settings(measure, config)
+    if "asked" in config:
+        return {measure: config["asked"]}
     if "corpus" in config:
         return _window_settings(config)
     if "task" in config:

