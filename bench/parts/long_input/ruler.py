@@ -3,7 +3,6 @@ RULER's score of a greedy one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,13 +19,11 @@ from bench.measures.contract import (
     Readings,
     RunSettings,
 )
-from bench.measures.windowed import mean_and_stderr
 from bench.results.identity import Protocol
-from bench.results.record import Item, Reading
 from bench.system.suggest import describe_unknown
 from bench.system.validation import Count, Length
 from bench.system.values import split_commas
-from methods.contract.errors import Skipped, UserError
+from methods.contract.errors import UserError
 from methods.contract.measure_info import MeasureInfo, Metric
 from methods.contract.method import Needs
 
@@ -175,7 +172,7 @@ class Ruler:
             UserError: the wheels are not here and cannot be fetched.
             Skipped: the length is too short for the task, or this model cannot be packed.
         """
-        from bench.measures import packed_scoring  # imports torch
+        from bench.measures.asked import Questions, ask  # imports torch
         from bench.parts.long_input import examples as ruler
 
         tokenizer = context.tokenizer()
@@ -184,80 +181,21 @@ class Ruler:
         found = ruler.make_examples(
             sources, self.rule, self.length, self.limit, lambda text: len(tokenizer.tokenize(text))
         )
-        pairs = self._pairs(tokenizer, found)
-        loaded = model()
-        obstacle = packed_scoring.find_obstacle(loaded)
-        if obstacle:
-            raise Skipped(f"answers cannot be packed for {obstacle}")
-        logs = [0.0] * len(pairs)
-        scores = packed_scoring.score(loaded, pairs, 2 * self.length, 2 * self.length)
-        for done, one in enumerate(scores, 1):
-            logs[one.number] = one.log_likelihood
-            context.progress.advance(done, len(pairs))
-        texts = [continuation(self.rule, example) for example in found]
-        bits = []
-        for i, text in enumerate([text for k in range(len(found)) for text in _two(texts, k)]):
-            bits.append(-logs[i] / math.log(2) / len(text.encode()))
-        beside = [{"ruler_gain": bits[2 * k + 1] - bits[2 * k]} for k in range(len(found))]
-        notes: dict[str, Any] = {}
-        if self.generates:
-            notes = self._answer(loaded, tokenizer, context, sources, found, pairs, beside)
-        items = tuple(
-            Item(str(k), str(k), bits[2 * k], 1.0, beside[k]) for k in range(len(found))
-        )
-        columns = {"ruler_bits": [item.value for item in items]}
-        columns |= {name: [one[name] for one in beside] for name in beside[0] if name != "floor"}
-        readings = []
-        for metric, values in columns.items():
-            mean, stderr = mean_and_stderr(values)
-            readings.append(Reading(metric, mean, stderr=stderr, n=len(items)))
-        tokens = sum(len(prompt) for prompt, _ in pairs[::2]) * (2 if self.generates else 1)
-        return Readings(tuple(readings), items, tokens=tokens, notes=notes)
-
-    def _pairs(self, tokenizer: Any, found: list[Example]) -> list[tuple[list[int], list[int]]]:
-        """Return the token ids of each prompt with its answer, then with that of the next
-        question."""
-        start = first_tokens(tokenizer, self.bos)
-
-        def ids_of(text: str) -> list[int]:
-            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-            return ids
-
-        texts = [continuation(self.rule, example) for example in found]
-        pairs = []
-        for k, example in enumerate(found):
-            prompt = [*start, *ids_of(example.prompt.rstrip())]
-            pairs += [(prompt, ids_of(text)) for text in _two(texts, k)]
-        return pairs
-
-    def _answer(
-        self,
-        loaded: Any,
-        tokenizer: Any,
-        context: MeasureContext,
-        sources: Any,
-        found: list[Example],
-        pairs: list[tuple[list[int], list[int]]],
-        beside: list[dict[str, float]],
-    ) -> dict[str, Any]:
-        """Let the model answer, write scores beside the items, and return the notes."""
-        from bench.measures import generation  # imports torch
-        from bench.parts.long_input.examples import score
-
         rule = sources.tasks()[self.rule]["task"]
         room = sources.templates()[rule]["tokens_to_generate"]
-        prompts = generation.fit([prompt for prompt, _ in pairs[::2]], loaded, room)
-        written = generation.answer(
-            loaded, prompts, room, context.compute.device, context.progress.advance
+        prompts = [example.prompt.rstrip() for example in found]
+        ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        start = first_tokens(tokenizer, self.bos)
+        questions = Questions(
+            "ruler",
+            [str(k) for k in range(len(found))],
+            [[*start, *one] for one in ids],
+            [continuation(self.rule, example) for example in found],
+            room if self.generates else 0,
+            lambda k, text: ruler.score(rule, text, found[k].answers),
         )
-        texts = generation.decode(tokenizer, written)
-        for k, text in enumerate(texts):
-            other = found[(k + 1) % len(found)]
-            beside[k]["ruler_score"] = score(rule, text, found[k].answers)
-            beside[k]["floor"] = score(rule, text, other.answers)
-        floor = sum(one["floor"] for one in beside) / len(beside)
-        answers = {str(k): text for k, text in enumerate(texts)}
-        return {"chance": floor, "majority": floor, "answers": answers}
+        # A long list of words may take more tokens than the room for it.
+        return ask(questions, model, context, 2 * self.length)
 
 
 def continuation(task: str, example: Example) -> str:
@@ -270,9 +208,3 @@ def continuation(task: str, example: Example) -> str:
     if task.startswith("qa"):
         return f" {example.answers[0]}"
     return " " + (" " if task == "vt" else ", ").join(example.answers)
-
-
-def _two(texts: list[str], k: int) -> tuple[str, str]:
-    """Return a question's answer, and the next one that is another."""
-    after = [text for text in texts[k + 1 :] + texts[:k] if text != texts[k]]
-    return texts[k], after[0] if after else texts[k]
