@@ -33,19 +33,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
             {"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()
         ]
     if what == "tasks":
-        names = tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items()
-        return [
-            *(_task(name, file) for name, file in names),
-            *(
-                {
-                    "task": name,
-                    "version": f"{track.shots}-shot",
-                    "hub_id": "",
-                    "sets": name.partition("/")[0],
-                }
-                for name, track in tracks.all_tasks().items()
-            ),
-        ]
+        return _tasks()
     if what == "recipes":
         return [_recipe(name, recipe) for name, recipe in recipes.recipes().items()]
     if what == "runs":
@@ -113,10 +101,26 @@ def installed_by(entry: CatalogEntry) -> str:
     return pip_install(entry.extra) if entry.extra else ""
 
 
-def _task(name: str, file: str) -> dict[str, Any]:
-    task = read_task(name, file)
-    sets = " ".join(s for s, members in tasks.TASK_SETS.items() if name in members)
-    return {"task": name, "version": task.version, "hub_id": task.hub, "sets": sets}
+def _tasks() -> Rows:
+    """Return the tasks, grouped by what a compressed model loses that they show."""
+    rows = []
+    for name, file in tasks.expand((*tasks.BUILTIN_TASKS, *tasks.TASK_FILES)).items():
+        task = read_task(name, file)
+        sets = " ".join(s for s, members in tasks.TASK_SETS.items() if name in members)
+        rows.append(_task("short questions", name, task.version, "zeroshot", task.hub, sets))
+    for name, track in tracks.all_tasks().items():
+        lost = name.partition("/")[0]
+        rows.append(_task(lost, name, f"{track.shots}-shot", "answers", "", lost))
+    for measure, entry in registry.entries("measures").items():
+        kind: Any = None if entry.broken else registry.load(entry)
+        for lost, names in getattr(kind, "shows", {}).items():
+            rows += [_task(lost, name, kind.version, measure, "", "") for name in names]
+    return rows
+
+
+def _task(lost: str, name: str, version: str, measure: str, hub: str, sets: str) -> dict[str, Any]:
+    row = {"lost": lost, "task": name, "version": version, "measure": measure}
+    return row | {"hub_id": hub, "sets": sets}
 
 
 def _runs(results: Path | None) -> Rows:

@@ -247,6 +247,7 @@ class Measure(Protocol):
     - `derive(metric, record, items)`, a static method: return the number of a metric with the
       aggregation "own", computed from the items of a record (`bench.results.derive.Items`), or
       None if they do not give it.
+    - `shows`: for `bench ls tasks`, names of tasks by what they show; with a default of `version`.
     - `streams = True`: for models larger than the device, `read` gets a model without its blocks if
       `context.compute.stream`. The blocks are in `context.folder` and `context.source`.
     """

@@ -102,6 +102,7 @@ class Zeroshot:
                 0.0,
                 1.0,
                 aggregation="mean",
+                has_floor=True,
                 order=52,
                 quality=3,
                 on_board=True,

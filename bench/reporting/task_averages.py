@@ -11,13 +11,15 @@ from bench.inputs.tasks import TASK_SETS
 from bench.results import metrics
 from bench.results.identity import Protocol
 from bench.results.rows import IDENTITY
+from bench.stats.bootstrap import students_t
 from bench.system.grouping import group_by
 from bench.system.text import amount
 
 Row = dict[str, Any]
 
-LEFT_OUT = "not in means"
-"""Mark of a task on which the dense model is no better than a guess."""
+LEFT_OUT, AT_FLOOR = "not in means", "at the floor"
+"""Marks of a task on which the dense model is no better than a guess: in a set, or alone."""
+FLOOR_NOTE = "No evidence, because the dense model is not above a guess: {}."
 NOTE = (
     "Not in means and worst drops, because the 95% interval of the dense model's accuracy is not "
     "above chance and the majority class: {}."
@@ -129,11 +131,11 @@ def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
     what guesses reach, and whether the task counts."""
     rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
     found = [r for r in _accuracies(rows) if r.get("guess")]
-    if metric == "acc":
-        parts = [f"n {r['n']:,}" for r in _accuracies(rows) if r["n"]][:1]
-        parts += [_describe_guess(found[:1])] if found else []
-        parts += [LEFT_OUT] if found and _is_left_out(found) else []
-        return ", ".join(parts)
+    if metrics.find(metric).has_floor:
+        own = [r for r in _accuracies(rows) if r["metric"] == metric]
+        guesses = _describe_guess(own[:1]) if own and own[0].get("guess") else ""
+        parts = [f"n {r['n']:,}" for r in own if r["n"]][:1]
+        return ", ".join(filter(None, [*parts, guesses, _mark(own)]))
     if metric == "mean_acc":
         tasks, limit = tasks_of(protocol)
         by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}
@@ -154,11 +156,13 @@ def notes(rows: Sequence[Row]) -> tuple[str, ...]:
         if has_means and doable is not True and _is_in_a_set(name):
             note = NOTE if doable is False else UNJUDGED
             found.setdefault(note, set()).add(name)
-        if row.get("guess") is None:
+        elif doable is False and not _is_in_a_set(name):
+            found.setdefault(FLOOR_NOTE, set()).add(name)
+        if row.get("guess") is None and row["metric"] == "acc":
             found.setdefault(UNKNOWN, set()).add(name)
     return tuple(
         text.format(", ".join(sorted(found[text])))
-        for text in (NOTE, UNJUDGED, UNKNOWN)
+        for text in (NOTE, UNJUDGED, FLOOR_NOTE, UNKNOWN)
         if text in found
     )
 
@@ -170,10 +174,12 @@ def _describe_guess(rows: Iterable[Row]) -> str:
     return f"chance {chance:.3f}, majority {majority:.3f}"
 
 
-def _is_left_out(rows: Sequence[Row]) -> bool:
+def _mark(rows: Sequence[Row]) -> str:
+    """Return the mark of a task on which the dense model is no better than a guess, or ""."""
     dense = _dense_rows(rows)
-    is_undoable = any(_is_doable(row, dense) is False for row in rows)
-    return is_undoable and _is_in_a_set(_protocol(rows[0]).name)
+    if all(_is_doable(row, dense) is not False for row in rows):
+        return ""
+    return LEFT_OUT if _is_in_a_set(_protocol(rows[0]).name) else AT_FLOOR
 
 
 def _is_in_a_set(task: str) -> bool:
@@ -184,7 +190,11 @@ def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
     """Return whether the dense model is better than a guess on a row's questions. None if that is
     not known."""
     before = dense.get(_dense_key(row))
-    if before is None or before.get("guess") is None or not before["n"]:
+    if before is None or not before["n"]:
+        return None
+    if (error := before["stderr"]) and metrics.find(before["metric"]).quantity != "proportion":
+        return bool(before["value"] > students_t(0.05, before["n"] - 1) * error)
+    if before.get("guess") is None:
         return None
     return bool(before["guess"].is_beaten_by(before["value"], before["n"]))
 
@@ -193,7 +203,9 @@ def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:
     return (
         r
         for r in rows
-        if r["identity"].subject == "task" and r["metric"] == "acc" and r["value"] is not None
+        if r["identity"].subject == "task"
+        and r["value"] is not None
+        and metrics.find(r["metric"]).has_floor
     )
 
 
@@ -223,4 +235,4 @@ def _limit(row: Row) -> str:
 
 def _dense_key(row: Row) -> tuple[Any, ...]:
     """Return what a row shares with the dense row that it is compared with."""
-    return (row["model"], row["dtype"], row["device"], row["protocol"])
+    return (*(row[name] for name in ("model", "dtype", "device", "protocol", "metric")),)

@@ -83,7 +83,8 @@ class Metric:
     capped_by_pattern: bool = False
     """True if only the part that the pattern requires counts as a gain or loss."""
     has_floor: bool = False
-    """True if a guess reaches more than nothing. The notes of a record say how much."""
+    """True if a number of the dense model says something only above a floor: above the guesses in
+    the notes of its record for a proportion, and else above 0."""
     public_name: str = ""
     """Name in the Every Eval Ever schema, if it has one."""
 

@@ -77,12 +77,15 @@ class Ruler:
             Metric("ruler_bits", "bits/byte", "lower", "bits/byte", 0.0, aggregation="mean",
                    order=42, margin=0.01),
             Metric("ruler_gain", "bits/byte", "higher", "bits/byte", aggregation="mean",
-                   order=43),
+                   order=43, has_floor=True),
             Metric("ruler_score", "1", "higher", "proportion", 0.0, 1.0, aggregation="mean",
                    order=44, has_floor=True),
         )
     )  # fmt: skip
     needs: ClassVar[Needs] = Needs.NOTHING
+    shows: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "long input": tuple(f"ruler/{task}" for task in TASKS)
+    }
     settings: ClassVar[type[RulerSettings]] = RulerSettings
     task: str
     """Task and length as ruler/TASK/LENGTH."""

@@ -99,12 +99,15 @@ class Bfcl:
             Metric("bfcl_bits", "bits/byte", "lower", "bits/byte", 0.0, aggregation="mean",
                    order=45, margin=0.01),
             Metric("bfcl_gain", "bits/byte", "higher", "bits/byte", aggregation="mean",
-                   order=46),
+                   order=46, has_floor=True),
             Metric("bfcl_score", "1", "higher", "proportion", 0.0, 1.0, aggregation="mean",
                    order=47, has_floor=True),
         )
     )  # fmt: skip
     needs: ClassVar[Needs] = Needs.NOTHING
+    shows: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tool calls": tuple(f"bfcl/{task}" for task in TASKS)
+    }
     settings: ClassVar[type[BfclSettings]] = BfclSettings
     task: str
     """Category as bfcl/CATEGORY."""

@@ -147,3 +147,20 @@ def test_averages_stand_in_the_table():
     assert cells["wanda"]["mean acc maskllm7"].startswith("0.501")
     assert cells["magnitude"]["mean acc maskllm7"] == table.ABSENT
     assert cells["dense"]["worst drop maskllm7"] == table.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "guess", "at_floor"),
+    [
+        ("ruler_gain", 0.02, None, True),
+        ("ruler_gain", 0.03, None, False),
+        ("ruler_score", 0.3, Guess(0.2, 0.2), True),
+        ("ruler_score", 0.9, Guess(0.2, 0.2), False),
+    ],
+)
+def test_a_task_at_the_floor_is_no_evidence(metric, value, guess, at_floor):
+    found = rows("dense", {"ruler/vt/1024": value}, metric=metric, guess=guess)
+    said = task_averages.describe_column(metric, found[0]["protocol"], found)
+    assert said.endswith("at the floor") is at_floor and said.startswith("n 10")
+    notes = task_averages.notes(found)
+    assert any(text.startswith("No evidence") for text in notes) is at_floor
