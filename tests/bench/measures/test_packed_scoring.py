@@ -63,7 +63,7 @@ def test_every_family_is_packed():
     assert [family for family in FAMILIES if find_obstacle(models.build(family))] == []
 
 
-@pytest.mark.parametrize("attention", ("sdpa", "eager"))
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", models.sample(FAMILIES, "llama", "gpt2", "gemma2", "mixtral"))
 def test_is_one_forward_for_each_pair(family, attention, monkeypatch):
     """With prefixes of 4 tokens, most pairs share one that runs separately."""

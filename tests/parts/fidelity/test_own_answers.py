@@ -42,7 +42,9 @@ def test_it_is_two_texts_token_by_token(tmp_path):
     model, dense = near_tiny(0.05), loading.load(runs.TINY, Compute())
     got = read(model, tmp_path)
     lines = [json.loads(line) for line in open_questions()]
-    prompts = encode(loading.load_tokenizer(runs.TINY), as_user([x["context"] for x in lines]), "", False)
+    prompts = encode(
+        loading.load_tokenizer(runs.TINY), as_user([x["context"] for x in lines]), "", False
+    )
 
     for item, prompt in zip(got.items, prompts, strict=True):
         text, logits = written(dense, prompt)

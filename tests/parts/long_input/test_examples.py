@@ -111,9 +111,7 @@ def test_examples_are_those_of_the_wheel(task, sources, tmp_path):
     theirs = json.loads((tmp_path / "x" / "validation.jsonl").read_text())
 
     tokenizer = loading.load_tokenizer(runs.TINY)
-    ours = examples.make_examples(
-        own, task, length, 4, lambda text: len(tokenizer.tokenize(text))
-    )
+    ours = examples.make_examples(own, task, length, 4, lambda text: len(tokenizer.tokenize(text)))
 
     assert [one.prompt for one in ours] == [one["input"] for one in theirs]
     assert [one.answers for one in ours] == [one["outputs"] for one in theirs]
