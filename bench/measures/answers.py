@@ -123,7 +123,10 @@ class Answers:
                 in_tables=False,
                 tolerance=1e-3,
             ),
-            Metric("brier", "1", "lower", "score", 0.0, 2.0, aggregation="mean", in_tables=False),
+            Metric(
+                "choice_brier", "1", "lower", "score", 0.0, 2.0,
+                aggregation="mean", in_tables=False,
+            ),
             Metric(
                 "calibration_error", "1", "lower", "proportion", 0.0, 1.0,
                 aggregation="own", in_tables=False,
@@ -318,7 +321,7 @@ def marks(questions: Sequence[Question], logs: Sequence[float], ranking: str) ->
             beside = {f"acc_{r}": float(first[r] == question.gold) for r in RANKINGS}
             beside["choice"] = float(first[ranking])
             beside["confidence"] = float(calibration.probabilities(own).max())
-            beside["brier"] = calibration.brier(own, question.gold)
+            beside["choice_brier"] = calibration.brier(own, question.gold)
         yield Mark(bits, beside)
 
 
@@ -328,7 +331,7 @@ def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
     out = [_reading("bits_per_byte", [mark.bits for mark in found])]
     if all(mark.beside for mark in found):
         columns = {name: [m.beside[name] for m in found] for name in found[0].beside}
-        for name in (*(f"acc_{ranking}" for ranking in RANKINGS), "brier"):
+        for name in (*(f"acc_{ranking}" for ranking in RANKINGS), "choice_brier"):
             out.append(_reading(name, columns[name]))
         for name, of_answers in CALIBRATION.items():
             value = of_answers(columns["confidence"], columns["acc_raw"])

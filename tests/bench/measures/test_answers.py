@@ -103,7 +103,7 @@ def test_each_question_is_scored_as_alone(cache, tmp_path):
     assert {r: values[f"acc_{r}"].value for r in right} == {r: n / 6 for r, n in right.items()}
     assert values["bits_per_byte"].value == pytest.approx(items.value.mean())
     assert values["bits_per_byte"].n == 6
-    assert values["brier"].value == pytest.approx(items.brier.mean())
+    assert values["choice_brier"].value == pytest.approx(items.choice_brier.mean())
     found = calibration.expected_error(items.confidence, items.acc_raw)
     assert values["calibration_error"].value == pytest.approx(found)
     assert record.cost["tokens"] < record.notes["tokens_one_by_one"] / 2
