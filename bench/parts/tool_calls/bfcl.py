@@ -4,6 +4,7 @@ right ones that a model writes."""
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -252,6 +253,7 @@ def _constants(folder: Path) -> dict[str, Any]:
     """Return the literal constants of the wheel's prompts. The file is parsed, not run."""
     out = {}
     for node in ast.parse((folder / "prompts.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and not isinstance(node.value, ast.Name | ast.Call):
-            out[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
+        if isinstance(node, ast.Assign):
+            with contextlib.suppress(ValueError):  # it is no literal, and no prompt
+                out[ast.unparse(node.targets[0])] = ast.literal_eval(node.value)
     return out
