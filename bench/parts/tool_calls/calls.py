@@ -157,7 +157,7 @@ def _is_allowed(value: Any, about: Mapping[str, Any], allowed: list[Any]) -> boo
     if about["type"] == "float" and type(value) is int:
         value = float(value)
     as_answer = next((type(one) for one in allowed if one != ""), None)
-    # An answer of another type stands for a variable, and is compared as it is.
+    # An allowed value of another type is the name of a variable, and must be equal.
     is_variable = as_answer is not None and as_answer is not kind
     if type(value) is not kind or not _fits(value, inner, allowed):
         if as_answer is None or type(value) is not as_answer or type(value) is kind:
