@@ -321,7 +321,7 @@ def count_folder(
     return counts
 
 
-CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")
+CANDIDATES = ("1:4", "2:8", "2:4", "pairs:4:8", "4:8", "8:16", "3:4", "6:8")
 """Patterns from the sparsest to the densest."""
 
 

@@ -175,7 +175,7 @@ def read(folders: str) -> tuple[Row, ...]:
             continue
         pattern = Pattern.parse(text)
         terms = fmean(values.get("relative_flops", [1 - pattern.share])) - 1 + pattern.share
-        share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
+        share = 1 / (hardware_limit(pattern.base, quantizer) or 1.0) + terms
         own = seeds[method, quantizer, text]
         shape = _shape(pattern, quantizer)
         row = Row(

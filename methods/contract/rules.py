@@ -155,6 +155,18 @@ class GroupsOnly(Rule):
 
 
 @dataclass(frozen=True)
+class SingleWeights(Rule):
+    """A method of another library, whose patterns have no pairs."""
+
+    def takes(self, own: Link, pattern: Pattern) -> None:
+        if pattern.unit > 1:
+            raise UserError(
+                f"{own.label} keeps or removes single weights, and {pattern} needs pairs: use "
+                f"{PRUNER} or sparsegpt"
+            )
+
+
+@dataclass(frozen=True)
 class WholeGroups(Rule):
     """A method that works on blocks of columns, which must be a whole number of groups."""
 

@@ -102,7 +102,7 @@ def test_nan_has_no_place_in_an_order(text):
         pattern.keep(score)
     if pattern.m in (4, 8):
         with pytest.raises(FloatingPointError, match="NaN"):
-            selection.update_mask(score, score == 1, pattern.n, pattern.m)
+            selection.update_mask(score, score == 1, pattern)
 
 
 @pytest.mark.numeric
@@ -119,7 +119,7 @@ def test_an_updated_mask_comes_with_what_changed(text, turned, piece, monkeypatc
         weight, mask = weight.T, mask.T
     keep, was = pattern.keep(weight.abs().contiguous()), mask.clone()
 
-    kept, everything, flips = selection.update_mask(weight, mask, pattern.n, pattern.m).tolist()
+    kept, everything, flips = selection.update_mask(weight, mask, pattern).tolist()
 
     assert torch.equal(mask, keep)
     assert torch.equal(selection.best_of_groups(weight.abs(), pattern.n, pattern.m), keep)
