@@ -74,10 +74,10 @@ def swap_weights(
     The error of a row is e = sum over pruned j of W_j E[X_j]. The weight to restore is the pruned
     one that reduces |e| most by W_j E[X_j] / Var[X_j]^power. The weight to prune is, for n:m, the
     smallest |W_j| ||X_j|| of the same group; unstructured, the smallest of the row that reduces |e|
-    too. No weight is swapped twice. For pairs each of these numbers is the sum of a pair's, and
-    pairs are swapped. A row is done when |e| is at most the threshold, or the next swap would not
-    shrink |e|. (The released code does not check the latter: unstructured swaps may
-    overshoot, and n:m swaps may raise |e|, though not change its sign.)
+    too. No weight is swapped twice. Of pairs, which are swapped whole, W_j E[X_j] and its quotient
+    add up, and so do the squares of |W_j| ||X_j||. A row is done when |e| is at most the threshold,
+    or the next swap would not shrink |e|. (The released code does not check the latter:
+    unstructured swaps may overshoot, and n:m swaps may raise |e|, though not change its sign.)
 
     Args:
         weight: float [out, in]; keep: bool [out, in].
@@ -90,7 +90,7 @@ def swap_weights(
     share = pattern.per_unit(share)
     error = share.masked_fill(keep, 0).sum(1, dtype=torch.float64)
     before = error.clone()
-    size = pattern.per_unit(weight.abs() * inputs.norm)
+    size = pattern.unit_scores(weight.abs() * inputs.norm)
     # [out, cycles], for errors above and below 0
     restore = [_lowest(-benefit * sign, rule.cycles) for sign in (1, -1)]
     # In groups, the weight to prune depends on the one to restore.

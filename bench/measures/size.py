@@ -134,10 +134,10 @@ class Size:
         the targets.
 
         bytes_packed is computed, not measured. Each target stores n of every m values and a mask of
-        one bit per weight, or per pair. The other tensors keep their size, except for a quantized embedding and
-        head. Quantized weights count with the bytes of their stored tensors, and a model made
-        elsewhere with those of its files. A model
-        that breaks its pattern cannot be packed and counts as dense, as does an unstructured one.
+        one bit per weight, or per pair. The other tensors keep their size, except for a quantized
+        embedding and head. Quantized weights count with the bytes of their stored tensors, and a
+        model made elsewhere with those of its files. A model that breaks its pattern cannot be
+        packed and counts as dense, as does an unstructured one.
         bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms
         count in every reading of bits and bytes. relative_flops is the arithmetic of the targets
         and their terms for one token, over that of the dense targets. cache_bytes_per_token is what

@@ -143,6 +143,15 @@ class Pattern:
             return values
         return values.unflatten(-1, (-1, self.unit)).sum(-1)
 
+    def unit_scores(self, score: Tensor) -> Tensor:
+        """Return the score of each unit, [..., in / unit]: the sum of its squares, since squares of
+        errors add up; of single weights their own score."""
+        if self.unit == 1:
+            return score
+        # float16 has no squares of small numbers.
+        wide = score if score.dtype.itemsize > 2 else score.float()
+        return self.per_unit(wide.square())
+
     def per_weight(self, values: Tensor) -> Tensor:
         """Repeat the value of each unit for its weights: [..., in / unit] -> [..., in]."""
         if self.unit == 1:
@@ -171,7 +180,9 @@ class Pattern:
 
     def keep(self, score: Tensor, *, per: str = "layer") -> Tensor:
         """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the
-        first is kept. The score of a pair is the sum of its scores.
+        first is kept.
+
+        score: what a weight counts, as a size. Of pairs the squares add up.
 
         per: "layer" or "row", the unit in which an unstructured pattern is counted.
 
@@ -184,7 +195,7 @@ class Pattern:
         from methods.workshop.pruning import selection  # here, so that a plan needs no torch
 
         if self.m:
-            return self.per_weight(selection.best_of_groups(self.per_unit(score), *self.units))
+            return self.per_weight(selection.best_of_groups(self.unit_scores(score), *self.units))
         return selection.best(score, self.sparsity, per)
 
     def violations(self, weight: Tensor) -> int:

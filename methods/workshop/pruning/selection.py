@@ -136,7 +136,7 @@ def update_mask(weight: Tensor, mask: Tensor, pattern: Pattern) -> Tensor:
         return _update_mask_of_four(weight, mask, kept)
     size = weight.abs().contiguous() if is_on_cpu else weight.abs()
     choose = best_of_groups if is_on_cpu else best_by_rank
-    new = pattern.per_weight(choose(pattern.per_unit(size), kept, units))
+    new = pattern.per_weight(choose(pattern.unit_scores(size), kept, units))
     sums = mask_metrics(size, new, new != mask)
     mask.copy_(new)
     return sums
