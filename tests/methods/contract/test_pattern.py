@@ -12,23 +12,6 @@ from methods.workshop.pruning import selection
 
 INVALID = ["5:4", "0:4", "0:0", "x", "2:", ":4", "2:4:8", "-2:4", "0%", "100%", "50", "99.99999%"]
 INVALID_PAIRS = ["pairs:3:8", "pairs:4:7", "pairs:10:8", "pairs:0:8", "pairs", "pairs:50%"]
-    "pairs:3:8",
-    "pairs:4:7",
-    "pairs:10:8",
-    "pairs",
-    "5:4",
-    "0:4",
-    "0:0",
-    "x",
-    "2:",
-    ":4",
-    "2:4:8",
-    "-2:4",
-    "0%",
-    "100%",
-    "50",
-    "99.99999%",
-]
 PAIRS = Pattern.parse("pairs:4:8")
 SMALL = ["1:2", "1:4", "2:4", "3:4", "2:8", "4:8", "6:8", "pairs:2:4", "pairs:4:8", "pairs:2:8"]
 TERMS = ["dense + r16", "2:4 + 16", "depth 25% + r1", "2:4 + r1 + r2"]
@@ -40,9 +23,7 @@ def test_what_is_no_pattern_is_refused(text):
         Pattern.parse(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["16:32", "pairs:4:8", "50%", "66.6667%", "0.0001%", "dense"]
-)
+@pytest.mark.parametrize("text", ["16:32", "pairs:4:8", "50%", "66.6667%", "0.0001%", "dense"])
 def test_a_pattern_is_written_as_it_is_read(text):
     assert str(Pattern.parse(text)) == text
     if text != "dense":
