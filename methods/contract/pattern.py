@@ -141,7 +141,8 @@ class Pattern:
         """Return the sum of each unit: [..., in] -> [..., in / unit]."""
         if self.unit == 1:
             return values
-        return values.unflatten(-1, (-1, self.unit)).sum(-1)
+        sums: Tensor = values.unflatten(-1, (-1, self.unit)).sum(-1)
+        return sums
 
     def unit_scores(self, score: Tensor) -> Tensor:
         """Return the score of each unit, [..., in / unit]: the sum of its squares, since squares of
