@@ -244,7 +244,9 @@ class Tcq2(RotatedQuantizer):
     needs: ClassVar[Needs] = Needs.CALIBRATION | Needs.TEACHER
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2406.11235",
-        cost=Cost(passes=2, hessians=2, also="a search of 2^memory states for each weight"),
+        cost=Cost(
+            passes=2, hessians=2, tuning="tune", also="a search of 2^memory states for each weight"
+        ),
     )
     memory: Annotated[int, Field(ge=9, le=16)] = 12
 
