@@ -94,9 +94,7 @@ def naive(model, block, hidden):
         "msan": [mean(norms(row).square()) for row in rows],
         "reap": [mean(scaled(row)) for row in rows],
         "removal": removal,
-        "mone": [
-            sum(g for g, _, _ in row) * spread(f) for row, f in zip(rows, inputs, strict=True)
-        ],
+        "mone": mone,
         "aimer": [-evenness(expert) for expert in experts],
     }
 
