@@ -98,12 +98,15 @@ def scores() -> str:
 
 def after() -> str:
     """Return a table of replaced, merged and trained rows, and of quantizers, by bytes."""
-    lines = []
-    for row in sorted(_rows(), key=lambda row: (row.values["bytes_packed"], row.ratio.value)):
-        label = row.method if row.quantizer == "none" else f"{row.method} {row.quantizer}"
+    shown = []
+    for row in _rows():
         if not SCORED.fullmatch(row.method) or row.method.endswith("by=reap"):
-            megabytes = f"{row.values['bytes_packed'] / 1e6:.2f}"
-            lines.append([escape_markdown(label), megabytes, *row.cells()])
+            shown.append(row)
+    lines = []
+    for row in sorted(shown, key=lambda row: (row.values["bytes_packed"], row.ratio.value)):
+        label = row.method if row.quantizer == "none" else f"{row.method} {row.quantizer}"
+        megabytes = f"{row.values['bytes_packed'] / 1e6:.2f}"
+        lines.append([escape_markdown(label), megabytes, *row.cells()])
     return markdown(("row", ">MB", *HEADERS), lines)
 
 
