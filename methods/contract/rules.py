@@ -190,7 +190,7 @@ class UncalibratedBy(Rule):
     field: str
     values: tuple[str, ...]
     drawn: str = ""
-    """Of these values the one with which the seed decides the result."""
+    """Value with which the seed decides the result."""
     unless: tuple[str, ...] = ()
     """Fields with which it needs the text all the same."""
 
