@@ -82,7 +82,8 @@ class Stage(BaseModel, frozen=True):
     @property
     def random(self) -> bool:
         """True if a seed decides its result."""
-        return bool({"calibration", "training"} & set(self.needs))
+        draws = any(rule.draws(self.config) for rule in self.entry.rules)
+        return draws or bool({"calibration", "training"} & set(self.needs))
 
 
 class CalibrationSet(BaseModel, frozen=True):

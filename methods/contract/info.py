@@ -245,6 +245,10 @@ class Rule:
         case."""
         return ()
 
+    def draws(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether the seed decides the result even without calibration and training."""
+        return False
+
     def turns(self, own: Link) -> bool:
         """Return whether a method changes the basis of the residual stream."""
         return False
