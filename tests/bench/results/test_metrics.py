@@ -38,13 +38,12 @@ def test_published_records_have_the_units_and_directions_of_the_table():
     # No published task of lm-eval scores whole texts, and no published record has a time of a CUDA
     # device.
     of_cuda = {"latency", "latency_dense", "linears", "linears_dense"}
-    # No published row has a fidelity or a long task yet, and none is of a mixture of experts.
+    # No published row has a fidelity or a long task yet.
     unpublished = ("fidelity", "own_answers", "written", "ruler", "bfcl")
     of_fidelity = {name for name, owned in owners.items() if owned.measure in unpublished}
     # The published answers are older than the calibration of choices.
     of_fidelity |= {"choice_brier", *CALIBRATION}
-    of_mixtures = {"experts", "active_parameters"}
-    assert seen == declared - of_cuda - of_fidelity - of_mixtures - {"corpus_bits_per_byte"}
+    assert seen == declared - of_cuda - of_fidelity - {"corpus_bits_per_byte"}
 
 
 def test_an_unknown_metric_is_shown_sampled_and_not_judged():
