@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from bench.system.cache import cache_dir
 from bench.system.files import write_file
 from bench.system.source_digest import digest_source
 from methods.contract.errors import Skipped
+from methods.contract.method import Compute
 from methods.model.folder import dtype_name
 from methods.model.logits import head_of
 
@@ -57,7 +59,7 @@ def along_own_answers(
         positions = getattr(dense.config, "max_position_embeddings", None)
         if positions and positions > tokens:
             prompts = [ids[-(positions - tokens) :] for ids in prompts]
-        answers = cached_answers(dense, context, prompts, tokens)
+        answers = cached_answers(lambda: dense, context.source, context.compute, prompts, tokens)
         head, states = head_of(dense), list(_states(dense, prompts, answers, context))
         check.require_numbers("the dense model")
         del dense  # beside the original's head, one model is in memory at a time
@@ -92,12 +94,14 @@ def _followed(kl: Tensor, same: Tensor, longest: int) -> Followed:
 
 
 def cached_answers(
-    dense: Any, context: MeasureContext, prompts: Sequence[Ids], tokens: int
+    load: Callable[[], Any], source: Path, compute: Compute, prompts: Sequence[Ids], tokens: int
 ) -> list[Ids]:
-    """Return the dense model's answer to each prompt, from the cache if it was given before."""
-    compute = context.compute
+    """Return the answer of a model to each prompt, from the cache if it was given before.
+
+    load: loads the model in the folder `source`.
+    """
     inputs = {
-        "model": content_digest(context.source),
+        "model": content_digest(source),
         "prompts": prompts,
         "tokens": tokens,
         "dtype": dtype_name(compute.dtype) if compute.dtype else "",
@@ -112,7 +116,8 @@ def cached_answers(
         known: list[Ids] = json.loads(file.read_bytes())
         if len(known) == len(prompts):
             return known
-    found = answer(dense, prompts, tokens, compute.device)
+    with torch.no_grad():
+        found = answer(load(), prompts, tokens, compute.device)
     file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):  # the cache may be read-only
         write_file(file, json.dumps(found))
