@@ -20,8 +20,8 @@ def count_shared(
 ) -> dict[str, int] | None:
     """Return how many passages of 13 words a corpus shares with the test questions of each track.
 
-    texts: returns its text, if it has to be read. tasks: as TRACK/TASK. None: all. Return None if no
-    part counts them, or no question is on this machine.
+    texts: returns its text, if it has to be read. tasks: as TRACK/TASK. None: all. Return None
+    if no part counts them, or no question is on this machine.
     """
     if not registry.is_installed("services", SERVICE):
         return None

@@ -59,7 +59,9 @@ def along_own_answers(
         positions = getattr(dense.config, "max_position_embeddings", None)
         if positions and positions > tokens:
             prompts = [ids[-(positions - tokens) :] for ids in prompts]
-        answers = cached_answers(lambda: dense, context.source, context.compute, prompts, tokens)
+        whole, compute = dense, context.compute
+        answers = cached_answers(lambda: whole, context.source, compute, prompts, tokens)
+        del whole
         head, states = head_of(dense), list(_states(dense, prompts, answers, context))
         check.require_numbers("the dense model")
         del dense  # beside the original's head, one model is in memory at a time

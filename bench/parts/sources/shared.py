@@ -62,8 +62,12 @@ def of_task(name: str, data_dir: Path | None) -> Passages | None:
         known: Passages = np.load(file, allow_pickle=False)
         return known
     found = np.unique(np.concatenate([passages(text) for text in _texts(name, data_dir)]))
-    with contextlib.suppress(OSError), atomic_write(file) as temporary:
-        np.save(temporary, found)
+    with (
+        contextlib.suppress(OSError),
+        atomic_write(file) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        np.save(stream, found)
     return found
 
 
