@@ -117,9 +117,9 @@ def page(methods: Iterable[Method]) -> str:
     """Return the page in Markdown."""
     parts = [
         "# Which calibration text\n",
-        "Loss is how much higher perplexity, or bits per byte of a track's answers, is than without "
-        f"compression. Each cell is the mean of its draws, and a sentence rests on {SEEDS} of "
-        "them.\n",
+        "Loss is how much higher perplexity, or bits per byte of a track's answers, is than "
+        f"without compression. Each cell is the mean of {SEEDS} draws, if a sentence rests on "
+        "it.\n",
     ]
     for method in methods:
         parts += [f"## {method.name}\n", f"![losses](figures/{file_of(method)})\n"]

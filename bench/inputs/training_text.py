@@ -111,6 +111,8 @@ def content_digest(name: str, data_dir: Path | None) -> str:
     if len(shares) > 1:
         parts = [content_digest(part, data_dir) for part in shares]
         return digests.of([*zip(shares.values(), parts, strict=True)])
+    if "training" not in corpora.lookup(name).uses:
+        raise UserError(f"{name} has no training text: use another training.data")
     return corpora.digest(name, "training", data_dir, fetch=False) or _hub_revision(name, data_dir)
 
 
@@ -261,11 +263,9 @@ def _texts(
 
 
 def _hub_revision(name: str, data_dir: Path | None) -> str:
-    """Return the current commit of a hub corpus. Raise UserError if it is not for training, or the
-    hub refuses."""
+    """Return the current commit of a hub corpus. Raise UserError if the hub refuses, or a corpus is
+    not on the hub."""
     corpus = corpora.lookup(name)
-    if "training" not in corpus.uses:
-        raise UserError(f"{name} has no training text: use another training.data")
     if isinstance(corpus, corpora.TextSource):
         raise UserError(f"{name} is not on this machine: run bench pull {name}")
     way = "train on wiki-mini or on a text file of yours"

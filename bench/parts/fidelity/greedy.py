@@ -54,17 +54,8 @@ def along_own_answers(
     Skipped if the model has another vocabulary.
     """
     with torch.no_grad():
-        dense: Any = context.load_dense()
-        check = StateCheck(dense)
-        positions = getattr(dense.config, "max_position_embeddings", None)
-        if positions and positions > tokens:
-            prompts = [ids[-(positions - tokens) :] for ids in prompts]
-        whole, compute = dense, context.compute
-        answers = cached_answers(lambda: whole, context.source, compute, prompts, tokens)
-        del whole
-        head, states = head_of(dense), list(_states(dense, prompts, answers, context))
-        check.require_numbers("the dense model")
-        del dense  # beside the original's head, one model is in memory at a time
+        # Beside the original's head, one model is in memory at a time.
+        prompts, answers, head, states = _of_dense(context, prompts, tokens)
         loaded = model()
         check = StateCheck(loaded)
         own, reader = head_of(loaded), DistanceReader()
@@ -83,6 +74,22 @@ def along_own_answers(
             context.progress.advance(len(out), len(answers))
         check.require_numbers("the model")
     return out
+
+
+def _of_dense(
+    context: MeasureContext, prompts: Sequence[Ids], tokens: int
+) -> tuple[Sequence[Ids], list[Ids], nn.Module, list[Tensor]]:
+    """Return the prompts as the dense model sees them, its answers, its head, and the states that
+    predict each answer."""
+    dense: Any = context.load_dense()
+    check = StateCheck(dense)
+    positions = getattr(dense.config, "max_position_embeddings", None)
+    if positions and positions > tokens:
+        prompts = [ids[-(positions - tokens) :] for ids in prompts]
+    answers = cached_answers(lambda: dense, context.source, context.compute, prompts, tokens)
+    states = list(_states(dense, prompts, answers, context))
+    check.require_numbers("the dense model")
+    return prompts, answers, head_of(dense), states
 
 
 def _followed(kl: Tensor, same: Tensor, longest: int) -> Followed:
