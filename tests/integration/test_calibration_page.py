@@ -2,41 +2,42 @@
 
 import math
 
-from tests.helpers import fake_records as fakes
 import pytest
 
 from bench.results.record import ReadingRow
+from helpers import fake_records
 
 SCRIPT = "calibration_page"
-TEXT = {"measure": "perplexity", "protocol": "wiki-mini@128"}
-CODE = {"measure": "answers", "protocol": "code/mbpp@3-shot"}
-READING = {"measure": "answers", "protocol": "reading/squad@5-shot"}
+SLOTS = {
+    "text": {"measure": "perplexity", "protocol": "wiki-mini@128"},
+    "code": {"measure": "answers", "protocol": "code/mbpp@3-shot"},
+    "reading": {"measure": "answers", "protocol": "reading/squad@5-shot"},
+}
 LOSSES = {"wiki": {"text": 0.1, "code": 0.3, "reading": 0.1}}
 LOSSES["code"] = {"text": 0.2, "code": 0.1, "reading": 0.25}
 
 
-def write(root, seeds):
+def records(seeds):
     """Each loss is 0.01 lower with seed 0, and higher with seed 2."""
-    put(root, {}, dict.fromkeys(("text", "code", "reading"), 0.0), method="dense")
+    yield from of_row({}, dict.fromkeys(SLOTS, 0.0), method="dense")
     for source, losses in LOSSES.items():
         for seed in seeds:
             about = {"seed": seed, "calibration": f"{source}@128x16"}
-            put(root, about, {what: x + 0.01 * (seed - 1) for what, x in losses.items()})
+            yield from of_row(about, {what: x + 0.01 * (seed - 1) for what, x in losses.items()})
 
 
-def put(root, about, losses, method="wanda"):
-    for what, slot in (("text", TEXT), ("code", CODE), ("reading", READING)):
+def of_row(about, losses, method="wanda"):
+    for what, slot in SLOTS.items():
         metric = "perplexity" if what == "text" else "bits_per_byte"
         value = 2.0 * (1 + losses[what])
-        row = ReadingRow(metric=metric, value=value, unit="1", better="lower", n=9)
-        record = fakes.record(method=method, identity=slot | about, seed=about.get("seed"))
-        fakes.put(root, record, (), [row])
+        one = fake_records.record(method=method, identity=slot | about)
+        one.readings = [ReadingRow(metric=metric, value=value, unit="1", better="lower", n=9)]
+        yield one
 
 
 @pytest.fixture
-def method(script, tmp_path):
-    write(tmp_path, range(3))
-    (found,) = script.methods_of(script.read(str(tmp_path)).records)
+def method(script):
+    (found,) = script.methods_of(records(range(3)))
     return found
 
 
@@ -59,7 +60,6 @@ def test_variance_parts(script, method):
     assert math.isnan(script.variance_parts(method._replace(cells={}), "code")[0])
 
 
-def test_too_few_draws(script, tmp_path):
-    write(tmp_path, range(2))
-    (found,) = script.methods_of(script.read(str(tmp_path)).records)
+def test_too_few_draws(script):
+    (found,) = script.methods_of(records(range(2)))
     assert "names no best text" in script.page([found])
