@@ -110,8 +110,8 @@ def data_of(record: Record) -> tuple[str, str, str]:
     config = measure.get("config") or {}
     if "corpus" in config:
         name = str(config["corpus"])
-        source = corpora.find(name)
-        hub = source.hub if source else ""
+        corpus = corpora.find(name)
+        hub = corpus.hub if corpus else ""
         return name, hub, str(measure.get("content", ""))
     if "task" in config:
         name, source = str(config["task"]), str(record.notes.get("data", ""))

@@ -28,7 +28,7 @@ FOLDER = "text-sources"
 DOCUMENT = 20_000
 """Smallest number of characters in a document. Paragraphs are joined until it has them."""
 EVERY = 5
-"""One document of so many is for evaluation, the others for calibration and training."""
+"""Documents of which the first is for evaluation, the others for calibration and training."""
 TIMEOUT = 60
 """Seconds without an answer after which a download fails."""
 POOL = "http://deb.debian.org/debian/pool/main"
