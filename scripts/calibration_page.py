@@ -49,7 +49,8 @@ class Method(NamedTuple):
 
     def worst(self, source: str) -> tuple[str, float]:
         """Return what a source loses most, and how much."""
-        losses = {subject: self.mean(source, subject) for subject in self.subjects}
+        measured = [one for one in self.subjects if (source, one) in self.cells]
+        losses = {subject: self.mean(source, subject) for subject in measured}
         worst = max(losses, key=lambda subject: losses[subject])
         return worst, losses[worst]
 
