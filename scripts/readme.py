@@ -20,6 +20,7 @@ from typing import Any
 
 import benchmark_figures
 import budget_tables
+import expert_tables
 import front_page
 import frontier
 import reference
@@ -46,6 +47,7 @@ SOURCES: dict[str, Mapping[str, Callable[..., str]]] = {
     "tables.py": tables.TABLES,
     "track_tables.py": track_tables.TABLES,
     "budget_tables.py": budget_tables.TABLES,
+    "expert_tables.py": expert_tables.TABLES,
     "size_tables.py": size_tables.TABLES,
     "study_tables.py": study_tables.TABLES,
     "frontier.py": frontier.TABLES,
@@ -115,7 +117,7 @@ def figures(pages: str) -> dict[Path, str]:
         searched = draw_search(values, room / "search.svg")
         drawn |= {"scaling": law.read_text(), "search": searched.read_text()}
     drawn |= {"curve": training_curves.picture(), "run": front_page.picture()}
-    drawn["codes"] = codes_picture()
+    drawn |= {"codes": codes_picture(), "experts": expert_tables.picture()}
     return {FIGURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
 
 
