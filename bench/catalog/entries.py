@@ -177,6 +177,9 @@ READERS = _section(
 """Formats of models from other tools, in the order in which they are asked. The rest is
 safetensors."""
 
+CORPORA = _section("corpora", {}, of_classes=False)
+"""Texts besides those of bench.inputs.corpora."""
+
 ALIASES = _section("aliases", {}, of_classes=False)
 """Names for models besides those of bench.inputs.models."""
 

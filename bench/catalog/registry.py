@@ -26,6 +26,7 @@ from bench.catalog.entries import (
     CODECS,
     COLUMNS,
     COMMANDS,
+    CORPORA,
     EMBEDDINGS,
     ENGINES,
     EXECUTORS,
@@ -59,12 +60,14 @@ SECTIONS: dict[str, Catalog] = {
     "services": SERVICES,
     "commands": COMMANDS,
     "aliases": ALIASES,
+    "corpora": CORPORA,
     "columns": COLUMNS,
     "harnesses": HARNESSES,
 }
 """Entries that are built in, by the name that commands and entry-point groups use for them."""
 NOUNS = {
     "aliases": "alias",
+    "corpora": "corpus",
     "embeddings": "format of embeddings",
     "exports": "format",
     "harnesses": "harness",

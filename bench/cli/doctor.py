@@ -36,7 +36,7 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
         _network(),
         _mirror(data_dir),
     ]
-    out += [_corpus(name, data_dir) for name in corpora.CORPORA]
+    out += [_corpus(name, data_dir) for name in corpora.names()]
     out += [_tasks(name, data_dir) for name in tasks.TASK_SETS]
     out += [_model(name) for name, alias in models.ALIASES.items() if alias.source != "hub"]
     for kind in registry.SECTIONS:
@@ -137,11 +137,13 @@ def _mirror(data_dir: Path | None) -> dict[str, Any]:
 
 
 def _corpus(name: str, data_dir: Path | None) -> dict[str, Any]:
-    if not corpora.CORPORA[name].hub:
+    source = corpora.lookup(name)
+    if isinstance(source, corpora.TextSource):
+        splits = list(source.uses) if source.digest(mirror(data_dir)) else []
+    elif not source.hub:
         return _row(f"corpus {name}", "ok", "part of this package")
-    splits = [
-        use for use, _ in corpora.CORPORA[name].files if corpora.files(name, use, mirror(data_dir))
-    ]
+    else:
+        splits = [use for use in source.uses if corpora.files(name, use, mirror(data_dir))]
     if splits:
         return _row(f"corpus {name}", "ok", " ".join(splits))
     return _row(f"corpus {name}", "absent", f"to download: bench pull {name}")

@@ -29,9 +29,7 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     if what == "models":
         return [_model(name) for name in models.names()]
     if what == "data":
-        return [
-            {"corpus": n, "hub_id": c.hub, "about": c.about} for n, c in corpora.CORPORA.items()
-        ]
+        return [_corpus(name, corpora.lookup(name)) for name in corpora.names()]
     if what == "tasks":
         return _tasks()
     if what == "recipes":
@@ -39,6 +37,16 @@ def rows(what: str, long: bool, results: Path | None) -> Rows:
     if what == "runs":
         return _runs(results)
     raise UserError(describe_unknown("list", what, LISTS))
+
+
+def _corpus(name: str, source: corpora.CorpusSource) -> dict[str, Any]:
+    return {
+        "corpus": name,
+        "hub_id": source.hub,
+        "for": " ".join(source.uses),
+        "licence": source.licence,
+        "about": source.about,
+    }
 
 
 def _recipe(name: str, recipe: recipes.Recipe) -> dict[str, Any]:

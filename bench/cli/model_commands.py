@@ -60,7 +60,7 @@ def pull(
     others = (
         *tasks.TASK_SETS,
         *tasks.TASK_FILES,
-        *corpora.CORPORA,
+        *corpora.names(),
         tracks.EVERYTHING,
         *tracks.names(),
         *of_tracks,
@@ -79,12 +79,12 @@ def pull(
         )
     with in_use():
         for name in names:
-            if name in chosen or tracks.is_track(name):
-                continue
+            if name in chosen or (tracks.is_track(name) and name not in corpora.names()):
+                continue  # "code" is a track and a corpus
             terms = describe_terms(name)
             if terms and resolve(name, data_dir) is None:
                 note(terms)
-            if name in corpora.CORPORA:
+            if name in corpora.names():
                 files = corpora.pull(name, root)
                 if files:
                     print_line(f"{name}: {len(files)} files in {root}")

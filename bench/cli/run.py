@@ -233,6 +233,7 @@ def _describe_planned(
     names = ("model", "method", "pattern", "quantizer")
     row: dict[str, Any] = {name: getattr(artifact, name) for name in names}
     row["seed"] = "" if artifact.seed is None else str(artifact.seed)
+    row["calibration"] = artifact.calibration.data if artifact.calibration else ""
     row["measurements"] = len(measurements)
     row["done"] = sum(bool(store and store.finished(m.key)) for m in measurements)
     return row
@@ -242,15 +243,14 @@ def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a plan for a terminal: numbers in a person's units, no columns that are
     the same in all rows or that another one implies."""
     one_model = len({row["model"] for row in rows}) == 1
-    one_seed = len({row["seed"] for row in rows} - {""}) <= 1
+    varying = [n for n in ("seed", "calibration") if len({row[n] for row in rows} - {""}) > 1]
     quantizers = list(dict.fromkeys(row["quantizer"] for row in rows))
     out = []
     for row in rows:
         shown: dict[str, Any] = {} if one_model else {"model": row["model"]}
         shown |= {name: row[name] for name in ("method", "pattern", "quantizer")}
         shown["quantizer"] = short_label(row["quantizer"], quantizers)
-        if not one_seed:
-            shown["seed"] = row["seed"]
+        shown |= {name: row[name] for name in varying}
         shown["done"] = f"{row['done']}/{row['measurements']}"
         if "about_s" in row:
             shown["tokens"] = short_count(row["tokens"])

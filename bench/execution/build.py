@@ -240,6 +240,7 @@ class Builder:
             )
         if tokens is not None:
             notes["calibration_digest"] = windows.token_digest(tokens)
+            notes["shared_with_tracks"] = self.workspace.count_shared(artifact)
         target = workdir / "artifact"
         smaller = kept_of(outcome, stage, source)
         folder = self._keep(outcome, model, source, target, smaller, changes_more=bool(stage.outer))

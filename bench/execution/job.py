@@ -16,9 +16,12 @@ from torch import Tensor
 
 from bench.catalog import choice
 from bench.execution import ranks
-from bench.inputs import loading, training_text, windows
+from bench.inputs import corpora, loading, training_text, windows
 from bench.inputs.bos import encode, first_tokens
+from bench.inputs.corpora import Maker
+from bench.inputs.mixtures import shares_of
 from bench.inputs.own_text import template_of
+from bench.inputs.shared_text import count_shared
 from bench.planning.artifact import Artifact
 from bench.planning.memory import STREAMED_FROM
 from bench.system import digests, environments
@@ -215,8 +218,30 @@ class Workspace:
             artifact.data_dir,
             first,
             template_of(tokenizer),
+            self.maker(artifact),
+            recipe.packing or "crops",
         )
         return torch.tensor(crops)
+
+    def count_shared(self, artifact: Artifact) -> dict[str, dict[str, int] | None]:
+        """Return how many passages each calibration text shares with test questions, by track."""
+        assert artifact.calibration is not None
+        maker, data_dir = self.maker(artifact), artifact.data_dir
+
+        def texts(name: str) -> Iterator[str]:
+            for document in corpora.documents(name, "calibration", data_dir, None, maker):
+                yield document if isinstance(document, str) else maker.tokenizer.decode(document)
+
+        names = shares_of(artifact.calibration.data)
+        return {name: count_shared(name, partial(texts, name), data_dir) for name in names}
+
+    def maker(self, artifact: Artifact) -> Maker:
+        """Return what a corpus needs that the dense model makes."""
+        assert artifact.calibration is not None
+        load = partial(loading.load, self.source.path, self.compute)
+        return Maker(
+            self.tokenizer(), load, self.source.path, self.compute, artifact.calibration.bos
+        )
 
     def _training(self, artifact: Artifact) -> tuple[training_text.PackedCorpus, Tensor]:
         run = artifact.training

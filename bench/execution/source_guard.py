@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from bench.catalog import registry
 from bench.catalog.code import measure_digest, method_digest
-from bench.inputs import models, own_text, tasks
+from bench.inputs import corpora, models, own_text, tasks, training_text
+from bench.inputs.mixtures import shares_of
 from bench.inputs.task_yaml import read_task
 from bench.planning.artifact import Artifact, Measurement
 from bench.system import digests
@@ -69,9 +71,8 @@ def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterato
         model = models.resolve(artifact.model, artifact.data_dir)
     if model is None or model.digest != artifact.digest:
         yield f"model folder {artifact.folder}"
-    for name, content in _texts(artifact, measurements):
-        own = own_text.parse(name)
-        if own and own_text.content_digest(own) != content:
+    for name, content, digest_now in _texts(artifact, measurements):
+        if any(map(own_text.parse, shares_of(name))) and digest_now() != content:
             yield f"text {name}"
     for stage in artifact.stages:
         if method_digest(registry.lookup(stage.kind, stage.name)) != stage.source:
@@ -88,14 +89,23 @@ def _changes(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterato
             yield f"task {task}"
 
 
-def _texts(artifact: Artifact, measurements: Iterable[Measurement]) -> Iterator[tuple[str, str]]:
-    """Yield each text that is read, with its digest in the plan."""
-    for recipe in (artifact.calibration, artifact.training):
-        if recipe:
-            yield recipe.data, recipe.content
+def _texts(
+    artifact: Artifact, measurements: Iterable[Measurement]
+) -> Iterator[tuple[str, str, Callable[[], str]]]:
+    """Yield each text that is read, its digest in the plan, and a function that returns its digest
+    now."""
+    data_dir, calibration, training = artifact.data_dir, artifact.calibration, artifact.training
+    digest = partial(corpora.digest, data_dir=data_dir, fetch=False)
+    if calibration:
+        now = partial(digest, calibration.data, "calibration")
+        yield calibration.data, calibration.content, now
+    if training:
+        now = partial(training_text.content_digest, training.data, data_dir)
+        yield training.data, training.content, now
     for measurement in measurements:
-        if "corpus" in measurement.config:
-            yield measurement.config["corpus"], measurement.content
+        name = measurement.config.get("corpus")
+        if name:
+            yield name, measurement.content, partial(digest, name, "evaluation")
 
 
 def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:

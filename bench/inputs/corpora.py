@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.catalog import registry
 from bench.inputs import own_text, wikimini
+from bench.inputs.bos import Bos
 from bench.inputs.hub import data_set, fill, is_whole, roots
+from bench.inputs.mixtures import shares_of
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from methods.contract.method import Compute
+
+Document = str | list[int]
+"""A text, or its tokens if the model or its vocabulary made it."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,46 @@ class CorpusSource:
     """Number of rows that evaluation reads, from the first. None reads all."""
     tokens: int = 100_000
     """Approximate number of tokens of the evaluation text."""
+    licence: str = ""
+    """Licence of the text."""
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Uses that it has text for."""
+        return tuple(use for use, _ in self.files) or tuple(_WIKI_MINI_SPLITS)
+
+
+class Maker(NamedTuple):
+    """What a worker offers a corpus that a model or its vocabulary makes."""
+
+    tokenizer: Any
+    load: Callable[[], nn.Module]
+    """Function that loads the dense model."""
+    folder: Path
+    """Folder of the dense model."""
+    compute: Compute
+    bos: Bos = ""
+
+
+@dataclass(frozen=True)
+class TextSource(CorpusSource):
+    """A corpus that an entry of the section `corpora` provides."""
+
+    by_model: bool = False
+    """True if its documents need a Maker, so that only a worker has them."""
+
+    @abstractmethod
+    def digest(self, data_dir: Path | None) -> str:
+        """Return the digest of all that decides its documents, beside the model. "" if its files
+        are not on this machine."""
+
+    @abstractmethod
+    def documents(self, use: str, data_dir: Path | None, maker: Maker | None) -> Sequence[Document]:
+        """Return the documents for a use."""
+
+    def pull(self, root: Path) -> list[Path]:
+        """Download its files into the mirror or cache `root`."""
+        return []
 
 
 _WIKITEXT = (
@@ -41,12 +94,15 @@ _WIKITEXT = (
     ("training", "wikitext-2-raw-v1/train-*.parquet"),
 )
 CORPORA = {
-    "wiki-mini": CorpusSource("95 Wikipedia articles of this package, split by article (CC BY-SA)"),
+    "wiki-mini": CorpusSource(
+        "95 Wikipedia articles of this package, split by article", licence="CC BY-SA 3.0"
+    ),
     "wikitext2": CorpusSource(
         "WikiText-2 raw; rows joined by a blank line, 287,644 GPT-2 tokens",
         "Salesforce/wikitext",
         _WIKITEXT,
         tokens=300_000,
+        licence="CC BY-SA 3.0",
     ),
     "wikitext2-stripped": CorpusSource(
         "the same, each row without its own newline, 284,753 GPT-2 tokens",
@@ -67,16 +123,19 @@ CORPORA = {
         joiner=" ",
         rows=1100,
         tokens=550_000,
+        licence="ODC-BY",
     ),
     "fineweb-edu": CorpusSource(
         "FineWeb-Edu, the sample of 10 billion tokens: for training, streamed",
         "HuggingFaceFW/fineweb-edu",
         (("training", "sample/10BT/*.parquet"),),
+        licence="ODC-BY",
     ),
     "slimpajama-6b": CorpusSource(
         "a sample of SlimPajama, 6 billion tokens: for training, streamed",
         "DKYoon/SlimPajama-6B",
         (("training", "data/train-*.parquet"),),
+        licence="several, by source",
     ),
 }
 
@@ -88,6 +147,26 @@ _WIKI_MINI_SPLITS = {
 }
 
 
+registry.reserve("corpora", CORPORA)
+
+
+def names() -> list[str]:
+    """Return the names of all corpora, those of parts and packages after ours."""
+    return [*CORPORA, *registry.names("corpora")]
+
+
+def find(name: str) -> CorpusSource | None:
+    """Return the corpus of a name, or None. Raise UserError if that of a package cannot be used."""
+    if name in CORPORA or name not in registry.names("corpora"):
+        return CORPORA.get(name)
+    entry = registry.lookup("corpora", name)
+    with registry.guarded(entry):
+        source = registry.load(entry)
+        if not isinstance(source, TextSource):
+            raise TypeError(f"it is no bench.inputs.corpora.TextSource, but {source!r:.80}")
+        return source
+
+
 def lookup(name: str) -> CorpusSource:
     """Return the corpus of a name, or of the path of a text file. Raise UserError with the nearest
     known names."""
@@ -95,19 +174,17 @@ def lookup(name: str) -> CorpusSource:
     if own:
         # A token has about four bytes.
         return CorpusSource("text files of the user", tokens=own_text.count_bytes(own) // 4)
-    if name not in CORPORA:
-        raise UserError(
-            describe_unknown(
-                "corpus", name, CORPORA, ", or a .txt, .jsonl or .parquet file, or a folder of them"
-            )
-        )
-    return CORPORA[name]
+    source = find(name)
+    if source is None:
+        also = ", or a .txt, .jsonl or .parquet file, or a folder of them"
+        raise UserError(describe_unknown("corpus", name, names(), also))
+    return source
 
 
 def require(name: str) -> None:
     """Raise UserError if a corpus is unknown, or a field is named in plain text."""
     own = own_text.parse(name)
-    if own is None and name not in CORPORA and Path(name).is_dir():
+    if own is None and name not in names() and Path(name).is_dir():
         raise UserError(
             f"{name!r} is no corpus: if you mean the folder of that name, type ./{name}"
         )
@@ -118,14 +195,15 @@ def require(name: str) -> None:
 
 def require_split(name: str, use: str) -> None:
     """Check that a corpus has text for a use. Raise UserError if the corpus has no such text."""
-    if own_text.parse(name) and use == "validation":
-        raise UserError(
-            f"{name} has one split: name the file with the validation text, and leave "
-            "perplexity.split out"
-        )
-    uses = dict(lookup(name).files)
-    if uses and use not in uses:
-        suitable = [n for n, c in CORPORA.items() if not c.hub or use in dict(c.files)]
+    if own_text.parse(name):
+        if use == "validation":
+            raise UserError(
+                f"{name} has one split: name the file with the validation text, and leave "
+                "perplexity.split out"
+            )
+        return
+    if use not in lookup(name).uses:
+        suitable = [other for other in names() if use in lookup(other).uses]
         raise UserError(f"{name} has no {use} split: use {' or '.join(suitable)}")
 
 
@@ -153,12 +231,21 @@ def files(name: str, use: str, data_dir: Path | None) -> list[Path]:
 
 
 def digest(name: str, use: str, data_dir: Path | None, *, fetch: bool) -> str:
-    """Return the digest of a corpus's text, or "" if it is not here. fetch: download it into the
-    cache in that case."""
+    """Return the digest of the text of a corpus or mixture, or "" if it is not here. fetch:
+    download it into the cache in that case."""
+    shares = shares_of(name)
+    if len(shares) > 1:
+        parts = [digest(part, use, data_dir, fetch=fetch) for part in shares]
+        return digests.of([*zip(shares.values(), parts, strict=True)]) if all(parts) else ""
     own = own_text.parse(name)
     if own:
         return own_text.content_digest(own)
-    if not lookup(name).hub:
+    source = lookup(name)
+    if isinstance(source, TextSource):
+        if fetch and not source.digest(data_dir):
+            source.pull(cache_dir() / "data")
+        return source.digest(data_dir)
+    if not source.hub:
         return wikimini.VERSION
     if fetch and not files(name, use, data_dir):
         pull(name, cache_dir() / "data", use, data_dir)
@@ -170,6 +257,8 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
     """Download the files of a hub corpus into the mirror or cache `root`. use: only files for this
     use, None for all."""
     corpus = lookup(name)
+    if isinstance(corpus, TextSource):
+        return corpus.pull(root)
     if not corpus.hub:
         return []
     table = "calibration" if use == "calibration" else "perplexity"
@@ -184,14 +273,28 @@ def pull(name: str, root: Path, use: str | None = None, data_dir: Path | None = 
 
 
 def documents(
-    name: str, use: str, data_dir: Path | None, render: own_text.Render | None = None
-) -> Sequence[str]:
-    """Return the texts of a corpus: articles, rows or pages. render: writes the messages of a
-    user's chat data."""
+    name: str,
+    use: str,
+    data_dir: Path | None,
+    render: own_text.Render | None = None,
+    maker: Maker | None = None,
+) -> Sequence[Any]:
+    """Return the documents of a corpus: articles, rows or pages. Only a corpus that needs `maker`
+    has lists of tokens.
+
+    render: writes the messages of a user's chat data.
+    """
     own = own_text.parse(name)
     if own:
         return list(own_text.read(own, render))
-    if not lookup(name).hub:
+    source = lookup(name)
+    if isinstance(source, TextSource):
+        if source.by_model and maker is None:
+            raise UserError(
+                f"{name} needs the model, and is for calibration alone: use another corpus"
+            )
+        return source.documents(use, data_dir, maker)
+    if not source.hub:
         return [a.text for a in wikimini.articles(_WIKI_MINI_SPLITS[use])]
     paths = files(name, use, data_dir)
     if not paths:

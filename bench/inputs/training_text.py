@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.inputs import corpora, hub, own_text
 from bench.inputs.bos import Bos, first_tokens
+from bench.inputs.mixtures import shares_of
 from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.files import atomic_write
@@ -34,6 +35,8 @@ PIECE = 2**20
 HELD_OUT_SEQUENCES = 64
 """Number of sequences at the end of a corpus that serve as its validation split if it has none."""
 MAX_VALIDATION_WINDOWS = 256
+
+Tokens = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,14 @@ def _draw_epoch(
 
 
 def content_digest(name: str, data_dir: Path | None) -> str:
-    """Return a digest or hub revision that identifies a training corpus. Raise UserError if there
-    is none."""
+    """Return a digest or hub revision that identifies a training corpus or mixture. Raise UserError
+    if there is none."""
+    shares = shares_of(name)
+    if len(shares) > 1:
+        parts = [content_digest(part, data_dir) for part in shares]
+        return digests.of([*zip(shares.values(), parts, strict=True)])
+    if "training" not in corpora.lookup(name).uses:
+        raise UserError(f"{name} has no training text: use another training.data")
     return corpora.digest(name, "training", data_dir, fetch=False) or _hub_revision(name, data_dir)
 
 
@@ -125,14 +134,11 @@ def load(
     identity: identity of the text and the tokenizer, for the file name of the tokens. need: number
     of training tokens. A large corpus is not read further.
     """
-    if name == "wiki-mini":
-        ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir)
-        validation = _load_tokens(name, "validation", tokenizer, identity, None, data_dir)
-    else:
-        limit = need + (HELD_OUT_SEQUENCES + 1) * seqlen
-        ids = _load_tokens(name, "training", tokenizer, identity, limit, data_dir)
-        end = max(0, len(ids) - HELD_OUT_SEQUENCES * seqlen)
-        ids, validation = ids[:end], ids[end:]
+    parts = {
+        part: _load_part(part, tokenizer, identity, need, seqlen, data_dir)
+        for part in shares_of(name)
+    }
+    ids, validation = _mix(shares_of(name), parts)
     if len(ids) < sequences * seqlen:
         raise UserError(
             f"{name} has {len(ids):,} tokens to train on and one step takes {sequences} x "
@@ -145,6 +151,34 @@ def load(
     ]
     windows = np.concatenate([np.full((len(windows), len(first)), first, np.int64), windows], 1)
     return PackedCorpus(ids, seqlen, sequences, seed, first), windows.astype(np.int64)
+
+
+def _load_part(
+    name: str, tokenizer: Any, identity: str, need: int, seqlen: int, data_dir: Path | None
+) -> tuple[Tokens, Tokens]:
+    """Return the tokens of a corpus for training and for validation."""
+    if name == "wiki-mini":
+        ids = _load_tokens(name, "training", tokenizer, identity, None, data_dir)
+        return ids, _load_tokens(name, "validation", tokenizer, identity, None, data_dir)
+    limit = need + (HELD_OUT_SEQUENCES + 1) * seqlen
+    ids = _load_tokens(name, "training", tokenizer, identity, limit, data_dir)
+    end = max(0, len(ids) - HELD_OUT_SEQUENCES * seqlen)
+    return ids[:end], ids[end:]
+
+
+def _mix(
+    shares: dict[str, float], parts: dict[str, tuple[Tokens, Tokens]]
+) -> tuple[Tokens, Tokens]:
+    """Return the tokens of all parts for training and for validation, in their shares. The shortest
+    part for its share decides how many."""
+    if len(shares) == 1:
+        return parts[next(iter(shares))]
+    mixed = []
+    for use in (0, 1):
+        total = min(len(parts[name][use]) / share for name, share in shares.items())
+        taken = [parts[name][use][: int(share * total)] for name, share in shares.items()]
+        mixed.append(np.concatenate(taken))
+    return mixed[0], mixed[1]
 
 
 def _load_tokens(
@@ -205,16 +239,16 @@ def _texts(
 ) -> Iterator[str]:
     """Yield the texts of a corpus. Those of the hub come from the mirror or the cache, or are
     streamed."""
-    if name == "wiki-mini":
-        yield from corpora.documents(name, use, data_dir)
-        return
     own = own_text.parse(name)
     if own:
         yield from own_text.read(own, render)
         return
+    corpus = corpora.lookup(name)
+    if not corpus.hub:
+        yield from corpora.documents(name, use, data_dir)
+        return
     from datasets import load_dataset  # slow to import
 
-    corpus = corpora.lookup(name)
     files = corpora.files(name, use, data_dir)
     if files:
         kind = "parquet" if files[0].suffix == ".parquet" else "json"
@@ -229,10 +263,10 @@ def _texts(
 
 
 def _hub_revision(name: str, data_dir: Path | None) -> str:
-    """Return the current commit of a hub corpus. Raise UserError if it is not for training, or the
-    hub refuses."""
+    """Return the current commit of a hub corpus. Raise UserError if the hub refuses, or a corpus is
+    not on the hub."""
     corpus = corpora.lookup(name)
-    if "training" not in dict(corpus.files):
-        raise UserError(f"{name} has no training text: use another training.data")
+    if isinstance(corpus, corpora.TextSource):
+        raise UserError(f"{name} is not on this machine: run bench pull {name}")
     way = "train on wiki-mini or on a text file of yours"
     return hub.data_set(corpus.hub, f"training corpus {name}", way, data_dir).latest().revision

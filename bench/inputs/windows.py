@@ -9,11 +9,12 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.inputs import own_text
 from bench.inputs.bos import Bos, encode, first_tokens
-from bench.inputs.corpora import documents, lookup
+from bench.inputs.corpora import Maker, TextSource, documents, lookup
+from bench.inputs.mixtures import divide, shares_of
 from bench.inputs.own_text import Render, template_of
 from bench.inputs.tokenizer_facts import MAX_SPECIAL_TOKENS, TokenizerFacts
 from methods.contract.errors import UserError
@@ -26,6 +27,11 @@ MAX_TOKENIZED_BYTES = 4_000_000
 WINDOWS = "perplexity.windows"
 MAX_CALIBRATION_TOKENS = 2**27
 """Largest number of calibration tokens, a gigabyte. Papers use up to 2^24."""
+
+Packing = Literal["crops", "starts", "stream"]
+"""How sequences are cut from documents. crops: each is a random crop of one document that is
+longer. starts: each begins with a document, and others follow until it is full. stream: documents
+in random order are one text that is cut."""
 
 
 def load_windows(
@@ -119,35 +125,105 @@ def draw_calibration(
     data_dir: Path | None,
     first: Sequence[int] = (),
     render: Render | None = None,
+    maker: Maker | None = None,
+    packing: Packing = "crops",
 ) -> list[list[int]]:
-    """Draw random crops of random documents with replacement, as SparseGPT and Wanda do.
+    """Draw sequences of the documents of a corpus or mixture, which are chosen with replacement.
 
-    seqlen: tokens in a sequence, with those of `first`, which are at its start. render: writes the
-    messages of chat data. Raise UserError if no document is longer than a sequence.
+    Args:
+        seqlen: tokens in a sequence, with those of `first`, which are at its start.
+        render: writes the messages of chat data.
+        maker: what a corpus needs that a model makes, and the end-of-text token of packed ones.
+        packing: see `Packing`.
+
+    Raises:
+        UserError: no document is longer than a crop, or a corpus has no text.
     """
-    width = seqlen - len(first)
-    texts = documents(name, "calibration", data_dir, render)
-    rng = random.Random(seed)
-    # A token is at least one byte.
-    eligible = [i for i, t in enumerate(texts) if len(t.encode()) > width]
-    tokens: dict[int, list[int]] = {}
+    width, rng = seqlen - len(first), random.Random(seed)
+    shares = shares_of(name)
+    end = getattr(maker and maker.tokenizer, "eos_token_id", None)
+    drawn: list[list[int]] = []
+    for part, count in divide(shares, sequences).items():
+        texts = _Documents(documents(part, "calibration", data_dir, render, maker), encode)
+        if packing == "crops":
+            drawn += _draw_crops(part, texts, count, width, rng, len(first))
+        else:
+            separator = [] if end is None else [end]
+            drawn += _pack(part, texts, count, width, rng, separator, packing)
+    if len(shares) > 1:
+        rng.shuffle(drawn)
+    return [[*first, *tokens] for tokens in drawn]
+
+
+class _Documents:
+    """Documents of a corpus. Each is tokenized once, when it is drawn."""
+
+    def __init__(self, documents: Sequence[Any], encode: Callable[[str], list[int]]) -> None:
+        self.all, self._encode = documents, encode
+        self._tokens: dict[int, list[int]] = {}
+
+    def may_exceed(self, width: int) -> list[int]:
+        """Return the documents that may have more than `width` tokens."""
+        return [i for i in range(len(self.all)) if self.size(i) > width]
+
+    def size(self, i: int) -> int:
+        """Return the largest number of tokens that a document may have."""
+        document = self.all[i]
+        # A token is at least one byte.
+        return len(document.encode()) if isinstance(document, str) else len(document)
+
+    def tokens(self, i: int) -> list[int]:
+        if i not in self._tokens:
+            document = self.all[i]
+            self._tokens[i] = self._encode(document) if isinstance(document, str) else document
+        return self._tokens[i]
+
+
+def _draw_crops(
+    name: str, texts: _Documents, count: int, width: int, rng: random.Random, first: int
+) -> list[list[int]]:
+    """Draw random crops of random documents, as SparseGPT and Wanda do."""
+    eligible, longest = texts.may_exceed(width), 0
     crops: list[list[int]] = []
-    while len(crops) < sequences:
+    while len(crops) < count:
         if not eligible:
-            if tokens:
-                longest = max(map(len, tokens.values()))
-            else:
-                longest = len(encode(max(texts, key=len, default="")))
-            raise UserError(_too_long(name, seqlen, longest + len(first)))
+            if not longest and len(texts.all):
+                longest = len(texts.tokens(max(range(len(texts.all)), key=texts.size)))
+            raise UserError(_too_long(name, width + first, longest + first))
         i = rng.choice(eligible)
-        if i not in tokens:
-            tokens[i] = encode(texts[i])
-        if len(tokens[i]) <= width:
+        tokens = texts.tokens(i)
+        longest = max(longest, len(tokens))
+        if len(tokens) <= width:
             eligible.remove(i)
             continue
-        start = rng.randrange(len(tokens[i]) - width)
-        crops.append([*first, *tokens[i][start : start + width]])
+        start = rng.randrange(len(tokens) - width)
+        crops.append(tokens[start : start + width])
     return crops
+
+
+def _pack(
+    name: str,
+    texts: _Documents,
+    count: int,
+    width: int,
+    rng: random.Random,
+    end: list[int],
+    packing: Packing,
+) -> list[list[int]]:
+    """Join random documents, each followed by `end`, and cut sequences from them."""
+    if not any(map(texts.size, range(len(texts.all)))):
+        raise UserError(f"{name} has no text for calibration: use another corpus")
+    order: list[int] = []
+    packed: list[list[int]] = []
+    buffer: list[int] = []
+    while len(packed) < count:
+        while len(buffer) < width:
+            if not order:
+                order = rng.sample(range(len(texts.all)), len(texts.all))
+            buffer += texts.tokens(order.pop()) + end
+        packed.append(buffer[:width])
+        buffer = [] if packing == "starts" else buffer[width:]
+    return packed
 
 
 def check_windows(
@@ -196,6 +272,7 @@ def check_calibration(
     tokenizer: TokenizerFacts,
     data_dir: Path | None,
     first: int = 0,
+    packing: Packing = "crops",
 ) -> None:
     """Refuse a corpus with fewer different crops than sequences, before a model is loaded.
 
@@ -206,6 +283,22 @@ def check_calibration(
             f"calibration.sequences={sequences} of {seqlen} tokens are more than "
             f"{MAX_CALIBRATION_TOKENS:,} tokens: use fewer"
         )
+    if packing != "crops":
+        return
+    for part, count in divide(shares_of(name), sequences).items():
+        source = lookup(part)
+        if count and not (isinstance(source, TextSource) and source.by_model):
+            _check_crops(part, count, seqlen, tokenizer, data_dir, first)
+
+
+def _check_crops(
+    name: str,
+    sequences: int,
+    seqlen: int,
+    tokenizer: TokenizerFacts,
+    data_dir: Path | None,
+    first: int,
+) -> None:
     width = seqlen - first
     texts = documents(name, "calibration", data_dir)
     crops = 0
@@ -233,7 +326,8 @@ def check_calibration(
 def _too_long(name: str, seqlen: int, longest: int) -> str:
     return (
         f"no document of {name} is longer than calibration.seqlen={seqlen} tokens, the longest "
-        f"has {longest}: use a smaller one, or another corpus (calibration.data)"
+        f"has {longest}: use a smaller one, calibration.packing=starts, or another corpus "
+        "(calibration.data)"
     )
 
 

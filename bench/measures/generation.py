@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor
 
 from bench.formats.checkpoint import content_digest
 from bench.inputs.bos import Bos, first_tokens
-from bench.measures.contract import MeasureContext
 from bench.system import digests, provenance
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
 from bench.system.source_digest import digest_source
+from methods.contract.method import Compute
 from methods.model.folder import dtype_name
 
 Ids = list[int]
@@ -101,12 +102,14 @@ def decode(tokenizer: Any, answers: Sequence[Ids]) -> list[str]:
 
 
 def cached_answers(
-    dense: Any, context: MeasureContext, prompts: Sequence[Ids], tokens: int
+    load: Callable[[], Any], source: Path, compute: Compute, prompts: Sequence[Ids], tokens: int
 ) -> list[Ids]:
-    """Return the dense model's answer to each prompt, from the cache if it was given before."""
-    compute = context.compute
+    """Return the answer of a model to each prompt, from the cache if it was given before.
+
+    load: loads the model in the folder `source`.
+    """
     inputs = {
-        "model": content_digest(context.source),
+        "model": content_digest(source),
         "prompts": prompts,
         "tokens": tokens,
         "dtype": dtype_name(compute.dtype) if compute.dtype else "",
@@ -121,7 +124,8 @@ def cached_answers(
         known: list[Ids] = json.loads(file.read_bytes())
         if len(known) == len(prompts):
             return known
-    found = answer(dense, prompts, tokens, compute.device)
+    with torch.no_grad():
+        found = answer(load(), prompts, tokens, compute.device)
     file.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):  # the cache may be read-only
         write_file(file, json.dumps(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -98,6 +98,8 @@ class CalibrationSet(BaseModel, frozen=True):
     processes: int = 1
     """Number of processes that share the calibration."""
     bos: Bos = ""
+    packing: Literal["", "starts", "stream"] = ""
+    """How sequences are cut from documents. Empty: as random crops."""
 
     @property
     def text(self) -> CalibrationText:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.choice import KEPT, build
 from bench.catalog.code import measure_digest
-from bench.inputs import corpora, training_text, windows
+from bench.inputs import corpora, own_text, tracks, training_text, windows
 from bench.inputs.bos import Bos, begins_with_bos, count_first, first_tokens, resolve_bos
+from bench.inputs.mixtures import shares_of
 from bench.inputs.model_facts import ModelFacts
+from bench.inputs.shared_text import count_shared
 from bench.measures.contract import PlanContext, Planned
 from bench.planning import recipes
 from bench.planning.artifact import Artifact, CalibrationSet, Stage, TrainingRun
@@ -139,20 +142,26 @@ class ModelInputs:
         return digests.of([digest_source(LOADER), asdict(self.facts.family)])
 
     @cached_property
-    def calibration(self) -> CalibrationSet:
+    def calibrations(self) -> tuple[CalibrationSet, ...]:
+        """A calibration for each text of the run."""
+        return tuple(map(self._calibration, self.spec.calibration.data))
+
+    def _calibration(self, name: str) -> CalibrationSet:
         wanted, data_dir, fetch = self.spec.calibration, self.spec.data_dir, self.request.fetch
         seqlen, tokenizer = wanted.seqlen or self.facts.seqlen, self.facts.tokenizer
         self.context.require_positions("calibration", seqlen)
-        self.context.require_text(wanted.data)
-        content = corpora.digest(wanted.data, "calibration", data_dir, fetch=fetch)
-        is_here = fetch or not corpora.lookup(wanted.data).hub
-        if tokenizer.exists and is_here:
+        for part in shares_of(name):
+            corpora.require_split(part, "calibration")
+            self.context.require_text(part)
+            self._require_unshared(part)
+        content = corpora.digest(name, "calibration", data_dir, fetch=fetch)
+        if tokenizer.exists and content:
             first = count_first(self.context.bos)
             windows.check_calibration(
-                wanted.data, wanted.sequences, seqlen, tokenizer, data_dir, first
+                name, wanted.sequences, seqlen, tokenizer, data_dir, first, wanted.packing
             )
         return CalibrationSet(
-            data=wanted.data,
+            data=name,
             content=content,
             source=digest_source(windows.__name__),
             sequences=wanted.sequences,
@@ -160,13 +169,31 @@ class ModelInputs:
             all_experts=wanted.all_experts and self.facts.family.experts is not None,
             processes=wanted.processes,
             bos=self.context.bos,
+            packing="" if wanted.packing == "crops" else wanted.packing,
         )
+
+    def _require_unshared(self, name: str) -> None:
+        """Raise UserError if a user's text has test questions of the tracks that the run reads."""
+        tasks = tuple(tracks.expand(self.spec.tasks))
+        own = own_text.parse(name)
+        if not own or not tasks or "answers" not in self.request.measures:
+            return
+        texts = partial(own_text.read, own)
+        shared = count_shared(name, texts, self.spec.data_dir, tasks)
+        if shared:
+            found = ", ".join(f"{track} ({number})" for track, number in shared.items())
+            raise UserError(
+                f"{name} has passages of 13 words from test questions: {found}. Leave them out of "
+                "the text, or these tracks out of --tasks"
+            )
 
     def _training(self, recipe: recipes.Recipe) -> TrainingRun:
         """Return the training. Raise UserError without its text, or for less than one step."""
         wanted = self.spec.training
         require_trainable(self.arithmetic or self.dtype)
-        self.context.require_text(wanted.data)
+        for part in shares_of(wanted.data):
+            self.context.require_text(part)
+            self._require_unshared(part)
         usual = recipes.for_size(self.sizes.parameters, self.request.device)
         tokens = wanted.tokens
         if tokens is None and not wanted.recipe:
@@ -267,7 +294,9 @@ class ModelInputs:
             stages.append(self._complete(last, pattern))
         self._require_settings_file(stages[-1])
         needs = {need for stage in stages for need in stage.needs}
-        calibration = self.calibration if "calibration" in needs else None
+        calibrations: tuple[CalibrationSet | None, ...] = (None,)
+        if "calibration" in needs:
+            calibrations = self.calibrations
         training, processes, nodes = None, 1, 1
         if "training" in needs:
             training = self.training
@@ -275,7 +304,7 @@ class ModelInputs:
         seeds: tuple[int | None, ...] = (None,)
         if any(stage.random for stage in stages):
             seeds = spec.seeds
-        for seed in seeds:
+        for calibration, seed in product(calibrations, seeds):
             yield Artifact(
                 model=facts.name,
                 family=facts.config["model_type"],

@@ -12,6 +12,7 @@ from bench.catalog import named_files, registry
 from bench.catalog.choice import Choice, parse_chain, parse_quantizer
 from bench.catalog.entries import CONTROL, LOCAL
 from bench.inputs import corpora
+from bench.inputs.mixtures import shares_of
 from bench.measures.windowed import WindowSettings
 from bench.planning import recipes
 from bench.planning.artifact import Stage
@@ -175,8 +176,16 @@ def _require_known(spec: Spec) -> None:
     """Raise UserError for an unknown corpus or recipe in a setting, also if the run does not read
     it."""
     windows = spec.settings_of(WindowSettings)
-    for name in filter(None, (spec.calibration.data, spec.training.data, windows.data)):
-        corpora.require(name)
+    for name in (*spec.calibration.data, spec.training.data):
+        for part in shares_of(name):
+            corpora.require(part)
+    if windows.data:
+        if len(shares_of(windows.data)) > 1:
+            raise UserError(
+                f"perplexity.data={windows.data} is a mixture, which calibrates and trains: "
+                "measure on one corpus"
+            )
+        corpora.require(windows.data)
     if spec.training.recipe:
         recipes.lookup(spec.training.recipe)
 

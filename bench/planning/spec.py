@@ -18,6 +18,7 @@ from bench.catalog.registry import entries, load, names
 from bench.inputs.bos import BosRule
 from bench.inputs.hub import mirror, require_mirror
 from bench.inputs.tasks import BUILTIN_TASKS
+from bench.inputs.windows import Packing
 from bench.measures.contract import MeasureSettings
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
@@ -34,20 +35,38 @@ S = TypeVar("S", bound=MeasureSettings)
 
 
 class Calibration(Strict):
-    """Calibration text: random crops of random documents."""
+    """Calibration text: sequences cut from random documents."""
 
-    data: str = "wiki-mini"
-    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of
-    such files."""
+    data: tuple[str, ...] = ("wiki-mini",)
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), a folder of
+    such files, or a mixture of them, such as wiki:0.5,code:0.5. A list of several: every calibrated
+    row is made with each."""
     sequences: Count = 128
-    """Number of crops."""
+    """Number of sequences."""
     seqlen: Length | None = None
-    """Tokens in a crop. Default: the model's evaluation length."""
+    """Tokens in a sequence. Default: the model's evaluation length."""
+    packing: Packing = "crops"
+    """How sequences are cut from documents. crops: each is a random crop of one document, which
+    must be longer. starts: each begins with a document, and others follow until it is full.
+    stream: documents in random order are one text that is cut."""
     all_experts: bool = False
     """Send all tokens to every expert of a mixture, not only those that the router selects."""
     processes: int = Field(default=1, ge=1, le=1024)
     """Number of processes on this machine that share the calibration. Each uses its own GPU, or a
     part of the CPU."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _list(cls, value: Any) -> Any:
+        # A mixture has commas.
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("data")
+    @classmethod
+    def _require_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or "" in value:
+            raise ValueError("needs at least one name, and no empty one")
+        return tuple(dict.fromkeys(value))
 
 
 class Training(Strict):
@@ -55,8 +74,8 @@ class Training(Strict):
     set."""
 
     data: str = "wiki-mini"
-    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), or a folder of
-    such files."""
+    """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), a folder of
+    such files, or a mixture of them, such as wiki:0.5,code:0.5."""
     recipe: str | None = None
     """Name of a recipe. Default: the recipe for the model's size."""
     tokens: int | None = Field(default=None, ge=1, le=10**15)

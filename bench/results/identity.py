@@ -97,12 +97,16 @@ class CalibrationText(BaseModel, frozen=True, extra="forbid"):
     all_experts: Annotated[bool, Field(strict=True)] = False
     """True if every expert of a mixture saw all tokens."""
     bos: str = ""
+    packing: str = ""
+    """How sequences were cut from documents, if not as random crops."""
 
     @property
     def label(self) -> str:
         label = self.data
         if self.seqlen is not None:
             label += f"@{self.seqlen}x{self.sequences}"
+        if self.packing:
+            label += f" {self.packing}"
         label = _with_bos(label, self.bos)
         if self.all_experts:
             label += ", all experts"

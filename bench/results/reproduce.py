@@ -139,6 +139,7 @@ def settings(record: Record) -> dict[str, Any]:
             values["calibration"] = {k: calibration[k] for k in ("data", "sequences", "seqlen")}
             values["calibration"] |= {"all_experts": calibration.get("all_experts", False)}
             values["calibration"] |= {"processes": calibration.get("processes", 1)}
+            values["calibration"] |= {"packing": calibration.get("packing", "crops")}
         training = inputs.get("training")
         if training:
             kept = {k: training[k] for k in ("data", "tokens", "batch", "seqlen", "micro")}

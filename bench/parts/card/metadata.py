@@ -17,7 +17,8 @@ from huggingface_hub import (
     eval_result_entries_to_yaml,
 )
 
-from bench.inputs.corpora import CORPORA
+from bench.inputs import corpora
+from bench.inputs.mixtures import shares_of
 from bench.parts.card.contents import Contents
 from bench.parts.card.row import Number, Row, is_dense
 from bench.parts.exports.result_sets import data_of
@@ -134,7 +135,7 @@ def eval_results(numbers: Iterable[Number]) -> list[EvalResult]:
 def _split(record: Record) -> str | None:
     """Return the split of a text that was measured, by the name of its files, or None."""
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
-    source = CORPORA.get(str(config.get("corpus")))
+    source = corpora.find(str(config.get("corpus")))
     if source is None:
         return None
     files = dict(source.files).get("evaluation", "")
@@ -147,8 +148,9 @@ def _data_sets(row: Row | None) -> list[str]:
     if row is None or is_dense(row.identity):
         return []
     texts = (row.identity.calibration, row.identity.training)
-    names = [text.data for text in texts if text]
-    return sorted({CORPORA[name].hub for name in names if name in CORPORA and CORPORA[name].hub})
+    names = [name for text in texts if text for name in shares_of(text.data)]
+    sources = map(corpora.find, names)
+    return sorted({source.hub for source in sources if source and source.hub})
 
 
 def benchmark_files(numbers: Iterable[Number]) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.formats.contract import ModelResults
-from bench.inputs.corpora import CORPORA
+from bench.inputs import corpora
 from bench.inputs.models import find_alias
 from bench.inputs.tasks import BUILTIN_TASKS
 from bench.results.identity import Identity
@@ -110,7 +110,8 @@ def data_of(record: Record) -> tuple[str, str, str]:
     config = measure.get("config") or {}
     if "corpus" in config:
         name = str(config["corpus"])
-        hub = CORPORA[name].hub if name in CORPORA else ""
+        corpus = corpora.find(name)
+        hub = corpus.hub if corpus else ""
         return name, hub, str(measure.get("content", ""))
     if "task" in config:
         name, source = str(config["task"]), str(record.notes.get("data", ""))

@@ -42,7 +42,7 @@ def along_own_answers(
         dense: Any = context.load_dense()
         check = StateCheck(dense)
         prompts, device = fit(prompts, dense, tokens), context.compute.device
-        answers = cached_answers(dense, context, prompts, tokens)
+        answers = cached_answers(lambda: dense, context.source, context.compute, prompts, tokens)
         head, states = head_of(dense), list(states_along(dense, prompts, answers, device))
         check.require_numbers("the dense model")
         del dense  # beside the original's head, one model is in memory at a time

@@ -54,7 +54,9 @@ class Written(OwnAnswers):
         names, clusters, prompts = self.prompts(context)
         dense = context.load_dense()
         prompts = generation.fit(prompts, dense, self.tokens)
-        originals = generation.cached_answers(dense, context, prompts, self.tokens)
+        originals = generation.cached_answers(
+            lambda: dense, context.source, context.compute, prompts, self.tokens
+        )
         del dense  # one model is in memory at a time
         loaded = model()
         answers = generation.answer(

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 
+from bench.inputs import corpora
+from bench.inputs.mixtures import shares_of
 from bench.inputs.models import find_alias
 from bench.inputs.tracks import all_tasks
 from bench.results.record import Record
@@ -30,17 +32,17 @@ def of_model(name: str) -> str:
 
 def of_data(name: str) -> str:
     """Return the licence of a corpus or task, "" if it is unknown."""
-    return _known()["data"].get(name.rpartition("/")[2], "")
+    source = corpora.find(name)
+    return _known()["data"].get(name.rpartition("/")[2], source.licence if source else "")
 
 
 def names_in(record: Record) -> Iterator[tuple[str, str]]:
     """Yield the model and the data of a record, each with its licence, "" if it is unknown."""
     identity = record.identity
     yield identity.model, of_model(identity.model)
-    texts = [
-        identity.calibration and identity.calibration.data,
-        identity.training and identity.training.data,
-    ]
+    texts: list[str] = []
+    for text in (identity.calibration, identity.training):
+        texts += shares_of(text.data) if text else []
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
     for name in (*texts, config.get("corpus"), config.get("task")):
         if name:

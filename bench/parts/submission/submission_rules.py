@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.catalog import choice, registry
-from bench.inputs.corpora import CORPORA
+from bench.inputs import corpora
+from bench.inputs.mixtures import shares_of
 from bench.inputs.models import HUB_ID, find_alias
 from bench.parts.submission import licences
 from bench.reporting.protocol import VALIDATION
@@ -182,8 +183,9 @@ def _of_reproduction(record: Record) -> Iterator[str]:
         yield f"its model {identity.model!r} is no alias and no hub id: no one else can load it"
     texts = (identity.calibration, identity.training)
     config = (record.key_inputs.get("measure") or {}).get("config") or {}
-    for name in (*(text.data for text in texts if text), config.get("corpus")):
-        if name and name not in CORPORA:
+    names = [name for text in texts if text for name in shares_of(text.data)]
+    for name in (*names, config.get("corpus")):
+        if name and corpora.find(name) is None:
             yield f"its text {name!r} is no corpus of this suite: no one else has it"
     try:
         reproduce.settings(record)
