@@ -36,7 +36,7 @@ from bench.results import metrics
 from bench.stats import articles, bootstrap
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
 
-FOLDERS = ("smollm2-135m-wanda7", "tiny-methods")
+FOLDERS = ("smollm2", "tiny-methods")
 SIMILAR = 0.25
 """Largest difference of ln perplexity of two rows whose losses are compared."""
 LEVEL = 0.05
