@@ -10,7 +10,7 @@ import csv
 import io
 from pathlib import Path
 
-import boards
+import declared
 from page_records import read
 
 from bench.catalog.choice import as_typed
@@ -18,7 +18,7 @@ from bench.inputs.shapes import known_shapes
 from bench.reporting import board
 from bench.reporting.similar_models import FIELDS, FILE
 
-FOLDERS = [f"results/{name}" for name in boards.folders(used_in="measured_rows.py")]
+FOLDERS = [f"results/{name}" for name in declared.folders(used_in="measured_rows.py")]
 
 
 def make() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_figures
-import boards
+import declared
 import front_page
 import frontier
 import reference
@@ -40,7 +40,7 @@ KINDS = tables.TABLES | track_tables.TABLES | size_tables.TABLES | frontier.TABL
 
 def board(name: str) -> str:
     """Return a table of results/boards.toml with its question; "" if its board has no records."""
-    one, table = boards.find_table(name)
+    one, table = declared.find_table(name)
     if not one.measured:
         return ""
     made = KINDS[table.kind](f"results/{one.name}", *table.words)

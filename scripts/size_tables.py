@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-import boards
+import declared
 from page_records import (
     DASH,
     ROOT,
@@ -192,7 +192,7 @@ def quantizers() -> str:
     """
     figures = json.loads((ROOT / CODES).read_text())["figures"]
     ratios: dict[str, dict[str, str]] = {}
-    for name in reversed(boards.folders(used_in="docs/quantizers.md")):
+    for name in reversed(declared.folders(used_in="docs/quantizers.md")):
         if name == "benchmarks":
             continue
         for model, found in _dense_ratios(f"results/{name}").items():
