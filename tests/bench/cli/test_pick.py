@@ -113,7 +113,7 @@ def test_commands_can_be_copied(cli, here, monkeypatch):
     """Lines end in a backslash, and no line is wider than a terminal of 80."""
     monkeypatch.chdir(reports.ROOT)
     _, out, _ = cli(
-        "pick --model smollm2-135m-instruct-q4 --pattern 2:4 --results results/smollm2-trained"
+        "pick --model smollm2-135m-instruct-q4 --pattern 2:4 --results results/smollm2-205k"
     )
     command = out[out.index("Make it:\n") + 9 : out.index("Export it:")]
     lines = command.rstrip().splitlines()
