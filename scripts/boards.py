@@ -22,6 +22,8 @@ from pathlib import Path
 from declared import RESULTS, Board, read
 
 ROOT = RESULTS.parent
+
+
 def hours(board: Board, mirror: Path | None) -> tuple[float, int]:
     """Estimate the hours on this machine of what a board lacks, and its number of rows."""
     from bench.cli.flags import spec_of

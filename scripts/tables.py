@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from page_records import (
-    DASH,
-    ROOT,
     compare,
     make_sections,
     markdown,

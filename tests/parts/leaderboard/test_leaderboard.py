@@ -477,10 +477,7 @@ def test_sections_without_quality_are_linked_and_files_of_one_name_are_told_apar
 # --- how a number is made again -------------------------------------------------------------------
 
 
-FULL = [
-    pytest.param(folder, marks=pytest.mark.full)
-    for folder in ("tiny-default", "tiny-methods")
-]
+FULL = [pytest.param(folder, marks=pytest.mark.full) for folder in ("tiny-default", "tiny-methods")]
 
 
 @pytest.mark.parametrize("folder", ["tiny-long", *FULL])
