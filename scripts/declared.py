@@ -21,7 +21,7 @@ class Board:
     used: tuple[str, ...]
     """Pages, scripts and commands that read it."""
     specs: tuple[str, ...] = ()
-    """Files of the folder that make it, in order. A board without any is not made by `bench run`."""
+    """Files of the folder that make it, in order. `bench run` makes no board without them."""
     until: str = ""
     """Board that replaces this one once it is measured. This one is not made again."""
     made_by: str = ""

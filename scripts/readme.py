@@ -5,8 +5,8 @@ python scripts/readme.py --check  print the pages that are stale; exit 1 if ther
 python scripts/readme.py --list   print the comments and what is written between them
 
 What is between <!-- NAME: WORDS --> and <!-- /NAME --> is replaced by what BLOCKS[NAME] returns for
-the words: `board` a table of results/boards.toml, reference.py from the catalog and the program. Two
-functions of one name are refused.
+the words. `board` makes a table of results/boards.toml, and reference.py uses the catalog and the
+program. Two functions of one name are refused.
 """
 
 from __future__ import annotations
