@@ -13,7 +13,7 @@ MARK = "†"
 MAX_NAMES = 4
 """Most processors that are named."""
 MAX_ROWS = 6
-"""Most rows that are named because they come from elsewhere than the other rows."""
+"""Most rows that are named because their processor or code is not the most common."""
 
 
 def describe(records: Iterable[Record]) -> str:
@@ -43,7 +43,7 @@ def describe(records: Iterable[Record]) -> str:
 
 
 def _differing(records: Sequence[Record]) -> str:
-    """Return a sentence on the rows with another processor or code than most records have."""
+    """Return a sentence on the rows with another processor or code than the most common."""
     origins = [(record.processor_kind, record.commit_id) for record in records]
     usual = Counter(origins).most_common(1)[0][0]
     rows: dict[str, bool] = {}
@@ -54,8 +54,8 @@ def _differing(records: Sequence[Record]) -> str:
         rows[name] = rows.get(name, False) or origin != usual
     others = [name for name, differs in rows.items() if differs]
     if len(others) <= MAX_ROWS:
-        return f"Elsewhere than most: {', '.join(sorted(others))}."
-    return f"{len(others)} of {len(rows)} rows come from elsewhere than most."
+        return f"Not of the most common processor and version: {', '.join(sorted(others))}."
+    return f"{len(others)} of {len(rows)} rows are not of the most common processor and version."
 
 
 def is_dirty(record: Record) -> bool:
