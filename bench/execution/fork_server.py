@@ -1,10 +1,10 @@
 """A process that has imported what workers need, and forks one for each artifact that
 bench.execution.processes asks for.
 
-It does nothing but import, so that a fork is safe: no thread, no CUDA context, no random numbers
-drawn. Each request on its socket carries the worker's stdin, stdout and stderr. It answers with the
-worker's process id, and with the exit code once the worker has ended. It ends with the runner, also
-while it imports.
+It imports and parses, and does nothing else, so that a fork is safe: no thread, no CUDA context, no
+random numbers drawn. Each request on its socket carries the worker's stdin, stdout and stderr. It
+answers with the worker's process id, and with the exit code once the worker has ended. It ends with
+the runner, also while it imports.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 
 from bench.execution import signals
 from bench.execution.descendants import end_with_parent
+from bench.system.interpreter import OWN_PACKAGES
+from bench.system.source_digest import digest_source
 
 TASKS = Path("/proc/self/task")
 """Folder with an entry for each thread, including those of libraries."""
@@ -36,6 +38,8 @@ def main() -> None:
     try:
         for name in sys.argv[2:]:
             importlib.import_module(name)
+        # Each worker compares the code with that of the plan, and parses only what has changed.
+        digest_source(*[name for name in sys.argv[2:] if name.partition(".")[0] in OWN_PACKAGES])
         problem = find_problem()
     except Exception as fault:  # noqa: BLE001 (a worker fails in the same way, and its log has the traceback)
         problem = f"{type(fault).__name__}: {fault}"

@@ -1,8 +1,7 @@
-"""The local executor: a process for each artifact. The first is a new process; the others are
-forked from a server.
+"""The local executor: a process for each artifact, forked from a server that has imported the
+libraries (bench.execution.fork_server).
 
-The server (bench.execution.fork_server) imports the libraries while the first worker runs. Without
-safe forks, each worker is a new process.
+A single worker, and each one where forks are not safe, is a new process.
 """
 
 from __future__ import annotations
@@ -53,6 +52,8 @@ class WorkerProcesses:
         self.problem = ""
 
     def start(self, log: IO[str]) -> WorkerProcess:
+        if not self._server and self._count > 1 and can_fork():
+            self._server = ForkServer(self._preload, worker_environment())
         if self._server:
             try:
                 return self._server.fork(log)
@@ -60,12 +61,8 @@ class WorkerProcesses:
                 self.problem = f"workers start slower from here on: {ended}"
                 self.close()
                 self._count = 0
-        worker = StartedWorker(
-            interpreter.command("bench.execution.worker"), log, worker_environment()
-        )
-        if self._count > 1 and can_fork():
-            self._server = ForkServer(self._preload, worker_environment())
-        return worker
+        command = interpreter.command("bench.execution.worker")
+        return StartedWorker(command, log, worker_environment())
 
     def reruns(self, code: int | None) -> bool:
         """Return False: it would end in the same way here."""
@@ -90,8 +87,11 @@ class LocalExecutor(WorkerProcesses):
 
 
 def list_imports(measurements: Iterable[Measurement]) -> tuple[str, ...]:
-    """List the modules that workers import for these measurements, without plug-ins."""
-    modules = {"bench.execution.build": None, "bench.execution.measure": None}
+    """List the modules that workers import for these measurements, without plug-ins.
+
+    pyarrow imports pandas when it makes a table of Python's lists.
+    """
+    modules = {"bench.execution.build": None, "bench.execution.measure": None, "pandas": None}
     for measurement in measurements:
         # The text part of a family with images is in the family's module.
         family = measurement.artifact.family.removesuffix("_text")

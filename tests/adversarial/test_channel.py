@@ -13,6 +13,7 @@ from bench.execution.memory_limit import MemoryLimit
 from bench.execution.processes import WorkerProcesses
 from bench.execution.worker import Assignment
 from helpers import plugins, runs
+from helpers.models import sample
 
 KEY = "KEY"
 """Key of the first measurement, in a line."""
@@ -64,9 +65,13 @@ class Forging(runs.Here):
             yield ""
 
 
-@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED)
-def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch, line):
-    monkeypatch.setattr(Forging, "said", line)
+SHOWN = ("text", "deep", "unknown event", "missing field", "half a character", "another key")
+"""Lines of the default run."""
+
+
+@pytest.mark.parametrize("kind", sample(FORGED, *SHOWN))
+def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch, kind):
+    monkeypatch.setattr(Forging, "said", FORGED[kind])
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Forging())
     asked = {"methods": ("magnitude", "wanda"), "measures": ("size",)}
     summary = api.execute(runs.small(tmp_path / "r", **asked))

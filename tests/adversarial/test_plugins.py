@@ -192,6 +192,7 @@ def test_a_distribution_that_breaks_pydantic_is_named(tmp_path, monkeypatch, lin
     assert err.startswith(f"bench: entry_points.txt of odd in {tmp_path} is malformed (")
 
 
+@pytest.mark.full
 def test_bits_that_nobody_counted_are_marked_and_other_weights_are_refused(tmp_path, monkeypatch):
     plugins.install(tmp_path / "site", "liars", LIARS, preamble=CODEC, kind="quantizers")
     runs.distribution(tmp_path / "site", "own", "", codecs={"own": "liars:Own"})

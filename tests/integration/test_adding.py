@@ -61,6 +61,7 @@ def test_a_run_with_what_the_package_adds(tmp_path, monkeypatch, output):
     assert "| bits per weight | bits saved |" in table and "| largest outlier |" in table
 
 
+@pytest.mark.full
 def test_an_executor(tmp_path, monkeypatch):
     polite = []
     monkeypatch.setattr("os.setpriority", lambda *of: polite.append(of))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import runs
 from methods.model.folder import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,7 @@ def test_the_plan_needs_no_file_of_the_model(output, monkeypatch):
 
 @pytest.mark.usefixtures("cache")
 def test_the_method_runs_beside_another(output, tmp_path, monkeypatch):
+    runs.workers_here(monkeypatch)
     monkeypatch.chdir(ROOT)
     words = commands("Add a method")["run"]
     measures = ["--measures", "pattern", "--results", str(tmp_path / "r")]

@@ -101,6 +101,7 @@ def planned(**named):
     return api.plan(runs.small("r", **named)).measurements
 
 
+@pytest.mark.full
 def test_worker_processes_find_the_classes_of_files(output):
     named = ["--methods", "my.py:power=0.5", "--measures", "count.py"]
     out = output("run", *named, *runs.flags("r", "half.py", windows=None))

@@ -97,7 +97,7 @@ def test_every_format_and_measure(kind, dtype, stored, tmp_path):
     )
 
     assert (bits(records, "dense"), bits(records, "sparsegpt")) == BITS[dtype]
-    assert bits(records, "dense", "int8") < 16
+    assert bits(records, "dense", "int8:embed=int8") < 16
 
 
 @pytest.mark.full

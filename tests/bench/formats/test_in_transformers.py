@@ -13,8 +13,9 @@ from methods.model.folder import Folder
 
 
 @pytest.fixture
-def stored(tmp_path, output):
+def stored(tmp_path, output, monkeypatch):
     """Write tiny in 4 bits with an int8 embedding, to which the head is tied, dense and stored."""
+    runs.workers_here(monkeypatch)
     common = ("--model", runs.TINY, "--method", "dense")
     output("prune", *common, "--quant", "int4-rtn:embed=int8", "--out", tmp_path / "dense")
     output("export", tmp_path / "dense", "--format", "stored", "--out", tmp_path / "stored")

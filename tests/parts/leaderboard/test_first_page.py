@@ -68,6 +68,7 @@ def test_a_filter_keeps_what_the_reader_looks_at_in_its_place(visit):
     assert 0 <= shown["y"] < 700
 
 
+@pytest.mark.full
 def test_axe_finds_nothing_serious_on_the_first_page(visit):
     for viewport in (DESKTOP, PHONE):
         page = visit(color_scheme="dark", viewport=viewport, bypass_csp=True)

@@ -87,6 +87,7 @@ def test_one_process_goes_on_where_two_stopped(half, tmp_path, make_exact):
     assert resumed.notes["training"]["processes"] == [2, 1]
 
 
+@pytest.mark.full
 def test_ranks_go_on_from_what_their_threads_wrote(tmp_path):
     """Threads write while the training goes on. What follows is equal to the last bit."""
     forked_ranks.launch(several_ranks, 2, tmp_path, STOPPED, f"kill={STOPPED}")
