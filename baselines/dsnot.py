@@ -74,21 +74,23 @@ def swap_weights(
     The error of a row is e = sum over pruned j of W_j E[X_j]. The weight to restore is the pruned
     one that reduces |e| most by W_j E[X_j] / Var[X_j]^power. The weight to prune is, for n:m, the
     smallest |W_j| ||X_j|| of the same group; unstructured, the smallest of the row that reduces |e|
-    too. No weight is swapped twice. A row is done when |e| is at most the threshold, or the next
-    swap would not shrink |e|. (The released code does not check the latter: unstructured swaps may
-    overshoot, and n:m swaps may raise |e|, though not change its sign.)
+    too. No weight is swapped twice. Of pairs, which are swapped whole, W_j E[X_j] and its quotient
+    add up, and so do the squares of |W_j| ||X_j||. A row is done when |e| is at most the threshold,
+    or the next swap would not shrink |e|. (The released code does not check the latter:
+    unstructured swaps may overshoot, and n:m swaps may raise |e|, though not change its sign.)
 
     Args:
         weight: float [out, in]; keep: bool [out, in].
     """
-    initial, keep = keep, keep.clone()
+    initial = keep[:, :: pattern.unit]
+    keep = initial.clone()
     share = weight * inputs.mean  # W_j E[X_j]
+    deviation = inputs.variance.clamp(min=torch.finfo(share.dtype).tiny) ** rule.power
+    benefit = pattern.per_unit(share / deviation).masked_fill(keep, 0)
+    share = pattern.per_unit(share)
     error = share.masked_fill(keep, 0).sum(1, dtype=torch.float64)
     before = error.clone()
-    size = weight.abs() * inputs.norm
-    benefit = (
-        share / inputs.variance.clamp(min=torch.finfo(share.dtype).tiny) ** rule.power
-    ).masked_fill(keep, 0)
+    size = pattern.unit_scores(weight.abs() * inputs.norm)
     # [out, cycles], for errors above and below 0
     restore = [_lowest(-benefit * sign, rule.cycles) for sign in (1, -1)]
     # In groups, the weight to prune depends on the one to restore.
@@ -105,7 +107,7 @@ def swap_weights(
         at = used[0].where(above, used[1])[:, None].clamp(max=restore[0].shape[1] - 1)
         new = restore[0].gather(1, at).where(above[:, None], restore[1].gather(1, at))  # [out, 1]
         if pattern.m:
-            old = _smallest_of_group(size.where(initial & keep, torch.inf), new, pattern.m)
+            old = _smallest_of_group(size.where(initial & keep, torch.inf), new, pattern.units[1])
         else:
             old = prune[0].gather(1, at).where(above[:, None], prune[1].gather(1, at))
         gain, loss = (share.gather(1, i).squeeze(1).double() for i in (new, old))
@@ -124,7 +126,7 @@ def swap_weights(
         error[rows] = after[rows]
         used[(~above).long()[rows], rows] += 1
         swaps += len(rows)
-    return SwapResult(keep, before, error, swaps)
+    return SwapResult(pattern.per_weight(keep), before, error, swaps)
 
 
 def _lowest(score: Tensor, count: int) -> Tensor:

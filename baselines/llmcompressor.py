@@ -23,7 +23,7 @@ from torch import nn
 from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Skipped
 from methods.contract.info import HESSIANS_PER_LINEAR
 from methods.contract.ranges import Count, Fraction
-from methods.contract.rules import WholeGroups
+from methods.contract.rules import SingleWeights, WholeGroups
 from methods.model.targets import as_regexes, dense_weight, family_of
 from methods.workshop.library_calls import import_modifier, oneshot, require_oneshot
 
@@ -46,7 +46,7 @@ class LlmCompressorSparseGPT:
         paper="2301.00774",
         cost=Cost(passes=2, hessians=HESSIANS_PER_LINEAR),
         extra="llmcompressor",
-        rules=(WholeGroups("block"),),
+        rules=(WholeGroups("block"), SingleWeights()),
     )
     damping: Fraction = 0.01
     block: Count = 128
@@ -67,7 +67,10 @@ class LlmCompressorWanda:
     name: ClassVar[str] = "llmcompressor-wanda"
     needs: ClassVar[Needs] = Needs.CALIBRATION
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="2306.11695", cost=Cost(passes=2), extra="llmcompressor"
+        paper="2306.11695",
+        cost=Cost(passes=2),
+        extra="llmcompressor",
+        rules=(SingleWeights(),),
     )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

@@ -217,7 +217,7 @@ class LowRank:
             for _ in range(self.rounds if rank else 0):
                 left = goal - torch.mm(*low_rank(goal - visit.weight.float(), root, rank)[:2])
                 visit.weight.copy_(left)
-                visit.prune(job.pattern.keep(left.square() * moment.diagonal()))
+                visit.prune(job.pattern.keep(left.abs() * moment.diagonal().sqrt()))
             if problem and rank:
                 sparse = joint(goal * problem.norm, keep, problem, job.pattern, rank, self.joint)
                 visit.weight.copy_(sparse / problem.norm)

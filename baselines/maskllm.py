@@ -111,12 +111,13 @@ class Gated(nn.Module):
 
 
 def all_patterns(pattern: Pattern) -> Tensor:
-    """Return all ways to keep n of m: float32 [C(m, n), m], in the order of the kept indices
-    [c]."""
-    patterns = torch.zeros(math.comb(pattern.m, pattern.n), pattern.m)
-    for row, kept in zip(patterns, combinations(range(pattern.m), pattern.n), strict=True):
-        row[list(kept)] = 1
-    return patterns
+    """Return all ways to keep n of m: float32 [C(m, n), m], in the order of the kept indices [c].
+    For pairs:4:8 the six ways to keep two of four pairs, [6, 8]."""
+    kept, units = pattern.units
+    patterns = torch.zeros(math.comb(units, kept), units)
+    for row, places in zip(patterns, combinations(range(units), kept), strict=True):
+        row[list(places)] = 1
+    return pattern.per_weight(patterns)
 
 
 def _generator(device: torch.device | str, *key: int) -> torch.Generator:
@@ -229,11 +230,13 @@ class MaskLLM(Settings):
 
     def _check_pattern(self, job: Job) -> None:
         job.pattern.require_groups(self.name)
-        choices = math.comb(job.pattern.m, job.pattern.n)
+        kept, units = job.pattern.units
+        choices = math.comb(units, kept)
         if choices > MAX_PATTERNS:
             raise UserError(
                 f"{self.name} learns one number per pattern of a group: at most {MAX_PATTERNS}, "
-                f"and {job.pattern} has {choices:,}: use 2:4, 1:4, 2:8 or 4:8"
+                f"and {job.pattern} has {choices:,}: use 2:4, 1:4, 2:8, 4:8 "
+                "or pairs:4:8"
             )
 
     def _add_gates(self, model: nn.Module, job: Job) -> list[Gated]:

@@ -111,14 +111,18 @@ class Permute:
 
         Add to `found` the share of the scores that the pattern keeps, and the error of a search.
         """
-        n, m = job.pattern.n, job.pattern.m
+        pattern = job.pattern
+        n, m = pattern.units
         scores = [rows[:: -(-len(rows) // ROWS)].cpu() for rows in scores]
-        orders = torch.stack([best_order(rows, n, m, self.rounds) for rows in scores])
+        # Pairs of neighbors change places as one.
+        units = [best_order(pattern.per_unit(rows), n, m, self.rounds) for rows in scores]
+        inside = torch.arange(pattern.unit)
+        orders = torch.stack([(o[:, None] * pattern.unit + inside).flatten() for o in units])
         if self.steps:
             orders, errors = learn_order(
                 readers,
                 orders,
-                job.pattern,
+                pattern,
                 steps=self.steps,
                 lr=self.lr,
                 block=self.block,
@@ -127,10 +131,10 @@ class Permute:
             found["error"][part].append(errors)
         for rows, order in zip(scores, orders, strict=True):
             total = float(rows.sum(dtype=torch.float64))
-            first = torch.arange(rows.shape[1])
-            found["kept"][part].append(
-                [kept(rows, o, n, m) / total if total else 1.0 for o in (first, order)]
-            )
+            sums = []
+            for ordered in (rows, rows[:, order]):
+                sums.append(kept(pattern.per_unit(ordered), n, m) / total if total else 1.0)
+            found["kept"][part].append(sums)
         return Permutation(orders if part == "heads" else orders[0])
 
 

@@ -99,11 +99,15 @@ class Proximal(torch.optim.AdamW):
         sparse = count = 0.0
         for parameter in self.param_groups[0]["params"]:
             rows = local(parameter)
-            groups = rows.reshape(-1, self._pattern.m)
-            over = groups.count_nonzero(-1) > self._pattern.n
-            groups[over] = prox(groups[over], self._strength, self._pattern.n)
+            kept, units = self._pattern.units
+            groups = rows.reshape(-1, units, self._pattern.unit)
+            norms = torch.linalg.vector_norm(groups, dim=-1)
+            over = norms.count_nonzero(-1) > kept
+            # The prox of a function of norms shrinks a pair and keeps its direction.
+            factors = prox(norms[over], self._strength, kept).div_(norms[over]).nan_to_num_(0)
+            groups[over] *= factors.unsqueeze(-1)
             rows.copy_(groups.view(rows.shape))
-            sparse += len(over) - int((groups.count_nonzero(-1) > self._pattern.n).sum())
+            sparse += len(over) - self._pattern.violations(rows)
             count += len(over)
         sparse, count = process_group.all_reduce_sum(sparse, count)
         self.metrics = {"held": sparse / count}
@@ -121,7 +125,8 @@ class Proximal(torch.optim.AdamW):
 class ProxSparse(Settings):
     """Learn a mask by shrinking weights until n:m holds; the dense weights are kept under it.
 
-    lambda: strength of the regulariser, whose prox is taken after each step of Adam.
+    lambda: strength of the regulariser, whose prox is taken after each step of Adam. For pairs the
+    regulariser is that of the norms of pairs.
 
     lr and warmup are those of the released code. The recipe paper-proxsparse has its 400 samples.
 

@@ -21,13 +21,13 @@ def prune_(weight: Tensor, factor: Tensor, pattern: Pattern, block: int) -> Tens
     """Algorithm 1, in place, on weight [out, in]. Returns the mask: bool, like weight.
 
     factor: see `compensate_`. The mask of a group is chosen when its first column is reached, by
-    the current weights, with score w_j^2 / U_jj^2 (eq. 4).
+    the current weights, with score |w_j| / U_jj, the root of eq. 4.
     """
     diagonal = factor.diagonal()
     mask = torch.empty_like(weight.T, dtype=torch.bool)  # [in, out]
 
     def column_pruner(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
-        score = (w / diagonal[a:b, None]).square_()
+        score = (w / diagonal[a:b, None]).abs_()
         keep = _columns_pattern(pattern, a, b, len(weight)).keep(score.T).T  # [group, out]
         mask[a:b] = keep
         return lambda i, column: column.where(keep[i], 0)

@@ -19,7 +19,7 @@ from baselines.isolated import sparseml_prune
 from methods import Cost, Job, MethodInfo, Needs, Outcome, Skipped
 from methods.contract.info import HESSIANS_PER_LINEAR
 from methods.contract.ranges import Count, Fraction
-from methods.contract.rules import WholeGroups
+from methods.contract.rules import SingleWeights, WholeGroups
 from methods.model.families import Family
 from methods.model.targets import as_regexes, family_of
 from methods.workshop.isolated import Script, prune
@@ -46,7 +46,7 @@ class SparsemlSparseGPT:
             also="runs the whole model again for each block",
         ),
         environment="sparseml",
-        rules=(WholeGroups("block"),),
+        rules=(WholeGroups("block"), SingleWeights()),
     )
     damping: Fraction = 0.01
     block: Count = 128
@@ -75,7 +75,10 @@ class SparsemlMagnitude:
     name: ClassVar[str] = "sparseml-magnitude"
     needs: ClassVar[Needs] = Needs.ISOLATED
     info: ClassVar[MethodInfo] = MethodInfo(
-        paper="1506.02626", cost=Cost(also="one pass over the weights"), environment="sparseml"
+        paper="1506.02626",
+        cost=Cost(also="one pass over the weights"),
+        environment="sparseml",
+        rules=(SingleWeights(),),
     )
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:

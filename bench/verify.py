@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from methods.contract.method import Constants
     from methods.model.low_rank_adapter import Term
 
 
@@ -183,6 +184,22 @@ def count_terms(
     counts.bytes += counts.term_bytes
 
 
+def count_constants(counts: WeightCounts, constants: Constants, dtype: torch.dtype) -> None:
+    """Add the constants in place of experts, and their rows of the router, to the counts.
+
+    Raises:
+        CheckFailed: a tensor in another number format, or with a value that is not finite.
+    """
+    for block, named in constants.items():
+        for name, tensor in named.items():
+            if tensor.dtype != dtype:
+                raise CheckFailed(
+                    f"{name} of the constants of block {block} is {dtype_name(tensor.dtype)}, not "
+                    f"{dtype_name(dtype)} as the model"
+                )
+            _count(counts, f"{name} of the constants of block {block}", tensor)
+
+
 FUNCTION_TOLERANCE = {"float64": 1e-9, "float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 """Largest relative change of logits by a transform, by the format of the weights, which rounds them
 once more."""
@@ -321,7 +338,7 @@ def count_folder(
     return counts
 
 
-CANDIDATES = ("1:4", "2:8", "2:4", "4:8", "8:16", "3:4", "6:8")
+CANDIDATES = ("1:4", "2:8", "2:4", "pairs:4:8", "4:8", "8:16", "3:4", "6:8")
 """Patterns from the sparsest to the densest."""
 
 

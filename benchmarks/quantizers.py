@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 SEQUENCES = 16
 VARIANTS: dict[str, tuple[dict[str, int], ...]] = {
-    "higgs": ({"bits": 2}, {"bits": 4}), "e8": ({"bits": 2}, {"bits": 4}),
+    "higgs": ({"bits": 2}, {"bits": 4}),
     "tcq2": ({"memory": 10},), "tcq3": ({"memory": 10},), "tcq4": ({"memory": 10},),
 }  # fmt: skip
 """Settings that are measured beside the defaults."""
@@ -92,10 +92,11 @@ def code_of(quantizer: Any, weight: Tensor) -> StoredWeight | None:
         form = k_quants.type_for(quantizer.name, width)
         data = k_quants.quantize(weight, form, torch.ones(width))
         return StoredWeight(k_quants.GgmlCodec(form), {"blocks": torch.from_numpy(data)})
-    if isinstance(quantizer, rotated.RotatedQuantizer | higgs.Higgs):
-        codec: Any = higgs.HiggsCodec(getattr(quantizer, "bits", 0), (out, width))
-        if isinstance(quantizer, rotated.RotatedQuantizer):
-            codec = quantizer.codec((out, width))
+    if isinstance(quantizer, higgs.Higgs):
+        pairs = higgs.HiggsCodec(quantizer.bits, (out, width))
+        return StoredWeight(pairs, pairs.encode(turn_weight(weight)))
+    if isinstance(quantizer, rotated.RotatedQuantizer):
+        codec = quantizer.codec((out, width))
         return StoredWeight(codec, codec.encode(turn_weight(weight), torch.eye(width)))
     if isinstance(quantizer, lut.Lut3):
         every = torch.ones_like(weight, dtype=torch.bool)

@@ -10,37 +10,22 @@
 
 namespace {
 
-enum Code { TABLE, ONE_MAD, THREE_INST };
-
 inline uint64_t load(const uint8_t* from) {
     uint64_t word;
     std::memcpy(&word, from, 8);
     return word;
 }
 
-// The numbers of 16 states. The computed codes are those of QTIP (arXiv 2406.11235), sections 3.1.1
-// and 3.1.2, before they are divided by their standard deviation.
-template <Code CODE>
-inline __m512 numbers(__m512i state, const float* table) {
-    if constexpr (CODE == TABLE) return _mm512_i32gather_ps(state, table, 4);
-    const bool one = CODE == ONE_MAD;
-    const __m512i factor = _mm512_set1_epi32(one ? 34038481 : 89226354);
-    const __m512i term = _mm512_set1_epi32(one ? 76625530 : 64248484);
+// The numbers of 16 states: 1MAD of QTIP (arXiv 2406.11235), not divided by its standard deviation.
+inline __m512 numbers(__m512i state) {
+    const __m512i factor = _mm512_set1_epi32(34038481), term = _mm512_set1_epi32(76625530);
     const __m512i x = _mm512_add_epi32(_mm512_mullo_epi32(state, factor), term);
-    if constexpr (CODE == ONE_MAD) {  // the sum of four bytes
-        const __m512i mean = _mm512_set1_epi32(-510), ones = _mm512_set1_epi8(1);
-        return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(mean, x, ones));
-    }
-    const __m512i kept = _mm512_and_si512(x, _mm512_set1_epi32(int(0x8fff8fff)));
-    const __m512i halves = _mm512_xor_si512(kept, _mm512_set1_epi32(0x3b603b60));
-    const __m256i low = _mm512_cvtepi32_epi16(halves);
-    const __m256i high = _mm512_cvtepi32_epi16(_mm512_srli_epi32(halves, 16));
-    return _mm512_add_ps(_mm512_cvtph_ps(low), _mm512_cvtph_ps(high));
+    const __m512i mean = _mm512_set1_epi32(-510), ones = _mm512_set1_epi8(1);
+    return _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(mean, x, ones));  // the sum of four bytes
 }
 
-template <int K, Code CODE>
-void multiply(int memory, const float* table, const uint8_t* tile, const float* x, float* y,
-              long outputs, long inputs) {
+template <int K>
+void multiply(int memory, const uint8_t* tile, const float* x, float* y, long outputs, long inputs) {
     const __m512i below = _mm512_set1_epi32((1 << memory) - 1);
     const __m512i shifts = _mm512_set_epi64(0, K, 2 * K, 3 * K, 4 * K, 5 * K, 6 * K, 7 * K);
     const __m512i lower = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -57,7 +42,7 @@ void multiply(int memory, const float* table, const uint8_t* tile, const float* 
                 const __m512i both = _mm512_permutex2var_epi32(first, lower, second);
                 const __m512i state = _mm512_and_si512(both, below);
                 const __m512 input = _mm512_set1_ps(x[in + i]);
-                sum = _mm512_fmadd_ps(numbers<CODE>(state, table), input, sum);
+                sum = _mm512_fmadd_ps(numbers(state), input, sum);
             }
         }
         _mm512_storeu_ps(y + out, sum);
@@ -66,15 +51,9 @@ void multiply(int memory, const float* table, const uint8_t* tile, const float* 
 
 }  // namespace
 
-// code: 0 the table of all states, 1 1MAD, 2 3INST. tiles: all tiles of 16 outputs, then the next,
-// and 8 bytes more.
-extern "C" void trellis_product(int bits, int code, int memory, const float* table,
-                                const uint8_t* tiles, const float* x, float* y, long outputs,
-                                long inputs) {
-#define CASE(K, CODE) \
-    if (bits == K && code == CODE) \
-        return multiply<K, CODE>(memory, table, tiles, x, y, outputs, inputs);
-    CASE(2, TABLE) CASE(2, ONE_MAD) CASE(2, THREE_INST)
-    CASE(3, TABLE) CASE(3, ONE_MAD) CASE(3, THREE_INST)
-    CASE(4, TABLE) CASE(4, ONE_MAD) CASE(4, THREE_INST)
+// tiles: all tiles of 16 outputs, then the next, and 8 bytes more.
+extern "C" void trellis_product(int bits, int memory, const uint8_t* tiles, const float* x, float* y,
+                                long outputs, long inputs) {
+    const auto product = bits == 2 ? multiply<2> : bits == 3 ? multiply<3> : multiply<4>;
+    product(memory, tiles, x, y, outputs, inputs);
 }

@@ -1,10 +1,8 @@
 """Decoding with trellis codes on a CPU: y = W x, where weights are decoded in the product, beside
 torch in bfloat16 and the formats of llama.cpp.
 
-One thread, one vector, AVX-512. The codes are a table of all states, as in tcq3, or computed: 1MAD
-and 3INST of QTIP (arXiv 2406.11235). The error is that of 3 bits on Gaussian numbers. The inputs
-of a trellis must also be turned, which is not timed. llama.cpp takes part if llama_cpp can be
-imported.
+One thread, one vector, AVX-512. The inputs of a trellis must also be turned, which is not timed.
+llama.cpp takes part if llama_cpp can be imported.
 
 python benchmarks/trellis_products.py [--rounds 15]
 """
@@ -31,25 +29,10 @@ from bench.parts.packed24 import native
 SIDES = {"layer of 7B": (4096, 4096), "layer of SmolLM2": (1536, 576)}
 """Outputs and inputs. The first is larger than a cache, the second fits one."""
 MEMORY = 12
-CODES = ("table", "1mad", "3inst")
 FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni")
 GGML_F32 = 0
 GGML_TYPES = {"Q4_0": 2, "Q3_K": 11, "IQ3_XXS": 18}
 POINTER = ctypes.c_void_p
-
-
-def computed(code: str) -> Tensor:
-    """Return the numbers of all states of a code, float32 [2^MEMORY]."""
-    state = np.arange(1 << MEMORY, dtype=np.uint32)
-    if code == "table":
-        return trellis.table(MEMORY).float() * trellis.UNIT
-    if code == "1mad":
-        x = state * np.uint32(34038481) + np.uint32(76625530)
-        parts = x.view(np.uint8).reshape(-1, 4).sum(1, dtype=np.int32) - 510
-        return torch.from_numpy(parts).float()
-    x = state * np.uint32(89226354) + np.uint32(64248484)
-    halves = ((x & np.uint32(0x8FFF8FFF)) ^ np.uint32(0x3B603B60)).view(np.float16)
-    return torch.from_numpy(halves.reshape(-1, 2).astype(np.float32).sum(1))
 
 
 def pack(symbols: Tensor, bits: int) -> Tensor:
@@ -60,49 +43,22 @@ def pack(symbols: Tensor, bits: int) -> Tensor:
     return torch.from_numpy(np.pad(data.ravel(), (0, 8)))
 
 
-def multiply(
-    library: ctypes.CDLL, bits: int, code: str, table: Tensor, tiles: Tensor, x: Tensor, y: Tensor
-) -> None:
+def multiply(library: ctypes.CDLL, bits: int, tiles: Tensor, x: Tensor, y: Tensor) -> None:
     """Write W x to y. tiles: bytes of `pack`."""
     library.trellis_product(
-        bits, CODES.index(code), MEMORY, table.data_ptr(), tiles.data_ptr(), x.data_ptr(),
-        y.data_ptr(), len(y), len(x),
-    )  # fmt: skip
+        bits, MEMORY, tiles.data_ptr(), x.data_ptr(), y.data_ptr(), len(y), len(x)
+    )
 
 
 def check(library: ctypes.CDLL) -> None:
-    """Compare products of all codes with those of decoded weights."""
+    """Compare products with those of decoded weights."""
     for bits in (2, 3, 4):
         symbols = torch.randint(1 << bits, (3 * 5, trellis.STEPS), dtype=torch.uint8)
         tiles, x, y = pack(symbols, bits), torch.randn(5 * 16), torch.empty(3 * 16)
-        for code in CODES:
-            numbers = computed(code)
-            multiply(library, bits, code, numbers, tiles, x, y)
-            decoded = numbers[trellis.states(symbols, bits, MEMORY)].view(3, 5, 16, 16)
-            weight = decoded.permute(0, 3, 1, 2).reshape(48, 80)
-            torch.testing.assert_close(y, weight @ x, rtol=1e-3, atol=1e-3 * float(y.abs().max()))
-
-
-def in_units(x: Tensor) -> Tensor:
-    """Return numbers as the search takes them, int16 of the same shape."""
-    return (x / trellis.UNIT).round().clamp(-32768, 32767).to(torch.int16)
-
-
-def error_of(code: str, bits: int = 3) -> float:
-    """Return the squared error of a code on Gaussian numbers, over their mean square."""
-    numbers = computed(code)
-    numbers = numbers / numbers.square().mean().sqrt()
-    whole = in_units(numbers)
-    x = torch.randn(1024, trellis.STEPS, generator=torch.Generator().manual_seed(0))
-    scaled = in_units(x / trellis.SPREAD[bits])
-    symbols = torch.empty(x.shape, dtype=torch.uint8)
-    search: Any = trellis.load()
-    search.viterbi_encode(
-        bits, MEMORY, whole.data_ptr(), scaled.data_ptr(), len(x), trellis.HALF,
-        symbols.data_ptr(), 1,
-    )  # fmt: skip
-    found = whole[trellis.states(symbols, bits, MEMORY)].float() * trellis.UNIT
-    return float((found * trellis.SPREAD[bits] - x).square().mean())
+        multiply(library, bits, tiles, x, y)
+        numbers = trellis.numbers(trellis.states(symbols, bits, MEMORY)).float() / trellis.GAP
+        weight = numbers.view(3, 5, 16, 16).permute(0, 3, 1, 2).reshape(48, 80)
+        torch.testing.assert_close(y, weight @ x, rtol=1e-3, atol=1e-3 * float(y.abs().max()))
 
 
 def with_ggml(outputs: int, inputs: int) -> dict[str, Callable[[], Any]]:
@@ -177,10 +133,9 @@ def main(rounds: int = 15) -> None:
     except native.NoKernel as fault:
         sys.exit(f"this benchmark needs a C++ compiler for AVX-512: {fault}")
     number, size = ctypes.c_int, ctypes.c_long
-    library.trellis_product.argtypes = [number] * 3 + [POINTER] * 4 + [size] * 2
+    library.trellis_product.argtypes = [number] * 2 + [POINTER] * 3 + [size] * 2
     check(library)
     figures: Figures = {"threads": 1}
-    figures["squared error at 3 bits"] = {code: significant(error_of(code), 3) for code in CODES}
     for layer, (outputs, inputs) in SIDES.items():
         x, y = torch.randn(inputs), torch.empty(outputs)
         dense, half = torch.randn(outputs, inputs).bfloat16(), x.bfloat16()
@@ -189,9 +144,7 @@ def main(rounds: int = 15) -> None:
         for bits in (2, 3, 4):
             symbols = torch.randint(1 << bits, (outputs * inputs // 256, 256), dtype=torch.uint8)
             tiles = pack(symbols, bits)
-            for code in CODES:
-                args = (library, bits, code, computed(code), tiles, x, y)
-                works[f"{bits} bits, {code}"] = partial(multiply, *args)
+            works[f"{bits} bits, 1mad"] = partial(multiply, library, bits, tiles, x, y)
         repeats = max(1, 2**24 // (outputs * inputs))
 
         def repeated(work: Callable[[], Any], times: int = repeats) -> None:

@@ -294,11 +294,7 @@ class AdamS(torch.optim.Optimizer):
             for p in group["params"]:
                 w, mask = local(p), local(self.state[p]["keep"])
                 if choose:
-                    sums.append(
-                        selection.update_mask(
-                            self.score(p, w), mask, self.pattern.n, self.pattern.m
-                        )
-                    )
+                    sums.append(selection.update_mask(self.score(p, w), mask, self.pattern))
                 else:
                     sums.append(
                         selection.mask_metrics(self.score(p, w).abs(), mask, torch.zeros_like(mask))

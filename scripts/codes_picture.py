@@ -16,13 +16,12 @@ FAMILIES = {
     "floats in groups": "nf|mxfp4|nvfp",
     "lookup tables": "lut",
     "K-quants and i-quants": "i?q",
-    "E8 and HIGGS": "e8|higgs",
-    "Gaussian grids": "gauss",
+    "HIGGS": "higgs",
     "trellises": "tcq",
 }
 """Beginnings of names, in the order of the legend."""
 MOST_BITS = 5.2
-NAMED = ("int3-gptq", "int4-gptq", "nvfp4", "q2_k", "q3_k", "q4_k", "e8", "tcq2", "tcq3", "tcq4")
+NAMED = ("int3-gptq", "int4-gptq", "nvfp4", "q2_k", "q3_k", "q4_k", "tcq2", "tcq3", "tcq4")
 """Codes whose names are in the picture."""
 
 

@@ -100,8 +100,8 @@ class Row(NamedTuple):
     arithmetic: float
     """Time of the linears of a long prompt over the dense model's, if arithmetic is the limit.
 
-    2:4 counts half, as on sparse tensor cores. A pattern that no hardware runs counts as dense, and
-    so do quantized weights.
+    2:4 counts half, as on sparse tensor cores with 16-bit factors. A pattern that no hardware runs
+    with the row's quantizer counts as dense, and so do quantized weights.
     """
     decode_ms: float | None = None
     """Measured time of a token on a CPU for the row's shape and bits, if it was measured."""
@@ -145,7 +145,7 @@ def read(folders: str) -> tuple[Row, ...]:
             continue
         pattern = Pattern.parse(text)
         terms = fmean(values.get("relative_flops", [1 - pattern.share])) - 1 + pattern.share
-        share = 1 / (hardware_limit(pattern.base) or 1.0) + terms
+        share = 1 / (hardware_limit(pattern.base, quantizer) or 1.0) + terms
         own = seeds[method, quantizer, text]
         shape = _shape(pattern, quantizer)
         row = Row(

@@ -20,6 +20,7 @@ from typing import Any
 
 import benchmark_figures
 import declared
+import expert_tables
 import front_page
 import frontier
 import reference
@@ -50,6 +51,7 @@ def board(name: str) -> str:
 SOURCES: dict[str, Mapping[str, Callable[..., str]]] = {
     "readme.py": {"board": board},
     "size_tables.py": {"quantizers": size_tables.quantizers},
+    "expert_tables.py": expert_tables.TABLES,
     "benchmark_figures.py": benchmark_figures.TABLES,
     "front_page.py": front_page.TABLES,
     "reference.py": reference.BLOCKS,
@@ -104,7 +106,7 @@ def figures(pages: str) -> dict[Path, str]:
     }
     drawn |= {name: drawing.to_file(svg) for name, svg in fronts.items()}
     drawn["run"] = front_page.picture()
-    drawn["codes"] = codes_picture()
+    drawn |= {"codes": codes_picture(), "experts": expert_tables.picture()}
     return {FIGURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
 
 

@@ -81,6 +81,7 @@ METHODS = _section(
         "llmcompressor-smoothquant": "baselines.llmcompressor:LlmCompressorSmoothQuant",
         "dense-ft": "baselines.dense_ft:DenseFt",
         "retrain": "baselines.retrain:Retrain",
+        "router": "baselines.router:RouterTraining",
         "finetune": "baselines.finetune:Finetune",
         "elsa": "baselines.elsa:Elsa",
         "maskllm": "baselines.maskllm:MaskLLM",

@@ -44,6 +44,7 @@ from bench.verify import (
     ROUNDINGS,
     CheckFailed,
     WeightCounts,
+    count_constants,
     count_folder,
     count_terms,
     function_error,
@@ -57,7 +58,7 @@ from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.method import Job, Outcome
 from methods.contract.pattern import Pattern
-from methods.model import low_rank_adapter
+from methods.model import constant_experts, low_rank_adapter
 from methods.model.families import frozen as as_tuples
 from methods.model.folder import Folder, Writer, dtype_name, save
 from methods.model.header import TORCH_DTYPES, read_header
@@ -191,6 +192,7 @@ class Builder:
             before, opened_after, pattern, targets, changed, dtype, counting=counting, frozen=frozen
         )
         count_terms(counts, low_rank_adapter.read(after), opened_after, dtype)
+        count_constants(counts, constant_experts.read(after), dtype)
         # Several copies of the embedding were compared, and measures need none of that memory.
         return_free_memory()
         return counts
@@ -405,6 +407,10 @@ class Builder:
             _move(Path(outcome.model), source, target, stored)
         if terms:
             low_rank_adapter.write(target, terms, family_of(self.source.config).transposed)
+        if outcome.constants:
+            constant_experts.write(target, outcome.constants, stored)
+        else:
+            constant_experts.copy(source, target)
         for name in CARRIED:
             found = find_file(source, name)
             if found:

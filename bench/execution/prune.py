@@ -25,7 +25,7 @@ from bench.system.cache import cache_dir, in_use, sweep_leftovers, temporary_fol
 from bench.system.files import atomic_folder, require_folder
 from bench.system.text import amount
 from methods.contract.errors import UserError
-from methods.model import low_rank_adapter
+from methods.model import constant_experts, low_rank_adapter
 from methods.model.folder import read_config
 from methods.model.safe_files import find_file
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY
@@ -104,6 +104,7 @@ def _write(artifact: Artifact, records: list[Record], out: Path) -> str:
                 find_file(built, file.name, None)
                 shutil.copyfile(file, folder / file.name)
         low_rank_adapter.copy(built, folder)
+        constant_experts.copy(built, folder)
         stored.copy(built, folder)
         (folder / "README.md").write_text(_card(artifact, built, zeros, notes))
     if violations:

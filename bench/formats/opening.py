@@ -14,7 +14,7 @@ from bench.formats.quantized import QuantizedCheckpoint, cannot_read, find_codec
 from bench.system import digests
 from bench.system.source_digest import digest_source
 from methods.contract.errors import UserError
-from methods.model import low_rank_adapter
+from methods.model import constant_experts, low_rank_adapter
 from methods.model.folder import Folder, read_config
 from methods.model.safe_files import check_files, find_file
 
@@ -67,6 +67,7 @@ def _open(path: Path, original: Folder | None) -> Checkpoint:
         check_files(path)
         if original is not None:
             low_rank_adapter.refuse(path)
+            constant_experts.refuse(path)
     name = find_reader(path)
     if name:
         return registry.build("readers", name, Reader).open(path, original)

@@ -32,7 +32,7 @@ from methods.model.safe_files import find_file, read_object
 
 MANIFEST = "stored.json"
 MASK = "mask"
-"""Part with one bit for each weight, if the values of pruned weights are left out."""
+"""Part with one bit for each weight or pair, if the values of pruned weights are left out."""
 PIECE = 2**22
 """Number of codes that are packed at a time, a multiple of 8."""
 MAX_FIELDS = 16384
@@ -97,13 +97,13 @@ def unpack_rows(packed: Tensor, bits: int) -> Tensor:
 
 def keep_mask(weight: Tensor, pattern: Pattern) -> Tensor:
     """Return which values are stored, bool [out, in]: the non-zeros, and the first zeros up to n of
-    every m."""
-    groups = weight.unflatten(-1, (-1, pattern.m)) != 0
-    room = pattern.n - groups.sum(-1, keepdim=True)
+    every m. For pairs: the pairs with a non-zero, and the first others up to n/2."""
+    most, units = pattern.units
+    groups = pattern.per_unit((weight != 0).int()).unflatten(-1, (-1, units)) != 0
+    room = most - groups.sum(-1, keepdim=True)
     zeros = ~groups
     filling = zeros & (zeros.cumsum(-1) <= room)
-    kept: Tensor = (groups | filling).flatten(-2)
-    return kept
+    return pattern.per_weight((groups | filling).flatten(-2))
 
 
 def write(
@@ -145,13 +145,16 @@ def write(
             parts[part], packed = _pack(tensor, bits, mask)
             writer.add(name, packed)
         if kept is not None and any(entry["kept"] for entry in parts.values()):
-            writer.add(f"{target}.{MASK}", pack_bits(kept.to(torch.uint8), 1))
-        layout = {
+            mask_units = kept[:, :: own.unit].to(torch.uint8)
+            writer.add(f"{target}.{MASK}", pack_bits(mask_units, 1))
+        layout: dict[str, Any] = {
             "codec": one.codec.name,
             "fields": fields[target],
             "shape": [*shape],
             "parts": parts,
         }
+        if own.unit > 1:
+            layout["unit"] = own.unit
         layout_of[target] = layouts.setdefault(json.dumps(layout, allow_nan=False), len(layouts))
     writer.close()
     about: dict[str, Any] = {"version": 1}
@@ -280,7 +283,10 @@ class StoredFolder(Mapping[str, StoredWeight]):
         shape, entries = self.shape(target), self._layouts[target]["parts"]
         kept = None
         if self._is_masked(target):
-            kept = unpack_bits(self._tensor(f"{target}.{MASK}"), 1, shape).bool()
+            unit = self._layouts[target].get("unit", 1)
+            mask_units = (shape[0], shape[1] // unit)
+            kept = unpack_bits(self._tensor(f"{target}.{MASK}"), 1, mask_units).bool()
+            kept = kept.repeat_interleave(unit, -1)
         parts = {
             part: self._part(f"{target}.{part}", entry, kept) for part, entry in entries.items()
         }

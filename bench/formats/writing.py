@@ -24,7 +24,7 @@ from bench.system.cache import in_use
 from bench.system.files import atomic_folder
 from bench.system.suggest import shorten
 from methods.contract.errors import UserError
-from methods.model import low_rank_adapter
+from methods.model import constant_experts, low_rank_adapter
 from methods.model.folder import Folder, Writer
 from methods.model.safe_files import check_files
 from methods.model.targets import family_of
@@ -104,6 +104,7 @@ def export_model(
     with in_use(), atomic_folder(out) as workdir:
         folder, record = find_pruned(name, results)
         check_files(folder)
+        constant_experts.refuse(folder)
         if merge:
             folder, record = _merge(folder, workdir / "merged"), None
         elif not found.takes_any:

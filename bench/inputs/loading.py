@@ -23,8 +23,8 @@ from bench.inputs import gguf_header
 from bench.inputs.rounded_cache import round_cache
 from methods.contract.errors import UserError, first_line
 from methods.contract.method import Compute
-from methods.model import low_rank_adapter, terms
-from methods.model.experts import unfold
+from methods.model import constant_experts, low_rank_adapter, terms
+from methods.model.experts import attach_constants, unfold
 from methods.model.folder import Folder, read_config
 from methods.model.folder import save as save_tensors
 from methods.model.targets import family_of
@@ -40,19 +40,28 @@ transformers.logging.disable_progress_bar()
 
 
 def load(folder: Path, compute: Compute) -> nn.Module:
-    """Load the model in a folder to the device, in eval mode and frozen, with its low-rank terms.
+    """Load the model in a folder to the device, in eval mode and frozen, with its low-rank terms
+    and constant experts.
 
     With `compute.stream` its blocks stay on disk. A model that processes share is on the CPU. Its
     weights are pages of the files, and each process copies only its part.
 
     Raises:
-        UserError: transformers cannot build it.
+        UserError: transformers cannot build it, or it has constant experts and is not to be in the
+            memory of one process.
     """
+    constants = constant_experts.read(folder)
+    if constants and (compute.stream or compute.is_shared):
+        raise UserError(
+            "a model with constants in place of experts needs one process that has it whole in "
+            "memory: use experts:drop= in place of experts:replace="
+        )
     model = add_rounding(_load(folder, compute), folder)
     with _faults(f"low-rank term in {str(folder)!r}"):
         for name, term in low_rank_adapter.read(folder).items():
             terms.attach(model.get_submodule(name), term.to(compute.device))
-    return model
+    attach_constants(model, constants)
+    return model.to(compute.device) if constants else model
 
 
 def _load(folder: Path, compute: Compute) -> nn.Module:

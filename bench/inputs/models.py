@@ -20,7 +20,7 @@ from bench.system import digests
 from bench.system.cache import cache_dir
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import UserError
-from methods.model import low_rank_adapter
+from methods.model import constant_experts, low_rank_adapter
 from methods.model.folder import Folder
 from methods.model.safe_files import check_files, find_file, read_object
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
@@ -350,6 +350,7 @@ def _read_facts(name: str, folder: Path, alias: Alias, pulled: Mapping[str, Any]
             f"model {name!r} is quantized already (by cast-bench): use its unquantized weights"
         )
     low_rank_adapter.refuse(folder)
+    constant_experts.refuse(folder)
     if find_file(folder, "adapter_config.json"):
         raise UserError(
             f"model {name!r} is an adapter (adapter_config.json), and transformers would load its "

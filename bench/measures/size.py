@@ -134,10 +134,10 @@ class Size:
         the targets.
 
         bytes_packed is computed, not measured. Each target stores n of every m values and a mask of
-        one bit per weight. The other tensors keep their size, except for a quantized embedding and
-        head. Quantized weights count with the bytes of their stored tensors, and a model made
-        elsewhere with those of its files. A model
-        that breaks its pattern cannot be packed and counts as dense, as does an unstructured one.
+        one bit per weight, or per pair. The other tensors keep their size, except for a quantized
+        embedding and head. Quantized weights count with the bytes of their stored tensors, and a
+        model made elsewhere with those of its files. A model that breaks its pattern cannot be
+        packed and counts as dense, as does an unstructured one.
         bits_with_bitmap is what that takes as non-zeros and a mask. The factors of low-rank terms
         count in every reading of bits and bytes. relative_flops is the arithmetic of the targets
         and their terms for one token, over that of the dense targets. cache_bytes_per_token is what
@@ -157,14 +157,10 @@ class Size:
         total, stored_bits = counts.bytes, item_bits
         if storage and storage.total is not None:
             total, stored_bits = storage.total, bits + others
-        is_packed, n, m = (
-            storage is not None and storage.is_packed,
-            counts.pattern.n,
-            counts.pattern.m,
-        )
+        is_packed, pattern = storage is not None and storage.is_packed, counts.pattern
         bitmap = bits_with_bitmap(bits, others, sparsity)
-        if m and n < m and not counts.violations and not is_packed:
-            bits = bits * n / m + 1
+        if pattern.m and not pattern.dense and not counts.violations and not is_packed:
+            bits = bits * pattern.n / pattern.m + pattern.mask_bits
         bits += others
         if storage and is_packed:
             bits = bitmap = storage.all_bits
@@ -237,7 +233,9 @@ class Size:
             return None
         if metric == "bits_per_weight" and record.identity.quantizer == "none":
             # A model that breaks its pattern counts as dense.
-            choices = (item_bits, item_bits * pattern.n / pattern.m + 1) if packs else (item_bits,)
+            choices = [item_bits]
+            if packs:
+                choices.append(item_bits * pattern.n / pattern.m + pattern.mask_bits)
             return min(
                 (bits + beside for bits in choices),
                 key=lambda bits: abs(bits - known["bits_per_weight"]),

@@ -74,9 +74,16 @@ class Stage(BaseModel, frozen=True):
         return bool(self.config.get("recompute"))
 
     @property
+    def tuning_steps(self) -> int:
+        """Steps of training in a block after each of its inputs, 0 without `Cost.tuning`."""
+        cost = self.entry.cost
+        return int(self.config.get(cost.tuning, 0)) if cost else 0
+
+    @property
     def random(self) -> bool:
         """True if a seed decides its result."""
-        return bool({"calibration", "training"} & set(self.needs))
+        draws = any(rule.draws(self.config) for rule in self.entry.rules)
+        return draws or bool({"calibration", "training"} & set(self.needs))
 
 
 class CalibrationSet(BaseModel, frozen=True):

@@ -48,6 +48,8 @@ def estimate_bytes(artifact: Artifact) -> float:
     if is_streamed(artifact):
         return shared * (streamed_bytes(artifact) + cuda)
     calibrated = shared * (LIBRARY_BYTES + cuda + model_bytes(artifact))
+    if artifact.device == "cpu":
+        calibrated += tuning_bytes(artifact)
     if artifact.device != "cpu":
         return max(calibrated, own * (LIBRARY_BYTES + cuda) + model_bytes(artifact))
     state = state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
@@ -69,7 +71,7 @@ def estimate_device_bytes(
         return streamed_device_bytes(artifact)
     both = 2.0 * model_bytes(artifact)
     if not artifact.training:
-        return both
+        return max(both, model_bytes(artifact) + tuning_bytes(artifact))
     fills = memory is not None and model_bytes(artifact) >= STREAMED_FROM * memory
     measured = streamed_device_bytes(artifact) if fills else both
     return max(measured, training_device_bytes(artifact, processes or artifact.processes))
@@ -81,6 +83,16 @@ def training_device_bytes(artifact: Artifact, processes: int) -> float:
     shared = artifact.model_copy(update={"processes": processes})
     divided = (model_bytes(artifact) + state_bytes(artifact)) / processes
     return divided + _gathered_bytes(shared) + _step_bytes(shared)
+
+
+def tuning_bytes(artifact: Artifact) -> float:
+    """Estimate what a tuning adds to the model: the dense model, the weights in float32, and the
+    logits of a sequence. 0 without one."""
+    if not artifact.calibration or not any(stage.tuning_steps for stage in artifact.stages):
+        return 0.0
+    parts, tokens = artifact.sizes, artifact.calibration.seqlen
+    logits = min(LOGITS_BYTES * tokens * parts.vocabulary, MAX_LOGITS_BYTES)
+    return model_bytes(artifact) + ITEM_BYTES["float32"] * parts.parameters + logits
 
 
 def _step_bytes(artifact: Artifact) -> float:

@@ -133,7 +133,7 @@ class Spec(_MeasureTables, extra="allow"):
     models: tuple[str, ...] = ("tiny",)
     """Models: aliases, hub ids or folders."""
     patterns: tuple[str, ...] = ("2:4",)
-    """Sparsity patterns: n:m, a share such as 50%, or dense."""
+    """Sparsity patterns: n:m, pairs:4:8, a share such as 50%, or dense."""
     quantizers: tuple[str, ...] = ("none", "int8", "int4-gptq")
     """Quantizers, applied last to every pruned model and to the dense one. "none" does not
     quantize."""

@@ -11,6 +11,11 @@ from methods.contract.info import DISTILLATION, Cost
 
 PASSES = 2
 """Forward passes over the calibration tokens of a stage that does not state them."""
+TUNING_PASSES = 4
+"""Forward passes more for a tuning: a Hessian for each of 4 inputs of a block, and the dense
+block."""
+TUNING = 4 * 6 + 2 * DISTILLATION.training
+"""FLOP per weight and token of a tuning step: of 4 inputs of a block, and of 2 steps at the end."""
 
 
 class Arithmetic(NamedTuple):
@@ -101,7 +106,12 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
         per_token = (cost.training or DISTILLATION.training) + 2 * stage.recomputes
         # A Hessian is symmetric, so it takes T in^2 / 2 products and as many sums.
         hessians = cost.hessians * sizes.squares * calibration
-        operations = 2.0 * parameters * (cost.passes or PASSES) * calibration + hessians
+        passes, tuning = cost.passes or PASSES, 0
+        if stage.tuning_steps and artifact.calibration:
+            passes += TUNING_PASSES
+            tuning = stage.tuning_steps * artifact.calibration.seqlen
+        operations = 2.0 * parameters * passes * calibration + hessians
+        operations += parameters * TUNING * tuning
         operations += parameters * per_token * training
         launches = cost.launches * sizes.columns / _sharing(artifact)
         arithmetic = Arithmetic(operations, hessians, launches)

@@ -115,13 +115,14 @@ class Int4Gptq:
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         order = largest_first if self.act_order else left_to_right
         walk = HessianWalk(model, job, self.damping, order)
+        form = self.format.under(job.pattern)
         for visit, prepared in walk:
             out, width = visit.weight.shape
-            codec = self.format.codec(width, self.group, self.name)
+            codec = form.codec(width, self.group, self.name)
             keep = (
                 visit.weight.new_ones(out, width).bool() if job.pattern.dense else visit.weight != 0
             )
-            found = quantize(visit.weight, keep, prepared, codec.group, self.format.grid)
+            found = quantize(visit.weight, keep, prepared, codec.group, form.grid)
             visit.store(codec, codec.store(found.values, found.scales, found.grid))
         return walk.outcome()
 

@@ -401,7 +401,7 @@ def _text_name(line: PivotLine, column: str) -> str:
 def _labels(row: TableRow, line: PivotLine, names: Sequence[str]) -> tuple[str, ...]:
     own = {
         "method": line.labels[0],
-        "pattern": pattern_label(row.filters["pattern"]),
+        "pattern": pattern_label(row.filters["pattern"], row.filters["quantizer"] or "none"),
         "quantizer": row.filters["quantizer"] or "none",
     }
     for name in names:

@@ -252,7 +252,7 @@ def _labels(
     facts = facts_of(group)
     if facts:
         first["method"] += f" ({'; '.join(facts)})"
-    first["pattern"] = pattern_label(first["pattern"])
+    first["pattern"] = pattern_label(first["pattern"], first["quantizer"] or "none")
     return ["" if first[c] is None else str(first[c]) for c in label_names]
 
 

@@ -172,9 +172,9 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
     try:
         weights = math.fsum(items.weights)
         value_bits, other_bits, is_packed = noted_bits(counted.notes, weights)
-        kept, mask = 1.0, 0
+        kept, mask = 1.0, 0.0
         if pattern.m and not pattern.dense and not is_packed:
-            kept, mask = pattern.n / pattern.m, 1
+            kept, mask = pattern.n / pattern.m, pattern.mask_bits
         adapter = 0.0
         if "adapter_bytes" in sizes:
             adapter = sizes["adapter_bytes"].value or 0.0

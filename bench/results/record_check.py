@@ -94,7 +94,9 @@ def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived |
     pattern = Pattern.parse(record.identity.pattern)
     item_bits = 8 * known["bytes"] / known["parameters"]
     # A model that breaks its pattern counts as dense.
-    choices = [item_bits, item_bits * pattern.n / pattern.m + 1] if pattern.m else [item_bits]
+    choices = [item_bits]
+    if pattern.m:
+        choices.append(item_bits * pattern.n / pattern.m + pattern.mask_bits)
     found = []
     for bits in choices:
         assumed = ReadingRow(metric="bits_per_weight", value=bits, unit="1", better="lower")

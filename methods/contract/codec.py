@@ -105,12 +105,12 @@ class Storage:
         """Return the storage with that of other targets, which are numbers of `size` bytes under a
         pattern.
 
-        A pattern n:m stores n of every m numbers, and a mask of one bit for each weight.
+        A pattern n:m stores n of every m numbers, and a mask of one bit for each weight or pair.
         """
         is_sparse = pattern.m > pattern.n
         values, others = weights * size, 0
         if is_sparse:
-            values, others = values * pattern.n // pattern.m, weights // 8
+            values, others = values * pattern.n // pattern.m, int(weights * pattern.mask_bits) // 8
         return replace(
             self,
             weights=self.weights + weights,

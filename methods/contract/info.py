@@ -31,6 +31,9 @@ class Cost:
     """Number of training tokens; None for those of the recipe for the model's size."""
     state: float = 0
     """Bytes per weight: gradients, moments, masks, teacher."""
+    tuning: str = ""
+    """Field with the number of steps on one calibration sequence in which it trains a block after
+    each of its inputs, and twice as many through the model at the end; "" for none."""
     whole_blocks: bool = False
     """True if it works on a whole block at a time. A streamed mixture then has all experts of a
     block in memory."""
@@ -241,6 +244,10 @@ class Rule:
         """Return what the class needs, and not with these settings: names of `Needs` in lower
         case."""
         return ()
+
+    def draws(self, settings: Mapping[str, Any]) -> bool:
+        """Return whether the seed decides the result even without calibration and training."""
+        return False
 
     def turns(self, own: Link) -> bool:
         """Return whether a method changes the basis of the residual stream."""

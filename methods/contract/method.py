@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from methods.contract.codec import Storage, StoredWeight
 
 
+Constants = Mapping[int, Mapping[str, "Tensor"]]
+"""Constants in place of experts, by block: "outputs" [removed, hidden], and by the name of each
+parameter of the router its rows for the removed experts, such as "weight" [removed, hidden]."""
+
+
 class Needs(Flag):
     """Requirements of a method or a measure, joined by |. The runner supplies them, or says why it
     cannot.
@@ -208,6 +213,9 @@ class Outcome(NamedTuple):
     removes the rest, and `model` must be unchanged but for tensors of whole parts in `changed`."""
     stored: Mapping[str, StoredWeight] = MappingProxyType({})
     """Stored weights by target. The runner writes them, compares them and counts their bytes."""
+    constants: Constants = MappingProxyType({})
+    """Constants in place of the experts that `kept` removes. The runner writes them beside the
+    weights."""
     storage: Storage | None = None
     """Bytes that a library says its weights take, if nothing of them is in `stored`. Its row is
     marked as claimed."""

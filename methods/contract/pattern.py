@@ -1,7 +1,9 @@
-"""Sparsity patterns along the input dimension: n:m, and unstructured.
+"""Sparsity patterns along the input dimension: n:m, pairs of n:m, and unstructured.
 
 **n:m keeps n of every m consecutive weights** of a row. In some papers the same words count the
-zeros.
+zeros. pairs:n:m keeps whole pairs of neighbors: pairs:4:8 keeps two of the four pairs of every
+eight weights. Sparse tensor cores with 4-bit operands run that pattern, and no 2:4 (PTX ISA,
+9.7.14.6.1 and 9.7.16.10.8).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ class Pattern:
     """Keep n of every m consecutive weights; if m is 0, all but a fraction `sparsity` of the
     weights.
 
-    Weights and scores are [out, in]. Dense is n = m.
+    Weights and scores are [out, in]. Dense is n = m. A method that takes its mask from `keep` needs
+    to know nothing of pairs.
     """
 
     n: int = 1
@@ -33,13 +36,15 @@ class Pattern:
     removed: tuple[str, str] | None = None
     """Method that removed parts of the model, and their number or share: ("depth", "25%"). The rest
     is dense."""
+    unit: int = 1
+    """Number of neighbors that are kept or removed together: 2 for pairs."""
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read "2:4" (2 of every 4 kept), "50%" (half of the weights zero, anywhere), "dense", or
-        "NAME 25%": a quarter of the parts removed by the method NAME. " + r16" after n:m or a
-        sparsity is a low-rank term of rank 16, and " + 10%" one that takes a tenth of the dense
-        bytes. `str` is the inverse.
+        """Read "2:4" (2 of every 4 kept), "pairs:4:8" (2 of every 4 pairs kept), "50%" (half of the
+        weights zero, anywhere), "dense", or "NAME 25%": a quarter of the parts removed by the
+        method NAME. " + r16" after n:m or a sparsity is a low-rank term of rank 16, and " + 10%"
+        one that takes a tenth of the dense bytes. `str` is the inverse.
 
         Raises:
             UserError: anything else.
@@ -57,11 +62,16 @@ class Pattern:
         )
         if match:
             return cls(removed=(match[1], match[2]))
-        match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6})", text)
+        match = re.fullmatch(r"(pairs:)?([0-9]{1,6}):([0-9]{1,6})", text)
         if match:
-            n, m = int(match[1]), int(match[2])
+            n, m, unit = int(match[2]), int(match[3]), 2 if match[1] else 1
+            if n % unit or m % unit:
+                raise UserError(
+                    f"invalid pattern {text!r}: pairs:n:m keeps whole pairs, so n and m must be "
+                    "even; for example pairs:4:8"
+                )
             if 0 < n <= m:
-                return cls(n, m) if n < m else cls()
+                return cls(n, m, unit=unit) if n < m else cls()
             raise UserError(
                 f"invalid pattern {text!r}: n:m keeps n of every m weights, so n must be from 1 "
                 "to m; for example 2:4"
@@ -70,8 +80,8 @@ class Pattern:
         if match and 0 < float(match[1]) < 100:
             return cls(0, 0, float(match[1]) / 100)
         raise UserError(
-            f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), a sparsity of up to "
-            "four decimals (50%) or dense"
+            f"invalid pattern {text!r}: use n:m (2:4 keeps 2 of every 4), pairs:4:8, a sparsity of "
+            "up to four decimals (50%) or dense"
         )
 
     def __str__(self) -> str:
@@ -82,7 +92,7 @@ class Pattern:
         if self.beside:
             return f"{self.base} + {self.beside}"
         if self.m:
-            return f"{self.n}:{self.m}"
+            return f"{'pairs:' if self.unit == 2 else ''}{self.n}:{self.m}"
         return f"{100 * self.sparsity:g}%"
 
     @property
@@ -104,6 +114,50 @@ class Pattern:
         if self.m:
             return 1 - self.n / self.m
         return self.sparsity
+
+    @property
+    def units(self) -> tuple[int, int]:
+        """Number of units that a group keeps, and number of units of a group: 2 and 4 for
+        pairs:4:8."""
+        return self.n // self.unit, self.m // self.unit
+
+    def implies(self, other: Pattern) -> bool:
+        """Return whether every mask of this n:m pattern also has the other one, by the most units
+        of the other that a group can need. False if groups overlap in part."""
+        if not self.m or not other.m or (self.m % other.m and other.m % self.m):
+            return False
+        kept, _ = self.units
+        needed = kept * max(1, self.unit // other.unit)
+        size = min(self.m, other.m)
+        inside = min(needed, size // other.unit) * (other.m // size)
+        return self.m % other.unit == 0 and inside <= other.units[0]
+
+    @property
+    def mask_bits(self) -> float:
+        """Bits of a stored mask per weight: one bit for each unit."""
+        return 1 / self.unit
+
+    def per_unit(self, values: Tensor) -> Tensor:
+        """Return the sum of each unit: [..., in] -> [..., in / unit]."""
+        if self.unit == 1:
+            return values
+        sums: Tensor = values.unflatten(-1, (-1, self.unit)).sum(-1)
+        return sums
+
+    def unit_scores(self, score: Tensor) -> Tensor:
+        """Return the score of each unit, [..., in / unit]: the sum of its squares, since squares of
+        errors add up; of single weights their own score."""
+        if self.unit == 1:
+            return score
+        # float16 has no squares of small numbers.
+        wide = score if score.dtype.itemsize > 2 else score.float()
+        return self.per_unit(wide.square())
+
+    def per_weight(self, values: Tensor) -> Tensor:
+        """Repeat the value of each unit for its weights: [..., in / unit] -> [..., in]."""
+        if self.unit == 1:
+            return values
+        return values.repeat_interleave(self.unit, -1)
 
     def require_groups(self, label: str) -> None:
         """Raise UserError if the pattern is unstructured. label: name of the method that needs
@@ -129,6 +183,8 @@ class Pattern:
         """Return the mask of the largest scores: bool [out, in], like score. Of equal scores the
         first is kept.
 
+        score: what a weight counts, as a size. Of pairs the squares add up.
+
         per: "layer" or "row", the unit in which an unstructured pattern is counted.
 
         Raises:
@@ -140,18 +196,22 @@ class Pattern:
         from methods.workshop.pruning import selection  # here, so that a plan needs no torch
 
         if self.m:
-            return selection.best_of_groups(score, self.n, self.m)
+            return self.per_weight(selection.best_of_groups(self.unit_scores(score), *self.units))
         return selection.best(score, self.sparsity, per)
 
     def violations(self, weight: Tensor) -> int:
-        """Return the number of groups of `weight` [out, in] with more than n non-zeros.
+        """Return the number of groups of `weight` [out, in] with more than n non-zeros, or with
+        non-zeros in more than n/2 pairs.
 
         Unstructured: the number of excess non-zeros. Rounding may leave one more in each row.
         """
         if self.dense:
             return 0
         if self.m:
-            return int((weight.unflatten(-1, (-1, self.m)).count_nonzero(-1) > self.n).sum())
+            kept, size = self.units
+            if self.unit > 1:
+                weight = weight.unflatten(-1, (-1, self.unit)).count_nonzero(-1)
+            return int((weight.unflatten(-1, (-1, size)).count_nonzero(-1) > kept).sum())
         allowed = weight.numel() * (1 - self.sparsity) + weight.shape[0]
         return max(0, int(weight.count_nonzero()) - int(allowed))
 

@@ -155,6 +155,18 @@ class GroupsOnly(Rule):
 
 
 @dataclass(frozen=True)
+class SingleWeights(Rule):
+    """A method of another library, whose patterns have no pairs."""
+
+    def takes(self, own: Link, pattern: Pattern) -> None:
+        if pattern.unit > 1:
+            raise UserError(
+                f"{own.label} keeps or removes single weights, and {pattern} needs pairs: use "
+                f"{PRUNER} or sparsegpt"
+            )
+
+
+@dataclass(frozen=True)
 class WholeGroups(Rule):
     """A method that works on blocks of columns, which must be a whole number of groups."""
 
@@ -181,3 +193,23 @@ class CalibratedBy(Rule):
         if any(settings.get(name) for name in self.fields):
             return ()
         return ("calibration",)
+
+
+@dataclass(frozen=True)
+class UncalibratedBy(Rule):
+    """A method that needs no calibration text with some values of a field."""
+
+    field: str
+    values: tuple[str, ...]
+    drawn: str = ""
+    """Value with which the seed decides the result."""
+    unless: tuple[str, ...] = ()
+    """Fields with which it needs the text all the same."""
+
+    def waives(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        if settings.get(self.field) not in self.values:
+            return ()
+        return () if any(settings.get(name) for name in self.unless) else ("calibration",)
+
+    def draws(self, settings: Mapping[str, Any]) -> bool:
+        return bool(self.drawn) and settings.get(self.field) == self.drawn

@@ -4,14 +4,17 @@ of a mixture."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils import parametrize
 
 from methods.contract.errors import UserError
+from methods.contract.method import Constants
+from methods.model.constant_experts import OUTPUTS
 from methods.model.families import FAMILIES, Family
 
 
@@ -38,6 +41,50 @@ class Expert(nn.Module):
     def gated(self, x: Tensor) -> Tensor:
         """Return the units. x: [tokens, outputs of the first linear]."""
         return self._gate(x)
+
+
+class ConstantExpert(nn.Module):
+    """An expert whose output is the same vector for all tokens. It is in no state_dict, because the
+    file of the weights does not have it."""
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [tokens, hidden]."""
+        return self.get_buffer("value").expand(len(x), -1)
+
+
+class WiderRouter(nn.Module):
+    """A router with more rows, after those of its parameters. They are in no state_dict."""
+
+    def __init__(self, router: nn.Module, rows: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        # In a list, so that it is no submodule, and its parameters keep their names.
+        self._router = [router]
+        for name, parameter in router.named_parameters():
+            self.register_parameter(name, parameter)
+            self.register_buffer(f"more_{name}", rows[name], persistent=False)
+
+    def forward(self, hidden: Tensor) -> Any:
+        whole = {}
+        for name, parameter in self.named_parameters():
+            whole[name] = torch.cat([parameter, self.get_buffer(f"more_{name}").to(parameter)])
+        return functional_call(self._router[0], whole, (hidden,))
+
+
+def attach_constants(model: nn.Module, constants: Constants) -> None:
+    """Give the blocks of a model constants in place of removed experts, numbered after the experts
+    that are left."""
+    family = FAMILIES[model.config.model_type]  # type: ignore[union-attr, index]
+    for index, named in constants.items():
+        block = model.get_submodule(f"{family.blocks}.{index}")
+        found = experts_of(block)
+        assert found
+        found[1].extend(ConstantExpert(value) for value in named[OUTPUTS])
+        router = block.get_submodule(family.dense[0])
+        block.set_submodule(family.dense[0], WiderRouter(router, named))
 
 
 class ExpertList(nn.ModuleList):

@@ -11,7 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from baselines.experts import Experts, observe, score
+from bench.catalog.entries import METHODS
 from bench.execution.smaller import write_smaller
+from bench.formats.writing import export_model
 from bench.inputs import loading
 from bench.measures.size import of_experts
 from bench.verify import Layer, WeightCounts
@@ -19,7 +21,8 @@ from helpers.models import CONFIGS, build, job_for, write
 from methods.contract.errors import UserError
 from methods.contract.method import Compute
 from methods.contract.pattern import Pattern
-from methods.model.experts import experts_of
+from methods.model import constant_experts
+from methods.model.experts import ConstantExpert, experts_of
 from methods.model.families import FAMILIES
 from methods.model.folder import Folder
 from methods.model.smaller_folder import count_left
@@ -45,6 +48,7 @@ def logits(model, tokens):
 
 def naive(model, block, hidden):
     """The scores of each expert, token by token."""
+    inputs = [[] for _ in experts_of(block)[1]]
     router, (_, experts) = router_of(model, block), experts_of(block)
     rows = [[] for _ in experts]
     removal = [0.0] * len(experts)
@@ -55,6 +59,7 @@ def naive(model, block, hidden):
         whole = weights[0] @ outputs[chosen[0]]
         for g, e in zip(weights[0], chosen[0].tolist(), strict=True):
             rows[e].append((float(g), float(g / weights.sum()), float(outputs[e].norm())))
+            inputs[e].append(outputs[e])
             # The router's own arithmetic, on logits without this expert.
             values = all_logits[0].to(torch.float64, copy=True)
             values[e] = -torch.inf
@@ -73,10 +78,14 @@ def naive(model, block, hidden):
     def mean(values):
         return float(values.sum() / max(1, len(values)))
 
+    def spread(outputs):
+        return float(torch.stack(outputs).var(0, correction=0).sum().sqrt()) if outputs else 0.0
+
     def evenness(expert):
         w = torch.cat([p.flatten() for p in expert.parameters() if p.ndim == 2])
         return float(w.abs().mean() / w.square().mean().sqrt())
 
+    mone = [sum(g for g, _, _ in row) * spread(f) for row, f in zip(rows, inputs, strict=True)]
     return {
         "frequency": [len(row) for row in rows],
         "gate": [sum(gate for gate, _, _ in row) for row in rows],
@@ -85,6 +94,7 @@ def naive(model, block, hidden):
         "msan": [mean(norms(row).square()) for row in rows],
         "reap": [mean(scaled(row)) for row in rows],
         "removal": removal,
+        "mone": mone,
         "aimer": [-evenness(expert) for expert in experts],
     }
 
@@ -145,6 +155,31 @@ def test_folder_computes_what_its_source_does_with_the_other_router_rows(family,
     assert len(experts_of(blocks_of(model)[0])[1]) == len(kept["experts"][0]) + 1
     got, expected = logits(loaded, job.calibration), logits(model, job.calibration)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@torch.inference_mode()
+def test_folder_with_constants_computes_what_its_source_does_with_them(family, tmp_path):
+    model = build(family)
+    job = job_for(model)
+    outcome = Experts(replace=1).apply(model, job)
+    smaller(model, outcome.kept, tmp_path)
+    constant_experts.write(tmp_path / "target", outcome.constants, torch.float32)
+    changes = zip(blocks_of(model), outcome.kept["experts"], strict=True)
+    # From the last block on, so that each mean is of the dense model's tokens.
+    for block, left in reversed(list(changes)):
+        _, experts = experts_of(block)
+        (gone,) = set(range(len(experts))) - set(left)
+        outputs = []
+        hook = experts[gone].register_forward_hook(lambda _, args, y, to=outputs: to.append(y))
+        logits(model, job.calibration)
+        hook.remove()
+        experts[gone] = ConstantExpert(torch.cat(outputs).mean(0))
+    loaded = loading.load(tmp_path / "target", Compute())
+    got, expected = logits(loaded, job.calibration), logits(model, job.calibration)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="use experts:drop=, whose folder other libraries load"):
+        export_model(str(tmp_path / "target"), "hf", tmp_path / "out")
 
 
 @torch.inference_mode()
@@ -281,7 +316,8 @@ def test_merged_weights_are_a_mean_by_tokens():
     [
         ({"by": "hc"}, "use merge= in place of drop="),
         ({"merge": 1, "by": "reap"}, "use by=hc or by=ream"),
-        ({"merge": 1, "drop": 1}, "leave one of them out"),
+        ({"merge": 1, "drop": 1}, "leave all but one out"),
+        ({"merge": 1, "replace": 1}, "leave all but one out"),
     ],
 )
 def test_a_way_that_does_not_fit_is_refused(settings, said):
@@ -326,5 +362,18 @@ def test_streamed_mixture_loses_the_same_experts(tmp_path):
     first, second = (Folder(tmp_path / name) for name in ("memory", "streamed"))
     assert set(first) == set(second)
     assert all(torch.equal(first.tensor(name), second.tensor(name)) for name in first)
-    with pytest.raises(UserError, match="merge needs the whole model in memory"):
+    with pytest.raises(UserError, match="replace and merge need the whole model in memory"):
         Experts(merge=1).apply(loading.load(source, compute), job)
+
+
+@torch.inference_mode()
+def test_aimer_and_random_need_no_text(tmp_path):
+    model = build("mixtral")
+    job = job_for(model)
+    for by in ("aimer", "random"):
+        outcome = Experts(drop=1, by=by).apply(model, replace(job, calibration=None))
+        assert outcome.kept == Experts(drop=1, by=by).apply(model, job).kept
+        assert outcome.notes == {"experts": {"of": 4, "left": 3}}
+    entry = METHODS["experts"]
+    assert entry.needs_with({"by": "random"}) == () and entry.rules[0].draws({"by": "random"})
+    assert entry.needs_with({"by": "random", "replace": 1}) == ("calibration",)

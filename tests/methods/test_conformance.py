@@ -1,6 +1,7 @@
 """What every method in the catalog owes its caller."""
 
 import pytest
+import torch
 
 from bench.catalog.choice import build
 from bench.catalog.entries import METHODS
@@ -9,6 +10,7 @@ from helpers.models import build as build_model
 from helpers.models import sample
 from methods.contract.info import Does
 from methods.contract.method import Needs
+from methods.model.targets import dense_weight
 
 checks = pytest.importorskip("bench.parts.conformance.checks")
 Subject = pytest.importorskip("bench.parts.conformance.subject").Subject
@@ -20,12 +22,13 @@ DAILY = [check for check in checks.CHECKS[1:] if check.__name__ not in NIGHTLY]
 
 @pytest.fixture
 def subject(llama, make_job, refining, tmp_path):
-    """subject(name) -> a method of the catalog, a random model and the job that it needs."""
+    """subject(name, pattern) -> a method of the catalog, a random model and the job that it
+    needs."""
     (tmp_path / "source").mkdir()
 
-    def make(name):
+    def make(name, pattern="2:4"):
         method = build(ENTRIES[name], name, runs.QUICK.get(name, {}))
-        pattern = "dense" if name == "dense" else "2:4"
+        pattern = "dense" if name == "dense" else pattern
         model = build_model("mixtral") if name == "experts" else llama
         job = make_job(model, pattern, source=tmp_path / "source", workdir=tmp_path)
         job = refining(model, job) if Needs.TEACHER in method.needs else job
@@ -45,3 +48,14 @@ def test_declares_itself(name, subject):
 @pytest.mark.parametrize("name", runs.ONE_SHOT)
 def test_one_shot_method(name, check, subject):
     check(subject(name))
+
+
+@pytest.mark.parametrize("name", runs.PRUNERS)
+def test_no_method_needs_to_know_of_pairs(name, subject):
+    """It keeps two of the four pairs of every eight weights, whole."""
+    made = subject(name, "pairs:4:8")
+    model = made.apply().model
+    for target in made.job.targets:
+        pairs = dense_weight(model.get_submodule(target)).unflatten(1, (-1, 4, 2)) != 0
+        whole = pairs.all(-1)
+        assert torch.equal(whole, pairs.any(-1)) and bool((whole.sum(-1) == 2).all())

@@ -42,7 +42,7 @@ class LinearChoice(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> LinearChoice:
         """Read QUANTIZER, N:M, N:M+QUANTIZER or "dense". Raise UserError for anything else."""
-        match = re.fullmatch(r"(?:([0-9]+:[0-9]+)(?:\+|$))?(.*)", text)
+        match = re.fullmatch(r"(?:((?:pairs:)?[0-9]+:[0-9]+)(?:\+|$))?(.*)", text)
         pattern, quantizer = (match[1] or UNCHANGED, match[2]) if match else (UNCHANGED, text)
         if text == UNCHANGED or pattern == text:
             quantizer = "none"

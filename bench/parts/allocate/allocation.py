@@ -279,7 +279,7 @@ class _Problem:
             stored, pattern = StoredFolder(folder.path), self._patterns[k]
             if artifact.quantizer != "none":
                 require_stored(name, stored)
-            mask = 0 if pattern.dense else 1
+            mask = 0 if pattern.dense else pattern.mask_bits
             self.bits[:, k] = self._plain * (1 - pattern.share) + mask
             for i, (out, width) in enumerate(self._shapes):
                 if self.targets[i] in stored:

@@ -1,12 +1,8 @@
-"""Codes of 2 to 4 bits: Gaussian grids, lattices and trellises of rotated weights, integers with
-searched scales, and tables of values."""
+"""Codes of 2 to 4 bits: trellises and grids of rotated weights, integers with searched scales, and
+tables of values."""
 
 ENTRIES = {
     "quantizers": {
-        "gauss2": "bench.parts.codebooks.gaussian:Gauss2",
-        "gauss3": "bench.parts.codebooks.gaussian:Gauss3",
-        "gauss4": "bench.parts.codebooks.gaussian:Gauss4",
-        "e8": "bench.parts.codebooks.lattice:E8",
         "higgs": "bench.parts.codebooks.higgs:Higgs",
         "tcq2": "bench.parts.codebooks.trellis:Tcq2",
         "tcq3": "bench.parts.codebooks.trellis:Tcq3",
@@ -21,11 +17,8 @@ ENTRIES = {
     "embeddings": {
         "tcq3": "bench.parts.codebooks.embeddings:tcq3",
         "tcq4": "bench.parts.codebooks.embeddings:tcq4",
-        "e8": "bench.parts.codebooks.embeddings:e8",
     },
     "codecs": {
-        "gauss": "bench.parts.codebooks.gaussian:GaussianCodec",
-        "e8": "bench.parts.codebooks.lattice:LatticeCodec",
         "higgs": "bench.parts.codebooks.higgs:HiggsCodec",
         "trellis": "bench.parts.codebooks.trellis:TrellisCodec",
         "lut": "bench.parts.codebooks.lut:TableCodec",

@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from bench.parts.codebooks.rotated import Bits, ColumnCodec, require_dense
+from bench.parts.codebooks.rotated import COLUMNS, RotatedCodec, require_dense
 from methods.contract.info import MethodInfo
 from methods.contract.method import Job, Needs, Outcome
 from methods.workshop.pruning.walk import Walk
@@ -47,28 +48,37 @@ def grid(bits: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class HiggsCodec(ColumnCodec):
+class HiggsCodec(RotatedCodec):
     """Codes of pairs of neighboring rows: the number of a point, its upper half in the first row.
 
     Part `grid`: the points, float16 [4^bits, 2].
     """
 
     name: ClassVar[str] = "higgs"
-    dimension: ClassVar[int] = 2
 
-    def tables(self, device: torch.device) -> dict[str, Tensor]:
-        return {"grid": grid(self.width).to(device)}
+    def points(self, parts: Mapping[str, Tensor]) -> Tensor:
+        codes = parts["codes"].int()
+        pairs = parts["grid"].float()[(codes[0::2] << self.width) + codes[1::2]]
+        return pairs.transpose(1, 2).flatten(0, 1)
 
-    def nearest(self, x: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
-        distance = torch.cdist(
-            x, tables["grid"].float(), compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        number = distance.argmin(1)
-        return torch.stack([number >> self.width, number & ((1 << self.width) - 1)], 1).byte()
+    def encode(self, weight: Tensor) -> dict[str, Tensor]:
+        """Return the parts of a turned weight, float32 [out, in], rounded to nearest."""
+        points = grid(self.width).to(weight.device)
+        weight = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % 2))
+        scales = torch.stack([self.scale(columns) for columns in weight.T.split(COLUMNS)])
+        codes = torch.empty_like(weight, dtype=torch.uint8)
+        for start, scale in zip(range(0, weight.shape[1], COLUMNS), scales, strict=True):
+            some = slice(start, start + COLUMNS)
+            pairs = (weight[:, some] / scale.float()).unflatten(0, (-1, 2)).transpose(1, 2)
+            number = self._nearest(pairs.reshape(-1, 2), points).view(pairs.shape[:2])
+            codes[0::2, some] = number >> self.width
+            codes[1::2, some] = number & ((1 << self.width) - 1)
+        return {"codes": codes, "scales": scales, "grid": points}
 
-    def vectors(self, codes: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
-        upper, lower = codes.int().unbind(1)
-        return tables["grid"].float()[(upper << self.width) + lower]
+    def _nearest(self, x: Tensor, points: Tensor) -> Tensor:
+        """Return the numbers of the points nearest to x, float32 [n, 2]: int64 [n]."""
+        mode = "donot_use_mm_for_euclid_dist"
+        return torch.cdist(x, points.float(), compute_mode=mode).argmin(1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Higgs:
     name: ClassVar[str] = "higgs"
     needs: ClassVar[Needs] = Needs.NOTHING
     info: ClassVar[MethodInfo] = MethodInfo(paper="2411.17525")
-    bits: Bits = 3
+    bits: Annotated[int, Field(ge=2, le=4)] = 3
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)
@@ -89,6 +99,5 @@ class Higgs:
         for visit in walk:
             out, width = visit.weight.shape
             codec = HiggsCodec(self.bits, (out, width))
-            unrelated = torch.eye(width, device=visit.weight.device)
-            visit.store(codec, codec.encode(turn_weight(visit.weight), unrelated))
+            visit.store(codec, codec.encode(turn_weight(visit.weight)))
         return walk.outcome()

@@ -2,8 +2,8 @@
 
 A linear is turned into a basis in which its weights look Gaussian
 (`methods.workshop.transforms.incoherence`), quantized there, and turned back to be measured. Only
-the codes of the turned weight are stored. A family of codes derives a codec from `RotatedCodec` or
-`ColumnCodec`, and a quantizer from `RotatedQuantizer`.
+the codes of the turned weight are stored. A family of codes derives a codec from `RotatedCodec`,
+and a quantizer with feedback from `RotatedQuantizer`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from bench.parts.codebooks import tuned
@@ -22,11 +21,9 @@ from methods.contract.codec import StoredWeight
 from methods.contract.errors import Skipped
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import CountOrZero, Fraction
-from methods.workshop.pruning.hessian import HessianWalk, compensate_, inverse_factor
+from methods.workshop.pruning.hessian import HessianWalk, inverse_factor
 from methods.workshop.transforms.incoherence import turn_hessian, turn_weight, turn_weight_back
 
-Bits = Annotated[int, Field(ge=2, le=4)]
-"""Bits of a code."""
 COLUMNS = 16
 """Number of columns that share a scale, in all rows."""
 BLOCK = 128
@@ -63,13 +60,6 @@ class RotatedCodec:
         """Return the numbers that all codes stand for, float32 [rows, columns], in units of their
         scales."""
 
-    @abstractmethod
-    def encode(self, weight: Tensor, factor: Tensor) -> dict[str, Tensor]:
-        """Return the parts of a turned weight, float32 [out, in].
-
-        factor: U, upper triangular [in, in], with U^T U = H^-1 of the turned Hessian.
-        """
-
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         out, width = self.shape
         scales = parts["scales"].float().repeat_interleave(COLUMNS)[:width]
@@ -84,52 +74,6 @@ class RotatedCodec:
         count = len(columns) * self.shape[0]
         scale = columns.square().sum().div(count).sqrt().bfloat16()
         return scale.masked_fill(scale == 0, 1)
-
-
-class ColumnCodec(RotatedCodec):
-    """A codec whose points are of `dimension` neighboring rows of one column.
-
-    The error of a column is compensated by all later columns.
-    """
-
-    dimension: ClassVar[int] = 1
-
-    @abstractmethod
-    def nearest(self, x: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
-        """Return the codes of the nearest points to x, float32 [n, dimension]: uint8 [n,
-        dimension]."""
-
-    @abstractmethod
-    def vectors(self, codes: Tensor, tables: Mapping[str, Tensor]) -> Tensor:
-        """Return the points of codes [n, dimension]: float32 [n, dimension]."""
-
-    def tables(self, device: torch.device) -> dict[str, Tensor]:
-        """Return the parts beside codes and scales, which `nearest` and `vectors` get."""
-        return {}
-
-    def points(self, parts: Mapping[str, Tensor]) -> Tensor:
-        by_column = parts["codes"].T
-        vectors = self.vectors(by_column.reshape(-1, self.dimension), parts)
-        return vectors.view(by_column.shape).T
-
-    def encode(self, weight: Tensor, factor: Tensor) -> dict[str, Tensor]:
-        tables, scales = self.tables(weight.device), []
-        weight = torch.nn.functional.pad(weight, (0, 0, 0, -len(weight) % self.dimension))
-        codes = torch.empty_like(weight.T, dtype=torch.uint8, memory_format=torch.contiguous_format)
-
-        def column_quantizer(a: int, b: int, w: Tensor) -> Callable[[int, Tensor], Tensor]:
-            scales.append(self.scale(w))
-            scale = scales[-1].float()
-
-            def quantize_column(i: int, column: Tensor) -> Tensor:
-                found = self.nearest((column / scale).view(-1, self.dimension), tables)
-                codes[a + i] = found.view(-1)
-                return self.vectors(found, tables).view(-1) * scale
-
-            return quantize_column
-
-        compensate_(weight, factor, column_quantizer, COLUMNS, BLOCK)
-        return {"codes": codes.T.contiguous(), "scales": torch.stack(scales), **tables}
 
 
 def compensate_tiles_(
@@ -199,8 +143,10 @@ class RotatedQuantizer:
     last_rate: Fraction = 0.001
 
     @abstractmethod
-    def codec(self, shape: tuple[int, int]) -> RotatedCodec:
-        """Return the codec of a weight of a shape [out, in]."""
+    def codec(self, shape: tuple[int, int]) -> Any:
+        """Return the codec of a weight of a shape [out, in]: a `RotatedCodec` with encode(weight,
+        factor), which returns the parts of a turned weight, float32 [out, in]. factor: U, upper
+        triangular [in, in], with U^T U = H^-1 of the turned Hessian."""
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)

@@ -18,6 +18,7 @@ from methods.workshop.pruning.hessian import HessianWalk
 from methods.workshop.pruning.walk import Walk
 from methods.workshop.quantizing.grid_codec import GridCodec
 from methods.workshop.quantizing.grids import Grid, Integer, NvFloat4, group_size
+from methods.workshop.quantizing.weight_formats import NVFP4
 
 FACTORS = tuple(1 - i / 40 for i in range(28))
 """Scales of integers that are tried, over the one of the largest weight."""
@@ -144,9 +145,9 @@ class NvFp4FourOverSix:
     group: Count | None = None
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk = Walk(model, job)
+        walk, form = Walk(model, job), NVFP4.under(job.pattern)
         for visit in walk:
-            group = group_size(visit.weight.shape[1], self.group, 16, self.name)
+            group = group_size(visit.weight.shape[1], self.group, form.most, self.name)
             groups = visit.weight.float().contiguous().unflatten(-1, (-1, group))
             grid = FourOverSix().of(groups)
             codec = GridCodec.of(grid, group)

@@ -37,6 +37,8 @@ class StoredFormat:
     """Name of the format in compressed-tensors."""
     weights: Mapping[str, Any]
     inputs: Mapping[str, Any] | None = None
+    block: int = 0
+    """Largest number of weights for which engines read a scale. 0: any."""
 
 
 INT = {"type": "int", "symmetric": True}
@@ -45,10 +47,12 @@ TOKEN = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "
 MXFP4 = StoredFormat(
     "mxfp4-pack-quantized",
     {"num_bits": 4, **FLOAT, "strategy": "group", "scale_dtype": torch.uint8},
+    block=32,
 )
 NVFP4 = StoredFormat(
     "nvfp4-pack-quantized",
     {"num_bits": 4, **FLOAT, "strategy": "tensor_group", "scale_dtype": torch.float8_e4m3fn},
+    block=16,
 )
 STORED_FORMATS = {
     ("integer", 8, ""): StoredFormat(
@@ -86,6 +90,11 @@ def write(folder: Path, workdir: Path) -> tuple[str, dict[str, Any]]:
         sizes = dict.fromkeys(grids, 0)
     else:
         sizes = {target: grid.group for target, grid in grids.items()}
+    if form.block and (largest := max(sizes.values())) > form.block:
+        raise UserError(
+            f"engines read {form.name} with a scale for {form.block} weights, and here one covers "
+            f"{largest}, as under pairs:4:8: use --format stored"
+        )
     groups = group_by(grids, sizes.__getitem__)
     schemes = {size: _scheme(form, size) for size in groups}
     writer, near, again = Writer(workdir), 0, 0

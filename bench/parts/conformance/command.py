@@ -27,8 +27,9 @@ def conformance(
     """Check a method's or a measure's contract on the model tiny.
 
     For authors of plug-ins. A method prunes its targets and nothing else, gives the same result
-    twice, and leaves no files. A measure reads a dense and a pruned model, gives the same numbers
-    twice, says their unit and direction, and has a column.
+    twice, and leaves no files. One that removes experts is tried on tiny-moe. A measure reads a
+    dense and a pruned model, gives the same numbers twice, says their unit and direction, and has
+    a column.
     """
     kind = _kind_of(name)
     from bench.parts.conformance import measures

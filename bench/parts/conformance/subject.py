@@ -19,13 +19,12 @@ from bench.catalog import choice, named_files, registry
 from bench.catalog.declarations import CatalogEntry
 from bench.inputs import loading
 from bench.inputs.training_text import PackedCorpus
-from methods.contract.axes import AXES
 from methods.contract.errors import Skipped
 from methods.contract.info import Does
 from methods.contract.method import Budget, Compute, Job, Method, Needs, Outcome, Prior
 from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
-from methods.model.targets import dense_weight, family_of, find_targets
+from methods.model.targets import dense_weight, find_targets
 
 SEQUENCES, SEQLEN, STEPS = 6, 16, 4
 
@@ -67,8 +66,8 @@ class Subject:
 
 @contextmanager
 def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
-    """Yield a typed method, `tiny`, and a job that has everything it needs. Raise Skipped if it
-    cannot run here."""
+    """Yield a typed method, a bundled model, and a job that has everything it needs. Raise Skipped
+    if it cannot run here."""
     (named,) = named_files.with_names(kind, [text])
     typed = choice.parse_method(named, kind)
     entry = registry.lookup(kind, typed.name)
@@ -81,17 +80,16 @@ def sample(text: str, kind: str = "methods") -> Iterator[Subject]:
     device = torch.device("cuda" if Needs.CUDA in needs else "cpu")
     with TemporaryDirectory(prefix="cast-bench-") as home:
         source, workdir = Path(home) / "source", Path(home) / "work"
-        shutil.copytree(str(resources.files("bench").joinpath("assets/tiny")), source)
+        # The method that runs before it may be one that removes parts.
+        first = registry.lookup(kind, entry.after) if entry.after and kind == "methods" else entry
+        removed = [part.axis for part in (*entry.removes, *first.removes)]
+        bundled = "tiny-moe" if "experts" in removed else "tiny"
+        shutil.copytree(str(resources.files("bench").joinpath("assets", bundled)), source)
         workdir.mkdir()
         folder, compute = Folder(source), Compute(device=device)
-        # The first part names the pattern. A model without the others can still be smaller.
-        axis = AXES[entry.removes[0].axis] if entry.removes else None
-        if axis and not axis.keys(family_of(folder.config)):
-            raise Skipped(
-                f"tiny has no {axis.noun} that can be removed; test it with another model"
-            )
         model = loading.load(source, compute)
-        pattern = "2:4" if kind == "methods" and not entry.does & Does.LEAVES_DENSE else "dense"
+        is_dense = kind != "methods" or removed or entry.does & Does.LEAVES_DENSE
+        pattern = "dense" if is_dense else "2:4"
         job = Job(
             source=source,
             pattern=Pattern.parse(pattern),

@@ -32,6 +32,8 @@ class Seen:
         """Sum of |f|."""
         self.squares = zeros(experts)
         """Sum of |f|^2."""
+        self.routed = zeros(experts, hidden)
+        """Sum of f."""
         self.gated = zeros(experts)
         """Sum of g |f|, with the g of a token scaled so that their sum is 1."""
         self.outputs = zeros(experts, hidden)
@@ -45,6 +47,11 @@ class Seen:
         """Sum, over all tokens, of the products of router logits."""
         self.energy = zeros(1)
         """Sum of |y|^2 over all tokens."""
+
+    @property
+    def means(self) -> Tensor:
+        """Mean of f, [experts, hidden]."""
+        return self.routed / self.count.clamp(min=1)[:, None]
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ def _add(seen: Seen, chosen: Tensor, weights: Tensor, outputs: Tensor) -> None:
     seen.norms.index_add_(0, index, norms.flatten())
     seen.squares.index_add_(0, index, norms.square().flatten())
     seen.gated.index_add_(0, index, (shares * norms).flatten())
+    seen.routed.index_add_(0, index, outputs.flatten(0, 1).double())
 
 
 class Comparing(nn.Module):
@@ -168,6 +176,12 @@ def flatness(weights: Iterable[Tensor]) -> float:
     return total / (count * squares) ** 0.5 if squares else 1.0
 
 
+def _deviation(seen: Seen) -> Tensor:
+    """Return the root of the mean of |f - mean f|^2 of each expert."""
+    variance = seen.squares / seen.count.clamp(min=1) - seen.means.square().sum(1)
+    return variance.clamp(min=0).sqrt()
+
+
 def _per_token(total: Callable[[Seen], Tensor]) -> Callable[[Seen], Tensor]:
     return lambda seen: total(seen) / seen.count.clamp(min=1)
 
@@ -180,5 +194,6 @@ SCORES: Mapping[str, Callable[[Seen], Tensor]] = {
     "msan": _per_token(lambda seen: seen.squares),
     "reap": _per_token(lambda seen: seen.gated),
     "removal": lambda seen: seen.removal,
+    "mone": lambda seen: seen.gates * _deviation(seen),
 }
 """Scores of the experts of a block by what was seen: the lowest is removed first."""

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import combinations
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from methods.contract.pattern import Pattern
 
 T = TypeVar("T")
 RANKED_M = 16
@@ -116,8 +119,8 @@ def _in_pieces(groups: int, work: Callable[[slice], T]) -> list[T]:
         return list(pool.map(work, parts))
 
 
-def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
-    """Set the mask, in place, to the n largest |w| of every m along a row. Both are [out, in].
+def update_mask(weight: Tensor, mask: Tensor, pattern: Pattern) -> Tensor:
+    """Set the mask, in place, to the largest |w| of every group of a pattern. Both are [out, in].
 
     Returns:
         float64 [3], on the weight's device: the sum of the |w| kept, of all |w|, and how many
@@ -128,10 +131,12 @@ def update_mask(weight: Tensor, mask: Tensor, n: int, m: int) -> Tensor:
             NaN then shows in the sums.
     """
     is_on_cpu = weight.device.type == "cpu"
-    if m == 4 and is_on_cpu and mask.is_contiguous():
-        return _update_mask_of_four(weight, mask, n)
+    kept, units = pattern.units
+    if pattern.m == 4 and pattern.unit == 1 and is_on_cpu and mask.is_contiguous():
+        return _update_mask_of_four(weight, mask, kept)
     size = weight.abs().contiguous() if is_on_cpu else weight.abs()
-    new = best_of_groups(size, n, m) if is_on_cpu else best_by_rank(size, n, m)
+    choose = best_of_groups if is_on_cpu else best_by_rank
+    new = pattern.per_weight(choose(pattern.unit_scores(size), kept, units))
     sums = mask_metrics(size, new, new != mask)
     mask.copy_(new)
     return sums

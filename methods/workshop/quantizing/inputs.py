@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,18 +31,18 @@ def int8_tokens(x: Tensor) -> Tensor:
     return (wide / scale).round_().mul_(scale).to(x.dtype)
 
 
-def mxfp4_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to MXFP4, in groups of 32 inputs, or of a smaller power
-    of two that divides."""
+def mxfp4_tokens(x: Tensor, most: int = 32) -> Tensor:
+    """Return activations [..., in] rounded to MXFP4, in groups of `most` inputs, or of a smaller
+    power of two that divides."""
     from methods.workshop.quantizing.grids import Microscaling
 
-    grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, math.gcd(32, x.shape[-1])))
+    grid, groups = Microscaling(4), x.float().unflatten(-1, (-1, math.gcd(most, x.shape[-1])))
     return grid.snap(groups, grid.scale(groups)).flatten(-2).to(x.dtype)
 
 
-def nvfp4_tokens(x: Tensor) -> Tensor:
-    """Return activations [..., in] rounded to NVFP4, in groups of 16 inputs, or of a smaller power
-    of two that divides.
+def nvfp4_tokens(x: Tensor, most: int = 16) -> Tensor:
+    """Return activations [..., in] rounded to NVFP4, in groups of `most` inputs, or of a smaller
+    power of two that divides.
 
     The scale in float32 is of each token.
     """
@@ -51,7 +52,7 @@ def nvfp4_tokens(x: Tensor) -> Tensor:
     largest = wide.abs().amax(-1, keepdim=True)
     grid = NvFloat4(tensor_scale=1 / (6 * 448))  # of values up to 1
     groups = (wide / largest.masked_fill(largest == 0, 1)).unflatten(
-        -1, (-1, math.gcd(16, x.shape[-1]))
+        -1, (-1, math.gcd(most, x.shape[-1]))
     )
     return grid.snap(groups, grid.scale(groups)).flatten(-2).mul_(largest).to(x.dtype)
 
@@ -80,6 +81,8 @@ INPUT_FORMATS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "float8": float8_tokens,
     "mxfp4": mxfp4_tokens,
     "nvfp4": nvfp4_tokens,
+    "mxfp4-pairs": partial(mxfp4_tokens, most=64),
+    "nvfp4-pairs": partial(nvfp4_tokens, most=32),
 }
 """Functions that round the inputs of linears while the model runs, by the format's name."""
 

@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from torch import nn
 
 from methods.contract.method import Job, Needs, Outcome
+from methods.contract.pattern import Pattern
 from methods.contract.ranges import Count
 from methods.workshop.pruning.walk import Walk
 from methods.workshop.quantizing.grid_codec import GridCodec
@@ -33,6 +34,16 @@ class Format(NamedTuple):
     inputs: str = ""
     """Format of the targets' inputs, a key of INPUT_FORMATS; "" if they are not rounded."""
     input_bits: int | None = None
+    has_hardware_blocks: bool = False
+    """True if tensor cores multiply by the scales. Under pairs a scale covers twice as many inputs
+    (CUTLASS, Blackwell functionality)."""
+
+    def under(self, pattern: Pattern) -> Format:
+        """Return the format of a weight with a pattern."""
+        if pattern.unit == 1 or not self.has_hardware_blocks:
+            return self
+        inputs = f"{self.inputs}-pairs" if self.inputs else ""
+        return self._replace(most=self.most * pattern.unit, inputs=inputs)
 
     def codec(self, width: int, requested: int | None, name: str) -> GridCodec:
         """Return the codec of a weight with `width` inputs. requested, name: as in `group_size`,
@@ -52,10 +63,10 @@ INT4 = Format(Integer(4), 128)
 INT3 = Format(Integer(3), 128)
 NF4 = Format(NormalFloat4(), 64)
 MXFP8 = Format(Microscaling(8), 32)
-MXFP4 = Format(Microscaling(4), 32)
-MXFP4_W4A4 = Format(Microscaling(4), 32, "mxfp4", 4)
-NVFP4 = Format(NvFloat4(), 16)
-NVFP4_W4A4 = Format(NvFloat4(), 16, "nvfp4", 4)
+MXFP4 = Format(Microscaling(4), 32, has_hardware_blocks=True)
+MXFP4_W4A4 = Format(Microscaling(4), 32, "mxfp4", 4, has_hardware_blocks=True)
+NVFP4 = Format(NvFloat4(), 16, has_hardware_blocks=True)
+NVFP4_W4A4 = Format(NvFloat4(), 16, "nvfp4", 4, has_hardware_blocks=True)
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,8 @@ class RoundToNearest:
     format: ClassVar[Format]
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
-        walk, form, requested = Walk(model, job), self.format, getattr(self, "group", None)
+        walk, requested = Walk(model, job), getattr(self, "group", None)
+        form = self.format.under(job.pattern)
         for visit in walk:
             codec = form.codec(visit.weight.shape[1], requested, self.name)
             visit.store(codec, codec.encode(visit.weight))

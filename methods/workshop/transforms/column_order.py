@@ -26,20 +26,20 @@ def best_order(scores: Tensor, n: int, m: int, rounds: int) -> Tensor:
     dealt = scores.sum(0).argsort(descending=True, stable=True).view(m, -1).clone()
     dealt[1::2] = dealt[1::2].flip(-1)  # every second deal goes back, so that totals are even
     groups = dealt.T.contiguous()  # [groups, m]
-    best, order = kept(scores, start, n, m), start
+    best, order = kept(scores, n, m), start
     for _ in range(rounds):
         for position in range(m):
             groups = _reassign(scores, groups, position, n)
-        total = kept(scores, groups.flatten(), n, m)
+        total = kept(scores[:, groups.flatten()], n, m)
         if total <= best:
             break
         best, order = total, groups.flatten().clone()
     return order
 
 
-def kept(scores: Tensor, order: Tensor, n: int, m: int) -> float:
-    """Return the sum of the n largest of every m scores, with the columns in an order."""
-    return float(scores[:, order].unflatten(1, (-1, m)).topk(n, -1).values.sum(dtype=torch.float64))
+def kept(scores: Tensor, n: int, m: int) -> float:
+    """Return the sum of the n largest of every m scores [rows, width]."""
+    return float(scores.unflatten(1, (-1, m)).topk(n, -1).values.sum(dtype=torch.float64))
 
 
 def _reassign(scores: Tensor, groups: Tensor, position: int, n: int) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 
 from bench import api
+from bench.planning.memory import estimate_bytes
 from bench.planning.work import count_operations, count_work
 from helpers import runs
 
@@ -59,3 +60,18 @@ def test_a_training_is_shared_by_cards_and_by_machines_with_processors(device, s
         operations.append(count_operations([[trained.model_copy(update={"artifact": artifact})]]))
 
     assert operations[1] == pytest.approx(operations[0] / parts, rel=0.01)
+
+
+def test_a_tuning_counts_its_steps_and_its_second_model():
+    quantizers = ("tcq3", "tcq3:tune=4", "tcq3:tune=8")
+    plan = api.plan(runs.small("r", methods=("dense",), quantizers=quantizers, measures=("size",)))
+    costs = []
+    for some in plan.artifacts().values():
+        artifact = some[0].artifact
+        costs.append((count_work(artifact, some, set()).operations, estimate_bytes(artifact)))
+    (plain, model), (four, tuned), (eight, longer) = costs
+
+    sizes, steps = artifact.sizes, 4 * artifact.calibration.seqlen
+    assert eight - four == sizes.parameters * 40 * steps
+    assert four - plain > eight - four
+    assert tuned == longer > model + 8 * sizes.parameters

@@ -15,7 +15,7 @@ from helpers import models
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 from methods.model.targets import dense_weight
-from methods.workshop.quantizing import grids
+from methods.workshop.quantizing import grids, weight_formats
 from methods.workshop.quantizing.grids import NF4, group_size
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, INPUT_FORMATS
 
@@ -290,6 +290,27 @@ def test_e2m1_is_the_nearest_point_and_halves_go_to_the_even_one():
         assert got in ties
         if len({abs(p) for p in ties}) == 2:
             assert E2M1.index(abs(got)) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("form", "most", "inputs"),
+    [
+        (weight_formats.NVFP4, 32, ""),
+        (weight_formats.NVFP4_W4A4, 32, "nvfp4-pairs"),
+        (weight_formats.MXFP4_W4A4, 64, "mxfp4-pairs"),
+        (weight_formats.INT4, 128, ""),
+    ],
+)
+def test_a_scale_of_tensor_cores_covers_twice_as_many_weights_of_pairs(form, most, inputs):
+    under = form.under(Pattern.parse("pairs:4:8"))
+    assert (under.most, under.inputs) == (most, inputs)
+    assert form.under(Pattern.parse("2:4")) == form
+    if inputs:
+        x = torch.ones(1, 64)
+        x[0, 8:] = 0.1
+        wide, usual = INPUT_FORMATS[under.inputs](x), INPUT_FORMATS[form.inputs](x)
+        assert not torch.equal(wide[0, form.most : most], usual[0, form.most : most])
+        assert torch.equal(wide[0, most:], usual[0, most:])
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])

@@ -323,8 +323,14 @@ def test_an_invalid_about_is_refused(tmp_path, text):
 
 def test_the_hardware_limit_of_a_pattern():
     limits = {"2:4": 2.0, "6:8": 4 / 3, "4:6": 1.5, "1:4": 2.0}
-    limits |= dict.fromkeys(("4:8", "8:16", "50%"))
+    limits |= {"2:8": 2.0, "pairs:4:8": 2.0, "pairs:2:4": 2.0}
+    limits |= dict.fromkeys(("4:8", "8:16", "50%", "pairs:6:8", "2:4 + r16"))
     assert {p: hardware.hardware_limit(Pattern.parse(p)) for p in limits} == limits
+    # Cores with 4-bit operands have pairs:4:8, and no 2:4.
+    limits |= dict.fromkeys(("2:4", "6:8", "4:6"))
+    for quantizer in ("nvfp4-w4a4:group=16", "mxfp4-w4a4"):
+        found = {p: hardware.hardware_limit(Pattern.parse(p), quantizer) for p in limits}
+        assert found == limits
 
 
 @pytest.mark.parts("leaderboard")

@@ -78,8 +78,10 @@ def test_a_label_says_how_much_of_a_mask_moved(tmp_path):
 def test_a_pattern_without_hardware_says_so():
     for pattern in ("8:16", "4:8"):
         assert hardware.pattern_label(pattern) == f"{pattern}, no hardware"
-    for pattern in ("2:4", "1:4", "6:8", "dense", "50%", "other"):
+    for pattern in ("2:4", "1:4", "6:8", "pairs:4:8", "dense", "50%", "other"):
         assert hardware.pattern_label(pattern) == pattern
+    assert hardware.pattern_label("2:4", "nvfp4-w4a4") == "2:4, no hardware"
+    assert hardware.pattern_label("2:4", "nvfp4") == "2:4"
 
 
 def test_the_file_of_an_alias_has_the_quality_of_the_dense_row_at_its_own_size(

@@ -12,6 +12,7 @@ from methods.contract.rules import (
     GroupsOnly,
     SameBlocks,
     SameOutputs,
+    SingleWeights,
     TurnsBasis,
     WholeGroups,
     refusal,
@@ -115,5 +116,8 @@ def test_a_rule_limits_patterns_and_needs():
         GroupsOnly(unless="file").takes(own, Pattern.parse("50%"))
     with pytest.raises(UserError, match="or mine:block=N with a multiple of 3"):
         WholeGroups("block").takes(own, Pattern.parse("2:3"))
+    SingleWeights().takes(own, Pattern.parse("2:4"))
+    with pytest.raises(UserError, match="mine keeps or removes single weights, and pairs:4:8"):
+        SingleWeights().takes(own, Pattern.parse("pairs:4:8"))
     assert CalibratedBy(("steps", "pca")).waives({"steps": 0}) == ("calibration",)
     assert CalibratedBy(("steps", "pca")).waives({"pca": True}) == ()

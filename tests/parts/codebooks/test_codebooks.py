@@ -17,17 +17,15 @@ from methods.contract.errors import Skipped
 from methods.model.targets import dense_weight
 from methods.workshop.pruning.hessian import inverse_factor
 
-NAMES = ["gauss3", "tcq3:memory=10", "e8", "higgs", "tcq2:memory=9", "tcq4:memory=9", "e8:bits=4"]
+NAMES = ["tcq3:memory=10", "higgs", "tcq2:memory=9", "tcq4:memory=9"]
 ERRORS = {
-    "gauss2": 0.1175, "gauss3": 0.0345, "gauss4": 0.0095,
     "tcq2:memory=10": 0.0789, "tcq3:memory=10": 0.0221, "tcq4:memory=10": 0.0064,
-    "tcq2": 0.0730, "tcq3": 0.0196, "tcq4": 0.0053,
+    "tcq2": 0.0745, "tcq3": 0.0196, "tcq4": 0.0053,
     "higgs:bits=2": 0.1070, "higgs:bits=3": 0.0305, "higgs:bits=4": 0.0080,
-    "e8:bits=2": 0.1054, "e8:bits=3": 0.0288, "e8:bits=4": 0.0082,
 }  # fmt: skip
-"""Mean squared error for a normal distribution. Of the scalar grids: Max 1960. Of trellises: a
-prototype with tables that were trained on samples. Of pairs: the smallest that Lloyd's algorithm
-found. Of the lattice: its best step."""
+"""Mean squared error for a normal distribution. Of trellises: a prototype with tables that were
+trained on samples, and 2% more for 1MAD at 2 bits. Of pairs: the smallest that Lloyd's algorithm
+found."""
 
 
 def quantizer(text):
@@ -40,6 +38,12 @@ def codec_of(text, shape):
     return one.codec(shape) if hasattr(one, "codec") else higgs.HiggsCodec(one.bits, shape)
 
 
+def encode(codec, weight):
+    """The parts of a weight without feedback."""
+    factor = () if codec.name == "higgs" else (torch.eye(weight.shape[1]),)
+    return codec.encode(weight, *factor)
+
+
 @pytest.mark.numeric
 @pytest.mark.slow
 @pytest.mark.parametrize(("text", "error"), ERRORS.items())
@@ -47,7 +51,7 @@ def test_error_for_a_normal_distribution(text, error):
     weight = torch.randn(2048, 32)
     codec = codec_of(text, (2048, 32))
 
-    parts = codec.encode(weight, torch.eye(32))
+    parts = encode(codec, weight)
 
     scales = parts["scales"].float().repeat_interleave(COLUMNS)
     found = (codec.points(parts) * scales - weight).square().mean() / weight.square().mean()
@@ -79,7 +83,7 @@ def test_codes_take_their_bits_and_little_else(text, tmp_path):
     codec = codec_of(text, (64, 96))
     assert type(codec)(**json.loads(json.dumps(dataclasses.asdict(codec)))) == codec
 
-    parts = codec.encode(torch.randn(64, 96), torch.eye(96))
+    parts = encode(codec, torch.randn(64, 96))
     folder = models.store({"w": StoredWeight(codec, parts)}, tmp_path)
     values, others = folder.sizes("w")
 
@@ -96,17 +100,16 @@ def test_any_shape_and_weights_of_zero(text, shape):
     weight = torch.randn(shape)
     weight[:, :16] = 0
 
-    decoded = codec.decode(codec.encode(weight, torch.eye(shape[1])))
+    decoded = codec.decode(encode(codec, weight))
 
     assert decoded.shape == shape and decoded.isfinite().all()
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("text", ["gauss3", "tcq3:memory=10", "e8"])
-def test_feedback_lowers_the_error_of_the_output(text):
+def test_feedback_lowers_the_error_of_the_output():
     x = torch.randn(600, 64) @ torch.randn(64, 64)
     hessian = x.T @ x / len(x)
-    weight, codec = torch.randn(32, 64), codec_of(text, (32, 64))
+    weight, codec = torch.randn(32, 64), codec_of("tcq3:memory=10", (32, 64))
 
     def error(factor):
         parts = codec.encode(weight, factor)
@@ -117,7 +120,7 @@ def test_feedback_lowers_the_error_of_the_output(text):
     assert error(inverse_factor(hessian, 0.01)[0]) < 0.75 * error(torch.eye(64))
 
 
-@pytest.mark.parametrize("name", ["gauss3", "tcq3", "e8", "higgs"])
+@pytest.mark.parametrize("name", ["tcq3", "higgs"])
 def test_a_pruned_model_is_refused(name, llama, make_job):
     with pytest.raises(Skipped, match=f"{name} rotates the weights"):
         quantizer(name).apply(llama, make_job(llama, "2:4"))

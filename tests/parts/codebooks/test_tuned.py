@@ -36,7 +36,7 @@ def distance(outcome, model):
 def test_stored_tensors_give_the_measured_weights_and_norms_alone_change_beside(family, tmp_path):
     model = models.build(family)
 
-    outcome = apply("gauss2:tune=6", model)
+    outcome = apply("tcq2:memory=9:tune=6", model)
 
     stored = models.store(outcome.stored, tmp_path)
     for target, one in stored.items():
@@ -57,7 +57,7 @@ def test_training_lowers_the_distance_in_the_blocks_and_at_the_end():
     model = models.build("llama")
 
     plain, blocks, whole = (
-        apply(f"gauss2:{fields}", model)
+        apply(f"tcq2:memory=9:{fields}", model)
         for fields in ("tune=0", "tune=24:last_rate=0", "tune=24:last_rate=0.01")
     )
 

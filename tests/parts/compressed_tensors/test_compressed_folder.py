@@ -64,6 +64,9 @@ def test_stored_weights_without_a_format_are_refused(quantized_row, refused, tmp
     export = ("export", "--format", "compressed-tensors", "--out", tmp_path / "o")
     said = "compressed-tensors has no format for normal of 4 bits"
     assert said in refused(*export, record.key, "--results", results)
+    results, record = quantized_row("nvfp4:group=32")
+    said = "read nvfp4-pack-quantized with a scale for 16 weights, and here one covers 32, as under"
+    assert said in refused(*export, record.key, "--results", results)
     said = "has no stored weights, of which compressed-tensors is made"
     assert said in refused(*export, runs.TINY)
     assert not (tmp_path / "o").exists()

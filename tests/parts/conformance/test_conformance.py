@@ -1,6 +1,5 @@
 """The checks that a method's author runs."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from bench.parts.conformance import checks
 from bench.parts.conformance.subject import sample
 from helpers import plugins
-from methods.contract.axes import AXES
 
 ENDS = {
     "good": "pass",
@@ -79,11 +77,10 @@ def test_each_check_finds_what_it_looks_for(name):
         check(subject)
 
 
-def test_a_method_that_removes_what_tiny_lacks_is_not_tried_on_it(monkeypatch, refused):
-    without = dataclasses.replace(AXES["blocks"], noun="experts", keys=lambda family: ())
-    monkeypatch.setitem(AXES, "blocks", without)
-    said = refused("conformance", "depth")
-    assert said == (
-        "bench: depth cannot be checked here: tiny has no experts that can be removed; test it "
-        "with another model"
-    )
+def test_a_method_that_removes_experts_is_tried_on_a_mixture():
+    with sample("router") as subject:
+        assert subject.model.config.model_type == "mixtral"
+        changed = subject.apply().changed
+        assert changed == {f"model.layers.{i}.mlp.gate.weight" for i in range(4)}
+        # It looks for changes that are not declared.
+        checks.prunes_its_targets_and_nothing_else(subject)

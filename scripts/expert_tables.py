@@ -1,0 +1,136 @@
+"""Tables and picture of the rows that remove, replace and merge experts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from page_records import DASH, compare, markdown, perplexities, ratio_text, read
+from scipy.stats import spearmanr
+
+from bench.comparing.pairing import Seeds
+from bench.comparing.result_set import ResultSet
+from bench.reporting import drawing
+from bench.reporting.facts import Interval
+from bench.system.text import escape_markdown
+
+FOLDER = "results/experts"
+SCORED = re.compile(r"experts:drop=([\d.]+)%:by=(\w+)")
+HEADERS = (">perplexity / dense", ">KL", ">same top token", ">error of a block")
+
+
+class ExpertRow(NamedTuple):
+    """A row of the tables. Numbers are means over seeds."""
+
+    method: str
+    quantizer: str
+    ratio: Interval
+    """Perplexity over that of the dense model."""
+    values: dict[str, float]
+    """Means of metrics, and `layer_error`, the mean over blocks."""
+
+    def cells(self) -> list[str]:
+        """Return the cells below HEADERS."""
+        agreement = [f"{self.values['kl']:.3f}", f"{self.values['top1_agreement']:.1%}"]
+        error = self.values.get("layer_error")
+        return [ratio_text(self.ratio), *agreement, DASH if error is None else f"{error:.3f}"]
+
+
+def _rows() -> list[ExpertRow]:
+    results = read(FOLDER)
+    means = _means(results)
+    dense = perplexities(results)["dense"]["dense"]
+    groups: dict[tuple[str, str], Seeds] = {}
+    for record in results.records:
+        identity = record.identity
+        if identity.measure == "perplexity":
+            key = (identity.method, identity.quantizer)
+            groups[key] = {**groups.get(key, {}), identity.seed: record}
+    rows = []
+    for key, seeds in groups.items():
+        ratio = None if key == ("dense", "none") else compare(dense, seeds, results)
+        if ratio is not None:
+            rows.append(ExpertRow(*key, ratio, means[key]))
+    return rows
+
+
+def _means(results: ResultSet) -> dict[tuple[str, str], dict[str, float]]:
+    """Return the mean of each metric over the seeds of a row."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for record in results.records:
+        own = found.setdefault((record.identity.method, record.identity.quantizer), {})
+        for reading in record.readings:
+            if reading.value is not None:
+                own.setdefault(reading.metric, []).append(reading.value)
+        errors: Any = record.notes.get("layer_error")
+        if errors:
+            own.setdefault("layer_error", []).append(fmean(errors))
+    return {key: {name: fmean(all_) for name, all_ in own.items()} for key, own in found.items()}
+
+
+def _scored() -> dict[float, dict[str, ExpertRow]]:
+    """Return the rows of scores by percentage of experts and score, the lowest perplexity first."""
+    shares: dict[float, dict[str, ExpertRow]] = {}
+    for row in sorted(_rows(), key=lambda row: row.ratio.value):
+        match = SCORED.fullmatch(row.method)
+        if match and row.quantizer == "none":
+            shares.setdefault(float(match[1]), {})[match[2]] = row
+    return dict(sorted(shares.items()))
+
+
+def scores() -> str:
+    """Return a table of the scores, and how the error of a block orders them."""
+    lines, sentences = [], []
+    for share, rows in _scored().items():
+        lines += [[f"{share:g}%", f"`{by}`", *row.cells()] for by, row in rows.items()]
+        known = [row for row in rows.values() if "layer_error" in row.values]
+        errors = [row.values["layer_error"] for row in known]
+        rank = spearmanr(errors, [row.ratio.value for row in known]).statistic
+        sentences.append(f"{rank:.2f} at {share:g}%")
+    return (
+        markdown(("experts dropped", "`by`", *HEADERS), lines)
+        + "\nRank correlation (Spearman) of the error of a block with perplexity, over the scores "
+        f"that read text: {', '.join(sentences)}.\n"
+    )
+
+
+def after() -> str:
+    """Return a table of replaced, merged and trained rows, and of quantizers, by bytes."""
+    shown = []
+    for row in _rows():
+        if not SCORED.fullmatch(row.method) or row.method.endswith("by=reap"):
+            shown.append(row)
+    lines = []
+    for row in sorted(shown, key=lambda row: (row.values["bytes_packed"], row.ratio.value)):
+        label = row.method if row.quantizer == "none" else f"{row.method} {row.quantizer}"
+        megabytes = f"{row.values['bytes_packed'] / 1e6:.2f}"
+        lines.append([escape_markdown(label), megabytes, *row.cells()])
+    return markdown(("row", ">MB", *HEADERS), lines)
+
+
+def picture() -> str:
+    """Return an SVG file: perplexity against experts dropped for each score, with intervals."""
+    figure, ((axes,),) = drawing.new_figure(640, 400)
+    shares = _scored()
+    names = sorted({by for rows in shares.values() for by in rows})
+    marks = "osD^v<>PX*"
+    for place, by in enumerate(names):
+        rows = {share: own[by].ratio for share, own in shares.items() if by in own}
+        # Beside each other, so that intervals do not hide each other.
+        x = [share + 0.9 * (place - len(names) / 2) for share in rows]
+        y = [ratio.value for ratio in rows.values()]
+        below = [ratio.value - ratio.low for ratio in rows.values()]
+        above = [ratio.high - ratio.value for ratio in rows.values()]
+        color = drawing.SERIES[place % len(drawing.SERIES)]
+        axes.errorbar(x, y, (below, above), fmt=marks[place], color=color, markersize=4, label=by)
+    axes.set(yscale="log", xlabel="percent of the experts dropped", title="perplexity / dense")
+    axes.set_xticks(list(shares), [f"{share:g}%" for share in shares])
+    drawing.name_ticks(axes.yaxis)
+    axes.legend(fontsize=8, frameon=False)
+    title = "experts: perplexity against experts dropped, by score"
+    return drawing.to_file(drawing.to_svg(figure, title))
+
+
+TABLES: dict[str, Callable[..., str]] = {"expert-scores": scores, "expert-rows": after}
