@@ -19,7 +19,7 @@ from bench.parts.forecasts.cost_model import WITHIN, CostModel
 from bench.parts.forecasts.past_costs import read_past
 from bench.system.grouping import group_by
 
-NAMES = ("tiny-default", "tiny-methods", "smollm2-135m-recon", "smollm2-135m-wanda7")
+NAMES = ("tiny-default", "tiny-methods", "smollm2")
 FOLDERS = ",".join(str(ROOT / "results" / name) for name in NAMES)
 
 

@@ -50,7 +50,7 @@ COMPARED, COMPARED_TOKENS = "short-cpu", 4 * 819_200
 """Recipe of the trainings whose quality is measured, and tokens: four times the recipe's."""
 PRUNED = "run --methods wanda,sparsegpt,recon --quant none,int4-gptq"
 WINDOWS = "--set perplexity.seqlen=512 --set perplexity.windows=120"
-"""Windows of the records in results/smollm2-135m-recon, which are of a CPU."""
+"""Windows of the records in results/smollm2, which are of a CPU."""
 TOLERANCE = 0.02
 """Largest relative difference of a perplexity between a card and a CPU: products are summed in
 another order, which changes masks near ties."""

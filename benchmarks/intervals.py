@@ -11,7 +11,7 @@ Windows: the articles of a text are drawn from those of SmolLM2's rows, and its 
 measured. The change of two rows is real, without its mean.
 
 Seeds: two rows are equal, so the true ratio of their perplexities is 1. The losses by article are
-real: the difference of two perplexity rows of results/smollm2-135m-wanda7 or results/tiny-methods
+real: the difference of two perplexity rows of results/smollm2 or results/tiny-methods
 that are within 25% of each other, without its mean, with other articles drawn each time. Each seed
 moves each row by a normal deviate of the given standard deviation. Before: no noise between seeds
 was added. After: it is added. It is measured on five other rows with three seeds each, or on one
@@ -36,7 +36,7 @@ from bench.results import metrics
 from bench.stats import articles, bootstrap
 from bench.stats.seed_noise import SeedNoise, add_seed_noise
 
-FOLDERS = ("smollm2-135m-wanda7", "tiny-methods")
+FOLDERS = ("smollm2", "tiny-methods")
 SIMILAR = 0.25
 """Largest difference of ln perplexity of two rows whose losses are compared."""
 LEVEL = 0.05

@@ -3,7 +3,7 @@
 python benchmarks/ties.py [--tables 1000]
 
 A table has five groups of four equal rows, and groups are far apart. The losses by article are
-real: rows of results/smollm2-135m-wanda7 or results/tiny-methods without their means, with other
+real: rows of results/smollm2 or results/tiny-methods without their means, with other
 articles drawn for each table. Each seed moves each row by a normal deviate of the given standard
 deviation. The noise between seeds is measured on five other rows with three seeds each.
 

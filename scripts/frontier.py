@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from statistics import fmean
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from page_records import DASH, ROOT, SEEDS, markdown, merge
 
-from bench.inputs.datasheets import DeviceSpec, device_specs
 from bench.inputs.models import quantized_file
 from bench.parts.leaderboard import front_figure
 from bench.parts.speed import engine_report
@@ -24,7 +23,7 @@ from bench.reporting.pareto import MIN_POINTS, Front, FrontPoint, describe, pare
 from bench.reporting.view import TableColumn
 from bench.results import metrics
 from bench.results.store import ReadOnlyStore
-from bench.system.text import amount, escape_markdown
+from bench.system.text import escape_markdown
 from methods.contract.pattern import Pattern
 
 SAME_COST, SAME_TIME = 1.02, 1.05
@@ -33,10 +32,6 @@ NEAR = 5
 """Largest ratio of a row's perplexity to the dense model's that a picture shows."""
 TIMES = "results/speed-shapes"
 """Folder with the times of shapes, timed in turn."""
-CARDS = ("h100", "a100", "l4", "rtx4090")
-"""Cards whose times are computed."""
-PROMPT = 2048
-"""Tokens of the prompt whose time is computed."""
 BITS = {"bf16": 16, "fp16": 16, "int8": 8, "q8_0": 8, "int4": 4, "q4_0": 4}
 """Bits of a weight, by kind of a timed model. Kinds that mix bits are left out."""
 DENSE = "dense"
@@ -84,29 +79,6 @@ def milliseconds(folder: str, model: str, step: str) -> dict[TimedShape, float]:
     return times
 
 
-def times(folder: str) -> str:
-    """Return a table for each step and number of threads: each shape in its fastest engine."""
-    parts = []
-    for (model, step, threads), found in _turns(folder).items():
-        entry = next(iter(found.values()))[0]
-        about = (model, step, amount(threads, "thread"), entry.record.provenance["machine"]["cpu"])
-        title = ", ".join(map(escape_markdown, about))
-        rows = []
-        for shape in sorted(found, key=lambda shape: (-shape.bits, _ms(_fastest(found, shape)))):
-            best, dense = _fastest(found, shape), _fastest(found, TimedShape(DENSE, shape.bits))
-            over = DASH
-            if best is not dense:
-                # A ratio of rates is the ratio of times the other way round.
-                ratio = engine_report.ratio(dense, best)
-                over = f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-            limit = f"{best.share_of_limit:.0%}" if best.share_of_limit else DASH
-            cells = (shape.pattern, str(shape.bits), best.name, f"{_ms(best):.2f}")
-            rows.append((*cells, over, f"{best.noise:.1%}", limit))
-        headers = (title, ">bits", "engine", ">ms", "over dense", ">noise", ">of the limit")
-        parts.append(markdown(headers, rows))
-    return "\n".join(parts)
-
-
 @dataclass(frozen=True)
 class Cost(TableColumn):
     """An axis with a name that is no metric's."""
@@ -137,8 +109,6 @@ class Row(NamedTuple):
     """Measured time of a prompt, likewise."""
     repeated: bool = True
     """True if a claim can rest on it: it has no seed, or at least SEEDS of them."""
-    weights: float = 0.0
-    """Number of weights of the dense model's linears."""
 
     @property
     def name(self) -> str:
@@ -188,7 +158,6 @@ def read(folders: str) -> tuple[Row, ...]:
             decode_ms=decode.get(shape),
             prompt_ms=prompt.get(shape),
             repeated=None in own or len(own) >= SEEDS,
-            weights=dense,
         )
         rows.append(row)
     file = quantized_file(model)
@@ -260,10 +229,10 @@ WORTH = (
 )
 
 
-def worth(folders: str, pattern: str, rule: str = "") -> str:
+def worth(folders: str, pattern: str) -> str:
     """Say whether a pattern's best row is better than all that cost no more, with a table.
 
-    An answer rests on no row with fewer than SEEDS seeds. rule: "rule" explains the answers.
+    An answer rests on no row with fewer than SEEDS seeds.
     """
     rows = [row for row in read(folders) if row.repeated]
     same = [row for row in rows if (str(row.pattern), row.quantizer) == (pattern, "none")]
@@ -287,8 +256,7 @@ def worth(folders: str, pattern: str, rule: str = "") -> str:
     name = f">{escape_markdown(own.name)}, perplexity {own.perplexity:.2f}"
     text = markdown(("", name, "best row at equal or lower cost", "Pareto front"), lines)
     question = f"**Is {own.pattern} without a quantizer worth it here?**"
-    explained = f" {WORTH}" if rule else ""
-    return f"{question} {' '.join(answers)}{explained}\n\n{text}"
+    return f"{question} {' '.join(answers)} {WORTH}\n\n{text}"
 
 
 def _answer(own: Row, best: Row, as_cheap: Iterable[Row]) -> str:
@@ -329,56 +297,10 @@ def picture(folders: str) -> str:
     """Draw the fronts side by side, as an SVG element."""
     found = fronts(folders)
     lines = [found[i : i + 2] for i in range(0, len(found), 2)]
-    return _draw(lines, "perplexity against what a row costs")
-
-
-def _draw(lines: Sequence[Sequence[Front]], title: str) -> str:
-    """Draw lines of fronts, as an SVG element."""
-    about = " ".join(describe(front) for line in lines for front in line)
+    about = " ".join(describe(front) for front in found)
+    title = "perplexity against what a row costs"
     return drawing.to_svg(front_figure.draw_fronts(lines), title, about)
 
 
-def compute_ms(row: Row, tokens: int, card: DeviceSpec) -> float:
-    """Return the least milliseconds of a step of `tokens` tokens on a card, from its datasheet.
-
-    It is the time of the arithmetic of all linears or of reading the whole model once, whichever is
-    longer. Attention, the KV cache and the arithmetic of the head are left out.
-    """
-    flops, moved = 2.0 * tokens * row.arithmetic * row.weights, row.size
-    return 1000 * max(flops / (card.peak("bf16") * 1e12), moved / (card.tbps * 1e12))
-
-
-def card_fronts(folders: str) -> dict[str, tuple[Front, Front]]:
-    """Return per card: quality against the computed time of a decoded token and of a prompt."""
-    rows, out = _near(read(folders)), {}
-    for card in map(device_specs().__getitem__, CARDS):
-        name = card.name.partition(",")[0]
-
-        def front(what: str, tokens: int, card: DeviceSpec = card, name: str = name) -> Front:
-            costs = {row: compute_ms(row, tokens, card) for row in rows}
-            return _front(_cost(f"{name}: {what}, computed", "ms"), costs)
-
-        out[name] = front("a token", 1), front(f"a prompt of {PROMPT}", PROMPT)
-    return out
-
-
-def card_picture(folders: str) -> str:
-    """Draw the computed fronts, a line for each card, as an SVG element."""
-    title = "perplexity against computed, not measured, milliseconds on cards"
-    return _draw(list(card_fronts(folders).values()), title)
-
-
-def cards(folders: str) -> str:
-    """Return the rows on the computed fronts of each card, with their milliseconds."""
-    rows = []
-    for name, both in card_fronts(folders).items():
-        cells = [name]
-        for front in both:
-            cells.append(", ".join(f"{escape_markdown(p.name)} {p.x:.3g}" for p in front.optimal))
-        rows.append(cells)
-    steps = ("decoding of a token, ms", f"prompt of {PROMPT:,} tokens, ms")
-    return markdown(("computed, not measured", *steps), rows)
-
-
-TABLES = {"times": times, "worth": worth, "cards": cards}
-"""Functions by the first word of their comment."""
+TABLES = {"worth": worth}
+"""Functions by the kind of a table in results/boards.toml."""

@@ -10,14 +10,15 @@ import csv
 import io
 from pathlib import Path
 
-import tables
+import declared
+from page_records import read
 
 from bench.catalog.choice import as_typed
 from bench.inputs.shapes import known_shapes
 from bench.reporting import board
 from bench.reporting.similar_models import FIELDS, FILE
 
-FOLDERS = ("results/smollm2-135m-wanda7", "results/smollm2-quantized", "results/gemma-3-270m-bos")
+FOLDERS = [f"results/{name}" for name in declared.folders(used_in="measured_rows.py")]
 
 
 def make() -> str:
@@ -26,7 +27,7 @@ def make() -> str:
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
     for folder in FOLDERS:
-        results = tables.read(folder)
+        results = read(folder)
         models = dict.fromkeys(record.identity.model for record in results.records)
         for model in models:
             own = results.only(model, [r for r in results.records if r.identity.model == model])

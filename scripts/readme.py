@@ -5,7 +5,7 @@ python scripts/readme.py --check  print the pages that are stale; exit 1 if ther
 python scripts/readme.py --list   print the comments and what is written between them
 
 What is between <!-- NAME: WORDS --> and <!-- /NAME --> is replaced by what BLOCKS[NAME] returns for
-the words. Modules with TABLES make it from records, and reference.py from the catalog and the
+the words. `board` makes a table of results/boards.toml, and reference.py uses the catalog and the
 program. Two functions of one name are refused.
 """
 
@@ -19,41 +19,41 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_figures
-import budget_tables
+import declared
 import expert_tables
 import front_page
 import frontier
 import reference
 import size_tables
-import study_tables
 import tables
 import track_tables
-import training_curves
 from codes_picture import codes_picture
 from page_records import ROOT
 
-from bench.parts.scaling.figure import draw_scaling
 from bench.reporting import drawing
-from bench.reporting.figures import draw_search
-from bench.system.cache import temporary_folder
 
 FIGURES = ROOT / "docs" / "figures"
-FRONTIERS = {
-    "tiny": "results/tiny-structure,results/tiny-structure-trained",
-    "smollm2": "results/smollm2-structure,results/smollm2-135m-recon,results/smollm2-135m-wanda7",
-}
-"""Folders whose fronts the pages show, by the name of the picture."""
+FRONTIER = "results/smollm2"
+"""Folder whose front README shows."""
+KINDS = tables.TABLES | track_tables.TABLES | size_tables.TABLES | frontier.TABLES
+"""Functions that make a table of results/boards.toml, by its kind."""
+
+
+def board(name: str) -> str:
+    """Return a table of results/boards.toml with its question; "" if its board has no records."""
+    one, table = declared.find_table(name)
+    if not one.measured:
+        return ""
+    made = KINDS[table.kind](f"results/{one.name}", *table.words)
+    return f"*{table.question}*\n\n{made}"
+
+
 SOURCES: dict[str, Mapping[str, Callable[..., str]]] = {
-    "tables.py": tables.TABLES,
-    "track_tables.py": track_tables.TABLES,
-    "budget_tables.py": budget_tables.TABLES,
+    "readme.py": {"board": board},
+    "size_tables.py": {"quantizers": size_tables.quantizers},
     "expert_tables.py": expert_tables.TABLES,
-    "size_tables.py": size_tables.TABLES,
-    "study_tables.py": study_tables.TABLES,
-    "frontier.py": frontier.TABLES,
     "benchmark_figures.py": benchmark_figures.TABLES,
     "front_page.py": front_page.TABLES,
-    "training_curves.py": {"curve": training_curves.table},
     "reference.py": reference.BLOCKS,
 }
 """Functions that make the text between two comments, by the first word of the comment."""
@@ -100,23 +100,12 @@ def figures(pages: str) -> dict[Path, str]:
     shown = set(re.findall(r"figures/([\w-]+)\.svg", pages))
     names = sorted(path.stem for path in (ROOT / "results" / "benchmarks").glob("*.json"))
     drawn = {name: benchmark_figures.figure(name) for name in names if name in shown}
-    fronts = {f"frontier-{name}": frontier.picture(folders) for name, folders in FRONTIERS.items()}
-    fronts["frontier-cards"] = frontier.card_picture(FRONTIERS["smollm2"])
+    fronts = {"frontier-smollm2": frontier.picture(FRONTIER)}
     fronts |= {
         name: one.svg for name, _, one in track_tables.profile_figures(track_tables.PROFILES)
     }
     drawn |= {name: drawing.to_file(svg) for name, svg in fronts.items()}
-    fit, holdout, _ = study_tables.fit_law(study_tables.SCALING)
-    values = {}
-    for one in study_tables.read_trials(study_tables.SEARCH):
-        values[one.method] = [trial.value for trial in one.trials]
-    with temporary_folder("figures") as room:
-        law = draw_scaling(
-            fit, room / "scaling.svg", study_tables.METHOD, study_tables.CONTROL, holdout
-        )
-        searched = draw_search(values, room / "search.svg")
-        drawn |= {"scaling": law.read_text(), "search": searched.read_text()}
-    drawn |= {"curve": training_curves.picture(), "run": front_page.picture()}
+    drawn["run"] = front_page.picture()
     drawn |= {"codes": codes_picture(), "experts": expert_tables.picture()}
     return {FIGURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
 

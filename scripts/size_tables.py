@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
+import declared
 from page_records import (
     DASH,
     ROOT,
@@ -22,7 +23,6 @@ from reference import overview_cells
 from bench.catalog.choice import DEFAULT_EMBEDDING
 from bench.comparing.pairing import Seeds, group_by_identity
 from bench.inputs.models import quantized_file
-from bench.reporting.cost import CostIndex
 from bench.reporting.labelled_rows import quantizer_of_file
 from bench.results import metrics
 from bench.results.identity import Identity
@@ -44,12 +44,7 @@ SOURCE = "source file"
 def transforms(folder: str) -> str:
     """Return a table for each model: ratios of perplexity after each transform."""
     results = read(folder)
-    costs, parts = CostIndex(results.records), []
-
-    def minutes(seeds: Seeds) -> str:
-        cost = costs.of_row(record.identity for record in seeds.values())
-        took = f", {cost.seconds / 60:.1f} min" if cost and not cost.at_least else ""
-        return f"{took}, {len(seeds)} draws" if len(seeds) > 1 else took
+    parts = []
 
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
         rows: dict[str, dict[str, Seeds]] = {}
@@ -63,20 +58,22 @@ def transforms(folder: str) -> str:
         names = [name for name in TRANSFORMS if name in used]
         lines = []
         for name, before in sorted(alone.items(), key=lambda row: mean(row[1])):
-            cells = [name, f"{mean(before):.2f}{minutes(before)}"]
+            cells = [name, f"{mean(before):.2f}{_draws(before)}"]
             for transform in names:
                 after = rows[name].get(transform, {})
                 if after:
-                    cells.append(change_text(before, after, results) + minutes(after))
+                    cells.append(change_text(before, after, results) + _draws(after))
                 else:
                     cells.append(DASH)
             lines.append(cells)
         headers = ("", ">perplexity", *(f">{name}" for name in names))
-        machines = sorted({record.processor_kind for record in records} - {""})
-        timed = f"\nMinutes are of one core of {' or '.join(machines)}, beside other work.\n"
-        text = markdown(headers, lines) + timed + origin_note(records)
+        text = markdown(headers, lines) + origin_note(records)
         parts.append(f"**{model}**\n\n{text}")
     return "\n".join(parts)
+
+
+def _draws(seeds: Seeds) -> str:
+    return f", {len(seeds)} draws" if len(seeds) > 1 else ""
 
 
 def _split(identity: Identity) -> tuple[str, str]:
@@ -188,15 +185,17 @@ CODES = "results/benchmarks/codes.json"
 CODE_COLUMNS = ("engines", ">bits", ">error")
 
 
-def quantizers(*folders: str) -> str:
+def quantizers() -> str:
     """Return all quantizers: engines, bits and error of a Gaussian, and ratios of perplexity.
 
-    folders: results with rows of dense models. The first that has a row counts.
+    Of several boards with a row, the last declared counts.
     """
     figures = json.loads((ROOT / CODES).read_text())["figures"]
     ratios: dict[str, dict[str, str]] = {}
-    for folder in folders:
-        for model, found in _dense_ratios(folder).items():
+    for name in reversed(declared.folders(used_in="docs/quantizers.md")):
+        if name == "benchmarks":
+            continue
+        for model, found in _dense_ratios(f"results/{name}").items():
             ratios[model] = found | ratios.get(model, {})
     rows = []
     for name, cells in overview_cells("quantizers").items():
@@ -231,9 +230,5 @@ def _dense_ratios(folder: str) -> dict[str, dict[str, str]]:
     return ratios
 
 
-TABLES: dict[str, Callable[..., str]] = {
-    "transforms": transforms,
-    "best": best,
-    "quantizers": quantizers,
-}
-"""Functions by the first word of their comment."""
+TABLES: dict[str, Callable[..., str]] = {"transforms": transforms, "best": best}
+"""Functions by the kind of a table in results/boards.toml."""

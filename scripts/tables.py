@@ -1,7 +1,6 @@
-"""Tables of a folder's rows: the first of the leaderboard, ratios of pairs, and trained rows.
+"""Tables of a board's rows: the first of the leaderboard, ratios of pairs, and a smaller model.
 
-A function of TABLES makes the text between two comments of a page. Its arguments are the words of
-the comment. Folders in one argument are separated by commas.
+A function of TABLES takes the folder of a board, and the words of the table in results/boards.toml.
 """
 
 from __future__ import annotations
@@ -10,38 +9,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-import trained_rows
 from page_records import (
-    DASH,
-    ROOT,
     compare,
     make_sections,
     markdown,
     merge,
     origin_note,
     perplexities,
-    read,
 )
 
 from bench.comparing.pairing import Seeds
 from bench.reporting import pareto, table
 from bench.results import metrics
-from bench.results.rows import newest
-from bench.results.store import ReadOnlyStore
-from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 
 NOISE_OF_PAIRS = "Intervals include the noise between seeds. Standard deviation of a row:"
-
-
-def leaderboard(folder: str) -> str:
-    """Return the tables of a results folder."""
-    records = newest(ReadOnlyStore(ROOT / folder))
-    parts = [
-        f"**{escape_markdown(t.title)}**\n\n{table.to_markdown(t)}"
-        for t in table.text_tables(records)
-    ]
-    return "\n".join([*parts, trained_rows.floors(trained_rows.read(records))])
 
 
 LEADER_COLUMNS = (
@@ -49,17 +31,12 @@ LEADER_COLUMNS = (
     "perplexity ratio",
 )
 """First words of the columns' headers."""
-MAX_LEADERS = 10
+MAX_LEADERS = "10"
 
 
-def leaders(*words: str) -> str:
-    """Return the first rows of the folders' leaderboard in LEADER_COLUMNS, and the notes folded.
-
-    words: folders, and the number of rows if it is not MAX_LEADERS.
-    """
-    folders = [word for word in words if not word.isdigit()]
-    most = max([int(word) for word in words if word.isdigit()], default=MAX_LEADERS)
-    section = make_sections(*folders)[0]
+def leaders(folder: str, rows: str = MAX_LEADERS) -> str:
+    """Return the first rows of a folder's leaderboard in LEADER_COLUMNS, and the notes folded."""
+    most, section = int(rows), make_sections(folder)[0]
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:
@@ -86,23 +63,13 @@ def beside_smaller(folder: str, model: str) -> str:
 
 
 def ratios(folder: str, *names: str) -> str:
-    """Return perplexity ratios of pairs of methods, named as in the table, or METHOD@PATTERN.
-
-    Spaces of a name are written "_". A pair with ?NAME is left out until it is measured.
-    """
+    """Return perplexity ratios of pairs of methods, named as in the table, or METHOD@PATTERN."""
     results = merge(folder)
-    rows, floors = perplexities(results), {}
+    rows = perplexities(results)
     for name, patterns in list(rows.items()):
         rows |= {f"{name}@{pattern}": {pattern: seeds} for pattern, seeds in patterns.items()}
-    by_pattern = group_by(results.records, lambda record: record.identity.pattern)
-    for pattern, records in by_pattern.items():
-        for row in trained_rows.read(records):
-            floors[f"{row.label}@{pattern}"] = f"{row.floor:g}"
     cells, noises = [], dict[str, None]()
-    for typed in zip(names[::2], names[1::2], strict=True):
-        pair = [name.removeprefix("?").replace("_+_", " + ") for name in typed]
-        if any(n.startswith("?") and name not in rows for n, name in zip(typed, pair, strict=True)):
-            continue
+    for pair in zip(names[::2], names[1::2], strict=True):
         own = [_only_pattern(name, rows, folder) for name in pair]
         after, before = (rows[name][p] for name, p in zip(pair, own, strict=True))
         r = compare(before, after, results)
@@ -112,10 +79,6 @@ def ratios(folder: str, *names: str) -> str:
         over = f"{r.seeds} seeds, {r.n} {r.unit}" if r.seeds > 1 else f"{r.n} {r.unit}"
         if r.seed_noise and r.seeds == 1:
             over += ", one seed"
-        methods = [name.partition("@")[0] for name in pair]
-        ends = [floors.get(f"{m}@{p}") for m, p in zip(methods, own, strict=True)]
-        if None not in ends and ends[0] != ends[1]:
-            over += f"; not one schedule: lr ends at {ends[0]} and {ends[1]} of its peak"
         if r.seed_noise:
             noises |= dict.fromkeys(r.seed_noise.split("; "))
         label = escape_markdown(" / ".join(pair).replace("@", " "))
@@ -134,28 +97,9 @@ def _only_pattern(name: str, rows: dict[str, dict[str, Seeds]], folder: str) -> 
     return next(iter(rows[name]))
 
 
-def found(folder: str) -> str:
-    """Return the settings of the trained rows, how they were found, and ratios to two controls."""
-    results = read(folder)
-    rows = perplexities(results)
-
-    def ratio(method: str, control: str) -> str:
-        before, after = (next(iter(rows.get(n, {"": {}}).values())) for n in (control, method))
-        r = compare(before, after, results) if before and after and method != control else None
-        if r is None:
-            return DASH
-        one_seed = ", one seed" if r.seed_noise and r.seeds == 1 else ""
-        return f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f}){one_seed}"
-
-    trained = trained_rows.read(newest(ReadOnlyStore(ROOT / folder)))
-    return trained_rows.settings_table(trained, ratio)
-
-
 TABLES: dict[str, Callable[..., str]] = {
-    "table": leaderboard,
-    "found": found,
     "leaders": leaders,
     "ratio": ratios,
     "smaller": beside_smaller,
 }
-"""Functions by the first word of their comment."""
+"""Functions by the kind of a table in results/boards.toml."""

@@ -185,4 +185,4 @@ TABLES: dict[str, Callable[..., str]] = {
     "ranks": track_ranks,
     "sizes": track_sizes,
 }
-"""Functions by the first word of their comment."""
+"""Functions by the kind of a table in results/boards.toml."""

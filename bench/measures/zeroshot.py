@@ -93,7 +93,7 @@ class Zeroshot:
                 one_column=True,
                 in_records=False,
             ),
-            # Twice the noise of top-1 agreement in results/tiny-recon.
+            # Twice the noise of top-1 agreement of rows of tiny with three seeds.
             Metric(
                 "acc",
                 "1",

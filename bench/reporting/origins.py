@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from bench.results.record import Record
 from bench.system.text import amount
@@ -11,6 +12,8 @@ MARK = "†"
 """Mark of a row with a record from a dirty tree."""
 MAX_NAMES = 4
 """Most processors that are named."""
+MAX_ROWS = 6
+"""Most rows that are named because their processor or code is not the most common."""
 
 
 def describe(records: Iterable[Record]) -> str:
@@ -29,7 +32,7 @@ def describe(records: Iterable[Record]) -> str:
         parts.append(f"{len(processors)} processors ({names}{rest})")
     if len(commits) > 1:
         parts.append(f"{len(commits)} versions of the code")
-    out = [f"The numbers come from {' and '.join(parts)}."] if parts else []
+    out = [f"The numbers come from {' and '.join(parts)}. {_differing(measured)}"] if parts else []
     dirty = sum(is_dirty(record) for record in records)
     if dirty:
         verb = "was" if dirty == 1 else "were"
@@ -37,6 +40,22 @@ def describe(records: Iterable[Record]) -> str:
             f"{amount(dirty, 'record')} ({MARK}) {verb} made by code with uncommitted changes."
         )
     return " ".join(out)
+
+
+def _differing(records: Sequence[Record]) -> str:
+    """Return a sentence on the rows with another processor or code than the most common."""
+    origins = [(record.processor_kind, record.commit_id) for record in records]
+    usual = Counter(origins).most_common(1)[0][0]
+    rows: dict[str, bool] = {}
+    for record, origin in zip(records, origins, strict=True):
+        one = record.identity
+        words = (one.method, one.pattern, one.quantizer)
+        name = " ".join(dict.fromkeys(word for word in words if word != "none"))
+        rows[name] = rows.get(name, False) or origin != usual
+    others = [name for name, differs in rows.items() if differs]
+    if len(others) <= MAX_ROWS:
+        return f"Not of the most common processor and version: {', '.join(sorted(others))}."
+    return f"{len(others)} of {len(rows)} rows are not of the most common processor and version."
 
 
 def is_dirty(record: Record) -> bool:

@@ -12,8 +12,7 @@ from bench.results.record import Record
 from bench.stats.ratios import wilson_interval
 
 KNOWN = Path(__file__).parent.parent / "assets" / "task_guesses.json"
-"""Guesses of tasks whose older records do not hold them. scripts/task_guesses.py computes them from
-the tasks' data."""
+"""Guesses of tasks whose older records do not hold them, computed from the tasks' data."""
 LEVEL = 0.05
 
 

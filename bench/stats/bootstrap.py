@@ -32,7 +32,7 @@ MAX_EXPONENT = 709.0
 RESIDUAL_POWER = 1.5
 """Power of an article's tokens with which its squared residual grows: 1 if its windows were
 independent (Kish), 2 if they shared one effect. Over pairs of similar rows it is 0.7 in
-results/smollm2-135m-wanda7 and 1.5 in results/tiny-methods: the larger counts."""
+results/smollm2 and 1.5 in results/tiny-methods: the larger counts."""
 
 
 @dataclass(frozen=True)

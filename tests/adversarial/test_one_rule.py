@@ -64,7 +64,7 @@ HOSTILE = {
 def sample():
     """One record of each measure of the model tiny, and the dense rows beside them."""
     found = {}
-    for folder in ("tiny-default", "tiny", "tracks", "tiny-continuation", "speed-engines"):
+    for folder in ("tiny-default", "tracks", "speed-engines"):
         store = ReadOnlyStore(RESULTS / folder)
         for record in store.listed():
             name = record.identity.measure, record.identity.method == "dense"

@@ -103,29 +103,6 @@ def test_an_answer_needs_a_competitor_of_another_pattern(script, monkeypatch):
     assert "sparse tensor cores: yes." in script.worth("x", "2:4")
 
 
-def test_computed_times_are_the_longer_of_arithmetic_and_memory(script, monkeypatch):
-    """10^9 weights in 2 GB take an H100 0.597 ms to read, and 2048 tokens 4.14 ms."""
-    dense = script.Row("dense", "none", Pattern(), 10.0, 2e9, 1.0, weights=1e9)
-    sparse = script.Row("wanda", "none", Pattern.parse("2:4"), 20.0, 9 / 16 * 2e9, 0.5, weights=1e9)
-    small = script.Row("dense", "int4", Pattern(), 11.0, 0.5e9, 1.0, weights=1e9)
-    h100 = script.device_specs()["h100"]
-
-    assert script.compute_ms(dense, 1, h100) == pytest.approx(2e9 / 3.35e9)
-    assert script.compute_ms(dense, 2048, h100) == pytest.approx(2 * 2048 * 1e9 / 989.4e9)
-    assert script.compute_ms(sparse, 2048, h100) == pytest.approx(
-        script.compute_ms(dense, 2048, h100) / 2
-    )
-    monkeypatch.setattr(script, "read", lambda _: (dense, sparse, small))
-    decode, prompt = script.card_fronts("x")["L4"]
-    assert [p.name for p in decode.optimal] == ["int4", "dense"]
-    assert [p.name for p in prompt.optimal] == ["wanda 2:4", "dense"]
-    assert "| H100 SXM | int4 0.149, dense 0.597 | wanda 2:4 2.07, dense 4.14 |" in script.cards(
-        "x"
-    )
-    drawn = script.card_picture("x")
-    assert "computed, not measured" in drawn and "GeForce RTX 4090: a token, computed, ms" in drawn
-
-
 def test_the_file_that_a_model_was_read_from_competes_by_its_bytes(script, monkeypatch):
     model = "smollm2-135m-instruct-q4"
     records = []

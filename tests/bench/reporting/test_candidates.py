@@ -161,12 +161,12 @@ def parse(command):
 
 FULL = [
     pytest.param(f, marks=pytest.mark.full)
-    for f in ("tiny-default", "tiny-methods", "smollm2-quantized", "adapters")
+    for f in ("tiny-default", "tiny-methods", "smollm2-quantized")
 ]
 
 
 @pytest.mark.parts("exports")
-@pytest.mark.parametrize("folder", ["smollm2-trained", *FULL])
+@pytest.mark.parametrize("folder", ["smollm2-205k", *FULL])
 def test_the_commands_of_every_published_row_are_commands(folder):
     for record in read(ROOT / "results" / folder).records:
         make, export = reproduce.prune_and_export(record)

@@ -17,6 +17,7 @@ def test_several_processors_versions_and_dirty_records_are_said(tmp_path):
 
     (line,) = (note for note in table.notes if "processors" in note)
     assert "2 processors (EPYC, EPYC (Zen 3, AVX2)) and 2 versions of the code." in line
+    assert "Not of the most common processor and version: wanda 2:4." in line
     assert "2 records (†) were made by code with uncommitted changes." in line
     marked = [row.name for row in table.rows if row.labels[0].endswith("†")]
     assert marked == ["wanda 2:4"]

@@ -11,7 +11,7 @@ from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
 from methods.contract.errors import UserError
 
-RESULTS = Path(__file__).parents[3] / "results/smollm2-135m-wanda7"
+RESULTS = Path(__file__).parents[3] / "results/smollm2"
 
 
 def test_the_command_that_makes_a_lost_model_again_is_one(cache):
