@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.formats.checkpoint import content_digest
 from bench.inputs.bos import Bos, first_tokens
+from bench.measures.contract import MeasureContext
 from bench.system import digests, provenance
 from bench.system.cache import cache_dir
 from bench.system.files import write_file
@@ -130,6 +131,15 @@ def cached_answers(
     with contextlib.suppress(OSError):  # the cache may be read-only
         write_file(file, json.dumps(found))
     return found
+
+
+def original_answers(
+    context: MeasureContext, prompts: Sequence[Ids], tokens: int
+) -> tuple[list[Ids], list[Ids]]:
+    """Return the prompts as the dense model sees them, and its answers. The model is freed."""
+    dense = context.load_dense()
+    fitted = fit(prompts, dense, tokens)
+    return fitted, cached_answers(lambda: dense, context.source, context.compute, fitted, tokens)
 
 
 def states_along(

@@ -39,18 +39,15 @@ def along_own_answers(
     Skipped if the model has another vocabulary.
     """
     with torch.no_grad():
-        dense: Any = context.load_dense()
-        check = StateCheck(dense)
-        prompts, device = fit(prompts, dense, tokens), context.compute.device
-        answers = cached_answers(lambda: dense, context.source, context.compute, prompts, tokens)
-        head, states = head_of(dense), list(states_along(dense, prompts, answers, device))
-        check.require_numbers("the dense model")
-        del dense  # beside the original's head, one model is in memory at a time
+        # Beside the original's head, one model is in memory at a time.
+        prompts, answers, head, states = _of_dense(context, prompts, tokens)
         loaded = model()
         check = StateCheck(loaded)
         own, reader = head_of(loaded), DistanceReader()
         out = []
-        pairs = zip(answers, states, states_along(loaded, prompts, answers, device), strict=True)
+        device = context.compute.device
+        followed = states_along(loaded, prompts, answers, device)
+        pairs = zip(answers, states, followed, strict=True)
         for answer, before, after in pairs:
             logits = [side(state).float() for side, state in ((head, before), (own, after))]
             if logits[0].shape != logits[1].shape:
@@ -64,6 +61,20 @@ def along_own_answers(
             context.progress.advance(len(out), len(answers))
         check.require_numbers("the model")
     return out
+
+
+def _of_dense(
+    context: MeasureContext, prompts: Sequence[Ids], tokens: int
+) -> tuple[Sequence[Ids], list[Ids], nn.Module, list[Tensor]]:
+    """Return the prompts as the dense model sees them, its answers, its head, and the states that
+    predict each answer."""
+    dense: Any = context.load_dense()
+    check = StateCheck(dense)
+    prompts, device = fit(prompts, dense, tokens), context.compute.device
+    answers = cached_answers(lambda: dense, context.source, context.compute, prompts, tokens)
+    states = list(states_along(dense, prompts, answers, device))
+    check.require_numbers("the dense model")
+    return prompts, answers, head_of(dense), states
 
 
 def _followed(kl: Tensor, same: Tensor, longest: int) -> Followed:

@@ -52,12 +52,7 @@ class Written(OwnAnswers):
         from bench.measures import generation  # imports torch
 
         names, clusters, prompts = self.prompts(context)
-        dense = context.load_dense()
-        prompts = generation.fit(prompts, dense, self.tokens)
-        originals = generation.cached_answers(
-            lambda: dense, context.source, context.compute, prompts, self.tokens
-        )
-        del dense  # one model is in memory at a time
+        prompts, originals = generation.original_answers(context, prompts, self.tokens)
         loaded = model()
         answers = generation.answer(
             loaded, prompts, self.tokens, context.compute.device, context.progress.advance
