@@ -2,8 +2,8 @@
 
 python benchmarks/gate.py [--gates 1000]
 
-Gates of 20 metrics. Perplexities are per-window losses from results/tiny: a metric's change is the
-difference of two rows there, article by article, without its mean, and each gate draws other
+Gates of 20 metrics. Perplexities are per-window losses from results/tiny-methods: a metric's change
+is the difference of two rows there, article by article, without its mean, and each gate draws other
 articles for all of them at once. Accuracies are simulated by question: questions flip both ways,
 easy ones rarely. Latencies are log-normal.
 
@@ -123,7 +123,7 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _perplexities(gates: int, losses: np.ndarray, rng: Any, articles: int, one_seed: str) -> Arrays:
-    changes, weights = real_changes(real_losses(RESULTS.parent / "tiny"))
+    changes, weights = real_changes(real_losses(RESULTS.parent / "tiny-methods"))
     level = multiple_tests.bonferroni(ALPHA, sum(METRICS.values()))
     out = np.empty((4, gates, len(losses)))
     for g in range(gates):

@@ -20,6 +20,7 @@ from page_records import (
 
 from bench.comparing.pairing import Seeds
 from bench.reporting import pareto, table
+from bench.reporting.view import ReportSection
 from bench.results import metrics
 from bench.system.text import escape_markdown
 
@@ -35,8 +36,15 @@ MAX_LEADERS = "10"
 
 
 def leaders(folder: str, rows: str = MAX_LEADERS) -> str:
-    """Return the first rows of a folder's leaderboard in LEADER_COLUMNS, and the notes folded."""
-    most, section = int(rows), make_sections(folder)[0]
+    """Return the first rows of each model of a folder in LEADER_COLUMNS, and the notes folded."""
+    sections = make_sections(folder)
+    if len(sections) == 1:
+        return _first_rows(sections[0], int(rows))
+    texts = [f"{one.title}:\n\n{_first_rows(one, int(rows))}" for one in sections]
+    return "\n".join(texts)
+
+
+def _first_rows(section: ReportSection, most: int) -> str:
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     for name in LEADER_COLUMNS:

@@ -76,7 +76,9 @@ class WiderRouter(nn.Module):
 
 def attach_constants(model: nn.Module, constants: Constants) -> None:
     """Give the blocks of a model constants in place of removed experts, numbered after the experts
-    that are left."""
+    that are left. Without constants do nothing: the model may be of any family."""
+    if not constants:
+        return
     family = FAMILIES[model.config.model_type]  # type: ignore[union-attr, index]
     for index, named in constants.items():
         block = model.get_submodule(f"{family.blocks}.{index}")

@@ -166,7 +166,7 @@ def damaged(tmp_path_factory):
     """Two folders of one published record and its row: edited, and sealed anew."""
     root = tmp_path_factory.mktemp("damaged")
     for name in ("edited", "sealed"):
-        folder = shutil.copytree(RESULTS / "tiny", root / name)
+        folder = shutil.copytree(RESULTS / "tiny-default", root / name)
         paths = sorted((folder / "records").iterdir())
         path = next(p for p in paths if '"measure": "perplexity"' in p.read_text())
         fields = json.loads(path.read_text())
@@ -181,9 +181,9 @@ LINES = with_commands(
     [
         ("check", "{}"),
         ("report", "--results", "{}"),
-        ("gate", "--baseline", RESULTS / "tiny", "--results", "{}"),
-        ("gate", "--baseline", "{}", "--results", RESULTS / "tiny"),
-        ("compare", RESULTS / "tiny", "{}"),
+        ("gate", "--baseline", RESULTS / "tiny-default", "--results", "{}"),
+        ("gate", "--baseline", "{}", "--results", RESULTS / "tiny-default"),
+        ("compare", RESULTS / "tiny-default", "{}"),
         ("report", "--results", "{}", "--out", "page"),
         ("merge", "{}", "--results", "merged"),
         ("pick", "--model", "tiny", "--results", "{}"),

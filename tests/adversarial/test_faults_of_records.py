@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 def folder(tmp_path, monkeypatch):
     """A copy of published records, which a test changes."""
     monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(RESULTS / "tiny", tmp_path / "folder"))
+    return Path(shutil.copytree(RESULTS / "tiny-default", tmp_path / "folder"))
 
 
 def rewrite(folder, measure, change):
@@ -92,8 +92,8 @@ def test_no_command_believes_it(measure, change, folder, cli):
     """Every command reads records with the function that `check` calls: see test_one_rule.py."""
     path = rewrite(folder, measure, change)
     lines = (
-        ("gate", "--baseline", RESULTS / "tiny", "--results", folder),
-        ("compare", RESULTS / "tiny", folder),
+        ("gate", "--baseline", RESULTS / "tiny-default", "--results", folder),
+        ("compare", RESULTS / "tiny-default", folder),
         ("merge", folder, "--results", "merged"),
         ("submit", folder, "--credit", "Ada", "--published", folder.parent),
         ("report", "--results", folder),

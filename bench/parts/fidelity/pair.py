@@ -103,6 +103,7 @@ def prepare(request: Request) -> Pair:
     if request.engine not in ENGINES:
         raise UserError(f"unknown engine {request.engine!r}: use one of {', '.join(ENGINES)}")
     corpora.require(request.data)
+    corpora.require_split(request.data, "evaluation")
     if request.engine == "llamacpp":
         _require_llamacpp(request)
     original = _open(request.original, request.data_dir)

@@ -84,7 +84,8 @@ def test_a_tied_head_of_other_values_is_refused(tmp_path, refused):
 @pytest.mark.parametrize(
     ("keep", "pattern"),
     [
-        (lambda w: torch.arange(w.shape[1]) % 8 < 4, "4:8"),
+        (lambda w: torch.arange(w.shape[1]) % 8 < 4, "pairs:4:8"),
+        (lambda w: torch.isin(torch.arange(w.shape[1]) % 8, torch.tensor([0, 1, 2, 4])), "4:8"),
         (lambda w: torch.arange(w.shape[1]) % 4 == 0, "1:4"),
         (lambda w: w.abs() > w.abs().flatten().kthvalue(int(0.6 * w.numel())).values, "60%"),
         (

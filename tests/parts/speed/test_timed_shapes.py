@@ -60,12 +60,3 @@ def test_a_shape_takes_the_time_of_its_fastest_engine(script, folder):
     assert found == pytest.approx(times)
     assert not script.milliseconds(folder, "m", "decode")
     assert not script.milliseconds(folder, "another", "prompt")
-
-
-def test_the_table_has_the_time_over_that_of_dense_weights(script, folder):
-    """A block of 128 tokens has 10^9 operations, the peak is 10^10 per second."""
-    lines = script.times(folder).splitlines()
-    assert lines[0].startswith("| m, prompt of 128 tokens, 1 thread, CPU | bits | engine | ms |")
-    assert "| 2:4 | 16 | native bf16 2:4 | 800.00 | 0.62 (0.62 to 0.62) | 2.0% | 12% |" in lines
-    assert "| 2:4 | 8 | native int8 | 1280.00 | – | 1.0% | 8% |" in lines
-    assert sum("2 threads" in line for line in lines) == 1

@@ -22,7 +22,7 @@ from methods.workshop.training.interrupt import Stopped, stop_request
 from methods.workshop.training.loss import Loss
 from methods.workshop.training.settings import TrainingSettings
 
-NAMES = [n for n, e in METHODS.items() if "training" in e.needs]
+NAMES = [n for n, e in METHODS.items() if "training" in e.needs and n != "router"]
 SHORT = 12
 """Steps of most trainings here."""
 
