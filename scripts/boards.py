@@ -21,19 +21,27 @@ from pathlib import Path
 
 from declared import RESULTS, Board, read
 
+from bench.planning.artifact import Plan
+
 ROOT = RESULTS.parent
+
+
+def plans(board: Board, mirror: Path | None) -> Iterator[Plan]:
+    """Yield the plan of each spec of a board."""
+    from bench.cli.flags import spec_of
+    from bench.planning.plan import make_plan
+
+    for file in board.spec_files():
+        flags = {"config": file, "results": board.folder, "data_dir": mirror}
+        yield make_plan(spec_of({name: given for name, given in flags.items() if given}))
 
 
 def hours(board: Board, mirror: Path | None) -> tuple[float, int]:
     """Estimate the hours on this machine of what a board lacks, and its number of rows."""
-    from bench.cli.flags import spec_of
     from bench.parts.forecasts.plan_costs import estimate_columns, fit_model
-    from bench.planning.plan import make_plan
 
     seconds, rows = 0.0, 0
-    for file in board.spec_files():
-        flags = {"config": file, "results": board.folder, "data_dir": mirror}
-        plan = make_plan(spec_of({name: given for name, given in flags.items() if given}))
+    for plan in plans(board, mirror):
         columns = estimate_columns(plan, fit_model(plan))
         seconds += sum(row["about_s"] for row in columns)
         rows += len(columns)
@@ -90,7 +98,7 @@ def check() -> None:
     faults = [f"results/{p.name} is not declared" for p in RESULTS.glob("*/") if _lost(p)]
     pages = "\n".join(p.read_text() for p in (ROOT / "docs").rglob("*.md"))
     for board in declared.values():
-        hours(board, None)
+        list(plans(board, None))
         for table in board.tables:
             if f"<!-- board: {table.name} -->" not in pages:
                 faults.append(f"no page has the table {table.name}")
