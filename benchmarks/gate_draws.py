@@ -4,8 +4,8 @@ python benchmarks/gate_draws.py [--gates 400]
 
 A gate has three perplexities with the same draws on both sides, and the first one loses. The change
 by article is real: the difference of two rows of results/tiny-methods without its mean, with other
-articles drawn for each gate. The draws of one side differ by 1.5%, and the differences between two sides by
-0.4%, as in issue 68: draws of 54.2 to 55.9 that lost 1.8, 1.4 and 2.2%.
+articles drawn for each gate. The draws of one side differ by 1.5%, and the differences between two
+sides by 0.4%, as in issue 68: draws of 54.2 to 55.9 that lost 1.8, 1.4 and 2.2%.
 
 Unchanged: the code has another digest and its numbers differ by rounding alone. 0%: the code makes
 other weights of the same mean quality. Unpaired: the noise between draws of either side is

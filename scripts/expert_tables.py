@@ -111,25 +111,28 @@ def after() -> str:
 
 
 def picture() -> str:
-    """Return an SVG file: perplexity against experts dropped for each score, with intervals."""
-    figure, ((axes,),) = drawing.new_figure(640, 400)
+    """Return an SVG file: the perplexity of each score, with intervals, the lowest on top."""
     shares = _scored()
-    names = sorted({by for rows in shares.values() for by in rows})
-    marks = "osD^v<>PX*"
-    for place, by in enumerate(names):
-        rows = {share: own[by].ratio for share, own in shares.items() if by in own}
-        # Beside each other, so that intervals do not hide each other.
-        x = [share + 0.9 * (place - len(names) / 2) for share in rows]
-        y = [ratio.value for ratio in rows.values()]
-        below = [ratio.value - ratio.low for ratio in rows.values()]
-        above = [ratio.high - ratio.value for ratio in rows.values()]
-        color = drawing.SERIES[place % len(drawing.SERIES)]
-        axes.errorbar(x, y, (below, above), fmt=marks[place], color=color, markersize=4, label=by)
-    axes.set(yscale="log", xlabel="percent of the experts dropped", title="perplexity / dense")
-    axes.set_xticks(list(shares), [f"{share:g}%" for share in shares])
-    drawing.name_ticks(axes.yaxis)
-    axes.legend(fontsize=8, frameon=False)
-    title = "experts: perplexity against experts dropped, by score"
+    names = [*list(shares.values())[-1]]
+    figure, ((axes,),) = drawing.new_figure(640, 80 + 28 * len(names))
+    for number, (share, rows) in enumerate(shares.items()):
+        # Two shares beside each other, so that intervals do not hide each other.
+        y = [names.index(by) + 0.2 * number for by in rows]
+        ratios = [row.ratio for row in rows.values()]
+        x = [ratio.value for ratio in ratios]
+        lower = [ratio.value - ratio.low for ratio in ratios]
+        upper = [ratio.high - ratio.value for ratio in ratios]
+        label = f"{share:g}% of the experts dropped"
+        axes.errorbar(
+            x, y, xerr=(lower, upper), fmt="o", color=drawing.SERIES[number], markersize=4,
+            label=label,
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="perplexity / dense")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    drawing.name_ticks(axes.xaxis)
+    axes.legend(fontsize=8, frameon=False, loc="upper right")
+    title = "experts: perplexity by score"
     return drawing.to_file(drawing.to_svg(figure, title))
 
 
