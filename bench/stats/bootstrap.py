@@ -7,7 +7,6 @@ values themselves.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,6 +26,8 @@ MAX_COUNTS = 20_000_000
 """Largest product of draws and clusters, for which 320 MB are enough. Texts with more than 200
 articles have fewer draws."""
 CHUNK = 20_000
+ROUNDED = 1e-12
+"""Variance of a draw, relative to that of the estimate, that is rounding alone."""
 MAX_EXPONENT = 709.0
 """Largest logarithm, rounded down, of a number that a float holds."""
 RESIDUAL_POWER = 1.5
@@ -179,7 +180,7 @@ def studentized_bootstrap(
         int(np.ceil(DRAWS_OVER_LEVEL / level)),
         max(MIN_DRAWS, MAX_COUNTS // len(weights)),
     )
-    sample = _draws(differences - value * weights, weights, draws)
+    sample = _draws(differences - value * weights, weights, draws, stderr)
     low, high = (
         value - _quantile(sample, tail, freedom) * stderr for tail in (1 - level / 2, level / 2)
     )
@@ -199,21 +200,26 @@ def _resamples(draws: int, size: int, stream: int) -> Array:
     return counts
 
 
-def _draws(centred: Array, w: Array, draws: int) -> Array:
+def _draws(centred: Array, w: Array, draws: int, stderr: float) -> Array:
     """Return the t of each draw, sorted: [draws]. centred: differences whose estimate is 0, [seeds,
-    clusters]."""
+    clusters]. stderr: of the estimate."""
     seeds, size = centred.shape
     columns, rows = _resamples(draws, size, 0), _resamples(draws, seeds, 1)
     parts = [
-        _t(centred, w, columns[a : a + CHUNK], rows[a : a + CHUNK]) for a in range(0, draws, CHUNK)
+        _t(centred, w, columns[a : a + CHUNK], rows[a : a + CHUNK], stderr)
+        for a in range(0, draws, CHUNK)
     ]
     out: Array = np.sort(np.concatenate(parts))
     return out
 
 
-def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
+def _t(centred: Array, w: Array, columns: Array, rows: Array, stderr: float) -> Array:
     """Return the t of each draw: [draws]. centred: [seeds, clusters]. columns: [draws, clusters].
-    rows: [draws, seeds]."""
+    rows: [draws, seeds].
+
+    A draw of one seed that changed nothing has a mean and no variance but rounding, which would
+    be an end of the interval: it is divided by the standard error of the estimate.
+    """
     seeds, size = centred.shape
     if seeds == 1:
         mean = centred[0]
@@ -231,10 +237,8 @@ def _t(centred: Array, w: Array, columns: Array, rows: Array) -> Array:
         each = columns @ centred.T / total[:, None]  # [draws, seeds]
         mean = (rows * each).sum(1) / seeds
         variance += np.maximum((rows * each**2).sum(1) - seeds * mean**2, 0.0) / (seeds - 1) / seeds
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t: Array = value / np.sqrt(variance)
-    t[np.isnan(t)] = 0.0
-    np.clip(t, -sys.float_info.max, sys.float_info.max, out=t)
+    variance[variance <= ROUNDED * stderr**2] = stderr**2
+    t: Array = value / np.sqrt(variance)
     return t
 
 

@@ -88,11 +88,20 @@ def test_a_draw_of_the_bootstrap_is_the_estimator_on_that_draw(seeds):
     rng = np.random.default_rng(0)
     differences, weights = rng.normal(0.3, 1, (seeds, 9)), rng.uniform(1, 3, 9)
     columns, rows = (rng.multinomial(n, [1 / n] * n, 5) for n in (9, seeds))
-    got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float))
+    got = bootstrap._t(differences, weights, columns.astype(float), rows.astype(float), 1.0)
     for t, c, r in zip(got, columns, rows, strict=True):
         drawn, repeated = np.repeat(np.arange(9), c), np.repeat(np.arange(seeds), r)
         naive = naive_t(differences[repeated][:, drawn], weights[drawn])
         assert t == pytest.approx(naive) or abs(naive) > 1e6
+
+
+def test_a_seed_that_changed_nothing_is_no_end_of_an_interval():
+    """A draw of this seed alone has no variance but rounding."""
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(1, 3, 13)
+    changed = -2e-4 * weights + rng.normal(0, 1e-4, (2, 13))
+    got = bootstrap.studentized_bootstrap(np.stack([0 * weights, *changed]), weights, 0.05)
+    assert got.high - got.low < 40 * got.stderr
 
 
 def test_p_and_interval_agree():
@@ -107,7 +116,7 @@ def test_p_and_interval_agree():
 def test_as_many_draws_as_the_level_asks_for(monkeypatch):
     asked = []
 
-    def draws(differences, weights, count):
+    def draws(differences, weights, count, stderr):
         asked.append(count)
         return np.linspace(-3, 3, count)
 
@@ -125,7 +134,7 @@ def test_many_articles_have_fewer_draws_and_students_interval(monkeypatch, clust
     for the draws."""
     asked, draw = [], bootstrap._draws
     monkeypatch.setattr(
-        bootstrap, "_draws", lambda c, w, count: asked.append(count) or draw(c, w, count)
+        bootstrap, "_draws", lambda c, w, count, se: asked.append(count) or draw(c, w, count, se)
     )
     differences = np.random.default_rng(0).normal(0, 1, (1, clusters))
     got = bootstrap.studentized_bootstrap(differences, np.ones(clusters), 1e-4)
