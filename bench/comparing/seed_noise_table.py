@@ -22,7 +22,10 @@ from bench.system.text import amount
 from methods.contract.measure_info import Metric
 
 ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED = "one-shot", "trained", "transformed", "destroyed"
-UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED}
+EXPERTS = "experts"
+GROUPED = {ONE_SHOT, EXPERTS}
+"""Kinds of rows whose noise depends on the method and the pattern."""
+UNROUNDED = {ONE_SHOT, TRAINED, TRANSFORMED, DESTROYED, EXPERTS}
 """Kinds of rows but for those of dense weights that are only rounded, whose kind is their bits per
 weight."""
 DESTROYED_FROM = 100.0
@@ -102,11 +105,13 @@ class SeedNoiseTable:
         """Return the kind of a record's row: rows of a kind are assumed to have the same noise.
 
         Draws of weights of 3 bits differ several times as much as those of 4 bits, so bits make a
-        kind.
+        kind. So do experts: another draw removes another whole expert.
         """
         identity = record.identity
         if _row(record) in self._destroyed:
             return DESTROYED
+        if identity.pattern.startswith(EXPERTS):
+            return EXPERTS
         if identity.training is not None:
             return TRAINED
         if identity.pattern != "dense":
@@ -141,7 +146,7 @@ class SeedNoiseTable:
 
         group: method and pattern, by which one-shot rows differ.
         """
-        key = (model, kind, group if kind == ONE_SHOT else "", protocol, metric.name)
+        key = (model, kind, group if kind in GROUPED else "", protocol, metric.name)
         if key not in self.known:
             self.known[key] = self._find(model, kind, metric, protocol, group)
         return self.known[key]
@@ -175,7 +180,7 @@ class SeedNoiseTable:
             if noise.freedom < least:
                 continue
             source = f"from {amount(len(some), f'{of} row')} with seeds"
-            if of != ONE_SHOT:
+            if of not in GROUPED:
                 return KnownNoise(noise, f"{kind} {_amount(noise, metric)} ({source})")
             moderated = self._moderate(some)
             every_group = moderated.groups.values()
