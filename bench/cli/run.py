@@ -243,7 +243,11 @@ def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a plan for a terminal: numbers in a person's units, no columns that are
     the same in all rows or that another one implies."""
     one_model = len({row["model"] for row in rows}) == 1
-    varying = [n for n in ("seed", "calibration") if len({row[n] for row in rows} - {""}) > 1]
+    varying = []
+    for name in ("seed", "calibration"):
+        given = {row[name] for row in rows}
+        if len(given - {""}) > 1:
+            varying.append(name)
     quantizers = list(dict.fromkeys(row["quantizer"] for row in rows))
     out = []
     for row in rows:

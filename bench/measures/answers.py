@@ -331,8 +331,9 @@ def readings(found: Sequence[Mark]) -> tuple[Reading, ...]:
     out = [_reading("bits_per_byte", [mark.bits for mark in found])]
     if all(mark.beside for mark in found):
         columns = {name: [m.beside[name] for m in found] for name in found[0].beside}
-        for name in (*(f"acc_{ranking}" for ranking in RANKINGS), "choice_brier"):
-            out.append(_reading(name, columns[name]))
+        for ranking in RANKINGS:
+            out.append(_reading(f"acc_{ranking}", columns[f"acc_{ranking}"]))
+        out.append(_reading("choice_brier", columns["choice_brier"]))
         for name, of_answers in CALIBRATION.items():
             value = of_answers(columns["confidence"], columns["acc_raw"])
             out.append(Reading(name, value, n=len(found)))

@@ -406,7 +406,9 @@ Questions = list[tuple[str, list[str], list[int], list[int]]]
 @cache
 def _squad(folder: Path) -> tuple[Questions, list[str]]:
     articles = json.loads((folder / "squad.json").read_text(encoding="utf-8"))["data"]
-    passages = [[part["context"] for part in article["paragraphs"]] for article in articles]
+    passages = []
+    for article in articles:
+        passages.append([part["context"] for part in article["paragraphs"]])
     texts = sorted(set().union(*passages))
     numbers = {text: i for i, text in enumerate(texts)}
     questions: Questions = []

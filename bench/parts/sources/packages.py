@@ -31,6 +31,8 @@ EVERY = 5
 """Documents of which the first is for evaluation, the others for calibration and training."""
 TIMEOUT = 60
 """Seconds without an answer after which a download fails."""
+MOST_BYTES = 2**26
+"""Largest package."""
 POOL = "http://deb.debian.org/debian/pool/main"
 """Packages of Debian. Their digests are checked, so the connection is not encrypted."""
 TABLE = re.compile(r"^ *[+|].*\n", re.M)
@@ -66,7 +68,7 @@ class Deb(NamedTuple):
         file = folder / Path(self.place).name
         try:
             with urllib.request.urlopen(f"{POOL}/{self.place}", timeout=TIMEOUT) as answer:
-                file.write_bytes(answer.read())
+                file.write_bytes(answer.read(MOST_BYTES))  # of more, the digest is another
         except OSError as fault:
             raise UserError(
                 f"{POOL}/{self.place} could not be fetched ({fault}): check the network, or "
