@@ -168,13 +168,13 @@ class Grams(NamedTuple):
     cross: Tensor
     """2 (X - X')^T X' / tokens, [in, in]."""
     dead: Tensor
-    """Which inputs are always 0, bool [in]."""
+    """True for inputs that are always 0, bool [in]."""
 
 
 def grams_of(
     pair: Pair, linears: Mapping[str, nn.Module], given: Mapping[str, list[Tensor]]
 ) -> Grams:
-    """Return the sums of the input that linears share, as it is now."""
+    """Return the sums of the input that linears share."""
     target, linear = next(iter(linears.items()))
     given_inputs, total, tokens = iter(given[target]), torch.empty(0), 0
 
