@@ -24,8 +24,8 @@ ERRORS = {
     "higgs:bits=2": 0.1070, "higgs:bits=3": 0.0305, "higgs:bits=4": 0.0080,
 }  # fmt: skip
 """Mean squared error for a normal distribution. Of trellises: a prototype with tables that were
-trained on samples, with 2% more for 1MAD at 2 bits and 14% less for tcq4:memory=10. Of pairs: the smallest that Lloyd's algorithm
-found."""
+trained on samples, with 2% more for 1MAD at 2 bits and 14% less for tcq4:memory=10. Of pairs: the
+smallest that Lloyd's algorithm found."""
 
 
 def quantizer(text):
