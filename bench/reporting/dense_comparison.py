@@ -3,7 +3,7 @@ its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -122,7 +122,7 @@ class DenseComparison:
                 return None
             tasks.append([next(iter(before.values())), *after.values()])
         found = computed.recall(
-            __name__, chain(*tasks), list(map(len, tasks)), lambda: self._count_flips(tasks)
+            __name__, chain(*tasks), ["flips", *map(len, tasks)], lambda: self._count_flips(tasks)
         )
         return Flips.of(found) if found else None
 
@@ -158,13 +158,20 @@ class DenseComparison:
         if column is None or value is None:
             return None
         records = pairwise.seeds_of(self.table, row, column, self.records).values()
-        scores = [self.results.items(r).columns for r in records]
+        ends = computed.recall(
+            __name__, records, ["speedup"], lambda: self._ends_of_speedup(records)
+        )
+        return Bound(value, *ends)
+
+    def _ends_of_speedup(self, records: Iterable[Record]) -> tuple[float, ...]:
+        """Return the ends of the interval of a mean over seeds, or () without enough blocks."""
+        scores = [self.results.items(record).columns for record in records]
         blocks = [columns["speedup"] for columns in scores if "speedup" in columns]
         if not blocks or min(map(len, blocks)) < 2 or len(set(map(len, blocks))) > 1:
-            return Bound(value)
+            return ()
         ratios = np.stack(blocks)  # [seeds, blocks]
         _, low, high = bootstrap.ratio_of_blocks(ratios, np.ones_like(ratios), pairwise.ALPHA)
-        return Bound(value, low, high)
+        return low, high
 
     def _task_column(self, task: str, limit: str) -> int | None:
         for i, c in enumerate(self.table.columns):

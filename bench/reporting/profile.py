@@ -107,7 +107,7 @@ def _compare_track(
     if one.identity.seed is not None:
         noise, _ = draws.of_record(one, metrics.find(METRIC))
     records = [record for dense, own in pairs for record in (dense, *own)]
-    about = ([len(own) for _, own in pairs], noise and [noise.variance, noise.freedom])
+    about = ("track", [len(own) for _, own in pairs], noise and [noise.variance, noise.freedom])
     found = computed.recall(
         __name__, records, about, lambda: _estimate_track(pairs, results, noise)
     )
