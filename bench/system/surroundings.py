@@ -4,7 +4,7 @@ rows measure or where results go."""
 from __future__ import annotations
 
 import contextlib
-import importlib
+import json
 import locale
 import os
 import random
@@ -13,26 +13,18 @@ from collections.abc import Iterator
 from typing import Any
 
 DECIDES_NO_NUMBER = True
-MODULES = (
-    "builtins", "hashlib", "io", "json", "json.decoder", "json.encoder", "locale", "math", "os",
-    "os.path", "random", "struct", "time",
-)  # fmt: skip
-"""Modules whose functions others could replace, and every number or file goes through."""
-CLASSES = (("json", "JSONDecoder"), ("json", "JSONEncoder"))
-"""Classes of them whose methods others could replace."""
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Restore the settings after the block: environment, current folder, umask, locale, random
-    generators, standard modules, and the settings of numpy and torch, if they are imported."""
+    generators, json, and the settings of numpy and torch, if they are imported."""
     environment, mask, folder = dict(os.environ), os.umask(0o77), os.open(".", os.O_RDONLY)
     os.umask(mask)
-    language, recursion = locale.setlocale(locale.LC_ALL), sys.getrecursionlimit()
+    language = locale.setlocale(locale.LC_ALL)
     state = random.getstate()
-    modules = {name: importlib.import_module(name) for name in MODULES}
-    owners: list[Any] = [*modules.values()]
-    owners += [getattr(modules[module], name) for module, name in CLASSES]
+    # Other encoders of JSON replace these in place.
+    owners = (json, json.JSONDecoder, json.JSONEncoder)
     contents = [dict(vars(owner)) for owner in owners]
     with contextlib.ExitStack() as stack:
         if "numpy" in sys.modules:
@@ -42,7 +34,6 @@ def kept() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.modules |= modules
             for owner, content in zip(owners, contents, strict=True):
                 _restore(owner, content)
             os.fchdir(folder)
@@ -52,7 +43,6 @@ def kept() -> Iterator[None]:
                 del os.environ[name]
             os.environ.update(environment)
             locale.setlocale(locale.LC_ALL, language)
-            sys.setrecursionlimit(recursion)
             random.setstate(state)
 
 

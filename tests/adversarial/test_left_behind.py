@@ -58,10 +58,7 @@ def scribble(file):
 '''
 LEAVING = {
     "forks": "leave(fork)",  # its child has all pipes and locks of the worker
-    "spawns": 'leave(lambda: note(subprocess.Popen(["sleep", "600"], start_new_session=True).pid))',
-    "multiprocesses": 'leave(multiprocessing.get_context("fork").Process(target=wait).start)',
     "daemonizes": "leave(daemonize)",
-    "threads": "threading.Thread(target=time.sleep, args=(600,), daemon=False).start()",
     "dies": "leave(daemonize)\nos._exit(3)",  # the worker is gone before it could clear up
 }
 """Things that each method leaves running or on disk."""
