@@ -77,15 +77,6 @@ def test_the_command_as_a_module(folder, marker, variables):
     assert not marker.exists(), marker.read_text()
 
 
-def test_a_plug_in_is_looked_at(folder, marker, variables, tmp_path):
-    guest = {"methods": {"guest": "guest:Guest"}}
-    site = runs.distribution(tmp_path / "site", "guest", "import random", **guest)
-    variables["PYTHONPATH"] = f"{site}{os.pathsep}{variables['PYTHONPATH'].strip(os.pathsep)}"
-    done = bench(folder, variables, "-P", "-m", "bench", "ls", "methods", "--json")
-    assert "AttributeError" in done.stdout, done.stderr
-    assert not marker.exists(), marker.read_text()
-
-
 def test_a_script_in_an_environment_of_its_own(
     folder, marker, llama, make_job, tmp_path, monkeypatch
 ):
