@@ -1,13 +1,12 @@
 """Lines on a worker's channel that no worker sends, workers that a signal stops, and memory."""
 
 import json
-import signal
 
 import psutil
 import pytest
 
 from bench import api
-from bench.execution import artifact_task, disk, memory_limit
+from bench.execution import artifact_task, memory_limit
 from bench.execution.listener import RunListener
 from bench.execution.memory_limit import MemoryLimit
 from bench.execution.processes import WorkerProcesses
@@ -61,11 +60,6 @@ def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch,
     assert statuses == {"dense": "ok", "magnitude": "failed", "wanda": "ok"}
     reasons = {r.reason for r in summary.records if r.status == "failed"}
     assert all("an event that no worker sends" in reason for reason in reasons), reasons
-
-
-def test_a_disk_that_is_full_has_no_room(tmp_path):
-    assert disk.has_room(tmp_path / "not/yet", 2**20)
-    assert not disk.has_room(tmp_path, 2**62)
 
 
 WRITES = """
@@ -128,21 +122,6 @@ def test_a_stopped_worker_is_said_and_ended_after_the_limit(tmp_path, monkeypatc
     assert "kill -CONT" in said
     reasons = {r.identity.method: r.reason for r in summary.records}
     assert "made no progress for stall_timeout" in reasons["stops"]
-
-
-@pytest.mark.full
-@pytest.mark.usefixtures("site")
-def test_a_stopped_worker_that_is_continued_ends_well(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact_task, "STOPPED_S", 0.5)
-
-    class Continuing(RunListener):
-        def note(self, text):
-            if "kill -CONT" in text:
-                psutil.Process(int(text.rpartition(" ")[2])).send_signal(signal.SIGCONT)
-
-    asked = {"methods": ("stops",), "measures": ("size",), "stall_timeout": 60}
-    summary = api.execute(runs.small(tmp_path / "r", **asked), Continuing())
-    assert {r.status for r in summary.records} == {"ok"}
 
 
 def test_the_limit_names_the_worker_that_takes_most(monkeypatch):

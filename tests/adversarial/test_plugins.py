@@ -108,16 +108,6 @@ def test_each_is_listed_as_broken_and_the_others_as_they_are(cli):
     assert about["wanda"]
 
 
-@pytest.mark.parametrize("kind", ["methods", "measures", "quantizers"])
-def test_conformance_says_why_one_is_broken(tmp_path, cli, refused, monkeypatch, kind):
-    groups = {kind: {"lacking": "lacking:lacking"}}
-    runs.distribution(tmp_path / "site", "lacking", "import nowhere", **groups)
-    runs.put_on_path(tmp_path / "site", monkeypatch)
-    said = refused("conformance", "lacking")
-    assert "plug-in 'lacking' cannot be used (ModuleNotFoundError" in said
-    assert "'int4-gptqq': did you mean int4-gptq or " in cli("conformance", "int4-gptqq")[2]
-
-
 @pytest.mark.usefixtures("site")
 def test_doctor_names_each(cli, monkeypatch):
     answer = {"thing": "hub", "state": "ok", "detail": ""}
@@ -135,13 +125,6 @@ def test_one_that_is_named_is_bad_input(refused, tmp_path):
         "bench: plug-in 'exits' cannot be used (SystemExit: goodbye, exits.py line 1): repair or "
         "uninstall it"
     )
-
-
-@pytest.mark.usefixtures("site")
-def test_what_one_prints_is_no_part_of_the_answer(output, tmp_path):
-    flags = ["--methods", "prints:power=2,good", "--measures", "size"]
-    flags += runs.flags(tmp_path / "r", windows=None)
-    assert len(json.loads(output("plan", *flags, "--json"))) == 3
 
 
 def test_a_run_of_others_imports_none(cli, output, tmp_path, monkeypatch):

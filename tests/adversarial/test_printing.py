@@ -33,11 +33,9 @@ def cases():
     """The first line of every command in a file, and of some with colors."""
     for name, lines in COMMANDS.items():
         for i in range(len(lines)):
-            for where in ("file", "terminal", "colors"):
+            for where in ("file", "colors"):
                 is_first = i == 0 or (name, i) in OTHER_FORMATS
-                is_sample = is_first and (
-                    where == "file" or (where == "colors" and i == 0 and name in STYLED)
-                )
+                is_sample = is_first and (where == "file" or name in STYLED)
                 marks = () if is_sample else pytest.mark.full
                 yield pytest.param(name, i, where, marks=marks, id=f"{name}-{i}-{where}")
 

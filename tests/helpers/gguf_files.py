@@ -110,28 +110,18 @@ SIZE = "llama.vocab_size"
 EPS, MODEL, EMBEDDING = "layer_norm_rms_epsilon", "tokenizer.ggml.tokens", "token_embd.weight"
 
 DAMAGES: dict[str, Damage] = {
-    "another format": patched(0, "<4s", b"GGML"),
     "version of the future": patched(4, "<I", 99),
     "endless tensors": patched(8, "<Q", 2**63),
     "no tensors": patched(8, "<Q", 0),
-    "one field too few": patched(16, "<Q", len(FIELDS)),
-    "unknown type": patched(EPS, "<I", 77),
     "endless array": patched(MODEL, "<IIQ", 9, 0, 2**60),
     "large array": patched(MODEL, "<IIQ", 9, 8, 10**9),
-    "unknown tensor type": patched(EMBEDDING, "<I", 4444, skip=20),
     "offset past the end": patched(EMBEDDING, "<Q", 2**40, skip=24),
     "overlap": patched("output_norm.weight", "<Q", 0, skip=16),
-    "cut in the data": cut(-100),
     "scaled positions": changed({"llama.rope.scaling.type": "linear"}),
-    "a bias": changed(tensors={"blk.0.attn_q.bias": (HIDDEN,)}),
-    "strange alignment": changed({"general.alignment": 48}),
     "another architecture": lambda file: write(file, kind="mamba"),
     "field of another architecture": changed({"mistral.block_count": 2**31}),
-    "more blocks": changed({"llama.block_count": 3}),
     "wide": changed({"llama.embedding_length": 2**20}),
-    "large vocabulary": changed({"llama.vocab_size": 2**24}),
     "more tokens than rows": changed({"tokenizer.ggml.tokens": [*TOKENS, "+"], SIZE: None}),
-    "a gap": changed({"llama.block_count": 3}, {"blk.5.ffn_up.weight": (INNER, HIDDEN)}),
     "a wide tensor": changed(tensors={"blk.0.ffn_up.weight": (INNER, 2 * HIDDEN)}),
 }
 """Damages that the header shows."""

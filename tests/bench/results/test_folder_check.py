@@ -137,14 +137,6 @@ def test_items_made_to_be_read_for_ever_are_a_sentence(root, change, sentence):
     assert sentence in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
-def test_a_mean_without_its_items(root):
-    record = record_of(root)
-    record.items, record.readings[0].stderr = None, None
-    Store(root).write(record)
-    (problem,) = check_folder(root).problems
-    assert "from which its perplexity follows" in problem
-
-
 def test_further_metrics_of_an_item_are_computed_too(tmp_path):
     items = [Item(str(i), "a", 2.0 * i, 2.0, {"top1_agreement": 1.0}) for i in range(3)]
     rows = [
@@ -208,14 +200,6 @@ def test_a_failed_record_on_the_tokens_of_another_is_no_contradiction():
         seed=1, key_inputs=TEXT, token_digest="b", status="failed", reason="it ran out of memory"
     )
     assert not list(disagreements([ok, failed], {}))
-
-
-def test_two_names_that_look_alike_are_named(root, cli):
-    for name in ("caf\u00e9", "cafe\u0301"):
-        fake_records.perplexity(root, identity={"model": name})
-    code, out, _ = cli("check", root)
-    assert (code, out.count("looks like")) == (1, 1)
-    assert "'cafe\\u0301'" in out and "'caf\\xe9'" in out
 
 
 def test_what_belongs_to_no_record_is_listed_and_is_no_damage(root, output):
