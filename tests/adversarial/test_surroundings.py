@@ -1,8 +1,6 @@
 """Odd surroundings: odd names, no HOME, a strict umask, a cache that cannot be written."""
 
-import os
 import shlex
-import stat
 
 import pytest
 
@@ -35,21 +33,6 @@ def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, output, cache
     err = cli(*prune, "p 漢", "--out", "again")[2]
     command = "bench " + err.partition("first with bench ")[2].strip().replace("DIR", "dense")
     assert cli(*shlex.split(command)[1:])[0] == 0 and (home / "dense/model.safetensors").exists()
-
-
-def test_a_strict_umask_holds_for_every_file(tmp_path, cli, cache, monkeypatch):
-    runs.workers_here(monkeypatch)
-    before = os.umask(0o077)
-    try:
-        code, _, _ = cli("run", *RUN, "--results", tmp_path / "r")
-    finally:
-        os.umask(before)
-
-    assert code == 0
-    paths = [*(tmp_path / "r").rglob("*"), *(cache / "artifacts").rglob("*")]
-    files = [path for path in paths if path.is_file()]
-    assert files
-    assert not [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
 
 
 @pytest.mark.parametrize("command", [("run", *RUN), ("cache", "gc")])

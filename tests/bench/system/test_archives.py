@@ -85,6 +85,13 @@ def test_a_folder_with_data_is_refused(tmp_path):
         archives.read(tmp_path / "a.zip", 10**6)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate")
+def test_two_files_of_one_name_are_refused(tmp_path):
+    archives.write(tmp_path / "a.zip", [*FILES, ("one", b"c")])
+    with pytest.raises(ValueError, match="two files of one name"):
+        archives.read(tmp_path / "a.zip", 10**6)
+
+
 def test_every_changed_byte_is_refused_or_gives_the_same_files(tmp_path):
     """Dates, versions and attributes say nothing."""
     path = tmp_path / "a.zip"

@@ -22,7 +22,6 @@ from parts.submission.drafts import (
     about,
     bomb,
     chosen,
-    copied,
     copied_and_packed_again,
     edited,
     keyed,
@@ -33,7 +32,6 @@ from parts.submission.drafts import (
     provenance,
     swapped,
     take,
-    take_again,
     twice,
     with_file,
     with_info,
@@ -102,9 +100,7 @@ REFUSED = {
         "about.toml", f'{ABOUT}\n[weights]\nabcdef12 = "javascript:alert(1)"'.encode())),
     "weights of no record": ("weights of record abcdef12, which is not here", with_file(
         "about.toml", f'{ABOUT}\n[weights]\nabcdef12 = "https://a.org/b"'.encode())),
-    "a search": ("only results are submitted", about('"results"', '"search"')),
     "a date to come": ("which is to come", about("2026", "2126")),
-    "a path in about": ("about.toml has a path", about('"Ada"', '"Ada, /home/ada/x"')),
     "a name without the model": ("does not begin with a model", other_folder("llama2-7b-ada")),
     "items of no record": ("belongs to no record", with_file(f"items/{'c' * 32}.parquet")),
     "no items": ("has lost its items", lambda d: d.pop(f"items/{d.find().stem}.parquet")),
@@ -121,10 +117,6 @@ REFUSED = {
     "changed code": ("uncommitted changes", provenance(commit={"id": "c" * 40, "dirty": True})),
     "a path in notes": ("a path of your machine",
                         edited(notes={"data": {"file": "/home/ada/secret.txt"}})),
-    "a path in an item's name": (
-        "its items have a path",
-        lambda d: d.score(lambda i: i._replace(item_id=f"/srv/x/{i.item_id}")),
-    ),
     "another harness": ("measured by lm-eval", edited(notes={"made_elsewhere": "lm-eval"})),
     "a model of a folder": ("no alias and no hub id", edited(identity={"model": "./my-model"})),
     "a model made elsewhere": (
@@ -155,11 +147,8 @@ REFUSED = {
     ),
     # Beside other records.
     "a published record": ("base has this measurement", take("magnitude")),
-    "a published measurement under another key": ("base has this measurement", take_again),
     "a measurement twice": ("it repeats the measurement", twice),
-    "scores of the dense model": ("those of the dense model", copied),
     "the same in another file": ("those of the dense model", copied_and_packed_again),
-    "other tokens": ("other tokens than record", edited(token_digest="0" * 64)),
     "other tokens of another tokenizer": (
         "has other tokens than the published",
         lambda d: d.edit("perplexity", "none", inputs=lambda i: i.update(tokenizer="0" * 64),
