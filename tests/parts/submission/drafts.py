@@ -201,12 +201,6 @@ def taken(draft, method):
     return old, old.model_copy(deep=True)
 
 
-def take_again(draft):
-    old, record = taken(draft, "magnitude")
-    record.key_inputs["processes"] = 2
-    draft.put(fake_records.keyed(record), old)
-
-
 def twice(draft):
     """Measure the same again, with another number of threads."""
     old = draft.find()
