@@ -16,10 +16,6 @@ HOSTILE = {
         "\n\n\nprint(pie)",
         "NameError: name 'pie' is not defined, misspells.py line 4): ",
     ),
-    "lies": (
-        "class lies:\n    needs = []\n    __doc__ = 7",
-        "TypeError: needs=[] must be a Needs ",
-    ),
 }
 DEADLY = {"hangs": "import time; time.sleep(600)", "ends_python": "import os; os._exit(0)"}
 POWER = "power: float = 1.0"

@@ -72,8 +72,6 @@ def poison(root, text, n, loss):
     items = [item._replace(cluster_id=text + item.cluster_id) for item in scored]
     about = {"made": f"{n}{loss}", "measure": "size"}
     size = fake_records.counted(root / "plain", "bits_per_weight", 8.0, **about)
-    about["identity"] = {"pattern": "dense", "quantizer": "int8"}
-    dense = fake_records.counted(root / "plain", "bits_per_weight", 8.1, **about)
     about = {"made": f"{n}{loss}", "traceback": "Traceback\n  y\n", "method": "cast"}
     fault = fake_records.failed(root / "plain", "ValueError: x", **about)
     for record, kept, scores in (
@@ -82,11 +80,6 @@ def poison(root, text, n, loss):
             size,
             (*known, "protocol"),
             fake_records.read_items(root / "plain/items" / size.items.file),
-        ),
-        (
-            dense,
-            (*known, "protocol"),
-            fake_records.read_items(root / "plain/items" / dense.items.file),
         ),
         (rows.model_copy(update={"key": rows.key[::-1]}), KEPT, items),
         (fault, KEPT, ()),
