@@ -110,9 +110,7 @@ SIZE = "llama.vocab_size"
 EPS, MODEL, EMBEDDING = "layer_norm_rms_epsilon", "tokenizer.ggml.tokens", "token_embd.weight"
 
 DAMAGES: dict[str, Damage] = {
-    "version of the future": patched(4, "<I", 99),
     "endless tensors": patched(8, "<Q", 2**63),
-    "no tensors": patched(8, "<Q", 0),
     "endless array": patched(MODEL, "<IIQ", 9, 0, 2**60),
     "large array": patched(MODEL, "<IIQ", 9, 8, 10**9),
     "offset past the end": patched(EMBEDDING, "<Q", 2**40, skip=24),

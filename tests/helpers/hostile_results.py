@@ -82,7 +82,6 @@ RECORDS: dict[str, Case] = {
     "deep notes": with_notes('{"a": ' + DEEP + "]" * 100_000 + "}"),
     "long number": with_notes('{"a": ' + "9" * 100_000 + "}"),
     "a name twice": with_notes('{}, "notes": {}'),
-    "surrogate": with_notes('{"a": "\\ud800"}'),
     "huge": as_text(lambda text: text + " " * 70_000_000),
 }
 

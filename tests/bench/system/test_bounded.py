@@ -15,7 +15,6 @@ ENDINGS = {
     "abort": (os.abort, "ends its process"),
     "time": (lambda: any(iter(int, 1)), "more than 1 seconds"),
     "fault": (lambda: int("x"), "invalid literal"),
-    "no JSON": (object, "not JSON serializable"),
 }
 
 
