@@ -88,7 +88,7 @@ REFUSED = {
     "a flipped byte": ("cannot read submission",
                        with_raw(lambda c: c[:3000] + bytes([c[3000] ^ 1]) + c[3001:])),
     "unpacks to much": ("unpacks to more than", bomb()),
-    "data before the first file": ("data before its first file",
+    "data before the first file": ("cannot read submission",
                                    with_raw(lambda c: b"#!/bin/sh\n" + c)),
     "a link": ("is a link or a device", with_info(stat.S_IFLNK | 0o777, content=b"/etc/passwd")),
     "a path that climbs": ("no file of a submission", with_file("../../x.json")),
@@ -114,7 +114,7 @@ REFUSED = {
     "changed code": ("uncommitted changes", provenance(commit={"id": "c" * 40, "dirty": True})),
     "a path in notes": ("a path of your machine",
                         edited(notes={"data": {"file": "/home/ada/secret.txt"}})),
-    "another harness": ("measured by lm-eval", edited(notes={"made_elsewhere": "lm-eval"})),
+    "another harness": ("its key_inputs have no method", edited(notes={"made_elsewhere": "lm-eval"})),
     "a model of a folder": ("no alias and no hub id", edited(identity={"model": "./my-model"})),
     "a model made elsewhere": (
         "made elsewhere",
