@@ -114,7 +114,9 @@ REFUSED = {
     "changed code": ("uncommitted changes", provenance(commit={"id": "c" * 40, "dirty": True})),
     "a path in notes": ("a path of your machine",
                         edited(notes={"data": {"file": "/home/ada/secret.txt"}})),
-    "another harness": ("its key_inputs have no method", edited(notes={"made_elsewhere": "lm-eval"})),
+    "another harness": (
+        "its key_inputs have no method", edited(notes={"made_elsewhere": "lm-eval"})
+    ),
     "a model of a folder": ("no alias and no hub id", edited(identity={"model": "./my-model"})),
     "a model made elsewhere": (
         "made elsewhere",
