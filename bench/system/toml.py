@@ -11,7 +11,7 @@ from methods.contract.errors import UserError
 
 
 def read_toml(path: Path, most: int = 2**20) -> dict[str, Any]:
-    """Read a TOML file of at most so many bytes. Raise UserError if the file cannot be read, or is
+    """Read a TOML file of at most `most` bytes. Raise UserError if the file cannot be read, or is
     not valid TOML."""
     try:
         about = path.stat()
