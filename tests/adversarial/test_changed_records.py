@@ -189,7 +189,6 @@ LINES = with_commands(
         ("pick", "--model", "tiny", "--results", "{}"),
         ("history", "--results", "{}"),
         ("baseline", "set", "--results", "{}", "--dir", "baselines"),
-        ("scaling", "--results", "{}"),
         ("export", "--format", "lm-eval", "--results", "{}", "--out", "exported"),
     ]
 )
