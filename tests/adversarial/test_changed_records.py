@@ -189,7 +189,7 @@ LINES = with_commands(
         ("pick", "--model", "tiny", "--results", "{}"),
         ("history", "--results", "{}"),
         ("baseline", "set", "--results", "{}", "--dir", "baselines"),
-        ("export", "--format", "lm-eval", "--results", "{}", "--out", "exported"),
+        ("export", "--format", "eee", "--results", "{}", "--out", "exported"),
     ]
 )
 
