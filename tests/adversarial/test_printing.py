@@ -45,7 +45,7 @@ KEPT = (
     *("engine", "prompt"),  # a perplexity's key says nothing of them
 )
 """Fields of a record that are checked before any is printed."""
-REFUSING = ("figure", "scaling", "export")
+REFUSING = ("figure", "export")
 """Commands that the hostile records are not enough for."""
 SILENT = (*REFUSING, "card", "set", "merge")
 """Commands that print none of a record's text."""
