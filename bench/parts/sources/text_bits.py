@@ -74,7 +74,7 @@ def _per_byte(metric: str, values: list[float], items: list[Item]) -> Reading:
 
 
 def bytes_of(tokens: Iterable[int], tokenizer: Any) -> dict[int, int]:
-    """Return the bytes of text that each token stands for.
+    """Return the number of bytes of text in each token.
 
     A byte-level vocabulary writes each byte as one character. Others write a space as "▁", and a
     single byte as <0x41>. tokenizer: of transformers, with a Rust tokenizer.
