@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, SOFT, name_ticks
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
 
@@ -57,21 +58,25 @@ class Point:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.kl:.3g}"
-        return f"{self.kl:.3g} ({self.low:.3g} to {self.high:.3g})"
+            return f"{self.kl:#.3g}"
+        return f"{self.kl:#.3g} ({self.low:#.3g} to {self.high:#.3g})"
 
 
 def points_of(table: Table) -> list[Point]:
-    """Return the compressed rows of a table that have a mean KL, in the order of the table."""
+    """Return the compressed rows of a table that have a mean KL, in the order of the table.
+
+    The file that the model was read from is left out: its weights are the original's.
+    """
     column, dense = table.column("kl"), _dense(table)
     out = []
     for k in table.whole_rows:
         kl = table.value(k, column)
-        if kl is None or k == dense or table.rows[k].is_broken:
+        row = table.rows[k]
+        if kl is None or k == dense or row.is_broken or is_file(row.filters):
             continue
         low, high = _interval(table, k, column, dense)
         bits = table.value(k, table.column(BITS))
-        out.append(Point(k, table.rows[k].name, bits, kl, low, high))
+        out.append(Point(k, row.name, bits, kl, low, high))
     return out
 
 
