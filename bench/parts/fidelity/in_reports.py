@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, SOFT, name_ticks
@@ -146,6 +146,9 @@ def shows(table: Table) -> tuple[list[Point], float] | None:
 def draw(points: list[Point], floor: float) -> Figure:
     """Draw KL against bits on a log scale, with intervals, and the floor as a line."""
     figure, ((axes,),) = drawing.new_figure(*PANEL)
+    bits = [point.bits or 0.0 for point in points]
+    middle = (min(bits) + max(bits)) / 2
+    style: dict[str, Any]
     for point in points:
         best = not any(_is_ahead(other, point) for other in points)
         color = BLUE if best else SOFT
@@ -154,13 +157,15 @@ def draw(points: list[Point], floor: float) -> Figure:
             axes.plot([point.bits] * 2, [point.low, point.high], color=color, gid=tip)
         axes.plot(point.bits, point.kl, "o", color=color, markersize=6, gid=tip)
         if best:
-            name = words.cut(point.name, drawing.MAX_LETTERS)
-            axes.annotate(
-                name, (point.bits, point.kl), (6, 3), textcoords="offset points", color=INK, size=8
-            )
+            # Below and to the left of a best row is no other row. On the left is no room.
+            side, shift = ("right", -6) if (point.bits or 0.0) > middle else ("left", 6)
+            name, place = words.cut(point.name, drawing.MAX_LETTERS), (point.bits, point.kl)
+            style = {"color": INK, "size": 8, "ha": side, "va": "top"}
+            axes.annotate(name, place, (shift, -3), textcoords="offset points", **style)
     if floor > 0:
         axes.axhline(floor, color=SOFT, linewidth=1, linestyle="--")
-        axes.annotate("floor", (1, floor), xycoords=("axes fraction", "data"), ha="right")
+        style = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate("floor", (1, floor), **style)
     axes.set(yscale="log", xlabel="bits per weight", title="mean KL, nats a token")
     axes.margins(0.1)
     name_ticks(axes.xaxis)
