@@ -92,6 +92,9 @@ def test_the_hub_reads_the_card_of_each_format(format_, rows, output, tmp_path, 
     assert "Embeddings: not compressed" in text and "KV cache: not compressed" in text
     rendered = MarkdownIt().enable("table").render(text)
     assert rendered.count("<table>") == 3
+    assert text.count("bench run ") == 2 and "--measures agreement,fidelity," in text
+    output("card", out, "--results", rows.results)
+    assert (out / "README.md").read_text() == card.content
 
 
 def hub_card(rows, **changes):
