@@ -109,7 +109,7 @@ def _measuring(row: Row) -> Iterator[str]:
         if flag and measure not in names:
             names.append(measure)
     for (before, after), names in measures.items():
-        yield f"{before} --measures {','.join(names)} {after}" if names else before
+        yield f"{before} --measures {','.join(sorted(names))} {after}" if names else before
 
 
 def _fenced(lines: str) -> str:
