@@ -148,7 +148,9 @@ FLAGS: dict[str, Any] = {
     ),
     "models": _flag("Aliases, hub ids or folders [default: tiny].", "--model", metavar="NAME,..."),
     "patterns": _flag(
-        "2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"
+        "2:4 keeps 2 of every 4 weights, pairs:4:8 adjacent pairs; 50% is unstructured "
+        "[default: 2:4].",
+        "--pattern",
     ),
     "quantizers": _flag(
         "Quantizers, which run last, by name or in FILE.py [default: none,int8,int4-gptq].",
