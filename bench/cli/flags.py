@@ -148,7 +148,9 @@ FLAGS: dict[str, Any] = {
     ),
     "models": _flag("Aliases, hub ids or folders [default: tiny].", "--model", metavar="NAME,..."),
     "patterns": _flag(
-        "2:4 keeps 2 of every 4 weights; 50% is unstructured [default: 2:4].", "--pattern"
+        "2:4 keeps 2 of every 4 weights, pairs:4:8 adjacent pairs; 50% is unstructured "
+        "[default: 2:4].",
+        "--pattern",
     ),
     "quantizers": _flag(
         "Quantizers, which run last, by name or in FILE.py [default: none,int8,int4-gptq].",
@@ -183,10 +185,7 @@ FLAGS: dict[str, Any] = {
     "max_memory": _flag(
         "Memory for each artifact; a larger model is streamed.", kind=float, metavar="GB"
     ),
-    "shard": _flag(
-        "Run only part I of N of the plan; slurm: the part of this task in a Slurm array.",
-        metavar="I/N",
-    ),
+    "shard": _flag("Run only part I of N of the plan.", metavar="I/N"),
     "config": _flag(
         "TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"
     ),

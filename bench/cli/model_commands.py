@@ -156,7 +156,10 @@ def verify(
         ),
     ],
     pattern: Annotated[
-        str, typer.Option(help="2:4 keeps 2 of every 4 weights; 50% is unstructured.")
+        str,
+        typer.Option(
+            help="2:4 keeps 2 of every 4 weights, pairs:4:8 adjacent pairs; 50% is unstructured."
+        ),
     ] = "2:4",
     include: Annotated[str, typer.Option(help="Linears to check: globs, comma-separated.")] = "*",
     exclude: Annotated[
