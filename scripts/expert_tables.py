@@ -46,7 +46,9 @@ class ExpertRow(NamedTuple):
 def _text(record: Record) -> tuple[str, int]:
     """Return the calibration text of a record and its sequences. One without is of REFERENCE."""
     calibration = record.identity.calibration
-    return (calibration.data, calibration.sequences) if calibration else REFERENCE
+    if not calibration:
+        return REFERENCE
+    return calibration.data, calibration.sequences or 0
 
 
 def _rows() -> list[ExpertRow]:
