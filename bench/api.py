@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.execution import disk, progress, runner
+from bench.execution.lead import require_lead
 from bench.execution.listener import Listeners, RunListener
-from bench.execution.nodes import require_lead
 from bench.inputs import models
 from bench.planning.artifact import Plan
 from bench.planning.plan import make_plan
@@ -43,7 +42,7 @@ def execute(spec: Spec, *listeners: RunListener) -> runner.Summary:
         UserError: before anything has run.
         disk.RunStopped: results can no longer be saved.
     """
-    require_lead(spec.training.nodes, os.environ)
+    require_lead(spec.training.nodes)
     if spec.log_to:
         runner.find_tracking().require(spec.log_to)
     if not listeners or sys.stderr.isatty():

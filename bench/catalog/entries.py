@@ -163,9 +163,11 @@ EXECUTORS = _section("executors", {"local": "bench.execution.processes:LocalExec
 
 SERVICES = _section("services", {}, of_classes=False)
 """Objects of parts that the core asks for by name, and works without: forecasts, trackers (the
-listener that starts them), slurm, foreign_results, the leaderboard that `bench report` writes,
-model_card (the card that `bench export` writes), fidelity_in_reports, and the digest and the
-inspection of a model from another tool."""
+listener that starts them), shard (a part of a plan), slurm, ranks (the processes that share a
+stage), nodes, foreign_results, the leaderboard that `bench report` writes, model_card (the card
+that `bench export` writes), fidelity_in_reports, the digest and the inspection of a model from
+another tool, gguf_folder (which writes a model folder from a GGUF file), and wheels (which pulls a
+model from the package index)."""
 
 READERS = _section(
     "readers",

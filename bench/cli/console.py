@@ -60,7 +60,7 @@ def print_records(
     from bench.reporting import derived_cells
     from bench.reporting import equal_bytes as at_equal_bytes
     from bench.reporting.table import all_notes, text_tables, to_markdown
-    from bench.results.rows import frame_to_csv, to_frame, to_json
+    from bench.results.rows import shown_rows, to_csv, to_json
 
     records = list(results.records)
 
@@ -68,7 +68,7 @@ def print_records(
         print_json(to_json(records, signers))
         return
     if format_ == "csv":
-        print_lines(frame_to_csv(to_frame(records, signers)))
+        print_lines(to_csv(shown_rows(records, signers)))
         return
     if format_ == "table" and not equal_bytes and list(columns) != [ALL_COLUMNS]:
         _print_overviews(results, columns, signers)

@@ -183,10 +183,7 @@ FLAGS: dict[str, Any] = {
     "max_memory": _flag(
         "Memory for each artifact; a larger model is streamed.", kind=float, metavar="GB"
     ),
-    "shard": _flag(
-        "Run only part I of N of the plan; slurm: the part of this task in a Slurm array.",
-        metavar="I/N",
-    ),
+    "shard": _flag("Run only part I of N of the plan.", metavar="I/N"),
     "config": _flag(
         "TOML file with the same settings; flags take precedence.", kind=Path, metavar="FILE"
     ),

@@ -40,7 +40,7 @@ MAX_SENTENCE = 500
 
 GROUPS = {
     "Compress and measure": ("plan", "run", "top", "prune", "finetune", "search", "allocate"),
-    "Choose and compare": ("report", "pick", "compare", "table", "figure", "show", "ls", "scaling"),
+    "Choose and compare": ("report", "pick", "compare", "table", "figure", "show", "ls"),
     "Ship": ("export", "card", "verify", "fidelity", "speed"),
     "Guard a repository": ("gate", "baseline", "history"),
     "Share results": ("check", "sign", "merge", "import", "submit"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from bench.catalog import registry
 from bench.cli.console import note, print_records, require_format
 from bench.cli.flags import AllResults, Columns, SignedBy, folder_option, split_columns
 from methods.contract.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections import Counter
@@ -31,7 +30,6 @@ from bench.cli.flags import (
     split_columns,
     with_flags,
 )
-from bench.execution import nodes
 from bench.execution.descendants import adopting
 from bench.reporting.words import duration, short_count
 from bench.system.devices import driver_fault, exists, resolve_device
@@ -63,7 +61,7 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
     _note_unbounded(spec)
     from bench import api
 
-    with adopting(), _place(spec) or nullcontext():
+    with adopting(), _led(spec):
         summary = api.execute(spec)
     for line in summary.moved:
         note(line)
@@ -114,27 +112,14 @@ def _note_driver(spec: Spec) -> None:
             note(f"the device is the CPU: {fault}")
 
 
-def _place(spec: Spec) -> AbstractContextManager[None] | None:
-    """Return the context of the first of several nodes, or None on a single node. Other nodes work,
+def _led(spec: Spec) -> AbstractContextManager[None]:
+    """Return the context of the first of several nodes, or none on a single node. Other nodes work,
     and exit here."""
-    count, processes = spec.training.nodes, spec.training.processes
-    if count == 1:
-        return None
-    from bench.planning.resolve import resolve_request
-
-    place = nodes.find_place(count, os.environ)
-    # An invalid spec ends before nodes wait for each other.
-    resolve_request(spec)
-    if place.node == 0:
-        return nodes.lead(place, os.environ)
-    from bench.execution.ranks import take_part
-
-    note(
-        f"node {place.node + 1} of {count} lends {processes // count} processes to "
-        f"{place.host}:{place.port}"
-    )
-    take_part(place, count, processes)
-    raise typer.Exit
+    if spec.training.nodes == 1:
+        return nullcontext()
+    place = registry.load(registry.lookup("services", "nodes"))
+    led: AbstractContextManager[None] = place(spec)
+    return led
 
 
 def _describe_tried(tried: Counter[str]) -> str:

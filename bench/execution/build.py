@@ -18,7 +18,7 @@ from filelock import Timeout
 from torch import nn
 
 from bench.catalog import registry
-from bench.execution import outer, ranks
+from bench.execution import outer
 from bench.execution.events import LOADING, WAITING
 from bench.execution.job import (
     BuiltArtifact,
@@ -209,7 +209,7 @@ class Builder:
         started = time.monotonic()
         # As decided before other processes took memory.
         streamed = {"stream": self.workspace.compute.stream}
-        shared = ranks.start_ranks(artifact.model_copy(update=streamed))
+        shared = _start_ranks(artifact.model_copy(update=streamed))
         with read_only(source, CARRIED, stage.label), shared, surroundings.kept():
             outcome = method.apply(model, job)
         if not isinstance(outcome, Outcome):
@@ -424,6 +424,15 @@ class Builder:
         config |= {"dtype": dtype_name(stored), **changes}
         (target / "config.json").write_text(json.dumps(config, indent=2))
         return target
+
+
+def _start_ranks(artifact: Artifact) -> contextlib.AbstractContextManager[object]:
+    """Start the other processes that share the last stage, if there are any."""
+    if artifact.ranks == 1:
+        return contextlib.nullcontext()
+    start = registry.load(registry.lookup("services", "ranks"))
+    started: contextlib.AbstractContextManager[object] = start(artifact)
+    return started
 
 
 def _move(folder: Path, source: Path, target: Path, dtype: torch.dtype) -> None:

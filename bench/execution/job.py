@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from bench.catalog import choice
-from bench.execution import ranks
 from bench.inputs import corpora, loading, training_text, windows
 from bench.inputs.bos import encode, first_tokens
 from bench.inputs.corpora import Maker
@@ -108,12 +107,12 @@ class Workspace:
         self, artifact: Artifact, progress: PhaseProgress, card: int | None = None
     ) -> None:
         """card: number of the card, for a rank after the first."""
-        threads = artifact.threads if card is None else ranks.threads(artifact)
+        threads = artifact.threads if card is None else artifact.rank_threads
         torch.set_num_threads(threads)
         self.progress = progress
         self.source = Folder(artifact.folder)
         self._globs = artifact.include, artifact.exclude
-        device = torch.device(ranks.device(artifact, card or 0))
+        device = torch.device(artifact.device_of(card or 0))
         select_card(str(device))
         dtype: torch.dtype = getattr(torch, artifact.computed_in)
         shared, memory = artifact.calibration_ranks, artifact.max_memory

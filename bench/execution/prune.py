@@ -4,7 +4,6 @@ are not kept."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.execution import progress
-from bench.execution.nodes import require_lead
+from bench.execution.lead import require_lead
 from bench.execution.runner import execute
 from bench.formats import stored
 from bench.planning import plan
@@ -59,7 +58,7 @@ def write_pruned(spec: Spec, out: Path) -> str:
             "takes many"
         )
     require_folder(out, new=True)
-    require_lead(spec.training.nodes, os.environ)
+    require_lead(spec.training.nodes)
     sweep_leftovers()
     with temporary_folder("prune") as results:
         planned = plan.make_plan(spec.model_copy(update=FIXED | {"results": results}), fetch=True)

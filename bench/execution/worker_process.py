@@ -25,8 +25,6 @@ EXIT_S = 10.0
 CHECKPOINT_S, SAVED_BYTES_PER_S, MOST_CHECKPOINT_S = 4.0, 1e8, 120.0
 """Seconds that a training worker has to end, besides those in which a slow disk takes its state,
 and the most of both."""
-MAX_LINE = 2**20
-"""Length of an unfinished line in bytes above which its first part counts as a line."""
 LOG_BYTES = 20_000
 """Number of bytes of a worker's last output for the record of its death."""
 
@@ -76,9 +74,6 @@ class WorkerProcess(Worker):
                 if not part:
                     return
                 *lines, rest = (rest + part).split(b"\n")
-                if len(rest) > MAX_LINE:
-                    lines.append(rest)
-                    rest = b""
                 for line in lines:
                     yield line.decode(errors="replace")
             elif has_ended:

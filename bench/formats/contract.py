@@ -46,8 +46,6 @@ class Options:
     """Pattern of weights to store as windows of 2:4, such as 6:8."""
     imatrix: str | None = None
     """Corpus or file of text for an importance matrix."""
-    organization: str | None = None
-    """Name of the evaluator."""
 
 
 @dataclass(frozen=True)

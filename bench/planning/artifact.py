@@ -264,6 +264,17 @@ class Artifact(BaseModel, frozen=True):
         return max(-(-self.processes // self.nodes), self.calibration_ranks)
 
     @property
+    def rank_threads(self) -> int:
+        """Number of CPU threads of each process that shares the last stage."""
+        return max(1, self.threads * self.spread // self.ranks)
+
+    def device_of(self, card: int) -> str:
+        """Return the device of a process. card: number of its card on its machine."""
+        if self.most_ranks > 1 and self.device.startswith("cuda"):
+            return f"cuda:{card}"
+        return self.device
+
+    @property
     def cache_names(self) -> list[str]:
         """Names of the cache entries after each stage."""
         return [self.up_to(count + 1).key[:32] for count in range(len(self.stages))]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from bench.catalog import registry
 from bench.catalog.entries import LOCAL
 from bench.inputs import download, models
 from bench.inputs.model_facts import ModelFacts
@@ -17,7 +18,6 @@ from bench.planning.artifact import Measurement, Plan
 from bench.planning.memory import estimate_bytes
 from bench.planning.model_inputs import ModelInputs
 from bench.planning.resolve import AUTO, resolve_request
-from bench.planning.shards import divide, parse_shard
 from bench.planning.spec import Spec
 from bench.system.devices import cores, memory_bytes
 from bench.system.source_digest import digest_source
@@ -40,7 +40,9 @@ def make_plan(
     # A plug-in or a task may have changed since the last plan of this process.
     digest_source.cache_clear()
     read_task.cache_clear()
-    index, count = parse_shard(spec.shard)
+    take_shard = None
+    if spec.shard is not None:
+        take_shard = registry.load(registry.lookup("services", "shard"))(spec.shard)
     request = resolve_request(spec, fetch=fetch)
     measurements: dict[str, Measurement] = {}
     names: dict[tuple[str, ...], str] = {}
@@ -80,7 +82,7 @@ def make_plan(
     )
     if spec.jobs == AUTO and spec.executor == LOCAL:
         plan = _fit_memory(plan, request.devices)
-    return divide(plan, count)[index - 1] if count > 1 else plan
+    return take_shard(plan) if take_shard else plan
 
 
 def _read_facts(name: str, spec: Spec, on_fetch: Callable[[str], None] | None) -> ModelFacts | None:

@@ -28,7 +28,6 @@ from methods.contract.errors import UserError
 
 MAX_SEED = 2**32 - 1
 """Largest seed that numpy takes."""
-"""Largest number of seeds: a plan has a row for each of them."""
 
 Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 S = TypeVar("S", bound=MeasureSettings)
@@ -198,8 +197,7 @@ class Spec(_MeasureTables, extra="allow"):
     log_to: tuple[str, ...] = ()
     """Experiment trackers that follow the run. Changes no number."""
     shard: str | None = None
-    """Part of the plan to run, for example "2/4", or "slurm" in a task of a Slurm array. Default:
-    all of it."""
+    """Part of the plan to run, for example "2/4". Default: all of it."""
     stall_timeout: float = Field(default=21_600, gt=0, allow_inf_nan=False)
     """Seconds without progress after which a worker is killed and its artifact fails. Changes no
     number."""

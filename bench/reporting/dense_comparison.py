@@ -3,8 +3,9 @@ its interval."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from bench.comparing.result_set import ResultSet
 from bench.reporting import pairwise, task_averages
 from bench.reporting.facts import Bound, Flips, Interval
 from bench.reporting.view import Table
+from bench.results import computed
 from bench.results.record import Record
 from bench.stats import bootstrap, multiple_tests
 
@@ -111,23 +113,34 @@ class DenseComparison:
         """
         if row == self.dense or self.dense is None:
             return None
-        answers = []
+        tasks: list[list[Record]] = []
         for column in self._accuracy_columns():
             before, after = (
                 pairwise.seeds_of(self.table, k, column, self.records) for k in (self.dense, row)
             )
             if not before or not after:
                 return None
-            dense = next(iter(before.values()))
-            if any(another_source(dense, record) for record in after.values()):
-                return None
-            read = [self.results.items(record) for record in (dense, *after.values())]
+            tasks.append([next(iter(before.values())), *after.values()])
+        found = computed.recall(
+            __name__, chain(*tasks), ["flips", *map(len, tasks)], lambda: self._count_flips(tasks)
+        )
+        return Flips.of(found) if found else None
+
+    def _count_flips(self, tasks: Sequence[Sequence[Record]]) -> tuple[Any, ...]:
+        """Return the fields of the flips, or () if the rows cannot be compared. tasks: records of
+        each, the dense model's first."""
+        answers = []
+        for dense, *own in tasks:
+            if any(another_source(dense, record) for record in own):
+                return ()
+            read = [self.results.items(record) for record in (dense, *own)]
             if any(not np.array_equal(read[0].ids, one.ids) for one in read):
-                return None
+                return ()
             was, *seeds = (one.columns.get("acc", one.columns["value"]) for one in read)
             now = np.stack(seeds)
             answers.append((was != now, was, now))
-        return pairwise.count_flips(answers)
+        flips = pairwise.count_flips(answers)
+        return flips.fields if flips else ()
 
     def _accuracy_columns(self) -> list[int]:
         columns = [i for i, c in enumerate(self.table.columns) if c.metric == "acc"]
@@ -145,13 +158,20 @@ class DenseComparison:
         if column is None or value is None:
             return None
         records = pairwise.seeds_of(self.table, row, column, self.records).values()
-        scores = [self.results.items(r).columns for r in records]
+        ends = computed.recall(
+            __name__, records, ["speedup"], lambda: self._ends_of_speedup(records)
+        )
+        return Bound(value, *ends)
+
+    def _ends_of_speedup(self, records: Iterable[Record]) -> tuple[float, ...]:
+        """Return the ends of the interval of a mean over seeds, or () without enough blocks."""
+        scores = [self.results.items(record).columns for record in records]
         blocks = [columns["speedup"] for columns in scores if "speedup" in columns]
         if not blocks or min(map(len, blocks)) < 2 or len(set(map(len, blocks))) > 1:
-            return Bound(value)
+            return ()
         ratios = np.stack(blocks)  # [seeds, blocks]
         _, low, high = bootstrap.ratio_of_blocks(ratios, np.ones_like(ratios), pairwise.ALPHA)
-        return Bound(value, low, high)
+        return low, high
 
     def _task_column(self, task: str, limit: str) -> int | None:
         for i, c in enumerate(self.table.columns):

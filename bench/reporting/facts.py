@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,17 @@ class Flips:
     lost: float
     """The answer was right and is wrong."""
     gained: float
+
+    @property
+    def fields(self) -> tuple[Any, ...]:
+        """Return the fields as JSON."""
+        return self.changed.parts, self.lost, self.gained
+
+    @classmethod
+    def of(cls, fields: Sequence[Any]) -> Flips:
+        """Return the flips with these `fields`."""
+        changed, lost, gained = fields
+        return cls(Bound(*changed), lost, gained)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +18,11 @@ from bench.reporting.facts import Bound, Flips, TrackLoss
 from bench.reporting.pairwise import ALPHA
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
-from bench.results import metrics
+from bench.results import computed, metrics
 from bench.results.record import Record
 from bench.stats import multiple_tests
-from bench.stats.ratios import PairedGroup, differ_p, estimate_change
+from bench.stats.ratios import Change, PairedGroup, differ_p, estimate_change
+from bench.stats.seed_noise import SeedNoise
 from bench.system.grouping import group_by
 
 MEASURE, METRIC, MBPP = "answers", "bits_per_byte", "code/mbpp"
@@ -99,15 +101,34 @@ def _by_track(records: Iterable[Record]) -> dict[str, dict[str, dict[int | None,
 def _compare_track(
     pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet, draws: SeedNoiseTable
 ) -> TrackLoss | None:
-    """Compare a track. pairs: for each task the dense model's record, and the row's, one for each
-    seed."""
+    """Compare a track, once on a machine. pairs: for each task the dense model's record, and the
+    row's, one for each seed."""
+    one, noise = pairs[0][1][0], None
+    if one.identity.seed is not None:
+        noise, _ = draws.of_record(one, metrics.find(METRIC))
+    records = [record for dense, own in pairs for record in (dense, *own)]
+    about = ("track", [len(own) for _, own in pairs], noise and [noise.variance, noise.freedom])
+    found = computed.recall(
+        __name__, records, about, lambda: _estimate_track(pairs, results, noise)
+    )
+    if not found:
+        return None
+    change, rise = Change(*found[0]), Change(*found[1])
+    loss = Bound(change.value, *change.interval(ALPHA))
+    return TrackLoss(loss, change, rise, Flips.of(found[2]) if found[2] else None)
+
+
+def _estimate_track(
+    pairs: Sequence[tuple[Record, list[Record]]], results: ResultSet, noise: SeedNoise | None
+) -> tuple[Any, ...]:
+    """Return the loss, the rise and the flips of a track, or () if it cannot be compared."""
     groups, answers = [], []
     for dense, own in pairs:
         if any(another_source(dense, one) for one in own):
-            return None
+            return ()
         was, now = results.items(dense), [results.items(record) for record in own]
         if any(not np.array_equal(was.ids, one.ids) for one in now):
-            return None
+            return ()
         after = np.stack([one.columns["value"] for one in now])
         groups.append(
             PairedGroup(
@@ -122,16 +143,12 @@ def _compare_track(
             choices = np.stack([one.columns["choice"] for one in now])
             right = np.stack([one.columns[accuracy] for one in now])
             answers.append((was.columns["choice"] != choices, was.columns[accuracy], right))
-    one = pairs[0][1][0]
-    noise = None
-    if one.identity.seed is not None:
-        noise, _ = draws.of_record(one, metrics.find(METRIC))
     change = estimate_change(groups, noise)
     rise = estimate_change(groups, noise, relative=False)
     if change is None or rise is None:
-        return None
-    loss = Bound(change.value, *change.interval(ALPHA))
-    return TrackLoss(loss, change, rise, pairwise.count_flips(answers))
+        return ()
+    flips = pairwise.count_flips(answers)
+    return change, rise, flips and flips.fields
 
 
 def _source(task: str) -> str:

@@ -18,6 +18,8 @@ from methods.contract.errors import UserError
 
 FILE = "about.toml"
 """Name of the file in a results folder that says what the folder is for."""
+MAX_BYTES = 2**14
+"""Largest size of it. The parser's memory grows with the square of the dots in a key."""
 RULE = (
     'A results folder is here if its about.toml says kind = "search" or "grid", or if all its '
     "perplexities are on "
@@ -70,7 +72,7 @@ def read_about(folder: Path) -> About:
     if not file.is_file():
         return About()
     try:
-        return About.model_validate(read_toml(file))
+        return About.model_validate(read_toml(file, MAX_BYTES))
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(map(str, first["loc"]))

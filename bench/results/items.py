@@ -15,8 +15,6 @@ from methods.contract.errors import UserError, first_line
 
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")
-MAX_ID = 1000
-"""Largest length of an item id in bytes."""
 SLACK_BYTES = 2**28
 """Memory that reading items may take beside theirs."""
 
@@ -80,7 +78,7 @@ def read_parquet(
     rows: how many it must have, which is checked before they are read. text: its columns of text.
     """
     import pyarrow
-    from pyarrow import compute, parquet
+    from pyarrow import parquet
 
     try:
         # A dictionary holds a text once, however often a small file repeats it.
@@ -95,13 +93,8 @@ def read_parquet(
             # For so few rows, this is several times as fast as read_table.
             table = file.read(use_threads=False)
         for column in text if rows else ():
-            for chunk in table.column(column).chunks:
-                lengths = compute.binary_length(chunk.dictionary).to_numpy(zero_copy_only=False)
-                if chunk.null_count or lengths.max(initial=0) > MAX_ID:
-                    raise UserError(
-                        f"{name} has an empty {column}, or one of more than {MAX_ID} bytes: make "
-                        "it again"
-                    )
+            if table.column(column).null_count:
+                raise UserError(f"{name} has an empty {column}: make it again")
     except KeyError as fault:
         raise UserError(f"{name} has no column {fault.args[0].decode()!r}: make it again") from None
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as fault:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -118,8 +120,8 @@ def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     return out
 
 
-def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return a frame with COLUMNS. signers: who signed each record, for one more column."""
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return a frame with COLUMNS."""
     import pandas as pd
 
     rows = to_rows(records)
@@ -127,25 +129,34 @@ def to_frame(records: Iterable[Record], signers: Mapping[str, str] | None = None
     for column in ("seed", "n"):
         # In the frame they are floats where one is missing, and lose their last digits.
         frame[column] = pd.array([row[column] for row in rows], dtype="Int64")
-    if signers is None:
-        return frame
-    return frame.assign(signed_by=frame["record"].map(signers))
+    return frame
 
 
-def frame_to_csv(table: pd.DataFrame) -> str:
-    """Return a frame as CSV. Escape text, so that no cell is a formula or acts on a terminal."""
-    table, escape = table.copy(), cache(escape_csv)  # most texts are in many lines
-    for column in table.columns:
-        table[column] = table[column].map(lambda v: escape(v) if isinstance(v, str) else v)
-    text: str = table.to_csv(index=False, lineterminator="\n")
-    return text
-
-
-def to_json(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> str:
+def shown_rows(
+    records: Iterable[Record], signers: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Return rows of COLUMNS. signers: who signed each record, for one more column."""
     rows = []
     for row in to_rows(records):
         shown = {column: row[column] for column in COLUMNS}
         if signers is not None:
             shown["signed_by"] = signers.get(row["record"], "")
         rows.append(shown)
-    return json.dumps(rows, indent=1, allow_nan=False)
+    return rows
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, with the columns of the first. Escape text, so that no cell is a formula
+    or acts on a terminal."""
+    columns = list(rows[0]) if rows else list(COLUMNS)
+    out, escape = io.StringIO(), cache(escape_csv)  # most texts are in many lines
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = [row.get(column) for column in columns]
+        writer.writerow([escape(v) if isinstance(v, str) else v for v in values])
+    return out.getvalue()
+
+
+def to_json(records: Iterable[Record], signers: Mapping[str, str] | None = None) -> str:
+    return json.dumps(shown_rows(records, signers), indent=1, allow_nan=False)

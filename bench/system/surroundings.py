@@ -4,7 +4,7 @@ rows measure or where results go."""
 from __future__ import annotations
 
 import contextlib
-import importlib
+import json
 import locale
 import os
 import random
@@ -13,26 +13,18 @@ from collections.abc import Iterator
 from typing import Any
 
 DECIDES_NO_NUMBER = True
-MODULES = (
-    "builtins", "hashlib", "io", "json", "json.decoder", "json.encoder", "locale", "math", "os",
-    "os.path", "random", "struct", "time",
-)  # fmt: skip
-"""Modules whose functions others could replace, and every number or file goes through."""
-CLASSES = (("json", "JSONDecoder"), ("json", "JSONEncoder"))
-"""Classes of them whose methods others could replace."""
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
     """Restore the settings after the block: environment, current folder, umask, locale, random
-    generators, standard modules, and the settings of numpy and torch, if they are imported."""
+    generators, json, and the settings of numpy and torch, if they are imported."""
     environment, mask, folder = dict(os.environ), os.umask(0o77), os.open(".", os.O_RDONLY)
     os.umask(mask)
-    language, recursion = locale.setlocale(locale.LC_ALL), sys.getrecursionlimit()
+    language = locale.setlocale(locale.LC_ALL)
     state = random.getstate()
-    modules = {name: importlib.import_module(name) for name in MODULES}
-    owners: list[Any] = [*modules.values()]
-    owners += [getattr(modules[module], name) for module, name in CLASSES]
+    # Other encoders of JSON replace these in place.
+    owners = (json, json.JSONDecoder, json.JSONEncoder)
     contents = [dict(vars(owner)) for owner in owners]
     with contextlib.ExitStack() as stack:
         if "numpy" in sys.modules:
@@ -42,7 +34,6 @@ def kept() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.modules |= modules
             for owner, content in zip(owners, contents, strict=True):
                 _restore(owner, content)
             os.fchdir(folder)
@@ -52,7 +43,6 @@ def kept() -> Iterator[None]:
                 del os.environ[name]
             os.environ.update(environment)
             locale.setlocale(locale.LC_ALL, language)
-            sys.setrecursionlimit(recursion)
             random.setstate(state)
 
 
@@ -81,11 +71,7 @@ def _torch() -> Iterator[None]:
     """Restore the settings of torch, so that each model is measured under the same."""
     import torch
 
-    threads, precision, grad = (
-        torch.get_num_threads(),
-        torch.get_float32_matmul_precision(),
-        torch.is_grad_enabled(),
-    )
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     state = torch.get_rng_state()
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -95,7 +81,6 @@ def _torch() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
-        torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
         # A default device that is set, even the CPU, costs time in every call and breaks graphs.
         if torch.get_default_device() != device:

@@ -9,17 +9,14 @@ leaves of UNPROVEN, which only a signature or a new measurement proves.
 import copy
 import fnmatch
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from bench import api
 from bench.results.record import parse
 from bench.results.record_check import check_record
 from bench.results.store import ReadOnlyStore
 from bench.system import digests
-from helpers.installed import with_commands
 from methods.contract.errors import UserError
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -159,62 +156,3 @@ def test_any_leaf_of_some_records(path):
 def test_any_leaf_of_a_record_of_each_shape(folder):
     paths = {shape(path): path for path in published() if path.parents[1].name == folder}
     assert {path.stem: found for path in paths.values() if (found := list(misses(path)))} == {}
-
-
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory):
-    """Two folders of one published record and its row: edited, and sealed anew."""
-    root = tmp_path_factory.mktemp("damaged")
-    for name in ("edited", "sealed"):
-        folder = shutil.copytree(RESULTS / "tiny-default", root / name)
-        paths = sorted((folder / "records").iterdir())
-        path = next(p for p in paths if '"measure": "perplexity"' in p.read_text())
-        fields = json.loads(path.read_text())
-        fields["readings"][0]["value"] *= 0.9
-        if name == "sealed":
-            fields["digest"] = digests.of({k: v for k, v in fields.items() if k != "digest"})
-        path.write_text(json.dumps(fields))
-    return root
-
-
-LINES = with_commands(
-    [
-        ("check", "{}"),
-        ("report", "--results", "{}"),
-        ("gate", "--baseline", RESULTS / "tiny-default", "--results", "{}"),
-        ("gate", "--baseline", "{}", "--results", RESULTS / "tiny-default"),
-        ("compare", RESULTS / "tiny-default", "{}"),
-        ("report", "--results", "{}", "--out", "page"),
-        ("merge", "{}", "--results", "merged"),
-        ("pick", "--model", "tiny", "--results", "{}"),
-        ("history", "--results", "{}"),
-        ("baseline", "set", "--results", "{}", "--dir", "baselines"),
-        ("scaling", "--results", "{}"),
-        ("export", "--format", "lm-eval", "--results", "{}", "--out", "exported"),
-    ]
-)
-
-
-@pytest.mark.parametrize(
-    ("line", "name"),
-    [*((line, "sealed") for line in LINES), *((line, "edited") for line in LINES[:2])],
-    ids=lambda value: value if isinstance(value, str) else value[0],
-)
-def test_each_command_names_it(damaged, name, line, cli, tmp_path, monkeypatch):
-    """Who notices a sealed one has looked at the items, and so at the digest before."""
-    monkeypatch.chdir(tmp_path)
-    folder = damaged / name
-
-    code, out, err = cli(*(folder if part == "{}" else part for part in line))
-
-    named = [text for text in (out + err).splitlines() if str(folder) in text and "records" in text]
-    assert named and {"edited": "changed after", "sealed": "its items give"}[name] in named[0]
-    # A printed table leaves it out and says so; everything else fails.
-    assert code == (0 if line == ("report", "--results", "{}") else 1 if line[0] == "check" else 2)
-    if code == 0:
-        assert "left out" in named[0]
-
-
-def test_the_report_in_python_names_it(damaged):
-    with pytest.raises(UserError, match="its items give"):
-        api.report(damaged / "sealed")

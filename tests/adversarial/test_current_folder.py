@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from helpers import runs
-from methods.contract.method import Environment
-from methods.workshop import isolated
 
 NAMES = ("filelock", "random", "bench", "psutil", "torch", "methods", "pip", "sitecustomize")
 TRAP = """
@@ -17,10 +15,6 @@ import os, sys
 with open({marker!r}, "a") as file:
     print(os.getpid(), __name__, sys.argv, file=file)
 raise SystemExit(f"{{__name__}} of the current folder was run")
-"""
-SCRIPT = """
-import json, random, sys
-raise SystemExit("no trap")
 """
 
 
@@ -74,29 +68,4 @@ def test_the_command_as_a_module(folder, marker, variables):
     variables["PYTHONPATH"] = variables["PYTHONPATH"].strip(os.pathsep)
     done = bench(folder, variables, "-m", "bench", "cache", "info")
     assert done.returncode == 0, done.stderr
-    assert not marker.exists(), marker.read_text()
-
-
-def test_a_plug_in_is_looked_at(folder, marker, variables, tmp_path):
-    guest = {"methods": {"guest": "guest:Guest"}}
-    site = runs.distribution(tmp_path / "site", "guest", "import random", **guest)
-    variables["PYTHONPATH"] = f"{site}{os.pathsep}{variables['PYTHONPATH'].strip(os.pathsep)}"
-    done = bench(folder, variables, "-P", "-m", "bench", "ls", "methods", "--json")
-    assert "AttributeError" in done.stdout, done.stderr
-    assert not marker.exists(), marker.read_text()
-
-
-def test_a_script_in_an_environment_of_its_own(
-    folder, marker, llama, make_job, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep)
-    (tmp_path / "script.py").write_text(SCRIPT)
-    log = tmp_path / "log"
-    here = Environment(name="old", python=Path(sys.executable), log=log)
-    job = make_job(llama, environment=here, workdir=tmp_path)
-    script = isolated.Script(tmp_path / "script.py", llama.config.to_dict(), {})
-
-    with pytest.raises(isolated.ScriptFailed, match="no trap"):
-        isolated.prune(llama, job, script)
     assert not marker.exists(), marker.read_text()

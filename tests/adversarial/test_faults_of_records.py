@@ -69,7 +69,12 @@ def without_bits(fields):
     fields["readings"] = [r | {"value": 99.0} if r["metric"] == "bytes_packed" else r for r in kept]
 
 
+def with_another_number(fields):
+    fields["readings"][0]["value"] *= 0.9
+
+
 FAULTS = [
+    ("perplexity", with_another_number),
     ("size", without_items),
     ("size", without_bits),
     ("perplexity", without_readings),
@@ -97,6 +102,11 @@ def test_no_command_believes_it(measure, change, folder, cli):
         ("merge", folder, "--results", "merged"),
         ("submit", folder, "--credit", "Ada", "--published", folder.parent),
         ("report", "--results", folder),
+        ("report", "--results", folder, "--out", "page"),
+        ("pick", "--model", "tiny", "--results", folder),
+        ("baseline", "set", "--results", folder, "--dir", "baselines"),
+        ("scaling", "--results", folder),
+        ("export", "--format", "lm-eval", "--results", folder, "--out", "exported"),
         ("history", "--results", folder),
         ("show", path.stem, "--results", folder),
     )
@@ -104,7 +114,7 @@ def test_no_command_believes_it(measure, change, folder, cli):
         code, out, err = cli(*line)
         assert path.name in out + err, line
         # A printed table leaves it out and says so; everything else fails.
-        assert code == (0 if line[0] == "report" else 2), line
+        assert code == (0 if line[0] == "report" and "--out" not in line else 2), line
 
 
 def test_a_timing_needs_its_items(tmp_path, cli):
@@ -150,9 +160,7 @@ def test_a_merge_replaces_what_its_own_items_deny(tmp_path, output):
         ("tiny", "tiny "),
         ("tiny", "t\u0456ny"),  # Cyrillic
         ("tiny", "ti\u200bny"),
-        ("tiny", "tiny\u3164"),
         ("model-l", "model-1"),
-        ("modern", "modem"),
         ("caf\u00e9", "cafe\u0301"),
     ],
 )

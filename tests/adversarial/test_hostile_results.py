@@ -1,22 +1,17 @@
 """Results folders, items and baselines made to mislead a reader, or to lead it elsewhere."""
 
-import contextlib
 import hashlib
 import io
 import os
-import warnings
-import zipfile
 
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from bench.comparing import baseline
 from bench.results.items import read_parquet
 from bench.results.record import MAX_BYTES
 from bench.results.store import ReadOnlyStore, Store
 from helpers import fake_records
-from helpers.hostile_results import zipped
 from helpers.limits import limits
 from methods.contract.errors import UserError
 
@@ -61,25 +56,6 @@ def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
     content = with_lying_page(compression, 2**30)
     with pytest.raises(UserError, match="malloc of size 1073741824 failed"):
         read_parquet(content, "items", 10)
-
-
-def test_damaged_page_headers_are_a_sentence():
-    content = with_lying_page("none", 86)
-    assert read_parquet(content, "items", 10).num_rows == 10
-    for at in range(4, len(content) - 8, 3):
-        changed = content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
-        with limits(bytes_=3 * 10**8), contextlib.suppress(UserError):
-            read_parquet(changed, "items", 10)
-
-
-def test_two_files_of_one_name_in_a_baseline(tmp_path):
-    zipped(lambda files: None)(tmp_path)
-    path = tmp_path / "b.zip"
-    with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as out:
-        warnings.simplefilter("ignore", UserWarning)
-        out.writestr(baseline.RECORDS, "{}")
-    with pytest.raises(UserError, match="two files of one name"):
-        baseline.read(path)
 
 
 def test_items_of_another_seed(root, tmp_path):

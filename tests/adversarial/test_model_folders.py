@@ -44,22 +44,13 @@ def linked_into(cache, folder):
     return folder
 
 
-def linked_inside(folder):
-    """Copy tiny with its weights under another name, and link to the folder."""
-    real = runs.tiny(folder / "real")
-    (real / "model.safetensors").rename(real / "weights.safetensors")
-    (real / "model.safetensors").symlink_to("weights.safetensors")
-    (folder / "name").symlink_to(real)
-    return folder / "name"
-
-
-@pytest.mark.parametrize("where", ["HF_HUB_CACHE", "CAST_BENCH_CACHE", "a hub cache", "inside"])
-def test_links_into_a_cache_or_inside_a_folder_are_followed(where, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["HF_HUB_CACHE", "CAST_BENCH_CACHE", "a hub cache"])
+def test_links_into_a_cache_are_followed(where, tmp_path, monkeypatch):
     if where.isupper():
         monkeypatch.setenv(where, str(tmp_path / "shared"))
         folder = linked_into(tmp_path / "shared", tmp_path / "model")
     else:
-        folder = linked_inside(tmp_path) if where == "inside" else hub_cache(tmp_path)
+        folder = hub_cache(tmp_path)
     found, tiny = models.resolve(str(folder)), models.resolve("tiny")
     assert (found.digest, found.tokenizer_digest) == (tiny.digest, tiny.tokenizer_digest)
 
@@ -111,10 +102,7 @@ def test_a_tokenizer_that_changes_what_is_measured_is_a_sentence(tmp_path, refus
     assert said in err and err.count("\n") <= 1, err
 
 
-CONFIGS = (
-    "layers", "narrow", "epsilon", "rope", "activation", "context", "own code", "other weights",
-    "attention of a hub", "many labels", "dtype", "padding",
-)  # fmt: skip
+CONFIGS = ("layers", "narrow", "own code", "attention of a hub", "many labels")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -124,12 +112,6 @@ def test_every_command_reads_a_config_with_the_same_check(refused, tmp_path, nam
     folders.DAMAGES[name](folder)
     said = refused("plan", "--model", folder)
     assert refused("verify", folder) == refused("export", folder, "--out", "new") == said
-
-
-def test_quantization_that_is_no_object_is_a_sentence(refused, tmp_path):
-    folder = runs.tiny(tmp_path / "model")
-    folders.DAMAGES["quantized by a list"](folder)
-    assert "its quantization_config is [], not an object" in refused("verify", folder)
 
 
 @pytest.mark.parametrize(

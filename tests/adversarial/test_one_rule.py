@@ -145,8 +145,6 @@ LINES = with_commands(
         ("pick", "--model", "smollm2-135m", "--results", "{}"),
         ("history", "--results", "{}"),
         ("baseline", "set", "changed", "--results", "{}", "--dir", "baselines"),
-        ("scaling", "--results", "{}"),
-        ("export", "--format", "lm-eval", "--results", "{}", "--out", "lm-eval"),
         ("export", "--format", "eee", "--results", "{}", "--out", "eee"),
         ("merge", "{}", "--results", "merged"),
         ("submit", "{}", "--credit", "Ada", "--published", "published", "--out", "out"),

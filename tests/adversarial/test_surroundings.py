@@ -1,10 +1,6 @@
 """Odd surroundings: odd names, no HOME, a strict umask, a cache that cannot be written."""
 
-import os
 import shlex
-import stat
-import subprocess
-import sys
 
 import pytest
 
@@ -39,28 +35,6 @@ def test_names_with_spaces_quotes_and_other_scripts(tmp_path, cli, output, cache
     assert cli(*shlex.split(command)[1:])[0] == 0 and (home / "dense/model.safetensors").exists()
 
 
-def test_without_home(tmp_path, cache):
-    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
-    command = [sys.executable, "-m", "bench", "plan", *RUN]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_strict_umask_holds_for_every_file(tmp_path, cli, cache, monkeypatch):
-    runs.workers_here(monkeypatch)
-    before = os.umask(0o077)
-    try:
-        code, _, _ = cli("run", *RUN, "--results", tmp_path / "r")
-    finally:
-        os.umask(before)
-
-    assert code == 0
-    paths = [*(tmp_path / "r").rglob("*"), *(cache / "artifacts").rglob("*")]
-    files = [path for path in paths if path.is_file()]
-    assert files
-    assert not [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
-
-
 @pytest.mark.parametrize("command", [("run", *RUN), ("cache", "gc")])
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, refused, monkeypatch, command):
     """Below a file, where not even root can make a folder."""
@@ -69,12 +43,3 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, refused, monke
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file/cache"))
     err = refused(*command)
     assert f"{tmp_path / 'file/cache'}' cannot be written" in err and "$CAST_BENCH_CACHE" in err
-
-
-def test_what_only_reads_needs_no_cache(tmp_path, cli, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file/cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert cli("ls", "methods")[0] == 0
-    assert cli("plan", *RUN)[0] == 0
-    assert "unwritable" in cli("doctor")[1]

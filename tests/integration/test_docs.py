@@ -167,7 +167,7 @@ def test_every_setting_has_a_meaning():
     )
 
 
-@pytest.mark.parts("forecasts", "leaderboard", "scaling", "speed")
+@pytest.mark.parts("forecasts", "leaderboard", "speed")
 def test_what_is_between_two_comments_is_written_again(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     readme = load(ROOT / "scripts/readme.py", "readme_script")
@@ -198,7 +198,7 @@ SITE = {
 INDEX = "index.html"
 
 
-@pytest.mark.parts("forecasts", "leaderboard", "scaling", "speed")
+@pytest.mark.parts("forecasts", "leaderboard", "speed")
 def test_two_functions_of_one_block_are_refused(monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     readme = load(ROOT / "scripts/readme.py", "readme_script")

@@ -43,11 +43,12 @@ def family(process):
         words = child.cmdline()
         is_server = child.ppid() == process.pid and "bench.execution.fork_server" in words
         part = "server" if is_server else "worker"
-        members["rank" if "bench.execution.rank_worker" in words else part].append(child)
+        members["rank" if "bench.parts.ranks.rank_worker" in words else part].append(child)
     return members
 
 
 @pytest.mark.slow
+@pytest.mark.parts("ranks")
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(("kind", "victim"), VICTIMS)
 def test_kills_at_random_times_lose_nothing(tmp_path, monkeypatch, kind, victim):

@@ -71,7 +71,7 @@ def _of_base(name: str, row: Row | None) -> Card:
 def _every_eval_ever(row: Row) -> Mapping[str, str]:
     """Return the results for Every Eval Ever, with a line for each question."""
     found = every_eval_ever_export.documents(
-        row.model, "unknown", availability="open_weights", items_of=row.results.items
+        row.model, availability="open_weights", items_of=row.results.items
     )
     return {f"every_eval_ever/{path}": text for path, text in found.items()}
 

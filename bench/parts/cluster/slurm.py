@@ -10,10 +10,10 @@ from typing import Any
 
 import jinja2
 
+from bench.parts.cluster.shards import divide
 from bench.parts.forecasts.cards import Cards
 from bench.parts.forecasts.plan_costs import estimate_columns, fit_model
 from bench.planning.artifact import Plan
-from bench.planning.shards import divide
 from bench.system.files import write_file
 from bench.system.grouping import flatten
 

@@ -6,6 +6,5 @@ ENTRIES = {
         "hf": "bench.parts.exports.formats:Dense",
         "stored": "bench.parts.exports.formats:Stored",
         "eee": "bench.parts.exports.formats:EveryEvalEver",
-        "lm-eval": "bench.parts.exports.formats:LmEval",
     },
 }

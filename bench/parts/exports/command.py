@@ -57,9 +57,6 @@ def export(
             help="For packed24: store weights of this pattern, such as 6:8, as windows of 2:4.",
         ),
     ] = None,
-    organization: Annotated[
-        str | None, typer.Option(help="For eee: name of the evaluator [default: unknown].")
-    ] = None,
     card: Annotated[
         bool,
         typer.Option("--card/--no-card", help="For a model: write README.md, as bench card does."),
@@ -79,14 +76,7 @@ def export(
 
     note_ignored("exports", {format_})
     globs = tuple(split_list("exclude", exclude)) if exclude else ()
-    options = Options(
-        values=values,
-        dtype=dtype,
-        exclude=globs,
-        windows=windows,
-        imatrix=imatrix,
-        organization=organization,
-    )
+    options = Options(values=values, dtype=dtype, exclude=globs, windows=windows, imatrix=imatrix)
     found = find_format(format_, options)
     if isinstance(found, ResultsFormat):
         if artifact:

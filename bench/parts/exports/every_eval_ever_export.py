@@ -23,7 +23,6 @@ VERSION = "0.3.0"
 
 def documents(
     model: ModelResults,
-    organization: str,
     *,
     availability: str = "",
     items_of: Callable[[Record], Items] | None = None,
@@ -45,7 +44,7 @@ def documents(
         "source_metadata": {
             "source_name": OURS,
             "source_type": "evaluation_run",
-            "source_organization_name": organization,
+            "source_organization_name": "unknown",
             # A pruned model's developer is the evaluator.
             "evaluator_relationship": "third_party" if model.is_dense else "first_party",
         },

@@ -49,18 +49,7 @@ class Stored(ModelFormat):
 class EveryEvalEver(ResultsFormat):
     """Results for Every Eval Ever."""
 
-    options: ClassVar[Mapping[str, tuple[str, ...]]] = {"organization": ()}
-
     def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
         from bench.parts.exports import every_eval_ever_export
 
-        return every_eval_ever_export.documents(model, options.organization or "unknown")
-
-
-class LmEval(ResultsFormat):
-    """Results as lm-eval writes its own."""
-
-    def documents(self, model: ModelResults, options: Options) -> Mapping[str, str]:
-        from bench.parts.exports import lm_eval_export
-
-        return lm_eval_export.documents(model)
+        return every_eval_ever_export.documents(model)

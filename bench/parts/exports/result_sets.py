@@ -94,16 +94,6 @@ def recorded_at(record: Record) -> int:
         return 0
 
 
-def task_of(record: Record) -> str:
-    """Return the task or protocol of a measurement, or "" if it was counted in the weights."""
-    config = (record.key_inputs.get("measure") or {}).get("config") or {}
-    if "task" in config:
-        return str(config["task"])
-    if any(r.n and r.stderr is not None for r in record.readings):
-        return str(record.identity.protocol.label)
-    return ""
-
-
 def data_of(record: Record) -> tuple[str, str, str]:
     """Return name, hub id, and revision or digest of the measured data. Each is "" if unknown."""
     measure = record.key_inputs.get("measure") or {}

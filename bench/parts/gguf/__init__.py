@@ -1,5 +1,5 @@
-"""GGUF files and the types of llama.cpp: reader, export, K-quants and i-quants as quantizers, and
-their codec."""
+"""GGUF files and the types of llama.cpp: reader, export, model folders, K-quants and i-quants as
+quantizers, and their codec."""
 
 ENTRIES = {
     "quantizers": {
@@ -18,5 +18,6 @@ ENTRIES = {
     "embeddings": {"q6_k": "bench.parts.gguf.gguf_embeddings:q6_k"},
     "codecs": {"ggml": "bench.parts.gguf.k_quants:GgmlCodec"},
     "exports": {"gguf": "bench.parts.gguf.formats:Gguf"},
+    "services": {"gguf_folder": "bench.parts.gguf.gguf_folder:write"},
     "readers": {"gguf": "bench.parts.gguf.formats:GgufReader"},
 }

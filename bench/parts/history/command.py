@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.console import print_line, print_rows
-from bench.cli.flags import Figure, Json, Results
+from bench.cli.console import print_rows
+from bench.cli.flags import Json, Results
 
 
 def history(
@@ -15,7 +15,6 @@ def history(
         str, typer.Argument(help="A metric, as in a record's readings.")
     ] = "perplexity",
     row: Annotated[str, typer.Option(help="Only rows with this in their name.")] = "",
-    out: Figure = None,
     results: Results = None,
     json: Json = False,
 ) -> None:
@@ -25,10 +24,8 @@ def history(
     The commits of a plug-in's row are those of its repository.
     """
     from bench.comparing.result_arguments import read
-    from bench.parts.history import figure, series
+    from bench.parts.history import series
     from bench.results.store import RESULTS
 
     found = series.read(read(results or RESULTS, every=True), metric, row)
     print_rows(series.rows(found), json)
-    if out:
-        print_line(figure.draw_history(found, out), err=json)

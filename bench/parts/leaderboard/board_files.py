@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from bench.comparing import result_arguments
 from bench.comparing.known_variance import KnownVariance
-from bench.comparing.result_set import ResultSet
+from bench.comparing.result_set import ResultSet, gc_paused
 from bench.parts.leaderboard import (
     first_page,
     highlights,
@@ -35,7 +36,7 @@ from bench.reporting import (
 from bench.reporting.protocol import RULE
 from bench.reporting.view import ReportSection
 from bench.results import computed, signatures
-from bench.results.rows import frame_to_csv, to_frame
+from bench.results.rows import shown_rows, to_csv
 from bench.results.signatures import SIGNED_BY
 from bench.system.files import sweep, write_file
 from bench.system.text import escape_markdown
@@ -79,6 +80,7 @@ def make_search_sections(results: Sequence[ResultSet]) -> list[ReportSection]:
     return [from_records.make_section(r, title) for r, title in zip(results, titles, strict=True)]
 
 
+@gc_paused()
 def build(
     results: Sequence[Path],
     papers: Path | None,
@@ -228,19 +230,15 @@ def _csv(
     a newer one with the same identity is in another folder. `text` is the text of a derived cell.
     Numbers from papers are left out.
     """
-    import pandas as pd
-
     taken = {(about["folder"], key) for s in sections for key, about in s.records.items()}
-    frames = []
+    rows: list[Mapping[str, Any]] = []
     for one in results:
-        frame = to_frame(one.records, signers).assign(folder=one.name)
-        in_tables = ["yes" if (one.name, key) in taken else "no" for key in frame["record"]]
-        frames.append(frame.assign(in_tables=in_tables))
-    frame = pd.concat(frames, ignore_index=True).assign(text="")
+        for row in shown_rows(one.records, signers):
+            in_tables = "yes" if (one.name, row["record"]) in taken else "no"
+            rows.append({**row, "folder": one.name, "in_tables": in_tables, "text": ""})
     tables = [table for section in sections for table in section.tables]
     records = {record.stem: record for one in results for record in one.records}
-    derived = pd.DataFrame(derived_cells.to_csv_rows(tables, records), columns=frame.columns)
-    return frame_to_csv(pd.concat([frame, derived.astype(frame.dtypes)], ignore_index=True))
+    return to_csv([*rows, *derived_cells.to_csv_rows(tables, records)])
 
 
 def _draw(sections: Sequence[ReportSection]) -> dict[int, list[TableFigure]]:

@@ -81,7 +81,9 @@ def speed(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads [default: all cores].", min=1, max=4096)
     ] = None,
-    figure: Annotated[Path | None, figure_option("--figure")] = None,
+    figure: Annotated[
+        Path | None, figure_option("--figure", "With --engine: also draw it: .svg, .png or .pdf.")
+    ] = None,
     results: Results = None,
     data_dir: DataDir = None,
     json: Json = False,
@@ -124,7 +126,7 @@ def speed(
         )
         _time_models(whole, results, figure, json)
         return
-    for flag, given in {"--sparse": sparse, "--others": others}.items():
+    for flag, given in {"--sparse": sparse, "--others": others, "--figure": figure}.items():
         if given is not None:
             raise UserError(
                 f"{flag} is for whole models: give --engine too, for example --engine "
@@ -135,7 +137,6 @@ def speed(
             "--kinds": kinds,
             "--tokens": tokens,
             "--threads": threads,
-            "--figure": figure,
             "--results": results,
         }
         for flag, value in asked.items():
@@ -161,7 +162,7 @@ def speed(
     linears = time_linears.LinearTimingRequest(
         model, resolved, threads or cores(), wanted, counts, data_dir
     )
-    _time_linears(linears, results, figure, json)
+    _time_linears(linears, results, json)
 
 
 def _time_models(
@@ -189,9 +190,7 @@ def _time_models(
         print_line(engine_report.draw(found, figure), err=True)
 
 
-def _time_linears(
-    request: LinearTimingRequest, results: Path | None, figure: Path | None, json: bool
-) -> None:
+def _time_linears(request: LinearTimingRequest, results: Path | None, json: bool) -> None:
     from bench.parts.speed import linear_report, time_linears
     from bench.results.store import RESULTS
 
@@ -203,8 +202,6 @@ def _time_linears(
             "these are single linears; to time the whole model against llama.cpp: "
             f"{_beside(request.model)}"
         )
-    if figure:
-        print_line(linear_report.draw(records, figure), err=True)
     failed = [record for record in records if record.status == "failed"]
     if failed:
         first = f"bench show {failed[0].short_key} --results {shlex.quote(str(results or RESULTS))}"

@@ -147,10 +147,11 @@ def test_a_server_that_still_imports_ends_with_a_killed_runner(importing):
     assert gone(server) and time.monotonic() - killed < IMPORTS_S / 2
 
 
+@pytest.mark.parts("ranks")
 def test_a_rank_that_still_imports_ends_with_its_worker(importing):
     imports = importing("torch")
     rank = subprocess.Popen(
-        interpreter.command("bench.execution.rank_worker"), stdin=subprocess.PIPE, text=True
+        interpreter.command("bench.parts.ranks.rank_worker"), stdin=subprocess.PIPE, text=True
     )
     until(imports, "the rank to import")
     closed = time.monotonic()

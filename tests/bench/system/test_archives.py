@@ -54,24 +54,12 @@ def after_stream(content):
 
 CHANGES = {
     "bytes after it": lambda content: content.extend(b"more"),
-    "a comment": lambda content: (changed(-2, "<H", 4)(content), content.extend(b"more")),
     "bytes before it": lambda content: content.__setitem__(slice(0, 0), b"more"),
-    "bytes before the directory": insert(b"PK\1\2", b"more"),
-    "bytes after the directory": insert(b"PK\5\6", b"more"),
     "bytes after a stream": after_stream,
     "fewer files in all": changed(-12, "<H", 1),
-    "more files on this disk": changed(-14, "<H", 3),
-    "another disk": changed(-18, "<H", 1),
-    "size of the directory": changed(-10, "<I", 5),
     "name in a header": changed(30, "<c", b"x"),
-    "size in a header": changed(22, "<I", 501),
-    "checksum in a header": changed(14, "<I", 7),
-    "flags in a header": changed(6, "<H", 8),
     "method in a header": changed(8, "<H", 0),
-    "signature of a header": changed(0, "<H", 0),
     "size in the directory": in_directory(24, "<I", 501),
-    "checksum in the directory": in_directory(16, "<I", 7),
-    "offset in the directory": in_directory(42, "<I", 1),
     "encrypted": in_directory(8, "<H", 1),
     "a link": in_directory(38, "<I", 0o120777 << 16),
 }
@@ -92,6 +80,13 @@ def test_a_folder_with_data_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
         out.writestr("folder/", b"data")
     with pytest.raises(ValueError, match="folder/ is a folder with data"):
+        archives.read(tmp_path / "a.zip", 10**6)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate")
+def test_two_files_of_one_name_are_refused(tmp_path):
+    archives.write(tmp_path / "a.zip", [*FILES, ("one", b"c")])
+    with pytest.raises(ValueError, match="two files of one name"):
         archives.read(tmp_path / "a.zip", 10**6)
 
 

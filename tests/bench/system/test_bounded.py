@@ -14,9 +14,7 @@ ENDINGS = {
     "memory": (lambda: len(bytearray(2**30)), "more than 134,217,728 bytes of memory"),
     "abort": (os.abort, "ends its process"),
     "time": (lambda: any(iter(int, 1)), "more than 1 seconds"),
-    "exit": (lambda: os._exit(0), "ends its process"),
     "fault": (lambda: int("x"), "invalid literal"),
-    "no JSON": (object, "not JSON serializable"),
 }
 
 

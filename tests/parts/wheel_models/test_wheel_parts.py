@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.inputs import gguf_header, models, wheel_parts
+from bench.inputs import gguf_header, models
 from bench.inputs.models import Alias
+from bench.parts.wheel_models import wheel_parts
 from helpers import gguf_files, runs
 
 TERMS = "Terms of Toy, https://example.org/terms"

@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from bench.execution.lead import STORE_ENV
 from methods.contract.errors import UserError
 
-STORE_ENV = "CAST_BENCH_STORE"
-"""HOST:PORT of the store, for the workers of the first node."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which torchrun numbers processes. Workers must not inherit them, because libraries
 read them."""
@@ -92,14 +91,8 @@ def lead(place: Place, variables: MutableMapping[str, str]) -> Iterator[None]:
             time.sleep(10 * LOOK_S)  # time for the others to read it
 
 
-def require_lead(count: int, variables: Mapping[str, str]) -> None:
-    """Raise UserError if the spec asks for several nodes, but no node leads them."""
-    if count > 1 and STORE_ENV not in variables:
-        raise UserError(f"training.nodes={count} is for bench run: leave it out here")
-
-
 def announce(text: str) -> Announcement:
-    """Announce a training to the other nodes. text: a bench.execution.ranks.NodeTask as JSON."""
+    """Announce a training to the other nodes. text: a bench.parts.ranks.ranks.NodeTask as JSON."""
     host, _, port = os.environ[STORE_ENV].rpartition(":")
     store = _open(host, int(port))
     number = store.add("tasks", 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 from bench.planning.artifact import Artifact, Measurement, Plan
@@ -11,40 +11,15 @@ from bench.planning.work import count_operations
 from bench.system.grouping import group_by
 from methods.contract.errors import UserError
 
-SLURM = "slurm"
 
-
-def parse_shard(text: str | None) -> tuple[int, int]:
-    """Read "2/4", the second of four, or raise UserError. "slurm": the shard of this task of a
-    Slurm array. None is all."""
-    if text is None:
-        return 1, 1
-    if text == SLURM:
-        text = _slurm_task()
+def choose_shard(text: str) -> Callable[[Plan], Plan]:
+    """Read "2/4", the second of four, or raise UserError. Return a function that takes this part of
+    a plan. It is the service `shard`."""
     match = re.fullmatch("([0-9]{1,6})/([0-9]{1,6})", text)
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count:
         raise UserError(f"invalid shard {text!r}: give I/N with I from 1 to N, for example 2/4")
-    return index, count
-
-
-def _slurm_task() -> str:
-    try:
-        index, first, last, count = (
-            int(os.environ[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "MAX", "COUNT")
-        )
-    except (KeyError, ValueError):
-        raise UserError(
-            "--shard slurm is for a task of a Slurm array, and $SLURM_ARRAY_TASK_ID, _MIN, _MAX "
-            "and _COUNT are not set: submit the script of bench plan --slurm FILE with sbatch, or "
-            "give --shard I/N"
-        ) from None
-    if last - first + 1 != count:
-        raise UserError(
-            f"--shard slurm needs an array without gaps, and this one has {count} tasks from "
-            f"{first} to {last}: submit all numbers, or give --shard I/N"
-        )
-    return f"{index - first + 1}/{count}"
+    return lambda plan: divide(plan, count)[index - 1]
 
 
 def _name(artifact: Artifact) -> tuple[str, ...]:

@@ -3,9 +3,9 @@
 import pytest
 
 from bench import api
-from bench.planning import shards
+from bench.parts.cluster import shards
+from bench.parts.cluster.shards import choose_shard, divide
 from bench.planning.plan import make_plan
-from bench.planning.shards import divide, parse_shard
 from helpers import runs
 from methods.contract.errors import UserError
 
@@ -74,29 +74,10 @@ def test_a_spec_takes_its_part(tmp_path):
     assert [part.measurements for part in parts] == [part.measurements for part in wanted]
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "a/b", "1/4/2", "²/4", "slurm"])
+@pytest.mark.parametrize("text", ["", "1", "0/4", "5/4", "a/b", "1/4/2", "²/4"])
 def test_what_is_no_shard_is_a_sentence(text):
-    with pytest.raises(UserError, match=r"^invalid shard .*I from 1 to N,|^--shard slurm is for"):
-        parse_shard(text)
-
-
-def set_task(monkeypatch, *values):
-    for name, value in zip(("ID", "MIN", "MAX", "COUNT"), values, strict=True):
-        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
-
-
-@pytest.mark.parametrize(("task", "shard"), [((1, 1, 4, 4), (1, 4)), ((13, 10, 13, 4), (4, 4))])
-def test_a_task_of_an_array_knows_its_part(monkeypatch, task, shard):
-    set_task(monkeypatch, *task)
-
-    assert parse_shard("slurm") == shard
-
-
-def test_an_array_with_gaps_has_no_parts(monkeypatch):
-    set_task(monkeypatch, 2, 0, 8, 5)
-
-    with pytest.raises(UserError, match="without gaps, and this one has 5 tasks from 0 to 8"):
-        parse_shard("slurm")
+    with pytest.raises(UserError, match=r"^invalid shard .*I from 1 to N,"):
+        choose_shard(text)
 
 
 def test_an_empty_part_has_no_table_to_print_again(cache, tmp_path, output):

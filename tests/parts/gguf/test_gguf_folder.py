@@ -4,7 +4,8 @@ import gguf
 import pytest
 import torch
 
-from bench.inputs import gguf_folder, loading
+from bench.inputs import loading
+from bench.parts.gguf import gguf_folder
 from helpers import gguf_files
 from methods.model.folder import Folder
 

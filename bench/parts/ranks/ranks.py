@@ -23,7 +23,9 @@ import torch.distributed as dist
 from pydantic import BaseModel
 
 from bench.catalog import registry
-from bench.execution import nodes, signals
+from bench.execution import signals
+from bench.execution.lead import STORE_ENV
+from bench.parts.ranks import nodes
 from bench.planning.artifact import Artifact
 from bench.system import interpreter
 from bench.system.devices import EXPANDABLE_SEGMENTS
@@ -31,7 +33,7 @@ from bench.system.provenance import describe_code
 from methods.contract.errors import UserError
 
 HOST = "127.0.0.1"
-COMMAND = tuple(interpreter.command("bench.execution.rank_worker"))
+COMMAND = tuple(interpreter.command("bench.parts.ranks.rank_worker"))
 
 START_TIMEOUT = timedelta(minutes=10)
 """Timeout for a rank to load its model."""
@@ -84,14 +86,11 @@ def start_ranks(artifact: Artifact, command: Sequence[str] = COMMAND) -> Iterato
     """Start the other ranks of an artifact, and be rank 0 within the block. Raise RankFailed if one
     fails."""
     world = artifact.ranks
-    if world == 1:
-        yield
-        return
-    host = os.environ[nodes.STORE_ENV].rpartition(":")[0] if artifact.spread > 1 else HOST
+    host = os.environ[STORE_ENV].rpartition(":")[0] if artifact.spread > 1 else HOST
     store = _make_store(host, world)
     task = NodeTask(artifact=artifact, host=host, port=store.port, code=describe_code())
     workers: list[subprocess.Popen[str]] = []
-    torch.set_num_threads(threads(artifact))
+    torch.set_num_threads(artifact.rank_threads)
     try:
         elsewhere = nodes.announce(task.model_dump_json()) if artifact.spread > 1 else None
         for rank in range(1, world // artifact.spread):
@@ -216,14 +215,3 @@ def join(artifact: Artifact, store: Any, rank: int) -> None:
     dist.init_process_group(
         kind, timeout=timeout, store=store, rank=rank, world_size=artifact.ranks
     )
-
-
-def threads(artifact: Artifact) -> int:
-    return max(1, artifact.threads * artifact.spread // artifact.ranks)
-
-
-def device(artifact: Artifact, card: int) -> str:
-    """Return the device of a rank. card: number of the card on its machine."""
-    if artifact.most_ranks > 1 and artifact.device.startswith("cuda"):
-        return f"cuda:{card}"
-    return artifact.device

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from bench.execution import signals
 from bench.execution.descendants import end_with_stdin
-from bench.execution.nodes import LOOK_S
+from bench.parts.ranks.nodes import LOOK_S
 
 if TYPE_CHECKING:
-    from bench.execution.ranks import RankTask
+    from bench.parts.ranks.ranks import RankTask
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
     from bench.execution.build import Builder
     from bench.execution.job import Silent
-    from bench.execution.ranks import FAULT, HOST, RankTask, join
+    from bench.parts.ranks.ranks import FAULT, HOST, RankTask, join
 
     task = RankTask.model_validate_json(sys.stdin.readline())
     if task.host != HOST:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.execution import nodes
+from bench.parts.ranks import nodes
 from bench.results.store import ReadOnlyStore
 from helpers import runs
 from methods.contract.errors import UserError
@@ -66,7 +66,7 @@ def start(arguments, log):
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "bench", "run", *arguments,
     ]  # fmt: skip
-    path = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+    path = filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     output = {"stdout": log.open("w"), "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, **output, env=environment)
@@ -105,7 +105,7 @@ def test_the_other_node_ends_with_the_first_ones_training(tmp_path, cache):
     launcher = start(flags(tmp_path / "r", nodes=2, tokens=4_096_000), log)
     try:
         deadline = time.monotonic() + PATIENCE_S
-        while not (ranks := running(launcher.pid, "bench.execution.rank_worker")):
+        while not (ranks := running(launcher.pid, "bench.parts.ranks.rank_worker")):
             assert time.monotonic() < deadline and launcher.poll() is None, log.read_text()
             time.sleep(0.2)
         for process in running(launcher.pid, "bench.execution.fork_server"):

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from bench import api
-from bench.execution import ranks
+from bench.parts.ranks import ranks
 from bench.planning import refusal
 from bench.planning.memory import estimate_bytes, model_bytes
 from bench.planning.work import count_operations
@@ -53,7 +53,7 @@ def test_on_cards_each_process_has_its_own_and_its_part_of_the_time():
     one, three = (artifacts({"sequences": 6, "processes": n})["wanda"] for n in (1, 3))
     cards = [artifact.model_copy(update={"device": "cuda"}) for artifact in (one, three)]
 
-    assert [ranks.device(cards[1], rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert [cards[1].device_of(rank) for rank in range(3)] == ["cuda:0", "cuda:1", "cuda:2"]
     plan = api.plan(runs.small("r", methods=("wanda",), calibration={"sequences": 6}))
     first = next(m for m in plan.measurements if m.artifact.method == "wanda")
     alone, shared = (count_operations([[first.model_copy(update={"artifact": a})]]) for a in cards)
@@ -108,7 +108,7 @@ def send_(self, tensor, owner, send_=Sharing.send_):
         {fault}
     send_(self, tensor, owner)
 Sharing.send_ = send_
-from bench.execution.rank_worker import main
+from bench.parts.ranks.rank_worker import main
 main()
 """
 
