@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import combinations
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from page_records import DASH, compare, markdown, perplexities, ratio_text, read
-from scipy.stats import spearmanr
+from page_records import DASH, compare, markdown, mean, perplexities, ratio_text, read
+from scipy.stats import rankdata, spearmanr
 
 from bench.comparing.pairing import Seeds
-from bench.comparing.result_set import ResultSet
 from bench.reporting import drawing
 from bench.reporting.facts import Interval
+from bench.results.record import Record
 from bench.system.text import escape_markdown
 
 FOLDER = "results/experts"
 SCORED = re.compile(r"experts:drop=([\d.]+)%:by=(\w+)")
+REFERENCE = ("wiki-mini", 32)
+"""Calibration text and number of sequences of all rows but those of `texts`."""
+PLACES = 2
+"""Smallest change of a rank that `texts` names."""
 HEADERS = (">perplexity / dense", ">KL", ">same top token", ">error of a block")
 
 
@@ -38,12 +43,21 @@ class ExpertRow(NamedTuple):
         return [ratio_text(self.ratio), *agreement, DASH if error is None else f"{error:.3f}"]
 
 
+def _text(record: Record) -> tuple[str, int]:
+    """Return the calibration text of a record and its sequences. One without is of REFERENCE."""
+    calibration = record.identity.calibration
+    if not calibration:
+        return REFERENCE
+    return calibration.data, calibration.sequences or 0
+
+
 def _rows() -> list[ExpertRow]:
     results = read(FOLDER)
-    means = _means(results)
+    own = [record for record in results.records if _text(record) == REFERENCE]
+    means = _means(own)
     dense = perplexities(results)["dense"]["dense"]
     groups: dict[tuple[str, str], Seeds] = {}
-    for record in results.records:
+    for record in own:
         identity = record.identity
         if identity.measure == "perplexity":
             key = (identity.method, identity.quantizer)
@@ -56,10 +70,10 @@ def _rows() -> list[ExpertRow]:
     return rows
 
 
-def _means(results: ResultSet) -> dict[tuple[str, str], dict[str, float]]:
+def _means(records: list[Record]) -> dict[tuple[str, str], dict[str, float]]:
     """Return the mean of each metric over the seeds of a row."""
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for record in results.records:
+    for record in records:
         own = found.setdefault((record.identity.method, record.identity.quantizer), {})
         for reading in record.readings:
             if reading.value is not None:
@@ -94,6 +108,50 @@ def scores() -> str:
         + "\nRank correlation (Spearman) of the error of a block with perplexity, over the scores "
         f"that read text: {', '.join(sentences)}.\n"
     )
+
+
+def texts() -> str:
+    """Return a table of the rank of the scores that read text, by calibration text and size."""
+    results = read(FOLDER)
+    cells: dict[tuple[str, int], dict[str, Seeds]] = {}
+    for record in results.records:
+        identity = record.identity
+        match = SCORED.fullmatch(identity.method)
+        if match and match[1] == "25" and identity.calibration and identity.measure == "perplexity":
+            scores = cells.setdefault(_text(record), {})
+            scores[match[2]] = {**scores.get(match[2], {}), identity.seed: record}
+    dense = mean(perplexities(results)["dense"]["dense"])
+    names = [*cells[REFERENCE]]
+    means = {}
+    for cell, scores in cells.items():
+        means[cell] = [mean(scores[by]) for by in names]
+    expected = rankdata(means[REFERENCE])
+    lines = []
+    for cell, values in sorted(means.items(), key=lambda item: (item[0][0] != "wiki-mini", item)):
+        moved = []
+        for by, before, now in zip(names, expected, rankdata(values), strict=True):
+            if abs(now - before) >= PLACES:
+                moved.append(f"`{by}` {before:g} to {now:g}")
+        rank = "reference" if cell == REFERENCE else f"{_rank(values, means[REFERENCE]):.2f}"
+        best = names[values.index(min(values))]
+        lowest, highest = (f"{value / dense:.3f}" for value in (min(values), max(values)))
+        lines.append(
+            [cell[0], str(cell[1]), rank, f"`{best}` {lowest}", highest, ", ".join(moved) or DASH]
+        )
+    draws = []
+    for seed in (0, 1, 2):
+        draws.append([mean({seed: cells[REFERENCE][by][seed]}) for by in names])
+    between = fmean(_rank(one, other) for one, other in combinations(draws, 2))
+    headers = ("text", ">sequences", ">rank correlation", "lowest", ">highest", "moved")
+    return (
+        markdown(headers, lines)
+        + "\nRank correlation (Spearman) of two draws of the reference, mean of the pairs: "
+        f"{between:.2f}.\n"
+    )
+
+
+def _rank(one: list[float], other: list[float]) -> float:
+    return float(spearmanr(one, other).statistic)
 
 
 def after() -> str:
@@ -136,4 +194,8 @@ def picture() -> str:
     return drawing.to_file(drawing.to_svg(figure, title))
 
 
-TABLES: dict[str, Callable[..., str]] = {"expert-scores": scores, "expert-rows": after}
+TABLES: dict[str, Callable[..., str]] = {
+    "expert-scores": scores,
+    "expert-texts": texts,
+    "expert-rows": after,
+}

@@ -8,7 +8,11 @@ from functools import cache
 from itertools import combinations
 from typing import NamedTuple
 
+import declared
+import numpy as np
+from numpy.typing import NDArray
 from page_records import ROOT, known_variance, make_sections, markdown, read
+from scipy.stats import spearmanr
 from size_tables import NONE
 
 from bench.comparing.result_set import ResultSet
@@ -16,6 +20,7 @@ from bench.inputs import tracks
 from bench.parts.leaderboard import table_figures
 from bench.parts.leaderboard.table_figures import TableFigure
 from bench.reporting import pairwise, profile
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.view import Table
 from bench.results import metrics
 from bench.results.identity import Identity
@@ -72,6 +77,93 @@ def profile_figures(folder: str) -> list[tuple[str, Table, TableFigure]]:
         if profile.rows_of(one):
             found.append((f"profile-{title}", one, table_figures.draw_tracks(one, title)))
     return found
+
+
+PREDICTORS = {"kl": "mean KL", "kl_p99": "KL, 99%", "kl_p999": "KL, 99.9%", "ear": "1 − EAR"}
+"""Names of the distances that may order rows as the tracks do, the first beside all others."""
+MIN_ROWS = 5
+"""Fewest rows of a model with a rank correlation. No order of four is significant at 5%."""
+ROW_DRAWS = 4000
+Rows = dict[tuple[str, str], tuple[float, ...]]
+"""Numbers of each row, by model and row."""
+
+
+def predictors(folder: str, *others: str) -> str:
+    """Return which distance to the dense model orders the rows best by what they lose in the
+    tracks. others: boards with the distances of the same rows."""
+    losses, distances = _losses(folder), _distances(others)
+    by_model = group_by([key for key in losses if key in distances], lambda key: key[0])
+    lines = []
+    for model, keys in by_model.items():
+        if len(keys) >= MIN_ROWS:
+            pairs = [(*distances[key], *losses[key]) for key in keys]
+            for name, cells in zip(PREDICTORS.values(), _correlations(pairs), strict=True):
+                lines.append([model, str(len(keys)), name, *cells])
+    counts = [f"{len(keys)} of {model}" for model, keys in by_model.items()] or ["0"]
+    text = (
+        f"Rows with answers and a distance: {' and '.join(counts)}. A model needs {MIN_ROWS} for a "
+        "rank correlation.\n"
+    )
+    if not lines:
+        return text
+    headers = ["model", ">rows", "distance"]
+    for what in ("bits per byte", "right answers"):
+        headers += [f">lost {what}", ">less that of mean KL"]
+    return (
+        f"{markdown(headers, lines)}\n{text}Rank correlation (Spearman) with the mean loss over "
+        "tracks. Intervals hold 95%, over rows.\n"
+    )
+
+
+def _losses(folder: str) -> Rows:
+    """Return the rise in bits per byte, and the share of right answers lost, mean over tracks."""
+    found: Rows = {}
+    for section in make_sections(folder):
+        one = section.tables[0]
+        for k in profile.rows_of(one):
+            of_row = one.facts(k).tracks.values()
+            lost = [track.flips.lost for track in of_row if track.flips]
+            if lost and not is_file(one.rows[k].filters):
+                rise = statistics.mean(track.rise.value for track in of_row)
+                found[section.title, one.rows[k].name] = rise, statistics.mean(lost)
+    return found
+
+
+def _distances(boards: Sequence[str]) -> Rows:
+    """Return the PREDICTORS of the rows of boards that have all of them."""
+    found: Rows = {}
+    measured = [f"results/{name}" for name in boards if declared.read()[name].measured]
+    for section in make_sections(*measured) if measured else []:
+        one = section.tables[0]
+        for k in one.whole_rows:
+            values = [one.value(k, one.column(metric)) for metric in PREDICTORS]
+            known = [value for value in values if value is not None]
+            if len(known) == len(values):
+                found[section.title, one.rows[k].name] = *known[:-1], 1 - known[-1]
+    return found
+
+
+def _correlations(rows: Sequence[tuple[float, ...]]) -> Iterator[list[str]]:
+    """Yield the cells of each predictor: its rank correlation with both losses, and the differences
+    to the first predictor's. rows: PREDICTORS and the two losses of each row."""
+    table, rng = np.array(rows), np.random.default_rng(0)
+    drawn = [table, *(rng.choice(table, len(table)) for _ in range(ROW_DRAWS))]
+    count = len(PREDICTORS)
+    # A draw of one row, again and again, has no correlation.
+    several = [one for one in drawn if (one != one[0]).any(0).all()]
+    ranks = np.stack([spearmanr(one).statistic[:count, count:] for one in several])
+    for i in range(count):
+        cells = []
+        for j in range(ranks.shape[2]):
+            cells.append(_interval(ranks[:, i, j]))
+            cells.append(_interval(ranks[:, i, j] - ranks[:, 0, j]) if i else "")
+        yield cells
+
+
+def _interval(draws: NDArray[np.float64]) -> str:
+    """Return the first draw, with the interval of all."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return f"{draws[0]:.2f} ({low:.2f} to {high:.2f})"
 
 
 TOLD_PATTERN = "2:4"
@@ -182,6 +274,7 @@ def _questions(part: TaskPart, limits: Mapping[str, int]) -> int:
 
 TABLES: dict[str, Callable[..., str]] = {
     "profile": profiles,
+    "predictors": predictors,
     "ranks": track_ranks,
     "sizes": track_sizes,
 }

@@ -23,6 +23,7 @@ from methods.model.smaller_folder import (
     rename,
 )
 from methods.model.targets import family_of
+from methods.workshop.pruning.holders import SHARD_BYTES
 
 
 def opened(folder: Path, kept: Kept | None) -> Folder:
@@ -71,6 +72,9 @@ def write_smaller(
             "or name them in Outcome.changed"
         )
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        # a shard is in memory until it is complete
+        writer = Writer(target, SHARD_BYTES, dtype)
     family, tensors = family_of(folder.config), state(model)
     own = {rename(family, kept, name): tensors[name] for name in changed}
 

@@ -163,6 +163,7 @@ def _of_text(text: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
         "data": text["data"],
         "bos": text.get("bos", ""),
         "all_experts": text.get("all_experts", False),
+        "packing": text.get("packing", ""),
     }
     lengths = {
         name: None if length is None else text.get(name, length) for name, length in stated.items()

@@ -233,3 +233,15 @@ def test_problems_of_a_site(tmp_path, file, more, found):
     problems = list(DOCS.problems(tmp_path))
     assert len(problems) == (found is not None)
     assert all(problem.startswith(f"{file}: {found}") for problem in problems)
+
+
+@pytest.mark.parts("forecasts", "leaderboard", "speed")
+def test_a_distance_that_orders_rows_as_the_answers_do_is_ahead(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = load(ROOT / "scripts/track_tables.py", "track_tables_script")
+    monkeypatch.setattr(script, "ROW_DRAWS", 200)
+    rows = [(mean, i, i, 5 - i, i, i) for i, mean in enumerate((1, 0, 3, 2, 5, 4))]
+    mean, tail, _, ear = script._correlations([tuple(map(float, row)) for row in rows])
+    assert mean[0].startswith("0.83 (") and mean[1] == ""
+    assert (tail[0], ear[0]) == ("1.00 (1.00 to 1.00)", "-1.00 (-1.00 to -1.00)")
+    assert tail[1].startswith("0.17 (")

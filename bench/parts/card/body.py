@@ -42,13 +42,17 @@ def text(
     elif steps:
         parts += ["## What was done", "\n".join(f"- {escape(step)}" for step in steps)]
     if contents.kept:
-        parts.append("## What was not compressed")
+        parts.append("## Embeddings, head and cache")
         parts.append("\n".join(f"- {line}" for line in contents.kept))
     if row:
         parts += list(_commands(row, export))
         parts += list(_numbers(row))
     if contents.picture:
-        parts.append(f"![Distance from the original, token by token]({contents.picture})")
+        picture = f"![Distance from the original, token by token]({contents.picture})"
+        # A phone shows it small. The link opens the file.
+        parts.append(f"[{picture}]({contents.picture})")
+    if row and row.numbers:
+        parts += ["## Records", _records(row)]
     parts += ["## Licence", _licence(base, licence)]
     return "\n\n".join(parts) + "\n"
 
@@ -77,7 +81,7 @@ def _steps(row: Row, contents: Contents) -> Iterator[list[str]]:
         "format of the files": contents.form,
     }
     for step, value in steps.items():
-        if value not in (None, "", "none"):
+        if value not in (None, "", "none", "*"):
             yield [step, escape(str(value))]
 
 
@@ -87,12 +91,25 @@ def _commands(row: Row, export: Sequence[str]) -> Iterator[str]:
     make, usual = reproduce.prune_and_export(row.model.records[0])
     if not make:
         return
-    if export:
+    if len(export) > 1:
         folder = shlex.split(make)[-1]
         usual = shlex.join(["bench", "export", folder, *export, "--out", f"{folder}-{export[1]}"])
-    measured = dict.fromkeys(reproduce.command([record]) for record in row.model.records)
     yield "## Make it again"
-    yield _fenced("\n".join(printable(line) for line in (make, usual, *measured) if line))
+    lines = (make, usual, *_measuring(row))
+    yield _fenced("\n".join(printable(line) for line in lines if line))
+
+
+def _measuring(row: Row) -> Iterator[str]:
+    """Yield the commands that measure a row: one for all measures with the same settings."""
+    measures: dict[tuple[str, str], list[str]] = {}
+    for record in row.model.records:
+        measure = record.identity.measure
+        before, flag, after = reproduce.command([record]).partition(f" --measures {measure} ")
+        names = measures.setdefault((before, after), [])
+        if flag and measure not in names:
+            names.append(measure)
+    for (before, after), names in measures.items():
+        yield f"{before} --measures {','.join(sorted(names))} {after}" if names else before
 
 
 def _fenced(lines: str) -> str:
@@ -103,7 +120,7 @@ def _fenced(lines: str) -> str:
 
 
 def _numbers(row: Row) -> Iterator[str]:
-    """Yield the table of numbers, the protocol, and the digests of the records."""
+    """Yield the table of numbers and the protocol."""
     if not row.numbers:
         return
     lines = [_line(number) for number in row.numbers]
@@ -115,15 +132,18 @@ def _numbers(row: Row) -> Iterator[str]:
         "windows or questions. Other intervals are those of the number. Sizes are those of the "
         "row: a format of files may add scales and zero points."
     )
-    records = {number.record.key: number.record for number in row.numbers}
-    first = next(iter(records.values()))
+    first = row.numbers[0].record
     about = [f"Measured with cast-bench {row.model.version}"]
     about += [f"{lib} {first.versions[lib]}" for lib in ("torch", "transformers", "lm_eval")
               if first.versions.get(lib)]  # fmt: skip
     yield escape(", ".join(about) + f", on {first.processor or 'an unknown machine'}.")
-    yield "### Records"
-    digests = [[f"`{key[:32]}`", f"`{one.digest}`"] for key, one in sorted(records.items())]
-    yield _table(["record", "sha256 of its text"], digests)
+
+
+def _records(row: Row) -> str:
+    """Return the table of the records' digests."""
+    records = {number.record.key: number.record.digest for number in row.numbers}
+    lines = [[f"`{key[:32]}`", f"`{digest}`"] for key, digest in sorted(records.items())]
+    return _table(["record", "sha256 of its text"], lines)
 
 
 def _line(number: Number) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -75,4 +76,5 @@ def card(
         found = writer.of_row(ReadOnlyStore(store).find(key), store)
     else:
         found = writer.of_folder(said, base)
+    found = replace(found, export=said.export)
     print_line(f"{folder}: {', '.join(writer.write(found, folder.resolve().name, folder))}")

@@ -24,6 +24,8 @@ class Notes(NamedTuple):
     """Sentences about what was done to it."""
     record: str = ""
     """Key of a record of its row, "" if it names none."""
+    export: tuple[str, ...] = ()
+    """Flags of the export that wrote the files. Empty: not known."""
 
 
 def read_notes(folder: Path) -> Notes:
@@ -36,7 +38,8 @@ def read_notes(folder: Path) -> Notes:
     try:
         about = read_object(folder, receipt.FILE) or {}
         base, steps = about.get("base", {}).get("name", ""), about.get("steps", [])
-        return Notes(str(base), tuple(map(str, steps)), next(iter(about.get("records", {})), ""))
+        record, export = next(iter(about.get("records", {})), ""), about.get("export", [])
+        return Notes(str(base), tuple(map(str, steps)), record, tuple(map(str, export)))
     except (ValueError, TypeError, AttributeError) as fault:
         raise UserError(
             f"{folder / receipt.FILE} cannot be read ({fault}): delete it, and write the card again"

@@ -17,10 +17,18 @@ VERSION = 1
 FILE = "fidelity.json"
 
 
-def to_json(name: str, base: str, steps: Sequence[str], row: Row | None, folder: Path) -> str:
+def to_json(
+    name: str,
+    base: str,
+    steps: Sequence[str],
+    row: Row | None,
+    folder: Path,
+    export: Sequence[str] = (),
+) -> str:
     """Return the receipt of a model folder. The same files and records give the same bytes.
 
-    steps: sentences about what was done to a folder without a row.
+    steps: sentences about what was done to a folder without a row. export: flags of the export that
+    wrote the files.
     """
     numbers = row.numbers if row else ()
     records = {number.record.key: number.record.digest for number in numbers}
@@ -33,6 +41,7 @@ def to_json(name: str, base: str, steps: Sequence[str], row: Row | None, folder:
         "model": name,
         "base": {"name": base, "sha256": _weights_of(row)},
         "steps": list(steps),
+        "export": list(export),
         "files": files,
         "records": records,
         "numbers": [_number(number) for number in numbers],

@@ -42,7 +42,7 @@ class Card:
         text = body.text(name, *about, export=self.export, steps=self.steps)
         out = {MODEL_CARD: f"---\n{front}---\n\n{text}"}
         base = self.base_hub or self.base
-        out[receipt.FILE] = receipt.to_json(name, base, self.steps, self.row, folder)
+        out[receipt.FILE] = receipt.to_json(name, base, self.steps, self.row, folder, self.export)
         if self.row:
             out |= metadata.benchmark_files(self.row.numbers)
             out |= _every_eval_ever(self.row)

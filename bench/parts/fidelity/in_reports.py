@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, SOFT, name_ticks
+from bench.reporting.labelled_rows import is_file
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
 
@@ -57,21 +58,25 @@ class Point:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.kl:.3g}"
-        return f"{self.kl:.3g} ({self.low:.3g} to {self.high:.3g})"
+            return f"{self.kl:#.3g}"
+        return f"{self.kl:#.3g} ({self.low:#.3g} to {self.high:#.3g})"
 
 
 def points_of(table: Table) -> list[Point]:
-    """Return the compressed rows of a table that have a mean KL, in the order of the table."""
+    """Return the compressed rows of a table that have a mean KL, in the order of the table.
+
+    The file that the model was read from is left out: its weights are the original's.
+    """
     column, dense = table.column("kl"), _dense(table)
     out = []
     for k in table.whole_rows:
         kl = table.value(k, column)
-        if kl is None or k == dense or table.rows[k].is_broken:
+        row = table.rows[k]
+        if kl is None or k == dense or row.is_broken or is_file(row.filters):
             continue
         low, high = _interval(table, k, column, dense)
         bits = table.value(k, table.column(BITS))
-        out.append(Point(k, table.rows[k].name, bits, kl, low, high))
+        out.append(Point(k, row.name, bits, kl, low, high))
     return out
 
 
@@ -141,6 +146,9 @@ def shows(table: Table) -> tuple[list[Point], float] | None:
 def draw(points: list[Point], floor: float) -> Figure:
     """Draw KL against bits on a log scale, with intervals, and the floor as a line."""
     figure, ((axes,),) = drawing.new_figure(*PANEL)
+    bits = [point.bits or 0.0 for point in points]
+    middle = (min(bits) + max(bits)) / 2
+    style: dict[str, Any]
     for point in points:
         best = not any(_is_ahead(other, point) for other in points)
         color = BLUE if best else SOFT
@@ -149,13 +157,15 @@ def draw(points: list[Point], floor: float) -> Figure:
             axes.plot([point.bits] * 2, [point.low, point.high], color=color, gid=tip)
         axes.plot(point.bits, point.kl, "o", color=color, markersize=6, gid=tip)
         if best:
-            name = words.cut(point.name, drawing.MAX_LETTERS)
-            axes.annotate(
-                name, (point.bits, point.kl), (6, 3), textcoords="offset points", color=INK, size=8
-            )
+            # Below and to the left of a best row is no other row. On the left is no room.
+            side, shift = ("right", -6) if (point.bits or 0.0) > middle else ("left", 6)
+            name, place = words.cut(point.name, drawing.MAX_LETTERS), (point.bits, point.kl)
+            style = {"color": INK, "size": 8, "ha": side, "va": "top"}
+            axes.annotate(name, place, (shift, -3), textcoords="offset points", **style)
     if floor > 0:
         axes.axhline(floor, color=SOFT, linewidth=1, linestyle="--")
-        axes.annotate("floor", (1, floor), xycoords=("axes fraction", "data"), ha="right")
+        style = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+        axes.annotate("floor", (1, floor), **style)
     axes.set(yscale="log", xlabel="bits per weight", title="mean KL, nats a token")
     axes.margins(0.1)
     name_ticks(axes.xaxis)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,14 +16,14 @@ from bench.formats.contract import ModelSource
 from bench.formats.loaded import SENTENCE, describe_bytes, describe_error
 from bench.formats.stored import StoredFolder
 from bench.formats.stored_grids import describe_outer
-from bench.inputs import gguf_header, llamacpp, loading, windows
+from bench.inputs import llamacpp, loading, windows
 from bench.inputs.hub import mirror
 from bench.parts.gguf import gguf_file
 from bench.verify import FUNCTION_TOLERANCE, CheckFailed, check_function
 from methods.contract.errors import UserError
 from methods.contract.method import Compute
 from methods.model.folder import Folder
-from methods.model.targets import find_targets
+from methods.model.targets import family_of, find_targets
 from methods.workshop.quantizing.inputs import ACTIVATIONS_KEY, CACHE_KEY
 
 INSTEAD = "use --format hf"
@@ -42,6 +41,8 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
 
     imatrix: text for the importance matrix of K-quants.
     """
+    from gguf import GGUFReader
+
     folder = model.folder
     source = Folder(folder)
     for key, what in ((ACTIVATIONS_KEY, "inputs of linears"), (CACHE_KEY, "keys and values")):
@@ -63,6 +64,10 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
             f"--imatrix {imatrix} is for K-quants, and {kind} is none: use --values q4_k_m, for "
             "example"
         )
+    if family_of(source.config).experts:
+        llamacpp.require_package("a mixture of experts as GGUF")
+        if imatrix:
+            raise UserError("--imatrix has no importance of experts: leave it out")
     importance = _measure_importance(folder, targets, imatrix) if imatrix else None
     file, threads = workdir / f"model-{kind}.gguf", torch.get_num_threads()
     with tempfile.TemporaryDirectory(dir=workdir) as temporary:
@@ -83,9 +88,12 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
     said += describe_outer(StoredFolder(folder)) if not by_llama_cpp else ""
     is_exact = kind == "f16" or not (rounded or by_llama_cpp)
     said += _check(folder, file, exact=is_exact, threads=threads)
-    tensors = gguf_header.read(file).tensors
-    blocks = [t for name, t in tensors.items() if name.startswith("blk.") and len(t.shape) == 2]
-    bits = 8 * sum(t.size for t in blocks) / sum(math.prod(t.shape) for t in blocks)
+    blocks = []
+    for tensor in GGUFReader(file).tensors:
+        is_matrix = len(tensor.shape) > 1 and "ffn_gate_inp" not in tensor.name
+        if tensor.name.startswith("blk.") and is_matrix:
+            blocks.append(tensor)
+    bits = 8 * sum(int(t.n_bytes) for t in blocks) / sum(int(t.n_elements) for t in blocks)
     return said + describe_bytes(model, file.stat().st_size, bits)
 
 

@@ -1,5 +1,5 @@
-"""Write a LLaMA as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and K-quants by llama.cpp's own
-quantizer."""
+"""Write a LLaMA or a mixture of experts as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and
+K-quants by llama.cpp's own quantizer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
 from bench.inputs.tokenizer_facts import read_whole, tokenizer_faults
 from bench.parts.gguf.k_quants import GgmlCodec
+from methods.contract.axes import AXES
 from methods.contract.codec import StoredWeight
 from methods.contract.errors import UserError
+from methods.model.experts import stacked_as
 from methods.model.folder import Folder
 from methods.model.safe_files import find_file
+from methods.model.targets import family_of
 from methods.workshop.quantizing.integers import integer_bits
 
 if TYPE_CHECKING:
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 WRITTEN_TYPES = ("f16", "q8_0", "q4_0")
 """Types that this module writes. llama.cpp writes the others."""
 BITS = {"q8_0": 8, "q4_0": 4}
-FAMILY = "llama"
+ARCHITECTURES = {"llama": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
+"""llama.cpp's name for each family that is written."""
+EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+"""Tensors of GGUF in a linear of experts, along its outputs."""
 BLOCK = 32
 """Weights of a row that share a scale in Q8_0 and Q4_0."""
 PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
@@ -63,11 +69,9 @@ def write(
             tokenizer that is not written.
     """
     from gguf import (
-        MODEL_ARCH,
         GGMLQuantizationType,
         GGUFWriter,
         LlamaFileType,
-        get_tensor_name_map,
         quants,
     )
 
@@ -80,7 +84,8 @@ def write(
         config.get("num_key_value_heads") or config["num_attention_heads"],
     )
     head_size = config.get("head_dim") or config["hidden_size"] // heads
-    writer = GGUFWriter(file, FAMILY)
+    family = family_of(config)
+    writer = GGUFWriter(file, ARCHITECTURES[config["model_type"]])
     writer.add_file_type(LlamaFileType[f"MOSTLY_{kind.upper()}"])
     # transformers takes these two numbers for a config without them.
     writer.add_context_length(config.get("max_position_embeddings") or 2048)
@@ -93,6 +98,11 @@ def write(
     writer.add_value_length(head_size)
     writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or 1e-6)
     writer.add_rope_dimension_count(head_size)
+    if family.experts:
+        writer.add_expert_count(AXES["experts"].size(family, config))
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+        if "moe_intermediate_size" in config:
+            writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     # The key depends on transformers' version.
     theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta")
     writer.add_rope_freq_base(float(theta or 10000.0))
@@ -101,18 +111,20 @@ def write(
         _add_vocabulary(writer, folder, config["vocab_size"], instead)
     else:
         writer.add_tokenizer_model("no_vocab")
-    names, rounded = get_tensor_name_map(MODEL_ARCH.LLAMA, config["num_hidden_layers"]), 0
+    names, rounded = _names(config), 0
+    stacks: dict[str, dict[int, Any]] = {}
     for name in source:
         tensor, target = source.tensor(name), name.removesuffix(".weight")
+        place = stacked_as(name, family)
         stored_name = names.get_name(name, try_suffixes=(".weight",))
-        if stored_name is None:
+        if not stored_name and not place:
             raise UserError(
                 f"{folder} has the tensor {name}, which is not written as GGUF: {instead}"
             )
         turned = {"q_proj": heads, "k_proj": kv_heads}.get(target.rpartition(".")[2], 0)
-        if turned:
+        if turned and writer.arch == "llama":
             tensor = _interleave_halves(tensor, turned)
-        if tensor.ndim < 2:
+        if tensor.ndim < 2 or target.endswith(family.dense):
             writer.add_tensor(stored_name, tensor.float().contiguous().numpy())
             continue
         if linears and target in stored.outer:
@@ -134,7 +146,17 @@ def write(
             array = quants.quantize(values, form)
             if linears and target in linears:
                 rounded += not np.array_equal(quants.dequantize(array, form), values)
-        writer.add_tensor(stored_name, array, raw_dtype=form)
+        if place:
+            stacks.setdefault(place.name, {})[place.number] = (array, form)
+        else:
+            writer.add_tensor(stored_name, array, raw_dtype=form)
+    for name, experts in stacks.items():
+        path, _, linear = name.rpartition(".")
+        whole = np.stack([array for _, (array, _) in sorted(experts.items())])
+        parts = EXPERT_PARTS[linear]
+        for part, array in zip(parts, np.split(whole, len(parts), axis=1), strict=True):
+            stored_name = names.get_name(f"{path}.{part}.weight", try_suffixes=(".weight",))
+            writer.add_tensor(stored_name, np.ascontiguousarray(array), raw_dtype=experts[0][1])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -144,10 +166,16 @@ def write(
 
 def name_of(linear: str, config: Any) -> str:
     """Return the name of a linear's weight in GGUF."""
-    from gguf import MODEL_ARCH, get_tensor_name_map
+    return str(_names(config.to_dict()).get_name(f"{linear}.weight", try_suffixes=(".weight",)))
 
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    return str(names.get_name(f"{linear}.weight", try_suffixes=(".weight",)))
+
+def _names(config: dict[str, Any]) -> Any:
+    """Return the map from names of the model to those of GGUF."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    own = ARCHITECTURES[config["model_type"]]
+    arch = next(arch for arch, name in MODEL_ARCH_NAMES.items() if name == own)
+    return get_tensor_name_map(arch, config["num_hidden_layers"])
 
 
 def kind_of(folder: Path) -> str:
@@ -241,11 +269,18 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
 
 def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
     """Refuse a family, an activation or a rotary embedding that this module does not write."""
-    if config.get("model_type") != FAMILY:
+    if config.get("model_type") not in ARCHITECTURES:
         raise UserError(
-            f"{folder} is of the family {config.get('model_type')}, and only {FAMILY} is written "
-            f"as GGUF: {instead}"
+            f"{folder} is of the family {config.get('model_type')}, and GGUF is written for "
+            f"{', '.join(ARCHITECTURES)}: {instead}"
         )
+    if config["model_type"] == "qwen3_moe" and not config.get("norm_topk_prob"):
+        raise UserError(
+            f"{folder} has norm_topk_prob false, and llama.cpp scales the weights of a token to "
+            f"the sum 1: {instead}"
+        )
+    if config.get("sliding_window") and config.get("use_sliding_window", True):
+        raise UserError(f"{folder} has a sliding window, which is not written as GGUF: {instead}")
     activation = config.get("hidden_act") or "silu"
     if activation != "silu":
         raise UserError(

@@ -92,6 +92,9 @@ def test_the_hub_reads_the_card_of_each_format(format_, rows, output, tmp_path, 
     assert "Embeddings: not compressed" in text and "KV cache: not compressed" in text
     rendered = MarkdownIt().enable("table").render(text)
     assert rendered.count("<table>") == 3
+    assert text.count("bench run ") == 2 and "--measures agreement,fidelity,perplexity " in text
+    output("card", out, "--results", rows.results)
+    assert (out / "README.md").read_text() == card.content
 
 
 def hub_card(rows, **changes):
@@ -197,7 +200,7 @@ def test_hostile_names_are_text(tmp_path):
     assert not [t for t in inline if t.type in ("link_open", "html_inline")]
     assert sum(t.type == "heading_open" for t in tokens) == 6
     assert sum(t.type == "table_open" for t in tokens) == 3
-    assert sum(t.type == "td_open" for t in tokens) == 2 * 5 + 6 + 2
+    assert sum(t.type == "td_open" for t in tokens) == 2 * 4 + 6 + 2
 
 
 def test_equal_items_have_an_interval_that_holds_their_mean(tmp_path):

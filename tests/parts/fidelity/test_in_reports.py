@@ -98,3 +98,11 @@ def test_a_report_has_both(tmp_path, output):
 
     assert "#### Fidelity: tiny" in text and in_reports.TABLE_CAPTION in text
     assert "KL against bits](leaderboard-tiny-" in text
+
+
+def test_the_file_that_is_the_original_is_no_row(table):
+    *others, last = table.rows
+    file = replace(last, filters=last.filters | {"quantizer": "Q4_1 file"})
+    names = {point.name for point in in_reports.points_of(table)}
+    left = {p.name for p in in_reports.points_of(replace(table, rows=(*others, file)))}
+    assert names - left == {file.name}

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from gguf import GGUFReader
 
-from bench.inputs import loading
+from bench.inputs import llamacpp, loading
 from bench.parts.gguf import gguf_file
 from helpers.models import build, write
 from methods.contract.errors import UserError
 from methods.contract.method import Compute
+from methods.model.folder import Folder
 
 
 @pytest.mark.parametrize("kind", gguf_file.WRITTEN_TYPES)
@@ -26,8 +28,50 @@ def test_a_file_is_the_model(tmp_path, kind):
     assert found < {"f16": 2e-3, "q8_0": 3e-2, "q4_0": 0.4}[kind]
 
 
+def mixture(name, folder):
+    model = build(name)
+    if name == "qwen3_moe":
+        model.config.norm_topk_prob = True  # as llama.cpp computes it
+    return write(model, folder)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_a_mixture_is_the_model(name, tmp_path):
+    """Experts are stacked in order of their numbers, and the router keeps float32."""
+    folder, file = mixture(name, tmp_path / "m"), tmp_path / "x.gguf"
+    gguf_file.write(folder, file, "f16")
+    reader, source = GGUFReader(file), Folder(folder)
+    read = {tensor.name: tensor for tensor in reader.tensors}
+
+    path = "model.layers.1.mlp"
+    stacked = read["blk.1.ffn_down_exps.weight"].data
+    for number in range(len(stacked)):
+        fused = source.tensor(f"{path}.experts.{number}.gate_up_proj.weight").half()
+        for part, expected in zip(("gate", "up"), fused.chunk(2), strict=True):
+            found = torch.tensor(read[f"blk.1.ffn_{part}_exps.weight"].data[number])
+            assert torch.equal(found, expected)
+    router = torch.tensor(read["blk.1.ffn_gate_inp.weight"].data)
+    assert torch.equal(router, source.tensor(f"{path}.gate.weight"))
+    counts = {key.rpartition(".")[2]: field.contents() for key, field in reader.fields.items()}
+    assert (counts["expert_count"], counts["expert_used_count"]) == (len(stacked), 2)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_llama_cpp_computes_the_logits_of_a_mixture(name, tmp_path):
+    pytest.importorskip("llama_cpp")
+    folder, file = mixture(name, tmp_path / "m"), tmp_path / "x.gguf"
+    gguf_file.write(folder, file, "f16")
+    ids = torch.randint(64, (1, 24), generator=torch.Generator().manual_seed(0))
+    expected = loading.load(folder, Compute())(ids).logits[0]
+    got = llamacpp.logits(file, ids[0], 1)
+    assert (got - expected).abs().max() < 2e-3 * expected.abs().max()
+    assert torch.equal(got.argmax(1), expected.argmax(1))
+
+
 def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="of the family gpt2, and only llama is written as GGUF"):
+    with pytest.raises(
+        UserError, match="of the family gpt2, and GGUF is written for llama, mixtral"
+    ):
         gguf_file.write(write(build("gpt2"), tmp_path / "a"), tmp_path / "x.gguf", "fp16")
     scaled = write(build("llama"), tmp_path / "b")
     text = (

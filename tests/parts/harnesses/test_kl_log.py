@@ -6,7 +6,7 @@ import pytest
 
 from bench.results.store import ReadOnlyStore
 
-LOG = """kl_divergence: computing over 655 chunks, n_ctx=512, batch_size=2048, n_seq=4
+LOG = """0.01.986 I kl_divergence: computing over 655 chunks, n_ctx=512, batch_size=2048, n_seq=4
 
 chunk             PPL               ln(PPL(Q)/PPL(base))          KL Divergence
    1       7.2178 ±    0.2669       0.00412 ±    0.00118       0.00911 ±    0.00041
