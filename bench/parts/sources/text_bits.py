@@ -62,9 +62,13 @@ class WindowBits:
             beside = {"tokens_per_byte": float(len(window))}
             bits = nats / math.log(2)
             items.append(Item(str(i), self._windows.clusters[i], bits, size, beside))
-        bits = _per_byte("text_bits_per_byte", [item.value for item in items], items)
-        tokens = [item.beside["tokens_per_byte"] for item in items]
-        return Readings((bits, _per_byte("tokens_per_byte", tokens, items)), tuple(items))
+        of_bits = [item.value for item in items]
+        of_tokens = [item.beside["tokens_per_byte"] for item in items]
+        values = (
+            _per_byte("text_bits_per_byte", of_bits, items),
+            _per_byte("tokens_per_byte", of_tokens, items),
+        )
+        return Readings(values, tuple(items))
 
 
 def _per_byte(metric: str, values: list[float], items: list[Item]) -> Reading:
