@@ -77,7 +77,7 @@ def cells(row: Row) -> dict[str, str]:
         notes.append("too few for an interval: measure more")
     elif row.required_n:
         notes.append(f"{row.required_n[0]:,} {row.required_n[1]} would decide")
-    elif row.verdict == "INCONCLUSIVE":
+    elif row.verdict == "INCONCLUSIVE" and row.estimate:
         notes.append("on the margin: more items would not decide")
     return {
         "": row.mark,

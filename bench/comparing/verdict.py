@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from bench.comparing.floors import Floors
 from bench.comparing.gate_settings import CompareSettings
 from bench.comparing.known_variance import learn
 from bench.comparing.paired_estimate import (
@@ -170,6 +171,7 @@ def compare(
         if u.reason != NOT_REPORTED or settings.margin(metrics.find(u.metric, u.unit)) is not None
     ]
     to_estimate: list[MetricPair] = []
+    floors = Floors((*before.records, *after.records))
     for pair in judged:
         reason = pair.obstacle()
         if reason:
@@ -180,6 +182,8 @@ def compare(
                 rows.append(_check_reproduction(pair, settings))
             except NotComparable as fault:
                 rows.append(_row(pair, "NOT_COMPARABLE", str(fault)))
+        elif at_floor := floors.describe(pair):
+            rows.append(_row(pair, "INCONCLUSIVE", at_floor))
         else:
             to_estimate.append(pair)
     sampled = sum(not p.counted for p in to_estimate)

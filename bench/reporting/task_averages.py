@@ -8,10 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.inputs.tasks import TASK_SETS
-from bench.results import metrics
+from bench.results import guessing, metrics
 from bench.results.identity import Protocol
 from bench.results.rows import IDENTITY
-from bench.stats.bootstrap import students_t
 from bench.system.grouping import group_by
 from bench.system.text import amount
 
@@ -190,13 +189,10 @@ def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
     """Return whether the dense model is better than a guess on a row's questions. None if that is
     not known."""
     before = dense.get(_dense_key(row))
-    if before is None or not before["n"]:
+    if before is None:
         return None
-    if (error := before["stderr"]) and metrics.find(before["metric"]).quantity != "proportion":
-        return bool(before["value"] > students_t(0.05, before["n"] - 1) * error)
-    if before.get("guess") is None:
-        return None
-    return bool(before["guess"].is_beaten_by(before["value"], before["n"]))
+    numbers = (before[name] for name in ("value", "stderr", "n"))
+    return guessing.is_above_floor(before["metric"], *numbers, before.get("guess"))
 
 
 def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:

@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.results import metrics
 from bench.results.record import Record
+from bench.stats.bootstrap import students_t
 from bench.stats.ratios import wilson_interval
 
 KNOWN = Path(__file__).parent.parent / "assets" / "task_guesses.json"
@@ -32,6 +34,18 @@ class Guess(NamedTuple):
         """Return whether the lower end of the interval of an accuracy (Wilson, 95%) is above both
         guesses."""
         return wilson_interval(accuracy * questions, questions, LEVEL)[0] > self.best
+
+
+def is_above_floor(
+    metric: str, value: float, stderr: float | None, n: int | None, guess: Guess | None
+) -> bool | None:
+    """Return whether a number is above its floor by its 95% interval: above both guesses for a
+    proportion, else above 0. None if that is not known."""
+    if not n:
+        return None
+    if stderr and metrics.find(metric).quantity != "proportion":
+        return bool(value > students_t(LEVEL, n - 1) * stderr)
+    return None if guess is None else bool(guess.is_beaten_by(value, n))
 
 
 def of_record(record: Record) -> Guess | None:

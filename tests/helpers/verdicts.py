@@ -10,7 +10,7 @@ from bench.comparing.result_arguments import read
 from bench.comparing.verdict import Row, compare
 
 
-def verdict(roots: tuple[Path, Path], **over: Any) -> dict[str, Row]:
-    """Return the rows by metric or measure."""
+def verdict(roots: tuple[Path, Path], by: str = "metric", **over: Any) -> dict[str, Row]:
+    """Return the rows by metric or measure, or by another field."""
     found = compare(*(read(r) for r in roots), gate_settings.read(None, **over))
-    return {r.metric: r for r in found.rows}
+    return {getattr(r, by): r for r in found.rows}
