@@ -191,8 +191,9 @@ def _is_doable(row: Row, dense: Mapping[tuple[Any, ...], Row]) -> bool | None:
     before = dense.get(_dense_key(row))
     if before is None:
         return None
-    numbers = (before[name] for name in ("value", "stderr", "n"))
-    return guessing.is_above_floor(before["metric"], *numbers, before.get("guess"))
+    return guessing.is_above_floor(
+        before["metric"], before["value"], before["stderr"], before["n"], before.get("guess")
+    )
 
 
 def _accuracies(rows: Iterable[Row]) -> Iterable[Row]:
