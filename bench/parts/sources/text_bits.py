@@ -60,15 +60,11 @@ class WindowBits:
         for i, (window, nats) in enumerate(zip(targets, self._losses.losses, strict=True)):
             size = float(sum(lengths[token] for token in window))
             beside = {"tokens_per_byte": float(len(window))}
-            bits = nats / math.log(2)
-            items.append(Item(str(i), self._windows.clusters[i], bits, size, beside))
-        of_bits = [item.value for item in items]
-        of_tokens = [item.beside["tokens_per_byte"] for item in items]
-        values = (
-            _per_byte("text_bits_per_byte", of_bits, items),
-            _per_byte("tokens_per_byte", of_tokens, items),
-        )
-        return Readings(values, tuple(items))
+            cluster = self._windows.clusters[i]
+            items.append(Item(str(i), cluster, nats / math.log(2), size, beside))
+        bits = _per_byte("text_bits_per_byte", [item.value for item in items], items)
+        tokens = [item.beside["tokens_per_byte"] for item in items]
+        return Readings((bits, _per_byte("tokens_per_byte", tokens, items)), tuple(items))
 
 
 def _per_byte(metric: str, values: list[float], items: list[Item]) -> Reading:
