@@ -10,7 +10,7 @@ import pytest
 import bench
 from bench.inputs import corpora, tracks, wikimini
 from bench.parts.sources import made, packages, removed, shared
-from bench.system import digests
+from bench.system import cache, digests
 from methods.contract.errors import UserError
 
 QUESTION = "the quick brown fox jumps over the lazy dog while nobody at all"
@@ -18,8 +18,9 @@ ANSWER = " looks"
 
 
 @pytest.fixture
-def mirror(tmp_path):
-    """A mirror with one question, of 13 words with its answer less one."""
+def mirror(tmp_path, monkeypatch):
+    """A mirror with one question, of 13 words with its answer less one, and an empty cache."""
+    monkeypatch.setenv(cache.CACHE_ENV, str(tmp_path / "cache"))
     file = tracks.path("code/humaneval", tmp_path)
     file.parent.mkdir(parents=True)
     question = {"id": "0", "cluster": "0", "contexts": [QUESTION], "continuations": [ANSWER]}
