@@ -26,13 +26,21 @@ from bench.planning.artifact import Plan
 ROOT = RESULTS.parent
 
 
+def runs(board: Board) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each spec of a board with the settings that it is run with: its own, then each text."""
+    for file in board.spec_files():
+        yield file, []
+        for text in board.texts:
+            yield file, [f"perplexity.data={text}"]
+
+
 def plans(board: Board, mirror: Path | None) -> Iterator[Plan]:
-    """Yield the plan of each spec of a board."""
+    """Yield the plan of each run of a board."""
     from bench.cli.flags import spec_of
     from bench.planning.plan import make_plan
 
-    for file in board.spec_files():
-        flags = {"config": file, "results": board.folder, "data_dir": mirror}
+    for file, settings in runs(board):
+        flags = {"config": file, "results": board.folder, "data_dir": mirror, "set_": settings}
         yield make_plan(spec_of({name: given for name, given in flags.items() if given}))
 
 
@@ -77,19 +85,22 @@ def account(boards: Sequence[Board], mirror: Path | None) -> None:
 
 def run(boards: Sequence[Board], shard: str, mirror: Path | None) -> None:
     """Make what boards lack. Exit with the first error of a command."""
-    for board, file in _made(boards):
+    for board, file, settings in _made(boards):
         command = [sys.executable, "-m", "bench", "run", "--config", str(file)]
         command += ["--results", str(board.folder)]
+        for setting in settings:
+            command += ["--set", setting]
         command += ["--shard", shard] if shard else []
         command += ["--data-dir", str(mirror)] if mirror else []
         if (code := subprocess.run(command, cwd=ROOT).returncode) not in (0, 1):
             sys.exit(code)
 
 
-def _made(boards: Sequence[Board]) -> Iterator[tuple[Board, Path]]:
+def _made(boards: Sequence[Board]) -> Iterator[tuple[Board, Path, list[str]]]:
     for board in boards:
         if not board.until:
-            yield from ((board, file) for file in board.spec_files())
+            for file, settings in runs(board):
+                yield board, file, settings
 
 
 def check() -> None:

@@ -22,6 +22,8 @@ class Board:
     """Pages, scripts and commands that read it."""
     specs: tuple[str, ...] = ()
     """Files of the folder that make it, in order. `bench run` makes no board without them."""
+    texts: tuple[str, ...] = ()
+    """Texts on which the rows of its specs are measured, too."""
     until: str = ""
     """Board that replaces this one once it is measured. This one is not made again."""
     made_by: str = ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from methods.contract.codec import StoredWeight
 from methods.contract.errors import Skipped
 from methods.contract.method import Job, Needs, Outcome
 from methods.contract.ranges import CountOrZero, Fraction
+from methods.model.targets import family_of
 from methods.workshop.pruning.hessian import HessianWalk, inverse_factor
 from methods.workshop.transforms.incoherence import turn_hessian, turn_weight, turn_weight_back
 
@@ -108,9 +109,19 @@ def compensate_tiles_(
     return w.T
 
 
-def turned_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float]:
-    """Return `inverse_factor` of a turned Hessian."""
-    return inverse_factor(turn_hessian(hessian), damping)
+class Prepared(NamedTuple):
+    """What linears that share an input need of it, in the turned basis."""
+
+    factor: Tensor
+    """U, upper triangular [in, in], with U^T U = H^-1."""
+    correction: Tensor | None = None
+    """C [in, in]: the weight that is quantized is W + W C."""
+
+
+def prepare(hessian: Tensor, damping: float) -> tuple[Prepared, float]:
+    """Return the factor of a turned Hessian, and the damping used."""
+    factor, damping = inverse_factor(turn_hessian(hessian), damping)
+    return Prepared(factor), damping
 
 
 def require_dense(name: str, job: Job) -> None:
@@ -129,15 +140,19 @@ class RotatedQuantizer:
 
     A subclass states its name, and that it needs calibration: the catalog reads that in its file.
     Zeros are not kept, so a pruned model is refused. damping: fraction of H's mean diagonal that is
-    added to the diagonal. tune: steps of training in a block after the linears of each input are
-    fixed, each on one calibration sequence, and twice as many through the whole model at the end; 0
-    for none. tune_rate: learning rate of a block's first step, in units of each parameter's root
-    mean square. last_rate: learning rate at the end.
+    added to the diagonal. asymmetry: share of the way from W to the least-squares fit of the
+    outputs that W had before anything was quantized, on the inputs that the quantized linears
+    before it give (the objective of GPTAQ, arXiv 2504.02692, and Qronos, 2505.11695). 0 needs no
+    second model in memory. A mixture of experts has 0. tune: steps of training in a block after the
+    linears of each input are fixed, each on one calibration sequence, and twice as many through the
+    whole model at the end; 0 for none. tune_rate: learning rate of a block's first step, in units
+    of each parameter's root mean square. last_rate: learning rate at the end.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs]
     damping: Fraction = 0.01
+    asymmetry: Fraction = 0.5
     tune: CountOrZero = 0
     tune_rate: Fraction = 0.006
     last_rate: Fraction = 0.001
@@ -150,19 +165,30 @@ class RotatedQuantizer:
 
     def apply(self, model: nn.Module, job: Job) -> Outcome:
         require_dense(self.name, job)
-        if self.tune:
+        family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
+        if self.tune or (self.asymmetry and not family.experts):
             tuning = tuned.Tuning(self.tune, self.tune_rate, 2 * self.tune, self.last_rate)
-            return tuned.quantize(self.name, model, job, tuning, self._factor, self._stored)
-        walk = HessianWalk(model, job, self.damping, turned_factor)
-        for visit, factor in walk:
-            one = self._stored(visit.weight, factor)
+            return tuned.quantize(self.name, model, job, tuning, self._prepare, self._stored)
+        walk = HessianWalk(model, job, self.damping, prepare)
+        for visit, prepared in walk:
+            one = self._stored(visit.weight, prepared)
             visit.store(one.codec, one.parts)
         return walk.outcome()
 
-    def _factor(self, hessian: Tensor) -> Tensor:
-        return turned_factor(hessian, self.damping)[0]
+    def _prepare(self, hessian: Tensor, cross: Tensor) -> Prepared:
+        """Return what `_stored` needs of an input.
 
-    def _stored(self, weight: Tensor, factor: Tensor) -> StoredWeight:
+        cross: (X - X')^T X' in the units of the Hessian X'^T X', [in, in]; X: the inputs before
+        anything was quantized.
+        """
+        factor = prepare(hessian, self.damping)[0].factor
+        # turn_hessian also transposes, which a symmetric matrix does not show
+        turned = turn_hessian(cross.T)
+        return Prepared(factor, self.asymmetry * (turned @ factor.T) @ factor)
+
+    def _stored(self, weight: Tensor, prepared: Prepared) -> StoredWeight:
         out, width = weight.shape
-        codec = self.codec((out, width))
-        return StoredWeight(codec, codec.encode(turn_weight(weight), factor))
+        codec, turned = self.codec((out, width)), turn_weight(weight)
+        if prepared.correction is not None:
+            turned += turned @ prepared.correction
+        return StoredWeight(codec, codec.encode(turned, prepared.factor))

@@ -245,7 +245,7 @@ class Tcq2(RotatedQuantizer):
     info: ClassVar[MethodInfo] = MethodInfo(
         paper="2406.11235",
         cost=Cost(
-            passes=2, hessians=2, tuning="tune", also="a search of 2^memory states for each weight"
+            passes=6, hessians=3, tuning="tune", also="a search of 2^memory states for each weight"
         ),
     )
     memory: Annotated[int, Field(ge=9, le=16)] = 12
@@ -258,7 +258,9 @@ class Tcq3(Tcq2):
     """3-bit trellis codes of rotated weights, with feedback between tiles; not after pruning.
 
     damping: fraction of H's mean diagonal that is added to the diagonal. memory: bits of a state.
-    One more bit doubles the time, and lowers the error. tune: training steps in a block after the
+    One more bit doubles the time, and lowers the error. asymmetry: share of the way from each
+    weight to the one whose outputs, on the inputs after the quantized linears, are nearest to those
+    of the model before; 0 for mixtures of experts. tune: training steps in a block after the
     linears of each input are fixed, and twice as many through the model at the end; 0 for none.
     tune_rate: learning rate in a block, in units of each parameter's root mean square. last_rate:
     learning rate at the end.

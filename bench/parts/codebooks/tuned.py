@@ -1,4 +1,5 @@
-"""Quantize a model linear by linear, and train after each what is not quantized yet.
+"""Quantize a model linear by linear beside the model before it, and train after each what is not
+quantized yet.
 
 As in QuIP# (arXiv 2402.04396) and QTIP (2406.11235): when linears of a block are fixed, the others,
 the norms and a gain for each row of the fixed ones are trained to give the output of the dense
@@ -7,11 +8,12 @@ block. At the end, norms and gains are trained to give the logits of the dense m
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +37,11 @@ from methods.workshop.training.block_fit import (
 from methods.workshop.training.distill import Settings
 from methods.workshop.training.trainer import Trainer
 
-Factor = Callable[[Tensor], Tensor]
-"""factor(H [in, in]) -> what `Encode` takes of a Hessian, once for linears that share an input."""
-Encode = Callable[[Tensor, Tensor], StoredWeight]
-"""encode(weight [out, in], factor) -> its codec and its parts."""
+Prepare = Callable[[Tensor, Tensor], Any]
+"""prepare(H [in, in], cross [in, in]) -> what `Encode` takes, once for linears that share an input.
+cross: see `Grams`."""
+Encode = Callable[[Tensor, Any], StoredWeight]
+"""encode(weight [out, in], prepared) -> its codec and its parts."""
 GAIN = "gain"
 """Name of the parameter of a quantized linear, and of its part: a factor of each row, [out]."""
 STRIDE = 2**30
@@ -60,18 +63,26 @@ class Tuning:
 
 
 def quantize(
-    name: str, model: nn.Module, job: Job, tuning: Tuning, factor: Factor, encode: Encode
+    name: str, model: nn.Module, job: Job, tuning: Tuning, prepare: Prepare, encode: Encode
 ) -> Outcome:
-    """Quantize and train a model.
+    """Quantize a model, and train it if the tuning has steps.
 
-    name: of the quantizer. Raise Skipped for a mixture of experts, and for a model that is streamed
-    from disk.
+    name: of the quantizer. Raise Skipped for a model that is streamed from disk, and for training a
+    mixture of experts.
     """
     family = family_of(model.config.to_dict())  # type: ignore[operator, union-attr]
-    if family.experts or job.compute.stream:
-        what = "a mixture of experts" if family.experts else "a model larger than the memory"
-        raise Skipped(f"{name} cannot tune {what}: use tune=0")
-    walk = PairedWalk(model, job, goal="dense", batch=1)
+    if tuning.steps and family.experts:
+        raise Skipped(f"{name} cannot tune a mixture of experts: use tune=0")
+    if job.compute.stream:
+        raise Skipped(
+            f"{name} needs two models in memory, and this one is larger than the memory: use "
+            "asymmetry=0 and tune=0"
+        )
+    given = Given(model, job.targets)
+    # The walk compares with the model that it is given, whatever a stage before did to the dense.
+    walk = PairedWalk(
+        model, replace(job, teacher=lambda: given.model, blocks=None), goal="dense", batch=1
+    )
     order = torch.Generator().manual_seed(job.seed)
     descent = Descent(tuning.steps, tuning.rate)
     stored: dict[str, StoredWeight] = {}
@@ -80,14 +91,20 @@ def quantize(
     for pair in walk.pairs():
         goals = weigh(pair.goals, normalize=True, by_channel=True, massive=10)
         for linears in by_input(pair, family):
-            fix(pair, linears, stored, factor, encode)
-            start = open_parameters(pair, stored)
-            changed |= {f"{pair.name}.{parameter}" for parameter in start}
-            for _ in fit(pair, goals, start, order, descent):
-                pass
+            fix(pair, linears, given.inputs, stored, prepare, encode)
+            if tuning.steps:
+                for linear in linears.values():
+                    add_gain(linear)
+                start = open_parameters(pair, stored)
+                changed |= {f"{pair.name}.{parameter}" for parameter in start}
+                for _ in fit(pair, goals, start, order, descent):
+                    pass
+        given.inputs.clear()
         error, pair.outputs = evaluate(pair, goals)
         errors.append(float(f"{error:.6g}"))
         job.progress.advance(len(errors), walk.blocks, loss=error)
+    if not tuning.steps:
+        return walk.outcome(block_error=errors)._replace(stored=stored)
     notes = tune_to_logits(name, model, job, tuning, changed)
     for target, one in stored.items():
         linear = model.get_submodule(target)
@@ -97,6 +114,20 @@ def quantize(
     others = {parameter for parameter in changed if not parameter.endswith(f".{GAIN}")}
     outcome = walk.outcome(frozenset(others - weights), block_error=errors, **notes)
     return outcome._replace(stored=stored)
+
+
+class Given:
+    """A copy of the model before it is quantized, which records the inputs of its linears."""
+
+    def __init__(self, model: nn.Module, targets: Iterable[str]) -> None:
+        self.model = copy.deepcopy(model)
+        self.inputs: dict[str, list[Tensor]] = {}
+        """Inputs of the linears that ran since this was cleared, by batch."""
+        for target in targets:
+            self.model.get_submodule(target).register_forward_pre_hook(self._record(target))
+
+    def _record(self, target: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, args: self.inputs.setdefault(target, []).append(args[0])
 
 
 def by_input(pair: Pair, family: Family) -> Iterator[dict[str, nn.Module]]:
@@ -111,36 +142,59 @@ def by_input(pair: Pair, family: Family) -> Iterator[dict[str, nn.Module]]:
 def fix(
     pair: Pair,
     linears: dict[str, nn.Module],
+    given: Mapping[str, list[Tensor]],
     stored: dict[str, StoredWeight],
-    factor: Factor,
+    prepare: Prepare,
     encode: Encode,
 ) -> None:
-    """Quantize linears that share an input, with the Hessian of what reaches them now, and give
-    each gains of 1."""
-    hessian, dead = hessian_of(pair, linears)
-    prepared = factor(hessian)
+    """Quantize linears that share an input, for the inputs that reach them now.
+
+    given: inputs of the linears in the model before it was quantized.
+    """
+    grams = grams_of(pair, linears, given)
+    prepared = prepare(grams.hessian, grams.cross)
     for target, linear in linears.items():
         weight = dense_weight(linear)
-        weight[:, dead] = 0
+        weight[:, grams.dead] = 0
         one = encode(weight, prepared)
-        Visit(target, weight, hessian, stored).store(one.codec, one.parts)
-        add_gain(linear)
+        Visit(target, weight, grams.hessian, stored).store(one.codec, one.parts)
 
 
-def hessian_of(pair: Pair, linears: dict[str, nn.Module]) -> tuple[Tensor, Tensor]:
-    """Return the Hessian of the input that linears share, [in, in], and which inputs are always 0,
-    bool [in]. Those get the mean of the others on the diagonal, as in `HessianWalk`."""
-    tokens = 0
-    with Observer(linears, linears, add_gram, STRIDE) as observer:
+class Grams(NamedTuple):
+    """Sums over tokens of an input X', and of X, the same input before anything was quantized."""
+
+    hessian: Tensor
+    """2 X'^T X' / tokens, [in, in], with the mean of the others on the diagonal of dead inputs."""
+    cross: Tensor
+    """2 (X - X')^T X' / tokens, [in, in]."""
+    dead: Tensor
+    """True for inputs that are always 0, bool [in]."""
+
+
+def grams_of(
+    pair: Pair, linears: Mapping[str, nn.Module], given: Mapping[str, list[Tensor]]
+) -> Grams:
+    """Return the sums of the input that linears share."""
+    target, linear = next(iter(linears.items()))
+    given_inputs, total, tokens = iter(given[target]), torch.empty(0), 0
+
+    def add(x: Tensor, hessian: Tensor | None) -> Tensor:
+        nonlocal total, tokens
+        if hessian is None:
+            total = x.new_zeros(x.shape[1], x.shape[1])
+        total.addmm_((next(given_inputs).flatten(0, -2).float() - x).T, x)
+        tokens += len(x)
+        return add_gram(x, hessian)
+
+    with Observer({target: linear}, [target], add, STRIDE) as observer:
         for hidden in pair.inputs:
             observer.batch(lambda hidden=hidden: pair.run(pair.block, hidden))  # type: ignore[misc]
-            tokens += hidden.shape[:-1].numel()
-    found = observer.take(next(iter(linears)))
+    found = observer.take(target)
     assert found
     hessian = symmetric(found[0]).mul_(2 / tokens)
     dead = hessian.diagonal() == 0
     hessian.diagonal()[dead] = mean_of_others(hessian.diagonal(), dead)
-    return hessian, dead
+    return Grams(hessian, total.mul_(2 / tokens), dead)
 
 
 def add_gain(linear: nn.Module) -> None:

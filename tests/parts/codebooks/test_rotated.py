@@ -5,8 +5,10 @@ import torch
 
 from bench.parts.codebooks import rotated
 from bench.parts.codebooks.higgs import HiggsCodec
+from bench.parts.codebooks.trellis import Tcq3
 from methods.contract.errors import Skipped
 from methods.workshop.pruning.hessian import compensate_, inverse_factor
+from methods.workshop.transforms.incoherence import turn_weight, turn_weight_back
 
 pytestmark = pytest.mark.numeric
 
@@ -74,3 +76,18 @@ def test_rows_that_were_added_do_not_lower_the_scale():
     columns = torch.cat([torch.full((16, 5), 0.5), torch.zeros(16, 3)], 1)
     assert HiggsCodec(3, (5, 16)).scale(columns) == 0.5
     assert HiggsCodec(3, (5, 16)).scale(torch.zeros(16, 8)) == 1
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_asymmetry_is_a_share_of_the_way_to_the_least_squares_fit(share):
+    given = torch.randn(200, 20) @ torch.randn(20, 20)
+    now, weight = given + torch.randn_like(given), torch.randn(12, 20)
+    hessian = now.T @ now
+
+    prepared = Tcq3(asymmetry=share)._prepare(hessian, (given - now).T @ now)
+
+    ridge = 0.01 * hessian.diagonal().mean() * torch.eye(20)
+    fit = torch.linalg.solve(hessian + ridge, now.T @ given @ weight.T + ridge @ weight.T).T
+    turned = turn_weight(weight)
+    got = turn_weight_back(turned + turned @ prepared.correction)
+    torch.testing.assert_close(got, weight.lerp(fit, share), rtol=0, atol=1e-4)

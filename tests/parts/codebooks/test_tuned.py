@@ -66,6 +66,12 @@ def test_training_lowers_the_distance_in_the_blocks_and_at_the_end():
     assert whole.notes["kl"][-1] < whole.notes["kl"][0]
 
 
+def test_weights_for_the_inputs_after_the_quantized_linears_are_nearer():
+    model = models.build("llama")
+    plain, nearer = (apply(f"tcq2:memory=9:asymmetry={share}", model) for share in (0, 0.5))
+    assert distance(plain, model) > 1.05 * distance(nearer, model)
+
+
 def test_a_step_is_a_sequence_and_every_pass_has_all():
     corpus = tuned.Sequences(torch.arange(12).view(4, 3), seed=0)
     steps = [corpus.batch(step) for step in range(8)]
