@@ -88,13 +88,13 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
     said += describe_outer(StoredFolder(folder)) if not by_llama_cpp else ""
     is_exact = kind == "f16" or not (rounded or by_llama_cpp)
     said += _check(folder, file, exact=is_exact, threads=threads)
-    blocks = []
+    stored = weights = 0
     for tensor in GGUFReader(file).tensors:
         is_matrix = len(tensor.shape) > 1 and "ffn_gate_inp" not in tensor.name
         if tensor.name.startswith("blk.") and is_matrix:
-            blocks.append(tensor)
-    bits = 8 * sum(int(t.n_bytes) for t in blocks) / sum(int(t.n_elements) for t in blocks)
-    return said + describe_bytes(model, file.stat().st_size, bits)
+            stored += int(tensor.n_bytes)
+            weights += int(tensor.n_elements)
+    return said + describe_bytes(model, file.stat().st_size, 8 * stored / weights)
 
 
 @torch.inference_mode()
