@@ -72,6 +72,7 @@ def _torch() -> Iterator[None]:
     import torch
 
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    grad = torch.is_grad_enabled()
     state = torch.get_rng_state()
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -81,6 +82,7 @@ def _torch() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
+        torch.set_grad_enabled(grad)
         torch.set_default_dtype(dtype)
         # A default device that is set, even the CPU, costs time in every call and breaks graphs.
         if torch.get_default_device() != device:

@@ -105,8 +105,7 @@ def test_no_command_believes_it(measure, change, folder, cli):
         ("report", "--results", folder, "--out", "page"),
         ("pick", "--model", "tiny", "--results", folder),
         ("baseline", "set", "--results", folder, "--dir", "baselines"),
-        ("scaling", "--results", folder),
-        ("export", "--format", "lm-eval", "--results", folder, "--out", "exported"),
+        ("export", "--format", "eee", "--results", folder, "--out", "exported"),
         ("history", "--results", folder),
         ("show", path.stem, "--results", folder),
     )

@@ -15,7 +15,7 @@ PARTS = sorted(file.parent.name for file in (ROOT / "bench/parts").glob("*/__ini
 PACKAGES = ("bench", "methods", "cast", "baselines")
 DOORS = ("bench.cli.run", "bench.cli.compare", "bench.cli.report")
 """Modules of run, compare and report."""
-MOST_LINES = 28_800
+MOST_LINES = 28_850
 """Largest number of lines of bench that they may reach."""
 
 
