@@ -159,7 +159,7 @@ class Identity(BaseModel, frozen=True, extra="forbid"):
     device: str = ""
 
     def __hash__(self) -> int:
-        # Reports hash identities 100,000 times. These parts, without nested models, tell most apart.
+        # Reports hash identities 100,000 times. These parts tell most apart.
         parts = (self.model, self.stages, self.pattern, self.quantizer, self.seed, self.measure)
         return hash((*parts, self.protocol.name, self.protocol.version))
 
