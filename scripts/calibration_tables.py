@@ -140,10 +140,12 @@ def code_first(method: Method) -> str:
     """Return with which texts code is the track that loses most."""
     first = [f"`{one}`" for one in method.sources if method.worst(one, "answers") == CODE]
     named = f" ({', '.join(first)})" if first else ""
-    depends = "depends" if 0 < len(first) < len(method.sources) else "does not depend"
+    follows = "So whether code is lost first depends on the calibration text here."
+    if len(first) in (0, len(method.sources)):
+        follows = f"So code is {'' if first else 'not '}lost first here, whatever the text."
     return (
-        f"Code is the track that loses most with {len(first)} of {len(method.sources)} texts"
-        f"{named}. So whether code is lost first {depends} on the calibration text here.\n"
+        f"Code is the track that loses most, on average over draws, with {len(first)} of "
+        f"{len(method.sources)} texts{named}. {follows}\n"
     )
 
 

@@ -1,5 +1,7 @@
 """The tables of calibration texts, from records that are made up."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from bench.results.record import ReadingRow
@@ -37,6 +39,7 @@ def of_row(about, losses, method="wanda"):
         if what == "text":
             metric, value = "perplexity", 2**bits
         one = fake_records.record(method=method, identity=slot | about)
+        one.cost = {"wall_s": 360.0} | ({"build_s": 720.0} if what == "text" else {})
         one.readings = [ReadingRow(metric=metric, value=value, unit="1", better="lower", n=9)]
         yield one
 
@@ -61,6 +64,9 @@ def test_the_text_that_loses_least_where_it_loses_most(script, method):
     assert "with 1 of 3 texts (`wiki-mini`). So whether code is lost first depends" in (
         script.code_first(method)
     )
+    assert "code is not lost first here" in script.code_first(method._replace(sources=("code",)))
+    prose = method._replace(sources=("wiki-mini",))
+    assert "code is lost first here, whatever the text" in script.code_first(prose)
 
 
 def test_a_difference_within_the_noise(script, method):
@@ -100,3 +106,12 @@ def test_passages_and_a_picture(script, method):
     picture = script.heat_map(method)
     assert "29.0 to 31.0" in picture
     assert "<svg" in picture
+
+
+def test_the_blocks_of_the_page(script, monkeypatch):
+    made = SimpleNamespace(records=records(range(3), ["wiki-mini"]))
+    monkeypatch.setattr(script, "read", lambda _: made)
+    page = script.losses("results/calibration")
+    assert "![losses](figures/calibration-tiny-wanda-2-4.svg)" in page
+    assert "Fewer than 3 draws: `code` on everything; `random` on everything" in page
+    assert "| `wiki-mini` | 1.50 |\n| none | 0.50 |\n| all | 2.00 |" in script.hours("any")
