@@ -49,14 +49,14 @@ class Method(NamedTuple):
         subjects = [one for one in self.subjects if one.endswith(among)]
         return max(subjects, key=lambda one: self.mean(source, one))
 
-    def lacking(self) -> list[str]:
-        """Return the cells with fewer than SEEDS draws, in words."""
-        found = []
+    def lacking(self) -> dict[str, str]:
+        """Return the cells with fewer than SEEDS draws in words, by source."""
+        found = {}
         for source in self.sources:
             few = [one for one in self.subjects if len(self.cells.get((source, one), ())) < SEEDS]
             if few:
                 everything = len(few) == len(self.subjects)
-                found.append(f"`{source}` on {'everything' if everything else ' and '.join(few)}")
+                found[source] = "everything" if everything else " and ".join(few)
         return found
 
 
@@ -109,10 +109,14 @@ def losses(folder: str) -> str:
     parts = []
     for method in methods_of(read(folder).records, sources_of(folder)):
         parts.append(f"**{method.name}**\n\n![losses](figures/{file_of(method)}.svg)\n")
-        if lacking := method.lacking():
-            parts.append(f"Fewer than {SEEDS} draws: {'; '.join(lacking)}. No text is best yet.\n")
-        else:
+        lacking = method.lacking()
+        if not lacking:
             parts += [answer(method), code_first(method), variances(method)]
+            continue
+        words = "; ".join(f"`{source}` on {where}" for source, where in lacking.items())
+        parts.append(f"Fewer than {SEEDS} draws: {words}. No text is best yet.\n")
+        if whole := tuple(one for one in method.sources if one not in lacking):
+            parts.append(code_first(method._replace(sources=whole)))
     return "\n".join(parts) + origin_note(read(folder).records)
 
 
