@@ -84,10 +84,13 @@ def methods_of(records: Collection[Record], sources: tuple[str, ...]) -> list[Me
             key = (name, one.calibration.data, _subject(record), one.seed or 0)
             tasks[key].append(value / _bits(reference) - 1)
     methods: dict[str, Method] = {}
-    subjects = tuple(sorted({_subject(record) for record in dense.values()}))
+    wanted = Counter((model, _subject(record)) for (model, _), record in dense.items())
+    subjects = tuple(sorted({subject for _, subject in wanted}))
     for (name, source, subject, _), rises in sorted(tasks.items()):
         method = methods.setdefault(name, Method(name, sources, subjects, {}))
-        method.cells.setdefault((source, subject), []).append(statistics.mean(rises))
+        # A draw that lacks a task of the track does not compare.
+        if len(rises) == wanted[name.split()[0], subject]:
+            method.cells.setdefault((source, subject), []).append(statistics.mean(rises))
     return list(methods.values())
 
 

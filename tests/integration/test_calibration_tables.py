@@ -115,3 +115,14 @@ def test_the_blocks_of_the_page(script, monkeypatch):
     assert "Fewer than 3 draws: `code` on everything; `random` on everything" in page
     assert "with 1 of 1 texts (`wiki-mini`)" in page
     assert "| `wiki-mini` | 1.50 |\n| none | 0.50 |\n| all | 2.00 |" in script.hours("any")
+
+
+def test_a_draw_that_lacks_a_task_does_not_count(script):
+    made = records(range(3))
+    for one in [*made]:
+        if one.identity.measure == "answers" and one.identity.seed != 2:
+            other = fake_records.of_identity(one, protocol=one.identity.protocol.model_copy(
+                update={"name": f"{one.identity.protocol.name}_2"}))  # fmt: skip
+            made.append(other)
+    (found,) = script.methods_of(made, tuple(LOSSES))
+    assert found.lacking()["code"] == "code, answers and reading, answers"
