@@ -139,7 +139,7 @@ def of_table(table: Any, name: str) -> Items:
 
 def _items(table: Any) -> Items:
     fixed = {name: table.column(name).to_numpy(zero_copy_only=False) for name in ID_COLUMNS}
-    order = np.argsort(fixed["item_id"].astype(str), kind="stable")
+    order = np.argsort(fixed["item_id"], kind="stable")
     columns = {}
     for name in table.column_names:
         if name == "value" or (
