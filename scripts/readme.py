@@ -23,6 +23,7 @@ import declared
 import expert_tables
 import front_page
 import frontier
+import long_tables
 import reference
 import size_tables
 import tables
@@ -35,7 +36,13 @@ from bench.reporting import drawing
 FIGURES = ROOT / "docs" / "figures"
 FRONTIER = "results/smollm2"
 """Folder whose front README shows."""
-KINDS = tables.TABLES | track_tables.TABLES | size_tables.TABLES | frontier.TABLES
+KINDS = {
+    **tables.TABLES,
+    **track_tables.TABLES,
+    **size_tables.TABLES,
+    **frontier.TABLES,
+    **long_tables.TABLES,
+}
 """Functions that make a table of results/boards.toml, by its kind."""
 
 
