@@ -18,13 +18,19 @@ TUNING = 4 * 6 + 2 * DISTILLATION.training
 """FLOP per weight and token of a tuning step: of 4 inputs of a block, and of 2 steps at the end."""
 
 
+LOGIT_OPERATIONS = 300
+"""float32 operations that take a CPU as long as a measure beside the dense model does for a logit:
+5 ns on one thread of Zen 5."""
+
+
 class Arithmetic(NamedTuple):
     """Arithmetic of one process."""
 
     operations: float = 0.0
     """Floating-point operations."""
-    hessians: float = 0.0
-    """Part of `operations` for Hessians, which are float32 products in any number format."""
+    float32: float = 0.0
+    """Part of `operations` that is float32 in any number format: Hessians and distances of
+    logits."""
     launches: float = 0.0
     """Kernels that run one after the other, for single columns of weights."""
 
@@ -86,14 +92,23 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
     made: names of stages in the cache.
     """
     sizes, parameters = artifact.sizes, float(artifact.sizes.parameters)
-    measures, tokens, protocols = [], 0, set()
+    # A calibration ends at the last block.
+    in_blocks = parameters - sizes.outside
+    logits = sizes.vocabulary if artifact.stages else 0
+    measures, tokens, protocols, beside = [], 0, set(), set()
     for m in measurements:
         read = m.options.get("tokens") or estimate_tokens(m.measure, m.config)
         # Measures with one protocol read the same windows in one pass.
         more = 0 if m.protocol in protocols else read
         protocols.add(m.protocol)
         tokens += more
-        measures.append(MeasureWork(m, read, Arithmetic(2.0 * parameters * more)))
+        forward, distances = 2.0 * sizes.multiplied * more, 0.0
+        if getattr(registry.load(registry.lookup("measures", m.measure)), "beside_dense", False):
+            # The dense model's states are in the cache, but its head runs.
+            forward += 2.0 * logits * sizes.hidden * (0 if m.protocol in beside else read)
+            beside.add(m.protocol)
+            distances = float(LOGIT_OPERATIONS * logits * read)
+        measures.append(MeasureWork(m, read, Arithmetic(forward + distances, distances)))
     stages = []
     for name, stage in zip(artifact.cache_names, artifact.stages, strict=True):
         if name in made:
@@ -110,7 +125,7 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
         if stage.tuning_steps and artifact.calibration:
             passes += TUNING_PASSES
             tuning = stage.tuning_steps * artifact.calibration.seqlen
-        operations = 2.0 * parameters * passes * calibration + hessians
+        operations = 2.0 * in_blocks * passes * calibration + hessians
         operations += parameters * TUNING * tuning
         operations += parameters * per_token * training
         launches = cost.launches * sizes.columns / _sharing(artifact)

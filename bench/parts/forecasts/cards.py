@@ -53,7 +53,7 @@ class Cards:
 
     def seconds(self, part: Arithmetic) -> float:
         """Return the time of a part of an artifact's work."""
-        operations = part.operations + part.hessians * (1 / FLOAT32 - 1)
+        operations = part.operations + part.float32 * (1 / FLOAT32 - 1)
         return operations / self.flops + part.launches * LAUNCH_S
 
     def fewest(self, artifact: Artifact) -> int:

@@ -1,8 +1,7 @@
 """Cost model fitted to past records: seconds and peak memory of an artifact.
 
 Every kind of stage and measure has a rate in seconds per weight and token. It is the median over
-past ones, because a busy machine makes a few records slow. A kind without a record takes the rate
-of all kinds that need the same: calibration, training or nothing.
+past ones, because a busy machine makes a few records slow.
 """
 
 from __future__ import annotations
@@ -72,13 +71,19 @@ class CostModel:
         return EstimateError(len(factors), float(np.mean(off <= WITHIN)), float(np.median(off)))
 
     def leave_one_out(self) -> list[tuple[PastCost, float]]:
-        """Return each artifact, and its estimate from the others divided by its measured time."""
+        """Return each artifact, and its estimate from the others divided by its measured time.
+
+        Parts whose kind no other has are left out.
+        """
         out = []
         for cost in self.past:
             others = CostModel(other for other in self.past if other.artifact != cost.artifact)
-            seconds = others.seconds(cost.parts)
-            if seconds and cost.seconds:
-                out.append((cost, seconds / cost.seconds))
+            timed = [(others.seconds([part]), part.seconds) for part in cost.parts]
+            known = [(estimate, taken) for estimate, taken in timed if estimate is not None]
+            estimate = sum(seconds for seconds, _ in known)
+            taken = sum(seconds for _, seconds in known)
+            if estimate and taken:
+                out.append((cost, estimate / taken))
         return out
 
 

@@ -82,8 +82,7 @@ def stage_part(
         need, tokens = "training", training
     elif calibration:
         need, tokens = "calibration", calibration
-    kinds = (f"stage {name} {need}", f"stage {need}")
-    return TimedPart(kinds, parameters * max(tokens, 1.0), seconds)
+    return TimedPart((f"stage {name} {need}",), parameters * max(tokens, 1.0), seconds)
 
 
 def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -> tuple[str, ...]:

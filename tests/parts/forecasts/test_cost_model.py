@@ -50,14 +50,11 @@ def test_rates_are_found_and_scale_with_weights_and_tokens():
     assert model.memory_ratio(False) == pytest.approx(2.0) and model.memory_ratio(True) is None
 
 
-def test_another_method_takes_the_rate_of_those_that_need_the_same():
-    model = CostModel(
-        [cost("a", name="wanda"), cost("b", name="ria", slow=1.0),
-         cost("c", name="admm", slow=10.0)]
-    )  # fmt: skip
+def test_no_method_takes_the_rate_of_another():
+    model = CostModel([cost("a", name="wanda"), cost("c", name="admm", slow=10.0)])
 
-    assert model.seconds([stage_part("new", 1e6, 1000, 0)]) == pytest.approx(3.0)
     assert model.seconds([stage_part("admm", 1e6, 1000, 0)]) == pytest.approx(30.0)
+    assert model.seconds([stage_part("new", 1e6, 1000, 0)]) is None
     assert model.seconds([stage_part("cast", 1e6, 0, 1000)]) is None
     assert model.seconds([measure_part("agreement", "", 1e6, 5)]) is None
 

@@ -3,6 +3,7 @@
 `pytest tests/parts/forecasts/test_plan_table.py --write-terminal` writes plan-80.txt again.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from rich.cells import cell_len
 
 from bench import api
 from bench.parts.forecasts import plan_costs
-from bench.planning.work import Arithmetic
+from bench.parts.forecasts.cost_model import CostModel
+from bench.parts.forecasts.past_costs import PastCost, timed_parts
+from bench.planning.work import LOGIT_OPERATIONS, Arithmetic, count_work
 from bench.system import provenance
 from helpers import runs, terminal
 
@@ -33,16 +36,13 @@ def test_the_table_of_a_plan_has_its_estimates(cli, tmp_path, monkeypatch, reque
 
 
 @pytest.mark.usefixtures("cache")
-def test_time_on_a_cpu_follows_the_number_format_and_what_is_multiplied(tmp_path, monkeypatch):
+def test_time_on_a_cpu_follows_the_number_format(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_costs, "_flops", lambda threads: 1e11)
     monkeypatch.setattr(provenance, "instruction_set", lambda: "amx")
     wanted = {"methods": ("dense",), "measures": ("size",)}
     artifact = api.plan(runs.small(tmp_path / "r", **wanted)).measurements[0].artifact
-    part = Arithmetic(operations=1e12, hessians=4e11)
+    part = Arithmetic(operations=1e12, float32=4e11)
     sizes = artifact.sizes
-    assert sizes.multiplied == sizes.parameters, "tiny is tied"
-    more = {"outside": 10**9, "parameters": 4 * sizes.vocabulary * sizes.hidden}
-    untied = {"sizes": sizes.model_copy(update=more)}
 
     def seconds(changes):
         return plan_costs._cpu_seconds(part, artifact.model_copy(update=changes))
@@ -52,4 +52,39 @@ def test_time_on_a_cpu_follows_the_number_format_and_what_is_multiplied(tmp_path
     # A gigabyte of weights takes seconds to load and check.
     large = artifact.model_copy(update={"sizes": sizes.model_copy(update={"parameters": 10**9})})
     assert plan_costs._start_seconds(large) == pytest.approx(plan_costs.START_S + 24)
-    assert seconds({"dtype": "float32"} | untied) == pytest.approx(6 * 3 / 4 + 4)
+
+
+@pytest.mark.usefixtures("cache")
+def test_the_work_of_a_row_is_what_is_multiplied_and_the_distances_of_logits(tmp_path):
+    wanted = {"methods": ("wanda",), "measures": ("perplexity", "agreement")}
+    of_artifacts = api.plan(runs.small(tmp_path / "r", **wanted)).artifacts().values()
+    dense, pruned = (count_work(some[0].artifact, some, set()) for some in of_artifacts)
+    sizes = next(iter(of_artifacts))[0].artifact.sizes
+    head = sizes.vocabulary * sizes.hidden
+    assert sizes.multiplied == sizes.parameters, "tiny is tied"
+    read, calibration = pruned.measures[0].tokens, pruned.stages[0].calibration
+
+    assert [m.arithmetic for m in dense.measures] == [
+        Arithmetic(2.0 * sizes.parameters * read),
+        Arithmetic(),
+    ]
+    distances = LOGIT_OPERATIONS * sizes.vocabulary * read
+    assert pruned.measures[1].arithmetic[:2] == (2 * head * read + distances, distances)
+    # Calibration ends at the last block. Wanda passes twice.
+    blocks = sizes.parameters - sizes.outside
+    assert pruned.stages[0].arithmetic.operations == 4 * blocks * calibration
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_method_without_a_record_has_the_pace_of_what_has_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan_costs, "_flops", lambda threads: 1e11)
+    plan = api.plan(runs.small(tmp_path / "r", methods=("wanda",), measures=("perplexity",)))
+    *_, some = plan.artifacts().values()
+    artifact, work = some[0].artifact, count_work(some[0].artifact, some, set())
+    counted = plan_costs._seconds(work, artifact, CostModel(()), None)
+    measure = replace(timed_parts(work, artifact)[0], seconds=3 * counted[0])
+    past = PastCost(("m",), "a", artifact.sizes.parameters, 4, [measure])
+
+    found = plan_costs._seconds(work, artifact, CostModel([past]), None)
+
+    assert len(found) == 2 and found == pytest.approx([3 * seconds for seconds in counted])
