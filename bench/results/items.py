@@ -16,7 +16,7 @@ from methods.contract.errors import UserError, first_line
 ID_COLUMNS = ("item_id", "cluster_id", "weight")
 TEXT_COLUMNS = ("item_id", "cluster_id", "record")
 SLACK_BYTES, MAX_RATIO = 2**28, 64
-"""Memory that reading items may take: a base in bytes, and a multiple of the bytes of their file."""
+"""Memory that reading items may take: bytes, and a multiple of the bytes of their file."""
 
 
 def pack(items: Sequence[Item]) -> bytes:
