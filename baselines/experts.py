@@ -4,6 +4,7 @@ pass of observations. The default score is REAP (Lasby et al. 2025), arXiv 2510.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -15,20 +16,15 @@ from methods.contract.axes import AXES
 from methods.contract.ranges import CountOrZero, Share
 from methods.contract.rules import UncalibratedBy
 from methods.model.constant_experts import OUTPUTS
-from methods.model.experts import ConstantExpert, ExpertList, experts_of
+from methods.model.experts import ConstantExpert, ExpertList
 from methods.model.smaller_folder import count_left
 from methods.model.targets import family_of
-from methods.workshop.pruning.activations import Activations, replaced
+from methods.workshop.pruning.activations import Activations, batch_of, replaced
 from methods.workshop.pruning.expert_merging import around_best, by_output, merge
-from methods.workshop.pruning.expert_scores import (
-    SCORES,
-    Comparing,
-    Observing,
-    Router,
-    Seen,
-    flatness,
-)
-from methods.workshop.pruning.holders import each_block, hold
+from methods.workshop.pruning.expert_scores import SCORES, Everywhere, Router, Seen, flatness
+from methods.workshop.pruning.holders import InMemory, hold
+from methods.workshop.pruning.observed_experts import ObservedPass, in_block, in_turn
+from methods.workshop.pruning.observer import Stop
 
 Score = Literal[
     "reap", "frequency", "gate", "ean", "man", "msan", "aimer", "removal", "mone", "random"
@@ -60,7 +56,7 @@ class Experts:
         does=Does.REMOVES,
         removes=(Removes("experts", ("merge", "replace", "drop")),),
         rules=(UncalibratedBy("by", ("aimer", "random"), "random", unless=("replace",)),),
-        cost=Cost(passes=3, whole_blocks=True),
+        cost=Cost(passes=3),
     )
     drop: CountOrZero | Share = "25%"
     replace: CountOrZero | Share | None = None
@@ -86,9 +82,9 @@ class Experts:
         notes: dict[str, Any] = {
             "experts": {"of": AXES["experts"].size(family, config), "left": left}
         }
-        dice = torch.Generator().manual_seed(job.seed)
+        without_text = self._scores_without_text(model, job)
         if job.calibration is None:
-            chosen = self._choose_without_text(model, job, left, dice)
+            chosen = tuple(tuple(sorted(highest(each, left))) for each in without_text)
             return Outcome(model, notes=notes, kept={"experts": chosen})
         if share != self.drop and any(p.is_meta for p in model.parameters()):
             raise UserError("replace and merge need the whole model in memory: use drop instead")
@@ -97,61 +93,104 @@ class Experts:
         constants = {}
         loads: list[list[int]] = []
         errors: list[float] = []
-        for index, block, states in each_block(model, job):
-            path, experts = in_block(block)
-            router = Router(block.get_submodule(family.dense[0]))
-            merges = self.merge is not None
-            seen = observe(block, path, experts, router, states, index, everywhere=merges)
-            new: dict[int, nn.Module] = {}
-            if self.merge is not None:
-                best, new = merge_all(self.by or "hc", seen, experts, left)
-            else:
-                default = "reap" if self.replace is None else "mone"
-                best = highest(score(self.by or default, seen, experts, dice), left)
-            kept.append(tuple(sorted(best)))
-            reachable: Sequence[int] = kept[-1]
-            if self.replace is not None:
-                reachable = range(len(experts))
-                gone = [number for number in reachable if number not in best]
-                means = seen.means.to(job.compute.dtype)
-                new = {number: ConstantExpert(means[number]) for number in gone}
-                rows = {name: p[gone] for name, p in router.module.named_parameters()}
-                constants[index] = {OUTPUTS: means[gone], **rows}
-            after = ExpertList(new.get(n, each) for n, each in enumerate(experts))
-            comparing = Comparing(experts, after, router, reachable)
-            with replaced(block, {path: comparing}):
-                states.advance(index, block)
-            if self.merge is not None:
-                for number, expert in new.items():
-                    experts[number].load_state_dict(expert.state_dict())
-                    prefix = f"{family.blocks}.{index}.{path}.{number}"
-                    changed.update(f"{prefix}.{name}" for name in expert.state_dict())
-            loads.append([int(count) for count in seen.count])
-            errors.append(comparing.error / max(float(seen.energy), 1e-30))
+        held = hold(model, job.source, job.compute)
+        states = start(held, job)
+        with held:
+            for index, block in enumerate(held.blocks):
+                path, experts = in_block(block)
+                tokens = observe(
+                    held,
+                    index,
+                    states,
+                    removal=self.by == "removal",
+                    everywhere=self.merge is not None,
+                )
+                seen, router = tokens.seen, tokens.router
+                best, new = self._choose(seen, experts, left, without_text[index:])
+                kept.append(tuple(sorted(best)))
+                reachable: Sequence[int] = kept[-1]
+                if self.replace is not None:
+                    reachable = range(len(experts))
+                    gone = [number for number in reachable if number not in best]
+                    means = seen.means.to(job.compute.dtype)
+                    new = {number: ConstantExpert(means[number]) for number in gone}
+                    rows = {name: p[gone] for name, p in router.module.named_parameters()}
+                    constants[index] = {OUTPUTS: means[gone], **rows}
+                with in_turn(held, index) as (_, each):
+                    after = ((number, new.get(number, expert)) for number, expert in each)
+                    error = tokens.error(after, reachable)
+                if self.merge is not None:
+                    for number, expert in new.items():
+                        experts[number].load_state_dict(expert.state_dict())
+                        prefix = f"{family.blocks}.{index}.{path}.{number}"
+                        changed.update(f"{prefix}.{name}" for name in expert.state_dict())
+                loads.append([int(count) for count in seen.count])
+                errors.append(error / max(float(seen.energy), 1e-30))
+                job.progress.advance(index + 1, len(held.blocks))
         notes["tokens_per_expert"] = loads
         notes["layer_error"] = [float(f"{error:.6g}") for error in errors]
         everything = {"experts": tuple(kept)}
         return Outcome(model, frozenset(changed), notes, kept=everything, constants=constants)
 
-    def _choose_without_text(
-        self, model: nn.Module, job: Job, left: int, dice: torch.Generator
-    ) -> tuple[tuple[int, ...], ...]:
-        """Return the experts of each block that are left, by a score that needs no text."""
-        kept = []
-        with hold(model, job.source, job.compute, by_expert=False) as held:
-            for index in range(len(held.blocks)):
-                with held.block(index) as block:
-                    scores = score(self.by or "", None, in_block(block)[1], dice)
-                kept.append(tuple(sorted(highest(scores, left))))
+    def _choose(
+        self, seen: Seen, experts: ExpertList, left: int, without_text: Sequence[Tensor]
+    ) -> tuple[list[int], dict[int, nn.Module]]:
+        """Return the experts of a block that are left, and those of them that merging changes.
+
+        without_text: the scores of this block and of the next ones if they need no text.
+        """
+        if self.merge is not None:
+            return merge_all(self.by or "hc", seen, experts, left)
+        if without_text:
+            return highest(without_text[0], left), {}
+        default = "reap" if self.replace is None else "mone"
+        return highest(SCORES[self.by or default](seen).cpu(), left), {}
+
+    def _scores_without_text(self, model: nn.Module, job: Job) -> list[Tensor]:
+        """Return the scores of the experts of each block, [experts], if they need no text."""
+        if self.by not in ("aimer", "random"):
+            return []
+        dice = torch.Generator().manual_seed(job.seed)
+        scores = []
+        with hold(model, job.source, job.compute) as held:
+            for index, block in enumerate(held.blocks):
+                if self.by == "random":
+                    scores.append(torch.rand(len(in_block(block)[1]), generator=dice))
+                    continue
+                with in_turn(held, index) as (_, each):
+                    scores.append(-torch.tensor([flatness(matrices(expert)) for _, expert in each]))
                 job.progress.advance(index + 1, len(held.blocks))
-        return tuple(kept)
+        return scores
 
 
-def in_block(block: nn.Module) -> tuple[str, ExpertList]:
-    """Return the name of the experts in a block of a mixture, and the experts."""
-    found = experts_of(block)
-    assert found
-    return found
+def start(held: InMemory, job: Job) -> Activations:
+    """Return the calibration tokens before the first block."""
+    tokens = job.calibration
+    assert tokens is not None
+    batches = tokens.split(batch_of(tokens, job.compute.device))
+    return held.start(batches, job.compute, last=True)
+
+
+def observe(
+    held: InMemory, index: int, states: Activations, *, removal: bool, everywhere: bool
+) -> ObservedPass:
+    """Run all calibration tokens through a block, and return what its experts did.
+
+    removal: see `ObservedPass`; everywhere: also run each expert on all tokens, for merging.
+    """
+    with in_turn(held, index) as (block, experts):
+        router = Router(block.get_submodule(held.family.dense[0]))
+        tokens = ObservedPass(states, index, block, router, removal=removal)
+        if everywhere:
+            path, own = in_block(block)
+            with replaced(block, {path: Everywhere(own, router, tokens.seen)}):
+                for hidden in states.hidden:
+                    with suppress(Stop):
+                        states.run(index, block, hidden)
+        for number, expert in experts:
+            tokens.run(number, expert)
+        tokens.finish()
+    return tokens
 
 
 def merge_all(
@@ -174,41 +213,6 @@ def highest(scores: Tensor, count: int) -> list[int]:
     return best
 
 
-def score(by: str, seen: Seen | None, experts: ExpertList, dice: torch.Generator) -> Tensor:
-    """Return the score of each expert of a block, [experts]: the lowest go first.
-
-    seen: what calibration text showed, None for a score that needs none.
-    """
-    if by == "random":
-        return torch.rand(len(experts), generator=dice)
-    if by == "aimer":
-        return -torch.tensor([flatness(matrices(expert)) for expert in experts])
-    assert seen
-    return SCORES[by](seen).cpu()
-
-
 def matrices(expert: nn.Module) -> list[Tensor]:
     """Return the weights of the linears of an expert."""
     return [each for each in expert.parameters() if each.ndim == 2]
-
-
-def observe(
-    block: nn.Module,
-    path: str,
-    experts: ExpertList,
-    router: Router,
-    states: Activations,
-    index: int,
-    *,
-    everywhere: bool = False,
-) -> Seen:
-    """Run all calibration tokens through a block, and return what its experts did.
-
-    path: name of the experts in the block; everywhere: see `Observing`.
-    """
-    first = states.hidden[0]
-    seen = Seen(len(experts), first.shape[-1], states.device)
-    with replaced(block, {path: Observing(experts, router, seen, everywhere)}):
-        for hidden in states.hidden:
-            states.run(index, block, hidden)
-    return seen

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_figures
+import calibration_tables
 import declared
 import expert_tables
 import front_page
 import frontier
+import long_tables
 import reference
 import size_pictures
 import size_tables
@@ -39,7 +41,7 @@ FRONTIER = "results/smollm2"
 SIZES = "results/main,results/tiny-default"
 """Folders with the models of the picture of sizes."""
 KINDS = {"by-size": size_pictures.by_size} | tables.TABLES | track_tables.TABLES
-KINDS |= size_tables.TABLES | frontier.TABLES
+KINDS |= size_tables.TABLES | frontier.TABLES | calibration_tables.TABLES | long_tables.TABLES
 """Functions that make a table of results/boards.toml, by its kind."""
 
 
@@ -108,6 +110,7 @@ def figures(pages: str) -> dict[Path, str]:
     fronts |= {
         name: one.svg for name, _, one in track_tables.profile_figures(track_tables.PROFILES)
     }
+    drawn |= calibration_tables.pictures("results/calibration")
     drawn |= {name: drawing.to_file(svg) for name, svg in fronts.items()}
     drawn["run"] = front_page.picture()
     drawn |= {"codes": codes_picture(), "experts": expert_tables.picture()}

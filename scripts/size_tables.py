@@ -188,23 +188,29 @@ CODE_COLUMNS = ("engines", ">bits", ">error")
 def quantizers() -> str:
     """Return all quantizers: engines, bits and error of a Gaussian, and ratios of perplexity.
 
-    Of several boards with a row, the last declared counts.
+    Of several boards with a row, the first declared counts. A measured row with settings follows
+    that of its quantizer.
     """
     figures = json.loads((ROOT / CODES).read_text())["figures"]
     ratios: dict[str, dict[str, str]] = {}
-    for name in reversed(declared.folders(used_in="docs/quantizers.md")):
+    for name in declared.folders(used_in="docs/quantizers.md"):
         if name == "benchmarks":
             continue
         for model, found in _dense_ratios(f"results/{name}").items():
             ratios[model] = found | ratios.get(model, {})
+    measured = sorted({row for found in ratios.values() for row in found})
     rows = []
     for name, cells in overview_cells("quantizers").items():
         own = figures.get(name, {})
         form = own.get("form", "")
         engines = next((said for end, said in ENGINES if re.match(end, form)), "")
         bits, error = (str(own.get(key, "")) for key in ("bits", "error"))
-        changes = [of_model.get(name, "") for of_model in ratios.values()]
-        rows.append((own.get("bits", 99.0), [*cells, engines, bits, error, *changes]))
+        known = [*cells, engines, bits, error]
+        with_settings = [row for row in measured if row.startswith(f"{name}:")]
+        for row in (name, *with_settings):
+            changes = [found.get(row, "") for found in ratios.values()]
+            start = known if row == name else [row, *[""] * (len(known) - 1)]
+            rows.append((own.get("bits", 99.0), [*start, *changes]))
     mask = figures["2:4"]["error"]
     rows.append((99.0, ["2:4", "the mask alone, nothing rounded", "", "", "", f"{mask}"]))
     rows.sort(key=lambda row: row[0])

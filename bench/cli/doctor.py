@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,14 @@ from methods.contract.errors import UserError
 
 MISSING = ("missing", "unwritable")
 """States of a named folder that a run cannot use."""
+GROUPS = {
+    "corpus": ("corpora", "to download: bench pull NAME"),
+    "tasks": ("task sets", "to download: bench pull NAME"),
+    "model": ("models", "to download: bench pull NAME"),
+    "extra": ("extras", f"to install: {packages.pip_install('NAME')}"),
+    "environment": ("environments", "to create: bench env create NAME"),
+}
+"""Kinds of things that share a line of the table: their name there, and the remedy if absent."""
 
 
 def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
@@ -60,6 +68,26 @@ def rows(data_dir: Path | None, results: Path | None) -> list[dict[str, Any]]:
         name, state = row["name"], row["state"]
         detail = row["path"] if state == "built" else f"to create: bench env create {name}"
         out.append(_row(f"environment {name}", state, detail))
+    return out
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with one for all things of a kind that are here, and one for all absent."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        kind, _, name = row["thing"].partition(" ")
+        if kind in GROUPS and row["state"] in ("ok", "built", "absent"):
+            names.setdefault((kind, row["state"]), []).append(name)
+    out = []
+    for row in rows:
+        kind, _, name = row["thing"].partition(" ")
+        members = names.get((kind, row["state"]))
+        if members is None:
+            out.append(dict(row))
+        elif name == members[0]:
+            thing, remedy = GROUPS[kind]
+            parts = [", ".join(members), remedy if row["state"] == "absent" else ""]
+            out.append(_row(thing, row["state"], "; ".join(filter(None, parts))))
     return out
 
 

@@ -192,6 +192,9 @@ def plan(
         for line in filter(None, (estimate.total, estimate.source)):
             note(line)
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
+    texts = {artifact.calibration.data for artifact in artifacts if artifact.calibration}
+    if len(texts) == 1:
+        note(f"calibrated on {min(texts)}")
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
         note(line)
     problem = next(filter(None, map(find_problem, artifacts)), "")

@@ -22,7 +22,7 @@ env_app = typer.Typer(
 
 
 def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False) -> None:
-    """Check this machine: device, memory, disk, network and data.
+    """Check this machine: device, memory, disk, network and data. --json has a row for each thing.
 
     Exit code 1: the folder of --results, $CAST_BENCH_CACHE or $BENCH_DATA_DIR cannot be used.
     Exit code 2: the folder of --data-dir cannot be used.
@@ -30,7 +30,7 @@ def doctor(data_dir: DataDir = None, results: Results = None, json: Json = False
     from bench.cli import doctor as checks
 
     rows = checks.rows(data_dir, results)
-    print_rows(rows, json, width=80)
+    print_rows(rows if json else checks.grouped(rows), json, width=80)
     bad = [row for row in rows if row["state"] in checks.MISSING]
     if bad:
         fail("; ".join(f"{row['thing']} {row['state']}: {row['detail']}" for row in bad), 1)

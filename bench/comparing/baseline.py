@@ -147,21 +147,19 @@ def read(path: Path) -> ResultSet:
         raise UserError(f"baseline {str(path)!r} has no records: {REMAKE}")
     if len({record.key for record in records}) < len(records):
         raise UserError(f"baseline {str(path)!r} has two records of one key: {REMAKE}")
-    rows = sum(record.items.rows for record in records if record.items)
-    reader = _item_reader(files[ITEMS], rows, str(path))
+    reader = _item_reader(files[ITEMS], str(path))
     for record in records:
         # Its digest covers the counted numbers whose items it does not keep.
         check_record(record, reader(record) if record.items else None, dropped=True)
     return ResultSet(str(path), tuple(latest(records)), reader)
 
 
-def _item_reader(content: bytes, total: int, name: str) -> Callable[[Record], Items]:
-    """Return a reader of items by record. It reads the table on first use. total: number of items
-    of all records."""
+def _item_reader(content: bytes, name: str) -> Callable[[Record], Items]:
+    """Return a reader of items by record. It reads the table on first use."""
 
     @cache
     def opened() -> tuple[Any, dict[str, tuple[int, int]]]:
-        table = read_parquet(content, f"{name}: {ITEMS}", total, TEXT_COLUMNS)
+        table = read_parquet(content, f"{name}: {ITEMS}", TEXT_COLUMNS)
         if "record" not in table.column_names:
             raise UserError(f"{name}: {ITEMS} has no column 'record': {REMAKE}")
         rows: dict[str, tuple[int, int]] = {}

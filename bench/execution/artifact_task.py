@@ -8,14 +8,12 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from filelock import Timeout
-
-from bench.execution.events import LOADING, WAITING, read_event
+from bench.execution.events import WAITING, read_event
 from bench.execution.executor import FORGED, STALLED, Executor, Worker
 from bench.execution.listener import RunningArtifact
 from bench.execution.worker import Assignment
 from bench.planning.artifact import Measurement
-from bench.system.cache import build_lock, cache_dir, in_use
+from bench.system.cache import cache_dir, in_use
 
 EventQueue = SimpleQueue[tuple["ArtifactTask", dict[str, Any] | BaseException | None]]
 """Events of all tasks of a run. None: the worker closed its output. An exception: its output cannot
@@ -28,7 +26,7 @@ it."""
 STOPPED_S = 10.0
 """Seconds without an event after which the runner asks whether the worker is stopped."""
 MAX_WAIT = 10
-"""Longest wait for another worker that the runner cannot check, as a factor of the stall limit."""
+"""Longest wait for a worker of another machine, as a factor of the stall limit."""
 
 
 def next_event(
@@ -55,8 +53,6 @@ class ArtifactTask(RunningArtifact):
         """True while its worker says that it waits for another one."""
         self.is_far = executor.queues
         """True if the worker may use the cache of another machine."""
-        self.loaded: set[str] = set()
-        """Labels of the stages that the worker has begun, and whose locks are its own."""
         self.idle_s = 0.0
         """Seconds since the last event."""
         self.events = 0
@@ -84,8 +80,6 @@ class ArtifactTask(RunningArtifact):
         """Start to count the seconds without an event again."""
         self.idle_s, self.is_stopped = 0.0, False
         self.may_wait, self.says_it_waits = False, event.get("state") == WAITING
-        if event.get("state") == LOADING:
-            self.loaded.add(event["phase"])
 
     def note_time(self, seconds: float, timeout: float) -> bool:
         """Count seconds without an event, and kill the worker after `timeout` of them. Return
@@ -96,26 +90,11 @@ class ArtifactTask(RunningArtifact):
         was_stopped = self.is_stopped
         self.is_stopped = self.idle_s > STOPPED_S and self.worker.is_stopped()
         may_wait = not self.is_stopped and (self.may_wait or self.says_it_waits)
-        if may_wait and not self.is_far and (self.may_wait or self._awaits_stage()):
+        if may_wait and not self.is_far:
             self.idle_s = min(self.idle_s, 2 * STOPPED_S)
         elif self.idle_s > timeout * (MAX_WAIT if may_wait and self.is_far else 1):
             self.kill(STALLED)
         return self.is_stopped and not was_stopped
-
-    def _awaits_stage(self) -> bool:
-        """Return whether another process makes a stage of the artifact.
-
-        A method can write to the channel, so a worker's word does not turn off the stall limit.
-        """
-        for count in range(1, len(self.artifact.stages) + 1):
-            stage = self.artifact.up_to(count)
-            if stage.stages[-1].label in self.loaded:
-                continue
-            try:
-                build_lock(stage.lock_name).acquire(timeout=0).lock.release()
-            except Timeout:
-                return True
-        return False
 
     def kill(self, why: int) -> None:
         """Kill the worker. why: the exit code that its artifact gets."""

@@ -19,7 +19,7 @@ from torch import nn
 
 from bench.catalog import registry
 from bench.execution import outer
-from bench.execution.events import LOADING, WAITING
+from bench.execution.events import WAITING
 from bench.execution.job import (
     BuiltArtifact,
     BuiltStage,
@@ -135,7 +135,7 @@ class Builder:
 
     def _make(self, artifact: Artifact, before: BuiltStage | None, home: Path) -> WeightCounts:
         """Run the last stage and publish the result in the cache."""
-        self.workspace.progress.enter(LOADING)
+        self.workspace.progress.enter("loading")
         try:
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)

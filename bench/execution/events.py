@@ -8,17 +8,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Annotated, Any, Literal, TextIO
+from typing import Annotated, Any, TextIO
 
-from pydantic import BaseModel, Field, FiniteFloat, TypeAdapter
+from pydantic import BaseModel, Field, FiniteFloat
 
 from bench.results.record import Status
 
 WAITING = "waiting for another worker"
 """State of a worker while another one makes what it needs."""
-
-LOADING = "loading"
-"""State of a worker that has the lock of a stage, before the stage's method runs."""
 
 MAX_STEPS = 10**12
 """Largest number of steps of a phase."""
@@ -26,65 +23,43 @@ MAX_STEPS = 10**12
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 
 
+OWED = {
+    "busy": set[str](),
+    "imported": set[str](),
+    "begun": {"wait"},
+    "node": {"name", "shares_results"},
+    "fatal": {"reason"},
+    "state": {"phase", "state"},
+    "progress": {"phase", "done", "total", "figures"},
+    "measurement": {"key", "status"},
+}
+"""Fields that each kind of event has."""
+
+
 class _Event(BaseModel, extra="forbid", strict=True):
-    """Fields of a line. Those of the kinds below are what `Events` writes."""
+    """Fields of all kinds."""
 
-
-class _Plain(_Event):
-    event: Literal["busy", "imported"]
-
-
-class _Begun(_Event):
-    event: Literal["begun"]
-    wait: bool
-
-
-class _Node(_Event):
-    event: Literal["node"]
-    name: str
-    shares_results: bool
-
-
-class _Fatal(_Event):
-    event: Literal["fatal"]
-    reason: str
-
-
-class _State(_Event):
-    event: Literal["state"]
-    phase: str
-    state: str
-
-
-class _Progress(_Event):
-    event: Literal["progress"]
-    phase: str
-    done: Step
-    total: Step
-    figures: dict[str, FiniteFloat]
-
-
-class _Measured(_Event):
-    event: Literal["measurement"]
-    key: str
-    status: Status
+    event: str
+    wait: bool = False
+    name: str = ""
+    shares_results: bool = False
     reason: str = ""
+    phase: str = ""
+    state: str = ""
+    done: Step = 0
+    total: Step = 0
+    figures: dict[str, FiniteFloat] = {}
+    key: str = ""
+    status: Status = "ok"
     known: bool = False
-
-
-_EVENT: TypeAdapter[_Event] = TypeAdapter(
-    Annotated[
-        _Plain | _Begun | _Node | _Fatal | _State | _Progress | _Measured,
-        Field(discriminator="event"),
-    ]
-)
 
 
 def read_event(line: str) -> dict[str, Any]:
     """Return the event of a line. Raise ValueError for a line that no worker sends."""
-    event: dict[str, Any] = _EVENT.validate_json(line).model_dump(exclude_unset=True)
-    if event["event"] == "progress" and event["done"] > event["total"]:
-        raise ValueError("more steps done than there are")
+    event = _Event.model_validate_json(line).model_dump(exclude_unset=True)
+    owed = OWED.get(event["event"])
+    if owed is None or not event.keys() >= owed or event.get("done", 0) > event.get("total", 0):
+        raise ValueError("an unknown event, a missing field, or more steps done than there are")
     return event
 
 

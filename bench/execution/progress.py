@@ -73,7 +73,9 @@ def describe_rows(records: Sequence[Record]) -> list[str]:
             for label in labels:
                 for head, cell in zip(table.headers, line, strict=True):
                     if f"{head} ".startswith(f"{label} ") and cell != ABSENT:
-                        shown.append(f"{label} {cell}")
+                        # Of several tasks the first is shown, by name.
+                        name = head.partition("@")[0] if label == "acc" else label
+                        shown.append(f"{name} {cell}")
                         break
             if shown:
                 rows.append(", ".join(shown))

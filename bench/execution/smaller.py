@@ -13,6 +13,8 @@ from bench.planning.artifact import Stage
 from bench.verify import CheckFailed
 from methods.contract.axes import AXES, Kept
 from methods.contract.method import Outcome
+from methods.model.experts import Stacked, stacked_as
+from methods.model.families import Family
 from methods.model.folder import Folder, Writer, dtype_name, state
 from methods.model.header import TORCH_DTYPES
 from methods.model.smaller_folder import (
@@ -72,18 +74,38 @@ def write_smaller(
             "or name them in Outcome.changed"
         )
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
+    family, tensors, names = family_of(folder.config), state(model), list(folder)
     if any(parameter.is_meta for parameter in model.parameters()):
-        # a shard is in memory until it is complete
+        # A shard is in memory until it is complete, so no shard is large.
         writer = Writer(target, SHARD_BYTES, dtype)
-    family, tensors = family_of(folder.config), state(model)
+        names = _write_experts(writer, folder, family, dtype)
     own = {rename(family, kept, name): tensors[name] for name in changed}
 
     def read(name: str) -> Tensor:
         return own[name].cpu() if name in own else folder.tensor(name)
 
-    writer.add_folded(folder, read, family)
+    writer.add_folded(names, read, family)
     writer.close()
     return changed_config(model.config.to_dict(), kept)  # type: ignore[operator, union-attr]
+
+
+def _write_experts(writer: Writer, folder: Folder, family: Family, dtype: torch.dtype) -> list[str]:
+    """Write the experts of a folder one by one, and return the names of its other tensors."""
+    others: list[str] = []
+    stacks: dict[str, list[tuple[Stacked, str]]] = {}
+    for name in folder:
+        place = stacked_as(name, family)
+        if place:
+            stacks.setdefault(place.name, []).append((place, name))
+        else:
+            others.append(name)
+    for stored, members in stacks.items():
+        place, name = members[0]
+        shape = place.entry(folder.tensor(name)).shape
+        with writer.add_stacks({stored: (len(members), *shape)}, dtype) as file:
+            for place, name in members:
+                file.write(stored, place.number, place.entry(folder.tensor(name)).to(dtype))
+    return others
 
 
 def is_unchanged(

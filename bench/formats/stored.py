@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
@@ -23,7 +22,6 @@ from torch import Tensor
 
 from bench.catalog import registry
 from bench.formats.checkpoint import STORED as FOLDER
-from bench.system.suggest import shorten
 from methods.contract.codec import Codec, Storage, StoredWeight
 from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
@@ -35,12 +33,6 @@ MASK = "mask"
 """Part with one bit for each weight or pair, if the values of pruned weights are left out."""
 PIECE = 2**22
 """Number of codes that are packed at a time, a multiple of 8."""
-MAX_FIELDS = 16384
-"""Largest number of characters of the fields of all codecs of a model. They are settings, and no
-place for weights."""
-PART_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}")
-MAX_PARTS = 16
-"""Largest number of parts of a weight."""
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
@@ -121,15 +113,9 @@ def write(
 
     Raises:
         UserError: a codec whose name is not that of its class in the catalog, a field that is no
-            JSON value, or a part that is not of the kind that its codec states. Names and fields
-            are bounded, since their bytes are not counted.
+            JSON value, or a part that is not of the kind that its codec states.
     """
     fields = {target: _fields(one.codec) for target, one in stored.items()}
-    distinct = {json.dumps([stored[target].codec.name, each]) for target, each in fields.items()}
-    if sum(map(len, distinct)) > MAX_FIELDS:
-        raise UserError(
-            f"the fields of all codecs are more than {MAX_FIELDS:,} characters: put data into parts"
-        )
     writer = Writer(folder / FOLDER)
     layouts: dict[str, int] = {}
     layout_of: dict[str, int] = {}
@@ -137,7 +123,8 @@ def write(
         shape, own = shapes[target], one.pattern or pattern
         kept = keep_mask(one.decode(), own) if own.m and not own.dense else None
         parts: dict[str, Any] = {}
-        _require_names(target, one.parts)
+        if MASK in one.parts:
+            raise UserError(f"{target} has a part named {MASK!r}: give it another name")
         for part, tensor in one.parts.items():
             name, bits = f"{target}.{part}", one.codec.bits.get(part, 0)
             _require_bits(name, tensor, bits)
@@ -162,18 +149,6 @@ def write(
         about["outer"] = sorted(outer)
     about |= {"layouts": [json.loads(text) for text in layouts], "weights": layout_of}
     (folder / FOLDER / MANIFEST).write_text(json.dumps(about))
-
-
-def _require_names(target: str, parts: Mapping[str, Tensor]) -> None:
-    """Raise UserError for too many parts of a weight, or a name that is none."""
-    if len(parts) > MAX_PARTS:
-        raise UserError(f"{target} is stored as {len(parts)} parts: use at most {MAX_PARTS}")
-    for part in parts:
-        if part == MASK or not PART_NAME.fullmatch(part):
-            raise UserError(
-                f"{target} has a part named {shorten(part)!r}: use up to 32 letters and digits, "
-                f"and not {MASK!r}"
-            )
 
 
 def _require_bits(name: str, tensor: Tensor, bits: int) -> None:

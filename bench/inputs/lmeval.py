@@ -148,8 +148,7 @@ class _LoadedModel(HFLM):  # type: ignore[misc]
                 super().apply_chat_template,
                 chat_history,
                 add_generation_prompt=add_generation_prompt,
-            ),
-            chat_history,
+            )
         )
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:

@@ -22,12 +22,10 @@ SUFFIXES = (".txt", ".jsonl", ".parquet")
 TEXT, MESSAGES = "text", "messages"
 TEMPLATE_BYTES = 2**30
 """Memory that a chat template may take for a list of messages, in bytes."""
-MAX_ADDED_TEXT, MAX_REPEATED = 100_000, 20
-"""Largest number of characters that a chat template adds, and of characters for each of the
-messages. Both are generous."""
 ENCODING, FIRST = "utf-8-sig", 2**16
 """Encoding of text, with or without a byte order mark, and number of characters that are read for a
 check."""
+
 
 Render = Callable[[list[Any]], str]
 """Function that writes a list of messages as the model's chat template does."""
@@ -208,25 +206,16 @@ def template_of(tokenizer: Any) -> Render:
                 "the text has messages, and the model's tokenizer has no chat template: use plain "
                 "text"
             )
-        return fill_template(
-            partial(tokenizer.apply_chat_template, messages, tokenize=False), messages
-        )
+        return fill_template(partial(tokenizer.apply_chat_template, messages, tokenize=False))
 
     return render
 
 
-def fill_template(write: Callable[[], Any], messages: list[Any]) -> str:
-    """Return the text that a chat template makes of messages. Limit its memory and length: jinja's
-    sandbox does not."""
+def fill_template(write: Callable[[], Any]) -> str:
+    """Return the text that a chat template makes. Limit its memory: jinja's sandbox does not."""
     try:
         with bounded_memory(TEMPLATE_BYTES):
-            text = str(write())
+            return str(write())
     except Exception as fault:  # noqa: BLE001 (the template may raise anything)
         why = str(fault) or type(fault).__name__
         raise UserError(f"the model's chat template refuses a list of messages: {why}") from None
-    if len(text) > MAX_ADDED_TEXT + MAX_REPEATED * len(str(messages)):
-        raise UserError(
-            f"the model's chat template makes {len(text):,} characters of a list of messages: use "
-            "plain text"
-        )
-    return text

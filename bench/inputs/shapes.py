@@ -21,7 +21,6 @@ from methods.model.families import Family
 from methods.model.folder import (
     FLOAT_TYPES,
     INDEX,
-    MAX_TENSORS,
     PICKLES,
     TIED,
     WEIGHTS,
@@ -148,7 +147,7 @@ def _shapes_of(
 
 
 def _require_few(count: int, what: str, folder: Path) -> None:
-    if count > MAX_TENSORS:
+    if count > 200_000:
         raise UserError(
             f"config.json in {folder} names {count:,} {what}, more than a model can have: correct "
             "it"

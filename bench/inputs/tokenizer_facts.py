@@ -19,10 +19,8 @@ from bench.system.bounded import OutOfBounds, call_bounded
 from methods.contract.errors import UserError
 from methods.model.safe_files import read_object
 
-MAX_ADDED_TOKENS = 2**14
-"""Largest number of tokens added to a vocabulary. Known models add at most some thousands."""
 MAX_SPECIAL_TOKENS = 2
-"""Largest number of special tokens that a tokenizer adds to a text."""
+"""Number of special tokens that known tokenizers add to a text."""
 MAX_GROWTH = 16
 """Largest number of tokens for each byte of a text. A byte of known models is at most one token."""
 TOKENIZER_BYTES, TOKENIZER_SECONDS = 2**30, 60
@@ -48,8 +46,6 @@ class TokenizerFacts:
     """True if the file puts a special token before every text."""
     lacks_template: bool
     """True if there is no chat template. False if the files cannot be read."""
-    added: int = 0
-    """Number of tokens added to the vocabulary."""
     last: int = 0
     """Largest token of the vocabulary."""
     _counts: dict[str, int] = field(default_factory=dict, repr=False)
@@ -63,13 +59,7 @@ class TokenizerFacts:
         return self._counts[text]
 
     def require_fit(self, rows: int) -> None:
-        """Refuse more tokens than rows of the embedding, and more added ones than
-        MAX_ADDED_TOKENS."""
-        if self.added > MAX_ADDED_TOKENS:
-            raise UserError(
-                f"{self.path} has {self.added:,} added tokens, more than {MAX_ADDED_TOKENS:,}: use "
-                "the model's own tokenizer"
-            )
+        """Refuse more tokens than rows of the embedding."""
         if self.exists and self.last >= rows:
             raise UserError(
                 f"{self.path} has tokens up to {self.last}, and the model's embedding {rows} rows: "
@@ -117,17 +107,11 @@ def _read_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     padding = tokenizer.padding or {}
     if padding.get("length") or padding.get("pad_to_multiple_of"):
         raise ValueError("it pads every text, so set padding to null")
-    specials = tokenizer.num_special_tokens_to_add(False)
-    if specials > MAX_SPECIAL_TOKENS:
-        raise ValueError(
-            f"it adds {specials:,} special tokens to a text, more than {MAX_SPECIAL_TOKENS}"
-        )
     if _count(tokenizer, PROBE) > MAX_GROWTH * len(PROBE):
         raise ValueError(f"it makes more than {MAX_GROWTH} tokens of a character")
     vocabulary = tokenizer.get_vocab(with_added_tokens=False).values()
     return {
         "begins_with_bos": begins_with_bos(tokenizer),
-        "added": len(tokenizer.get_added_tokens_decoder()),
         "last": max(vocabulary, default=0),
     }
 

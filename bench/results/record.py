@@ -26,10 +26,6 @@ SCHEMA = 4
 
 Status = Literal["ok", "diverged", "skipped", "failed"]
 
-MAX_BYTES = 2**26
-"""Largest size of a record's JSON. The largest ones, with the curves of a long training, have a
-hundredth of it."""
-
 RENAMED_MODELS = {
     (
         "smollm2-135m",
@@ -37,13 +33,6 @@ RENAMED_MODELS = {
     ): "smollm2-135m-instruct-q4"
 }
 """Today's name of a model, by the name in a record and the digest of the model's weights."""
-
-MAX_ITEMS = 10**6
-"""Largest number of items of a record. A task has up to 70,000 questions."""
-
-HEADER_BYTES, ROW_BYTES = 2**16, 1024
-"""Most bytes of a file of items: for its header, and for each item. Our own items have up to 256
-bytes each."""
 
 CPU_GENERATIONS = {
     "6/85": "Skylake",
@@ -103,23 +92,19 @@ class NoItems(UserError):
 
 class ItemsFile(BaseModel, strict=True):
     file: str
-    rows: Annotated[int, Field(ge=1, le=MAX_ITEMS)]
+    rows: Annotated[Whole, Field(ge=1)]
     sha256: str
     size: Whole | None = None
     """Bytes of the file. None if the record does not say."""
 
     def require_whole(self, content: bytes, name: str) -> None:
         """Raise UserError if the content of the file is another. name: the file, for the error."""
-        if hashlib.sha256(content).hexdigest() != self.sha256:
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != self.sha256 or self.size not in (None, len(content)):
             raise UserError(
                 f"checksum mismatch: {name} is missing or is not that of its record: delete the "
                 "record and run again"
             )
-
-
-def max_items_bytes(rows: int) -> int:
-    """Return the largest size of a file of items, packed or not."""
-    return HEADER_BYTES + ROW_BYTES * rows
 
 
 class _Shape(BaseModel, extra="allow", strict=True):
@@ -349,8 +334,6 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         OtherSchema: it has another schema.
         ValueError: it is no record, or was changed after it was written.
     """
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{len(content):,} bytes, more than {MAX_BYTES:,}")
     with _one_error():
         if known:
             fields = json.loads(content)

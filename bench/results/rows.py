@@ -105,6 +105,7 @@ def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
     record's identity with its parts; and `guess`, what guesses reach on the task.
     """
     out = []
+    empty = dict.fromkeys((*COLUMNS, "identity", "guess"))
     for record in records:
         common: dict[str, Any] = {
             **record.identity.labels(),
@@ -115,8 +116,7 @@ def to_rows(records: Iterable[Record]) -> list[dict[str, Any]]:
         common |= {"record": record.stem, "identity": record.identity, "guess": guess}
         readings = [reading.model_dump() for reading in recount.read(record)]
         for reading in readings or [{"metric": record.identity.measure}]:
-            row = {**common, **reading}
-            out.append({column: row.get(column) for column in (*COLUMNS, "identity", "guess")})
+            out.append({**empty, **common, **reading})
     return out
 
 
@@ -153,7 +153,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        values = [row.get(column) for column in columns]
+        values = map(row.get, columns)
         writer.writerow([escape(v) if isinstance(v, str) else v for v in values])
     return out.getvalue()
 

@@ -16,7 +16,6 @@ from bench.system.files import atomic_write
 
 MAX_RATIO = 64
 """Largest ratio of the unpacked files to the zip file. Records are packed to a tenth."""
-MAX_FILES = 2**16 - 1
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Methods of compression. The others unpack without a limit."""
 HEADER = struct.Struct("<4s3HI3I2H")
@@ -59,8 +58,6 @@ def read(path: Path, max_bytes: int, wanted: Collection[str] | None = None) -> d
         infos = {info.filename: info for info in listed}
         if len(infos) < len(listed):
             raise ValueError("two files of one name")
-        if len(infos) > MAX_FILES:
-            raise TooLarge(f"more than {MAX_FILES:,} files")
         chosen = listed if wanted is None else [infos[name] for name in wanted]
         if sum(info.file_size for info in chosen) > max_bytes:
             raise TooLarge(f"it unpacks to more than {max_bytes:,} bytes")

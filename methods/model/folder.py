@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 2 * 2**30
-MAX_TENSORS = 200_000
-"""Largest number of tensors in a model."""
 HEADS = ("lm_head.", "embed_out.")
 """Prefixes of tensors outside the base model. They have no other prefix in any file."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -94,10 +92,6 @@ class Folder:
                 self._where[full] = (shard, name)
                 turned = family is not None and family.turns(full)
                 self._tensors[full] = info._replace(shape=info.shape[::-1]) if turned else info
-            if len(self._where) > MAX_TENSORS:
-                raise UserError(
-                    f"{path} has more than {MAX_TENSORS:,} tensors: use a smaller model"
-                )
 
     def _add_piece(self, shard: str, name: str, info: TensorInfo, piece: Piece) -> None:
         """Register a tensor of all experts, or a part of one expert, as a piece of an expert's

@@ -9,8 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from bench.results.items import read_parquet
-from bench.results.record import MAX_BYTES
-from bench.results.store import ReadOnlyStore, Store
+from bench.results.store import MAX_BYTES, ReadOnlyStore, Store
 from helpers import fake_records
 from helpers.limits import limits
 from methods.contract.errors import UserError
@@ -55,7 +54,7 @@ def with_lying_page(compression, size, rows=10):
 def test_a_page_that_unpacks_to_more_than_its_footer_says(compression):
     content = with_lying_page(compression, 2**30)
     with pytest.raises(UserError, match="malloc of size 1073741824 failed"):
-        read_parquet(content, "items", 10)
+        read_parquet(content, "items")
 
 
 def test_items_of_another_seed(root, tmp_path):

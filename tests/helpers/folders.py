@@ -89,19 +89,6 @@ def tensor(name: str, count: int) -> Damage:
     return damage
 
 
-def added_tokens(count: int) -> Damage:
-    """Add tokens to the vocabulary of tokenizer.json."""
-
-    def damage(folder: Path) -> None:
-        values = json.loads((folder / "tokenizer.json").read_text())
-        first = values["added_tokens"][0]
-        more = [first | {"id": 1024 + i, "content": f"<{i}>"} for i in range(count)]
-        values["added_tokens"] += more
-        (folder / "tokenizer.json").write_text(json.dumps(values))
-
-    return damage
-
-
 def tokenizer(change: Callable[[dict[str, Any]], object]) -> Damage:
     """Change the values of tokenizer.json."""
 
@@ -139,7 +126,7 @@ def padding(**fields: object) -> Damage:
 TOKENIZERS: dict[str, tuple[Damage, str]] = {
     "dropout": (tokenizer(lambda v: v["model"].update(dropout=0.1)), "BPE dropout of 0.1"),
     "padding to a multiple": (padding(pad_to_multiple_of=64), "it pads every text"),
-    "long template": (template(100_000), "it adds 100,000 special tokens"),
+    "long template": (template(100_000), "more than 16 tokens of a character"),
     "growth": (replaced(60), "more than 1,073,741,824 bytes of memory"),
     "some growth": (replaced(13), "more than 16 tokens of a character"),
     "sampling": (
@@ -167,7 +154,6 @@ DAMAGES: dict[str, Damage] = {
     "padding": config(pad_token_id=5000),
     "dtype": config(dtype="float4"),
     "extra tensor": tensor("model.extra", 3),
-    "many added tokens": added_tokens(20_000),
     "own code": config(auto_map={"AutoModel": "evil.Model"}),
     "other weights": config(transformers_weights="other.safetensors"),
     "attention of a hub": config(attn_implementation="owner/kernels"),

@@ -61,6 +61,17 @@ def test_a_run_with_what_the_package_adds(tmp_path, monkeypatch, output):
     assert "| bits per weight | bits saved |" in table and "| largest outlier |" in table
 
 
+def test_a_calibration_text(tmp_path, monkeypatch):
+    runs.workers_here(monkeypatch)
+    spec = runs.small(
+        tmp_path / "r", methods=("wanda",), quantizers=("none",), measures=("size",),
+        calibration={"data": "library:0.5,wiki-mini:0.5", "sequences": 2, "seqlen": 64},
+    )  # fmt: skip
+    records = api.execute(spec).records
+    calibrated = [one.identity.calibration for one in records if one.identity.calibration]
+    assert {one.data for one in calibrated} == {"library:0.5,wiki-mini:0.5"}
+
+
 @pytest.mark.full
 def test_an_executor(tmp_path, monkeypatch):
     polite = []

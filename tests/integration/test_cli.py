@@ -145,7 +145,8 @@ def test_set_wins_over_flags_and_flags_over_toml(cli, tmp_path):
     text = 'methods = "wanda"\npatterns = "1:4"\nmeasures = ["size"]\nseeds = [5]\n'
     (tmp_path / "c.toml").write_text(f"{text}[calibration]\nsequences = 7\n")
     flags = ("--config", "c.toml", "--methods", "wanda,magnitude", "--pattern", "2:8")
-    _, out, _ = cli("plan", *flags, "--set", "patterns=4:8", "--json")
+    _, out, said = cli("plan", *flags, "--set", "patterns=4:8", "--json")
+    assert "bench: calibrated on wiki-mini\n" in said
     rows = {r["method"]: r for r in json.loads(out)}
     assert set(rows) == {"dense", "wanda", "magnitude"}
     wanda = rows["wanda"]

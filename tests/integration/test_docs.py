@@ -14,7 +14,9 @@ from bench.cli import main
 from bench.formats.contract import ModelFormat
 from bench.inputs.models import ALIASES
 from bench.inputs.shapes import known_shapes, planned_model
-from helpers import runs
+from bench.measures.windowed import mean_and_stderr
+from bench.results.identity import Protocol
+from helpers import fake_records, runs
 from methods.model.folder import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -245,3 +247,39 @@ def test_a_distance_that_orders_rows_as_the_answers_do_is_ahead(monkeypatch):
     assert mean[0].startswith("0.83 (") and mean[1] == ""
     assert (tail[0], ear[0]) == ("1.00 (1.00 to 1.00)", "-1.00 (-1.00 to -1.00)")
     assert tail[1].startswith("0.17 (")
+
+
+@pytest.mark.parts("leaderboard", "long_input")
+def test_losses_of_long_input_are_by_kind_of_task_and_leave_out_what_is_at_the_floor(
+    monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    script = load(ROOT / "scripts/long_tables.py", "long_tables_script")
+    for task, gain, loss in (("vt", 2.0, 1.0), ("niah_single_1", 2.0, 0.1), ("cwe", 0.1, 0.0)):
+        for quantizer, more in (("none", 0.0), ("int8", loss)):
+            record = fake_records.record(
+                "dense", measure="ruler", identity={"quantizer": quantizer}
+            )
+            asked = Protocol(name=f"ruler/{task}/1024", version="26.3", limit=3)
+            record = fake_records.of_identity(record, protocol=asked)
+            columns = {
+                "ruler_bits": [1.0 + more, 1.1 + 1.01 * more, 1.2 + 0.99 * more],
+                "ruler_gain": [gain - 0.1, gain, gain + 0.1],
+            }
+            items, readings = [], []
+            for k, (bits, of_item) in enumerate(zip(*columns.values(), strict=True)):
+                beside = {"ruler_gain": of_item}
+                items.append(fake_records.Item(str(k), str(k), bits, 1.0, beside))
+            for metric, values in columns.items():
+                mean, stderr = mean_and_stderr(values)
+                better = "lower" if metric == "ruler_bits" else "higher"
+                about = {"metric": metric, "unit": "bits/byte", "better": better, "n": 3}
+                readings.append(fake_records.ReadingRow(**about, value=mean, stderr=stderr))
+            fake_records.put(tmp_path, record, items, readings)
+
+    text = script.long_input(str(tmp_path))
+
+    assert "| 1,024 | 1.10 (2.00) | – | – | 1.10 (2.00) | – |" in text
+    assert "left out: cwe at 1,024 tokens." in text
+    needle, variables = r"0.10 (0.10 to 0.10)\*", r"1.00 (0.98 to 1.02)\*"
+    assert f"| int8 | 1,024 | {needle} | – | – | {variables} | – | variables |" in text

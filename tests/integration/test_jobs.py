@@ -11,7 +11,7 @@ from filelock import FileLock
 from bench import api
 from bench.execution import artifact_task, sweep
 from bench.execution.bars import RichDisplay
-from bench.execution.events import LOADING, WAITING
+from bench.execution.events import WAITING
 from bench.execution.executor import LOST, STALLED
 from bench.execution.forecast import Forecasts, RunForecast
 from bench.execution.processes import WorkerProcesses
@@ -19,7 +19,6 @@ from bench.execution.progress import LogDisplay
 from bench.execution.worker import Assignment
 from bench.results.run_status import read_statuses
 from bench.results.store import Store
-from bench.system.cache import build_lock
 from helpers import runs
 
 pytestmark = pytest.mark.usefixtures("world")
@@ -179,10 +178,8 @@ def test_an_artifact_without_progress_fails_and_the_next_goes_on(tmp_path, monke
 def task():
     """An artifact of one stage at work in a worker that `killed` names when it is killed."""
     one = artifact_task.ArtifactTask.__new__(artifact_task.ArtifactTask)
-    stages = [SimpleNamespace(label="wanda")]
-    one.artifact = SimpleNamespace(stages=stages, lock_name="a" * 32, up_to=lambda n: one.artifact)
     one.idle_s, one.killed, one.has_begun, one.may_wait = 0.0, None, True, True
-    one.says_it_waits, one.is_stopped, one.is_far, one.loaded = False, False, False, set()
+    one.says_it_waits, one.is_stopped, one.is_far = False, False, False
     one.worker = SimpleNamespace(kill=lambda: None, is_stopped=lambda: False)
     return one
 
@@ -194,29 +191,15 @@ def test_time_spent_waiting_or_stopped_is_no_stall(task):
         task.note_time(4, 10)
         task.note_time(4, 10)
         task.note_progress({"event": "progress"})
-    with build_lock(task.artifact.lock_name):
-        task.note_progress({"event": "state", "state": WAITING})
-        task.note_time(100, 10)
-        task.worker.is_stopped = lambda: True
-        assert [task.note_time(4, 40) for _ in range(3)] == [True, False, False]
-        assert task.killed is None
+    task.note_progress({"event": "state", "state": WAITING})
+    task.note_time(100, 10)
+    task.worker.is_stopped = lambda: True
+    assert [task.note_time(4, 40) for _ in range(3)] == [True, False, False]
+    assert task.killed is None
     task.worker.is_stopped = lambda: False
 
     task.note_progress({"event": "imported"})
     task.note_time(11, 10)
-    assert task.killed == STALLED
-
-
-@pytest.mark.parametrize("holder", ["nobody", "itself"])
-def test_a_forged_wait_is_a_stall(task, holder):
-    """A method may write the line of a worker that waits."""
-    lock = build_lock(task.artifact.lock_name)
-    if holder == "itself":
-        lock.acquire()
-        task.note_progress({"event": "state", "state": LOADING, "phase": "wanda"})
-    task.note_progress({"event": "state", "state": WAITING})
-    task.note_time(11, 10)
-    lock.release()
     assert task.killed == STALLED
 
 

@@ -272,6 +272,7 @@ def tune_to_logits(
     trainer = Trainer(name, model, own, settings)
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in changed and parameter.dim() == 1)
+    # One rate for norms and gains: in units of each norm's root mean square Gemma became worse.
     trained = [p for p in model.parameters() if p.requires_grad]
     trainer.run(torch.optim.AdamW(trained, weight_decay=0.0, **settings.adam, fused=True))
     gains = {n: p.detach().clone() for n, p in model.named_parameters() if n.endswith(f".{GAIN}")}

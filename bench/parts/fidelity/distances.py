@@ -36,7 +36,8 @@ class DistanceReader:
 
         Returns:
             float32 [tokens, distances], in the order of `tally.DISTANCES`. KL and Jensen-Shannon
-            are in nats, and rounded in float32 to about 1e-7: see `clamped`.
+            are in nats, from softmaxes in float32. The error of one token can reach some 1e-5:
+            see `clamped`.
         """
         if self._room.shape[1:] != original.shape:
             self._room = original.new_empty(4, *original.shape)

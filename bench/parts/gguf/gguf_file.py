@@ -38,10 +38,22 @@ EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_pr
 """Tensors of GGUF in a linear of experts, along its outputs."""
 BLOCK = 32
 """Weights of a row that share a scale in Q8_0 and Q4_0."""
-PRE_TOKENIZERS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
-"""llama.cpp's name for the steps that split text before a byte-level BPE."""
-STEP_OPTIONS = {"individual_digits": True, "use_regex": True, "add_prefix_space": False}
-"""Options of these steps that llama.cpp has under either name."""
+BYTES = {"type": "ByteLevel", "add_prefix_space": False}
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
+    "gpt-2": [BYTES | {"use_regex": True}],
+    "smollm": [{"type": "Digits", "individual_digits": True}, BYTES | {"use_regex": True}],
+    # llama.cpp leaves the first step out: it normalizes no text.
+    "qwen2": [
+        {"type": "NFC"},
+        {"type": "Split", "pattern": {"Regex": QWEN_WORDS}, "behavior": "Isolated"},
+        BYTES | {"use_regex": False},
+    ],
+}
+"""llama.cpp's name for the steps that split text before a byte-level BPE, and their options."""
 
 
 def write(
@@ -238,16 +250,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
         for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter]))
         if part
     ]
-    steps = tuple(part.get("type") for part in parts)
-    if (
-        tokenizer["model"].get("type") != "BPE"
-        or steps not in PRE_TOKENIZERS
-        or any(
-            part.get(option, value) != value
-            for part in parts
-            for option, value in STEP_OPTIONS.items()
-        )
-    ):
+    name = next((name for name, steps in PRE_TOKENIZERS.items() if _are(parts, steps)), None)
+    if tokenizer["model"].get("type") != "BPE" or name is None:
         raise UserError(
             f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}"
         )
@@ -258,13 +262,20 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     special |= {number: TokenType.CONTROL for number, t in added.items() if t["special"]}
     unused = {number: TokenType.UNUSED for number in range(size) if number not in known}
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
+    writer.add_tokenizer_pre(name)
     writer.add_token_list([known.get(number, f"[PAD{number}]") for number in range(size)])
     writer.add_token_types(
         [{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)]
     )
     with tokenizer_faults(folder / "tokenizer_config.json"):
         SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+
+
+def _are(parts: list[dict[str, Any]], steps: list[dict[str, Any]]) -> bool:
+    """Return whether the steps of a tokenizer have these types and options."""
+    if len(parts) != len(steps):
+        return False
+    return all(part == part | step for part, step in zip(parts, steps, strict=True))
 
 
 def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:

@@ -44,6 +44,8 @@ def _shown(data: Any) -> Any:
         return printable(data)
     if isinstance(data, float):
         return _rounded(data)
+    if data is None or isinstance(data, int):
+        return data
     if isinstance(data, dict):
         return {_shown(k): v if k == PAIRS else _shown(v) for k, v in data.items()}
     if isinstance(data, list | tuple):

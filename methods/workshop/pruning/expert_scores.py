@@ -1,5 +1,4 @@
-"""Observe the experts of a mixture on calibration text: one pass, from which every score of an
-expert is computed."""
+"""Scores of the experts of a mixture, and the sums over calibration tokens that they need."""
 
 from __future__ import annotations
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.model.experts import ExpertList, routed_to
+from methods.model.experts import ExpertList
+from methods.workshop.pruning.observer import Stop
 
 
 class Seen:
@@ -37,16 +37,31 @@ class Seen:
         self.gated = zeros(experts)
         """Sum of g |f|, with the g of a token scaled so that their sum is 1."""
         self.outputs = zeros(experts, hidden)
-        """Sum of the expert's output over all tokens, if it was asked for."""
+        """Sum of the expert's output over all tokens, for merging."""
         self.cosines = zeros(experts, experts)
-        """Sum, over all tokens, of the cosines of the outputs of two experts, if it was asked
-        for."""
+        """Sum, over all tokens, of the cosines of the outputs of two experts, for merging."""
         self.removal = zeros(experts)
-        """Sum of |y' - y|^2: y is the output of all experts, and y' that without this expert."""
+        """Sum of |y' - y|^2: y is the output of all experts, and y' that without this expert. For
+        the score `removal`."""
         self.logits = zeros(experts, experts)
-        """Sum, over all tokens, of the products of router logits."""
+        """Sum, over all tokens, of the products of router logits, for merging."""
         self.energy = zeros(1)
         """Sum of |y|^2 over all tokens."""
+
+    def add(self, number: int, gates: Tensor, shares: Tensor, outputs: Tensor) -> None:
+        """Add tokens of an expert.
+
+        gates: g of each token, [n]; shares: the same with the g of a token scaled to the sum 1;
+        outputs: f of each token, [n, hidden].
+        """
+        outputs = outputs.double()
+        norms = outputs.norm(dim=1)
+        self.count[number] += len(outputs)
+        self.gates[number] += gates.double().sum()
+        self.norms[number] += norms.sum()
+        self.squares[number] += norms.square().sum()
+        self.gated[number] += (shares.double() * norms).sum()
+        self.routed[number] += outputs.sum(0)
 
     @property
     def means(self) -> Tensor:
@@ -74,93 +89,25 @@ class Router:
         return weights, rows[chosen]
 
 
-class Observing(nn.Module):
-    """A stand-in for the experts of a block: the same sum, and it adds to what was seen.
+class Everywhere(nn.Module):
+    """A stand-in for the experts of a block: runs each expert on all tokens, adds to the sums over
+    them, and ends the forward pass."""
 
-    everywhere: also run each expert on all tokens, for the sums over them.
-    """
-
-    def __init__(
-        self, experts: ExpertList, router: Router, seen: Seen, everywhere: bool = False
-    ) -> None:
+    def __init__(self, experts: ExpertList, router: Router, seen: Seen) -> None:
         super().__init__()
-        self._everywhere = everywhere
-        # In lists, so that they are no submodules of the block.
+        # In a list, so that they are no submodules of the block.
         self._parts = [(experts, router, seen)]
 
-    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, _chosen: Tensor, _weights: Tensor) -> Tensor:
         """See `ExpertList.forward`."""
         ((experts, router, seen),) = self._parts
-        tokens, k = chosen.shape
         logits = router(hidden)[0].double()
         seen.logits += logits.T @ logits
-        if self._everywhere:
-            every = torch.stack([expert(hidden).double() for expert in experts])
-            seen.outputs += every.sum(1)
-            directions = nn.functional.normalize(every, dim=2)
-            seen.cosines += torch.einsum("eth,fth->ef", directions, directions)
-        places = chosen
-        if k < len(experts):
-            # Without one of its experts, a token goes to the next one.
-            following = logits.scatter(1, chosen, -torch.inf).argmax(1, keepdim=True)
-            places = torch.cat([chosen, following], 1)
-        outputs = torch.zeros(tokens, places.shape[1], hidden.shape[1], device=hidden.device)
-        for number, expert in enumerate(experts):
-            place, token = routed_to(number, places)
-            if len(token):
-                outputs[token, place] = expert(hidden[token]).float()
-        _add(seen, chosen, weights.float(), outputs[:, :k])
-        whole = torch.einsum("tk,tkh->th", weights.float(), outputs[:, :k])
-        seen.energy += whole.double().square().sum()
-        if k < len(experts):
-            for number in range(len(experts)):
-                _, token = routed_to(number, chosen)
-                if len(token):
-                    others = [n for n in range(len(experts)) if n != number]
-                    less, now = router.among(hidden[token], others)
-                    at = (places[token][:, None, :] == now[:, :, None]).int().argmax(2)
-                    picked = outputs[token[:, None], at]
-                    y = torch.einsum("tk,tkh->th", less.float(), picked)
-                    seen.removal[number] += (y - whole[token]).double().square().sum()
-        return whole.to(hidden.dtype)
-
-
-def _add(seen: Seen, chosen: Tensor, weights: Tensor, outputs: Tensor) -> None:
-    """Add the outputs of routed tokens: [tokens, k, hidden]. chosen, weights: [tokens, k]."""
-    index, gates = chosen.flatten(), weights.double()
-    norms = outputs.double().norm(dim=2)
-    shares = gates / gates.sum(1, keepdim=True)
-    seen.count.index_add_(0, index, torch.ones_like(norms).flatten())
-    seen.gates.index_add_(0, index, gates.flatten())
-    seen.norms.index_add_(0, index, norms.flatten())
-    seen.squares.index_add_(0, index, norms.square().flatten())
-    seen.gated.index_add_(0, index, (shares * norms).flatten())
-    seen.routed.index_add_(0, index, outputs.flatten(0, 1).double())
-
-
-class Comparing(nn.Module):
-    """A stand-in for the experts of a block: the same sum, and it measures the error of those that
-    are left.
-
-    after: the experts, with others in the place of those that change; kept: those that are left.
-    """
-
-    def __init__(
-        self, experts: ExpertList, after: ExpertList, router: Router, kept: Sequence[int]
-    ) -> None:
-        super().__init__()
-        self._parts = [(experts, after, router)]
-        self._kept = kept
-        self.error = 0.0
-        """Sum of |y' - y|^2."""
-
-    def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        ((experts, after, router),) = self._parts
-        whole: Tensor = experts(hidden, chosen, weights)
-        less, now = router.among(hidden, self._kept)
-        left = after(hidden, now, less)
-        self.error += float((left - whole).double().square().sum())
-        return whole
+        every = torch.stack([expert(hidden).double() for expert in experts])
+        seen.outputs += every.sum(1)
+        directions = nn.functional.normalize(every, dim=2)
+        seen.cosines += torch.einsum("eth,fth->ef", directions, directions)
+        raise Stop
 
 
 def flatness(weights: Iterable[Tensor]) -> float:

@@ -47,6 +47,14 @@ def test_a_log_has_the_numbers_of_each_row_as_it_ends():
     assert stream.getvalue() == "tiny wanda, 2:4: perplexity 52.5\n"
 
 
+def test_an_accuracy_has_the_name_of_its_task():
+    reading = ReadingRow(metric="acc", value=0.375, unit="1", better="higher")
+    record = fake_records.record(
+        "wanda", measure="zeroshot", protocol="wiki_lastword@1.0", readings=[reading]
+    )
+    assert progress.describe_rows([record]) == ["acc wiki_lastword 0.375"]
+
+
 def test_a_failure_of_an_artifact_is_printed_once():
     stream, running = io.StringIO(), runs.running("tiny wanda")
     display = LogDisplay(stream)

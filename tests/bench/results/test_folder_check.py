@@ -113,11 +113,10 @@ def with_column(name, values):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: pa.concat_tables([t] * 10_000), "has 1,200,000 items, but its record says 120"),
+        (lambda t: pa.concat_tables([t] * 10_000), "there are 1,200,000, not 120"),
         (with_column("item_id", pa.nulls(120, pa.string())), "an empty item_id"),
         (lambda t: t.append_column("value", pa.array([0.5] * 120)), "two columns"),
         (with_column("more", [[0.5]] * 120), "list<element: double> in column 'more'"),
-        (with_column("more", [np.random.bytes(9000).hex() for _ in range(120)]), "more than"),
         (with_column("value", [1e308] * 120), "other values than numbers"),
     ],
 )

@@ -170,7 +170,7 @@ def edited(**fields):
         (lambda store: store.path(KEY).rename(store.path(OTHER)), "its own key"),
         (lambda store: items_of(store).unlink(), "lost its items"),
         (cut(end=b"\0"), "checksum mismatch"),
-        (cut(end=b""), "damaged items"),
+        (cut(end=b""), "checksum mismatch"),
         (edited(reason="because"), "changed after it was written"),
         (edited(digest=None), "changed after it was written"),
         (edited(digest="0" * 64), "changed after it was written"),
@@ -222,7 +222,7 @@ def test_a_digest_does_not_make_a_record(store, fields):
 
 def test_a_record_larger_than_any_is_not_parsed(store, monkeypatch):
     store.write(record())
-    monkeypatch.setattr("bench.results.record.MAX_BYTES", 100)
+    monkeypatch.setattr("bench.results.store.MAX_BYTES", 100)
     assert store.get(KEY) is None
     assert "more than 100" in store.damaged[0]
 

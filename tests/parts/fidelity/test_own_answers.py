@@ -81,6 +81,16 @@ def test_the_dense_model_follows_its_own_answers(tmp_path):
     assert values["whole_answers"] == 1 and values["answer_kl"] < 1e-6
 
 
+def test_answers_in_a_batch_are_those_of_each_prompt_alone():
+    """Padding on the left changes no token."""
+    model = loading.load(runs.TINY, Compute())
+    prompts = [[5, 6], [7], [90, 200, 300, 5, 6, 7, 8]]
+
+    together = generation.answer(model, prompts, 9, "cpu")
+
+    assert together == [generation.answer(model, [one], 9, "cpu")[0] for one in prompts]
+
+
 def test_an_answer_ends_with_its_end_of_text():
     """Also in a batch with a longer one. Penalties of the model's own settings do not count."""
     model = loading.load(runs.TINY, Compute())

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from gguf import GGUFReader
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Tokenizer
 
 from bench.inputs import llamacpp, loading
 from bench.parts.gguf import gguf_file
-from helpers.models import build, write
+from helpers import folders
+from helpers.models import build, random_folder, write
 from methods.contract.errors import UserError
 from methods.contract.method import Compute
 from methods.model.folder import Folder
@@ -66,6 +69,21 @@ def test_llama_cpp_computes_the_logits_of_a_mixture(name, tmp_path):
     got = llamacpp.logits(file, ids[0], 1)
     assert (got - expected).abs().max() < 2e-3 * expected.abs().max()
     assert torch.equal(got.argmax(1), expected.argmax(1))
+
+
+def test_llama_cpp_splits_text_as_the_tokenizer_of_a_qwen_mixture(tmp_path):
+    """Other words than those of GPT-2: a digit is a word, and a newline ends one."""
+    pytest.importorskip("llama_cpp")
+    folder, file = random_folder("qwen3_moe", tmp_path / "m"), tmp_path / "x.gguf"
+    folders.config(norm_topk_prob=True)(folder)
+    pairs = [("i", "n"), ("Ġ", "a"), ("Ġ", "t"), ("1", "2"), (".", "Ċ"), ("Ċ", "Ċ"), ("Ġ", "Ġ")]
+    tokens = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in pairs)]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=pairs)
+    tokenizer.save_pretrained(folder)
+    gguf_file.write(folder, file, "f16", vocabulary=True)
+    for text in ("It's in a tin.\n\nAt 1234  é", "def f(x):\n    return 12\n"):
+        assert llamacpp.tokenize(file, text) == tokenizer.encode(text)
 
 
 def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):

