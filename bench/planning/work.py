@@ -94,7 +94,8 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
     sizes, parameters = artifact.sizes, float(artifact.sizes.parameters)
     # A calibration ends at the last block.
     in_blocks = parameters - sizes.outside
-    logits = sizes.vocabulary if artifact.stages else 0
+    is_dense = all(stage.name == "dense" for stage in artifact.stages)
+    logits = 0 if is_dense else sizes.vocabulary
     measures, tokens, protocols, beside = [], 0, set(), set()
     for m in measurements:
         read = m.options.get("tokens") or estimate_tokens(m.measure, m.config)
