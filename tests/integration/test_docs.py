@@ -119,8 +119,8 @@ def test_a_plan_that_is_shown_has_its_model(page):
         chosen = re.search(r"^MODEL=(\S+)", block, re.MULTILINE)
         for name in re.findall(r"bench plan .*--model (\S+)", block):
             name = chosen[1] if chosen and name == "$MODEL" else name
-            planned = name in known_shapes() or name.endswith("/")
-            assert planned or ALIASES[name].source == "bundled" or f"bench pull {name}" in block
+            planned = name in known_shapes() or name.endswith("/") or f"bench pull {name}" in block
+            assert planned or ALIASES[name].source == "bundled"
 
 
 @pytest.mark.parametrize("page", ["start", "commands"])

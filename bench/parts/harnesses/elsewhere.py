@@ -14,7 +14,7 @@ import numpy as np
 from bench.catalog import registry
 from bench.comparing.foreign import ForeignResults, Pairing
 from bench.comparing.result_set import ResultSet
-from bench.parts.harnesses.evaluation import FAULTS, Evaluation, Harness, Question
+from bench.parts.harnesses.evaluation import FAULTS, Evaluation, Harness, Question, check_size
 from bench.results.derive import Items
 from bench.results.identity import Identity, Protocol
 from bench.results.items import require_readable
@@ -115,12 +115,15 @@ def _read_file(name: str, results: Path) -> list[Evaluation]:
     harness = registry.build("harnesses", name, Harness)
     try:
         with registry.guarded(registry.lookup("harnesses", name)):
-            return list(harness.read(results))
+            found = list(harness.read(results))
+        for one in found:
+            check_size([one.task, one.version, one.settings, one.higher, one.about])
     except FAULTS as fault:
         reason = first_line(fault)[:120]
         raise UserError(
             f"{results} cannot be read as results of {harness.title} ({reason}): measure it again"
         ) from None
+    return found
 
 
 def import_folder(

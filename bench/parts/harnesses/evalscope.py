@@ -16,6 +16,7 @@ from bench.parts.harnesses.evaluation import (
     Harness,
     Question,
     add_lines,
+    check_size,
     facts,
     read_results,
     time_of,
@@ -83,6 +84,7 @@ def _read_run(home: Path) -> Mapping[str, Any]:
     file = min(files, default=None)
     try:
         run = yaml.load(file.read_bytes(), _Loader) if file else None
+        check_size(run)
     except (*FAULTS, yaml.YAMLError) as fault:
         raise UserError(
             f"{file} cannot be read ({' '.join(str(fault).split())}): measure it again"

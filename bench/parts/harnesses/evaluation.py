@@ -13,11 +13,14 @@ from typing import Any, ClassVar, NamedTuple
 
 from bench.system.provenance import format_time
 from methods.contract.errors import UserError, first_line
+from methods.model.safe_files import check_depth
 
 MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""
 MIN_TIME = 10**9
 """Smallest number that is a time, and no name of a folder."""
+MAX_SETTINGS = 2**20
+"""Largest number of values and characters in the settings of a run."""
 MAX_SCORE = 1e150
 """Largest score. The square of it is finite."""
 FAULTS = (
@@ -109,6 +112,27 @@ class Harness:
         """Read one of these files, and those with the answers beside it. Raise UserError for a
         damaged one."""
         raise NotImplementedError
+
+
+def check_size(value: Any) -> None:
+    """Raise ValueError for a value that is too large or too deep for a record, or has text that is
+    not UTF-8.
+
+    An alias of YAML counts each time, so that a value in itself is too large.
+    """
+    rest, size = [value], 0
+    while rest:
+        one = rest.pop()
+        size += 1
+        if isinstance(one, str | bytes):
+            size += len(one)
+        if isinstance(one, dict):
+            rest += [*one, *one.values()]
+        elif isinstance(one, list | tuple | set):  # `!!omap` and `!!set` of YAML give the last two
+            rest += one
+        if size + len(rest) > MAX_SETTINGS:
+            raise ValueError(f"settings of more than {MAX_SETTINGS:,} values and characters")
+    check_depth(value)
 
 
 def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:

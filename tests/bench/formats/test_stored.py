@@ -126,8 +126,6 @@ CODES = FOUR.encode(torch.randn(4, 8))
          "the number 16, which its codec stores in 4 bits"),
         (FOUR, CODES | {"codes": CODES["codes"].int()}, r"x\.codes is int32 of 4 bits"),
         (FloatCodec(), {"values": ONES, "mask": ONES}, "a part named 'mask'"),
-        (FloatCodec(), {"values": ONES, "a" * 33: ONES[:0]}, "a part named 'aaa"),
-        (FloatCodec(), {"values": ONES} | {f"p{i}": ONES for i in range(16)}, "as 17 parts"),
     ],
 )  # fmt: skip
 def test_what_another_codec_would_be_made_of_is_refused(codec, parts, said, tmp_path):

@@ -154,7 +154,7 @@ def other_tokens(folder):
         ),
         (lambda folder: shutil.rmtree(folder), "does not exist"),
         (folders.text("adapter_config.json", '{"peft_type": "IA3"}'), "only 'LORA' is merged here"),
-        (folders.cut("model.safetensors", 1000), "incomplete"),
+        (folders.cut("model.safetensors", 1000), "model.safetensors as safetensors (Error"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_loaded(damage, said, tmp_path):

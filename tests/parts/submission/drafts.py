@@ -88,7 +88,7 @@ class Draft(dict):
         record = old.model_copy(deep=True)
         record.items.sha256, record.items.size = hashlib.sha256(content).hexdigest(), len(content)
         for reading, now in derive(
-            record, items_module._items(items_module.read_parquet(content, "items", len(items.ids)))
+            record, items_module._items(items_module.read_parquet(content, "items"))
         ):
             reading.value, reading.stderr, reading.n = now.value, now.stderr, now.n
         self[f"items/{old.stem}.parquet"] = content
