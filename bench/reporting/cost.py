@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class CostIndex:
         costs = [cost for cost in map(self._of_seed, identities) if cost]
         if not costs:
             return None
-        seconds = sum(c.seconds for c in costs) / len(costs)
+        seconds = math.fsum(c.seconds for c in costs) / len(costs)
         return RowCost(
             max(c.tokens for c in costs), seconds, costs[0].device, any(c.at_least for c in costs)
         )
@@ -76,9 +77,9 @@ class CostIndex:
             for k in ("calibration_tokens", "training_tokens")
         )
         devices = dict.fromkeys(_device(r) for r in records if r.cost[BUILT])
-        return RowCost(
-            tokens, sum(float(r.cost[BUILT]) for r in records), " and ".join(devices), missing
-        )
+        # `sum` rounds in another way since Python 3.12, and a published file has all digits.
+        seconds = math.fsum(r.cost[BUILT] for r in records)
+        return RowCost(tokens, seconds, " and ".join(devices), missing)
 
 
 def _inputs(identity: Identity) -> tuple[Any, ...]:
