@@ -24,6 +24,7 @@ import declared
 import expert_tables
 import front_page
 import frontier
+import growth_picture
 import long_tables
 import reference
 import size_pictures
@@ -59,6 +60,7 @@ SOURCES: dict[str, Mapping[str, Callable[..., str]]] = {
     "size_tables.py": {"quantizers": size_tables.quantizers},
     "expert_tables.py": expert_tables.TABLES,
     "benchmark_figures.py": benchmark_figures.TABLES,
+    "growth_picture.py": growth_picture.TABLES,
     "front_page.py": front_page.TABLES,
     "reference.py": reference.BLOCKS,
 }
@@ -114,6 +116,7 @@ def figures(pages: str) -> dict[Path, str]:
     drawn |= {name: drawing.to_file(svg) for name, svg in fronts.items()}
     drawn["run"] = front_page.picture()
     drawn |= {"codes": codes_picture(), "experts": expert_tables.picture()}
+    drawn["growth"] = growth_picture.growth_picture()
     drawn["size"] = size_pictures.size_picture(SIZES)
     return {FIGURES / f"{name}.svg": svg for name, svg in drawn.items() if svg}
 

@@ -91,7 +91,7 @@ def leaf_of(fields, path):
 
 def is_unproven(path, fields):
     name = ".".join(map(str, path))
-    metric = fields["readings"][path[1]]["metric"] if path[0] == "readings" else ""
+    metric = fields["readings"][path[1]]["metric"] if path[0] == "readings" and path[1:] else ""
     if metric in PROVEN_METRICS:
         # A speedup states no n. Measures of lm-eval's tasks and timings may have any metric.
         named = path[2] == "metric" and fields["identity"]["measure"] in ("zeroshot", "speed")

@@ -17,8 +17,6 @@ from methods.contract.errors import UserError
 
 MAX_RECORDS = 3000
 """Number of records to read, the newest first."""
-MAX_BYTES = 2**22
-"""Size of the largest record to read. Larger records hold long curves."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +123,8 @@ def _files(results: Path, beside: bool) -> list[Path]:
     for folder in folders:
         with contextlib.suppress(OSError), os.scandir(folder) as listing:
             for entry in listing:
-                if not (entry.name.endswith(".json") and entry.is_file()):
-                    continue
-                about = entry.stat()
-                if about.st_size <= MAX_BYTES:
-                    entries.append((about.st_mtime, entry.path))
+                if entry.name.endswith(".json") and entry.is_file():
+                    entries.append((entry.stat().st_mtime, entry.path))
     return [Path(path) for _, path in sorted(entries, reverse=True)[:MAX_RECORDS]]
 
 
