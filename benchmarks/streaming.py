@@ -166,11 +166,15 @@ def main(
             if not (model / "config.json").exists():
                 apart(make_mixture, model, MANY_BLOCKS, FEW_EXPERTS)
             billions = parameters(MANY_BLOCKS, EXPERT_HIDDEN, mixture_linears(FEW_EXPERTS)) / 1e9
-            rows = figures.setdefault(f"{billions:.1f} B, a mixture of {FEW_EXPERTS} experts", {})
             imports = "; ".join(f"import {name}" for name in IMPORTS)
-            rows["libraries"] = run([sys.executable, "-c", imports])
             method = "experts:drop=25%"
-            rows[f"{method}, streamed"] = prune(model, method, "streamed", out, "max_memory=1")
+            peaks = {
+                "libraries": run([sys.executable, "-c", imports]),
+                method: prune(model, method, "streamed", out, "max_memory=1"),
+            }
+            figures[f"{billions:.1f} B, a mixture"] = {
+                name: {"peak_bytes": row["peak_bytes"]} for name, row in peaks.items()
+            }
             finish("streaming", by_size(figures))
             return
         for count in () if mixture else counts:
