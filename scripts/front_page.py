@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 
+import size_pictures
 from page_records import ROOT, read
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.terminal_theme import MONOKAI
@@ -86,4 +87,14 @@ def lines(file: str) -> str:
     return f"```python\n{text[text.index('@dataclass') :].strip()}\n```"
 
 
-TABLES = {"minutes": times, "lines": lines}
+def sizes() -> str:
+    """Return the sentence on the sizes of the models whose results are shown."""
+    weights = list(size_pictures.read(f"{SHOWN},results/main").weights.values())
+    least, most = weights[0] / 1e6, weights[-1] / 1e6
+    return (
+        f"All results in this repository are of models with {least:.1f} to {most:.0f} million "
+        "weights, measured on CPUs. The code for CUDA has not run on a GPU yet."
+    )
+
+
+TABLES = {"minutes": times, "lines": lines, "sizes": sizes}
