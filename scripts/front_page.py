@@ -52,7 +52,8 @@ def picture() -> str:
 
 
 def times() -> str:
-    """Return how long the page's commands take: on a card by the plan, on a CPU by a benchmark."""
+    """Return how long the page's commands take, on a card by the plan and on a CPU by a benchmark,
+    and the sizes of the models whose results are shown."""
     page = (ROOT / "README.md").read_text()
     model = re.search(r"^MODEL=(\S+)", page, re.MULTILINE)[1]
     words = shlex.split(re.search(r"^bench plan (.*?)#", page, re.MULTILINE)[1])
@@ -77,7 +78,7 @@ def times() -> str:
         f"The run takes about {duration(seconds)} on one {name}, estimated by `bench plan`, after "
         f"a download of {gigabytes:.0f} GB. The other commands take seconds to minutes. On a CPU, "
         f"`bench run` for the bundled model took {duration(here)}, measured with two threads of an "
-        f"{processor}."
+        f"{processor}.\n\n{sizes()}"
     )
 
 
@@ -97,4 +98,4 @@ def sizes() -> str:
     )
 
 
-TABLES = {"minutes": times, "lines": lines, "sizes": sizes}
+TABLES = {"minutes": times, "lines": lines}
