@@ -70,6 +70,23 @@ def test_the_figure_has_the_floor_and_names_the_best(table):
     assert floor == pytest.approx(0.001)
 
 
+def test_names_of_near_points_hide_nothing():
+    places = {"dense tcq3": (3.0, 0.231), "dense int4-gptq": (4.1, 0.224), "a far one": (9.0, 0.01)}
+    points = [
+        in_reports.Point(k, name, *place, None, None)
+        for k, (name, place) in enumerate(places.items())
+    ]
+    figure = in_reports.draw(points, 0.0)
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+
+    assert [text.get_text() for text in axes.texts] == list(places)
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+    assert not boxes[0].overlaps(boxes[1])
+    for point in axes.transData.transform(list(places.values())):
+        assert not any(box.contains(*point) for box in boxes)
+
+
 def test_a_row_within_the_floor_says_so(table):
     dense = table.rows[in_reports._dense(table)]
     column = table.column("kl")
