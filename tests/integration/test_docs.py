@@ -231,11 +231,16 @@ def test_a_distance_that_orders_rows_as_the_answers_do_is_ahead(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     script = load(ROOT / "scripts/track_tables.py", "track_tables_script")
     monkeypatch.setattr(script, "ROW_DRAWS", 200)
-    rows = [(mean, i, i, 5 - i, i, i) for i, mean in enumerate((1, 0, 3, 2, 5, 4))]
-    mean, tail, _, ear = script._correlations([tuple(map(float, row)) for row in rows])
-    assert mean[0].startswith("0.83 (") and mean[1] == ""
-    assert (tail[0], ear[0]) == ("1.00 (1.00 to 1.00)", "-1.00 (-1.00 to -1.00)")
-    assert tail[1].startswith("0.17 (")
+    rows = [(mean, i, i, 5 - i, i, i, i, i) for i, mean in enumerate((1, 0, 3, 2, 5, 4))]
+    found = script._predict([tuple(map(float, row)) for row in rows])
+    mean, tail, _, ear, *_ = found
+    assert mean.correlations[0].value == pytest.approx(0.8286, abs=1e-4) and not mean.differences
+    assert str(tail.correlations[1]) == "1.00 (1.00 to 1.00)"
+    assert str(ear.correlations[0]) == "-1.00 (-1.00 to -1.00)"
+    assert str(tail.differences[0]).startswith("0.17 (")
+    answer = script._answer(found)
+    first = "KL, 99% and KL, 99.9% and 1 − same top token and perplexity order lost bits per byte"
+    assert answer.startswith(f"{first} best (1.00). Beyond noise, 1 − EAR is worse than mean KL.")
 
 
 @pytest.mark.parts("leaderboard", "long_input")
