@@ -239,8 +239,8 @@ def test_a_distance_that_orders_rows_as_the_answers_do_is_ahead(monkeypatch):
     assert str(ear.correlations[0]) == "-1.00 (-1.00 to -1.00)"
     assert str(tail.differences[0]).startswith("0.17 (")
     answer = script._answer(found)
-    first = "KL, 99% and KL, 99.9% and 1 − same top token and perplexity order lost bits per byte"
-    assert answer.startswith(f"{first} best (1.00). Beyond noise, 1 − EAR is worse than mean KL.")
+    first = "Lost bits per byte: best ordered by KL, 99%; KL, 99.9%; 1 − same top token; perplexity"
+    assert answer.startswith(f"{first} (1.00). Beyond noise, 1 − EAR is worse than mean KL.")
 
 
 @pytest.mark.parts("leaderboard", "long_input")
