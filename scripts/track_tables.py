@@ -163,14 +163,13 @@ def _answer(found: Sequence[Prediction]) -> str:
     for j, what in enumerate(LOSSES):
         most = max(one.correlations[j].value for one in found)
         best = [one.name for one in found if one.correlations[j].value >= most - ROUNDING]
-        verb = "order" if len(best) > 1 else "orders"
-        sentences.append(f"{' and '.join(best)} {verb} lost {what} best ({most:.2f}).")
+        sentences.append(f"Lost {what}: best ordered by {'; '.join(best)} ({most:.2f}).")
         worse = [one.name for one in rest if one.differences[j].high < 0]
         better = [one.name for one in rest if one.differences[j].low > 0]
         for names, word in ((worse, "worse"), (better, "better")):
             if names:
                 verb = "are" if len(names) > 1 else "is"
-                text = f"Beyond noise, {' and '.join(names)} {verb} {word} than {first.name}."
+                text = f"Beyond noise, {'; '.join(names)} {verb} {word} than {first.name}."
                 sentences.append(text)
         if not worse and not better:
             sentences.append(f"No other differs from {first.name} beyond noise.")

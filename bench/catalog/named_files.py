@@ -79,12 +79,6 @@ def _with_name(kind: str, text: str, taken: dict[str, str]) -> str:
 def _stage_with_name(kind: str, stage: str, taken: dict[str, str]) -> str:
     """Return a stage of `from=`. A slash begins its settings, so its file has no folder."""
     first, *rest = stage.split("/")
-    folders = [part for part in rest if "=" not in part and part.endswith(".py")]
-    if folders:
-        raise UserError(
-            f"from={stage} has a path, and a slash in from= begins a setting: also name the file "
-            "as a method of the run (--methods DIR/FILE.py), and give from= the name of its class"
-        )
     if not first.endswith(".py"):
         return stage
     return _with_name(kind, ":".join([first, *rest]), taken).replace(":", "/")

@@ -82,8 +82,6 @@ _NAMED: dict[str, dict[str, str]] = {kind: {} for kind in SECTIONS}
 name of the module."""
 _SOURCES: dict[str, bytes] = {}
 """Source of each imported file by path."""
-_IMPORTING: set[str] = set()
-"""Paths of the files that are being imported."""
 _OF_FILES: dict[str, CatalogEntry] = {}
 """Entry of each class of `_NAMED` by FILE:CLASS."""
 
@@ -180,26 +178,19 @@ def import_file(path: str) -> ModuleType:
         ) from None
     if _SOURCES.get(path) == source:
         return sys.modules[path]
-    if path in _IMPORTING:
-        raise UserError(
-            f"{path} names itself while it is imported: do that under if __name__ == '__main__'"
-        )
     stale = [target for target in _OF_FILES if target.partition(":")[0] == path]
     for target in stale:
         del _OF_FILES[target]
     module = ModuleType(path)
     module.__file__ = path
     sys.modules[path] = module
-    _IMPORTING.add(path)
     try:
         with _guest(path, path):
             exec(compile(source, path, "exec"), vars(module))
     except BaseException:
-        del sys.modules[path]
+        sys.modules.pop(path, None)
         _SOURCES.pop(path, None)
         raise
-    finally:
-        _IMPORTING.discard(path)
     _SOURCES[path] = source
     for name, declared in classes_of(path).items():
         codec = getattr(declared, "name", None)

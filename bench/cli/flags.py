@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable
 from functools import partial, wraps
 from pathlib import Path
@@ -260,15 +259,6 @@ def spec_of(flags: dict[str, Any], **defaults: Any) -> Spec:
     values = defaults | flags
     for assignment in assignments:
         spec.assign(values, assignment)
-    typed = values.get("seeds")
-    if isinstance(typed, str):
-        # pydantic would read 1_0 as 10.
-        for seed in typed.split(","):
-            if not re.fullmatch(r"\s*-?[0-9]*\s*", seed):
-                raise UserError(
-                    f"invalid seeds={shorten(typed)}: {shorten(seed)!r} is no whole number: list "
-                    "all, for example 0,1,2"
-                )
     made = spec.Spec(**values)
     for assignment in assignments:
         _require_reader(assignment, made)

@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -33,7 +32,6 @@ PATH_ERRORS = (
     errno.ENAMETOOLONG, errno.ELOOP,
 )  # fmt: skip
 """Errors of paths that a user named and no command checked."""
-OUR_VARIABLES = ("BENCH_", "CAST_BENCH_")
 MAX_SENTENCE = 500
 """Largest length of an error in terminal columns."""
 
@@ -246,17 +244,8 @@ def _end_without_reader() -> NoReturn:
 
 
 def _describe_named_path(fault: OSError) -> str:
-    """Return a sentence for a path in the current folder, or in a folder that an argument or a
-    variable names.
-
-    Any other path is a bug: it returns "", and the traceback is shown.
-    """
+    """Return a sentence for a path that cannot be used, "" for any other fault."""
     if fault.errno not in PATH_ERRORS or not isinstance(fault.filename, str):
-        return ""
-    words = {part for text in sys.argv[1:] for part in (text, *re.split("[=,]", text))}
-    words |= {value for name, value in os.environ.items() if name.startswith(OUR_VARIABLES)}
-    named = [Path.cwd(), *(Path(word).absolute() for word in words if word)]
-    if not any(Path(fault.filename).absolute().is_relative_to(path) for path in named):
         return ""
     return f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path"
 

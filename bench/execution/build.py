@@ -30,7 +30,6 @@ from bench.execution.job import (
 from bench.execution.memory_limit import return_free_memory
 from bench.execution.smaller import is_same, kept_of, opened, write_smaller
 from bench.execution.source_guard import read_only
-from bench.formats import decode_again
 from bench.formats import stored as stored_folder
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
@@ -260,6 +259,7 @@ class Builder:
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
             declared = frozenset(name for old in declared if (name := rename(family, kept, old)))
         del model, outcome  # free their memory for the check
+        return_free_memory()
         try:
             counts = self._verify(
                 opened(source, smaller), folder, artifact, declared, kept, frozen=True
@@ -312,18 +312,9 @@ class Builder:
         shapes = {target: known[f"{target}.weight"] for target in stored}
         stored_folder.write(home, stored, shapes, pattern, embeddings)
         written = stored_folder.StoredFolder(home)
-        again: dict[str, str] = {}
-        if any(registry.lookup("codecs", one.codec.name).is_plugin for one in stored.values()):
-            again = decode_again.digests_of(home, job.compute.dtype, job.compute.stored)
         for target in written:
-            weight = measured.weight(target)
-            if again:
-                is_same = again[target] == decode_again.digest_of(weight)
-            else:
-                is_same = torch.equal(
-                    written[target].decode().to(job.compute.dtype).to(job.compute.stored), weight
-                )
-            if not is_same:
+            decoded = written[target].decode().to(job.compute.dtype).to(job.compute.stored)
+            if not torch.equal(decoded, measured.weight(target)):
                 raise CheckFailed(
                     f"the stored tensors of {target} give another weight than the one that is "
                     "measured"

@@ -25,12 +25,10 @@ from bench.results.run_status import (
     AtWork,
     RunStatus,
     lock_of,
-    read_statuses,
     sweep_statuses,
     write_status,
 )
 from bench.system.provenance import describe_code, format_time
-from methods.contract.errors import UserError
 
 EVERY_S = 1.0
 """Shortest time between two status files in seconds."""
@@ -45,16 +43,8 @@ class Journal(RunListener):
     """Writer of one run's status and logs."""
 
     def __init__(self, root: Path, executor: str, say: Callable[[str], None]) -> None:
-        """Refuse a folder where another version is at work. say: called with a sentence if the
-        journal cannot be written."""
+        """say: called with a sentence if the journal cannot be written."""
         self._root, self._say, self._has_said = root, say, False
-        for other, is_alive in read_statuses(root)[0]:
-            if is_alive and other.code != describe_code():
-                raise UserError(
-                    f"cast-bench {other.code} is at work in {str(root)!r} on {other.host}, and "
-                    f"this is {describe_code()}: wait until it ends, or name another folder with "
-                    "--results"
-                )
         self._attempt(lambda: sweep_statuses(root))
         host, now = socket.gethostname(), time.time()
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{uuid.uuid4().hex[:8]}"

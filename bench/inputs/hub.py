@@ -68,12 +68,7 @@ def is_whole(folder: Path, pattern: str = "*") -> bool:
 
 def _unfinished(folder: Path) -> list[str]:
     file = folder / UNFINISHED_FILE
-    try:
-        return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    except UnicodeDecodeError as fault:
-        raise UserError(
-            f"{file} is not text in UTF-8 ({fault}): delete {folder}, and download it again"
-        ) from None
+    return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
 
 
 def recorded_revision(folder: Path) -> str:

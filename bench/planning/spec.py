@@ -36,7 +36,7 @@ S = TypeVar("S", bound=MeasureSettings)
 class Calibration(Strict):
     """Calibration text: sequences cut from random documents."""
 
-    data: tuple[str, ...] = ("wiki-mini",)
+    data: Annotated[tuple[str, ...], Field(min_length=1)] = ("wiki-mini",)
     """Name of a corpus, a .txt, .jsonl or .parquet file (FILE:FIELD names a field), a folder of
     such files, or a mixture of them, such as wiki:0.5,code:0.5. A list of several: every calibrated
     row is made with each."""
@@ -62,9 +62,7 @@ class Calibration(Strict):
 
     @field_validator("data")
     @classmethod
-    def _require_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not value or "" in value:
-            raise ValueError("needs at least one name, and no empty one")
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(value))
 
 
@@ -216,17 +214,9 @@ class Spec(_MeasureTables, extra="allow"):
     targets: Targets = Targets()
 
     def settings_of(self, kind: type[S]) -> S:
-        """Return the settings of a measure. Raise UserError if another measure has a table of the
-        same name."""
-        settings = getattr(self, kind.table, None)
-        if settings is None:  # a plug-in's table with defaults
-            return kind()
-        if not isinstance(settings, kind):
-            raise UserError(
-                f"{kind.__module__} has a table of settings {kind.table!r}, a name that is taken: "
-                "rename it"
-            )
-        return settings
+        """Return the settings of a measure."""
+        settings: S | None = getattr(self, kind.table, None)
+        return kind() if settings is None else settings  # a plug-in's table may have defaults
 
     @field_validator("methods", "quantizers", "measures", mode="before")
     @classmethod

@@ -118,10 +118,11 @@ def _checked(name: str, column: object) -> DerivedColumn:
     if not isinstance(column, DerivedColumn):
         raise TypeError(f"it is no bench.reporting.view.DerivedColumn, but {column!r:.80}")
     column = TypeAdapter(DerivedColumn).validate_python(vars(column))
-    if column.name != name:
-        raise TypeError(f"the column is called {column.name!r}: give the entry point that name")
-    if metric_owners.find(name):
-        raise TypeError(f"{name} is the name of a metric: rename the column")
+    if column.name != name or metric_owners.find(name):
+        raise TypeError(
+            f"the column is called {column.name!r}: give it the name of its entry point, which is "
+            "no metric's"
+        )
     return column
 
 
@@ -133,13 +134,9 @@ def _checked_cell(
         found = cell(row)
         if found is None:
             return None
-        if not isinstance(found, TableCell) or not isinstance(found.text, str):
-            raise TypeError(f"a cell is no bench.reporting.view.TableCell with text: {found!r:.80}")
-        if found.value is None:
-            return TableCell(found.text)
-        value = float(found.value)
-        if not math.isfinite(value):
-            raise ValueError(f"a cell has the value {value}: give a finite number, or None")
+        value = None if found.value is None else float(found.value)
+        if not isinstance(found.text, str) or not math.isfinite(value or 0):
+            raise TypeError(f"a cell is no TableCell with a text and a number: {found!r:.80}")
         return TableCell(found.text, value)
 
 

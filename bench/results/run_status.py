@@ -78,8 +78,6 @@ def read_statuses(root: Path) -> tuple[list[tuple[RunStatus, bool]], list[str]]:
     found, problems = [], []
     for path in sorted((root / FOLDER).glob("*.json")):
         try:
-            if not path.is_file():
-                raise ValueError("it is not a file")
             status = RunStatus.model_validate_json(path.read_bytes())
             if status.name != path.stem:
                 raise ValueError("its name is another")

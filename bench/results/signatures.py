@@ -49,10 +49,6 @@ def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
     the same list."""
     if not records:
         raise UserError(f"results folder {str(root)!r} has no records to sign: name another")
-    if not key.is_file():
-        raise UserError(
-            f"--key {str(key)!r} is no file: name an ssh key, for example ~/.ssh/id_ed25519"
-        )
     text = "\n".join([HEADER, *sorted(f"{r.key} {r.digest}" for r in records)]) + "\n"
     name = f"{_name(text.encode())}.txt"
     Store(root)  # refuses links, and a folder that cannot be written
@@ -63,7 +59,7 @@ def sign(root: Path, records: Sequence[Record], key: Path) -> Path:
         if done.returncode:
             raise UserError(
                 f"ssh-keygen cannot sign with {str(key)!r} ({_last_line(done)}): use a private "
-                "ssh key"
+                "ssh key, for example ~/.ssh/id_ed25519"
             )
         signature = listed.with_name(f"{name}.sig").read_bytes()
     target = root / FOLDER / name

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bench.system import digests
-from bench.system.cache import CACHE_ENV, cache_dir, count_bytes, in_use
+from bench.system.cache import cache_dir, count_bytes, in_use
 from bench.system.files import write_file
 from bench.system.suggest import describe_unknown
 from methods.contract.errors import Skipped, UserError
@@ -164,7 +164,7 @@ def create(name: str, on_line: Callable[[str], None]) -> Path:
 
 @contextmanager
 def _build_lock(name: str) -> Iterator[None]:
-    """Raise UserError if another process is building it, or the cache cannot be written."""
+    """Raise UserError if another process is building it."""
     try:
         folder(name).parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder(name).with_suffix(".lock"), timeout=0), in_use():
@@ -172,11 +172,6 @@ def _build_lock(name: str) -> Iterator[None]:
     except Timeout:
         raise UserError(
             f"environment {name} is being built by another process: wait until it ends"
-        ) from None
-    except OSError as fault:
-        raise UserError(
-            f"{fault.filename or cache_dir()} cannot be written ({fault.strerror}): name another "
-            f"cache in ${CACHE_ENV}"
         ) from None
 
 

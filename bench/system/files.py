@@ -144,13 +144,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     for abandoned in out.parent.glob(f".{mark}.{'[0-9a-f]' * 32}.tmp"):
         _delete_unheld(abandoned)
     folder = out.parent / f".{mark}.{uuid.uuid4().hex}.tmp"
-    try:
-        folder.mkdir(parents=True)
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as fault:
-        raise UserError(
-            f"--out {str(out)!r} cannot be created ({fault.strerror}): use another folder"
-        ) from None
+    folder.mkdir(parents=True)
+    handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import traceback
 from importlib.metadata import distributions, requires
 
 from methods.contract.errors import UserError
@@ -37,28 +36,3 @@ def require(*packages: str, what: str, how: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise UserError(f"{what} needs the package {package}: {how}")
-
-
-def describe_unreadable(fault: Exception) -> str:
-    """Return a sentence for an error that a malformed entry_points.txt caused, or "" for any other
-    error.
-
-    Pydantic and torch read the entry points of all distributions when they are imported, and stop
-    at the first malformed line.
-    """
-    modules = (
-        frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(fault.__traceback__)
-    )
-    if not any(module.startswith("importlib.metadata") for module in modules):
-        return ""
-    for installed in distributions():
-        try:
-            installed.entry_points  # noqa: B018
-        except (TypeError, ValueError) as why:
-            reason = why if isinstance(why, ValueError) else "a line has no '='"
-            return (
-                f"entry_points.txt of {installed.metadata['Name']} in {installed.locate_file('')} "
-                f"is malformed ({reason}), and pydantic and torch cannot be imported beside it: "
-                "repair or uninstall this distribution"
-            )
-    return ""

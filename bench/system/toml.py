@@ -21,13 +21,8 @@ def read_toml(path: Path, most: int = 2**20) -> dict[str, Any]:
                 "another"
             )
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as fault:
+    except (OSError, ValueError, RecursionError) as fault:
+        why = getattr(fault, "strerror", None) or fault
         raise UserError(
-            f"config {str(path)!r} cannot be read ({fault.strerror}): check the path"
+            f"config {str(path)!r} cannot be read as TOML ({why}): correct it, or name another"
         ) from None
-    except UnicodeDecodeError as fault:
-        raise UserError(
-            f"config {str(path)!r} is not text in UTF-8 ({fault}): convert it"
-        ) from None
-    except (ValueError, RecursionError) as fault:
-        raise UserError(f"config {str(path)!r} is not TOML: {fault}") from None

@@ -18,11 +18,12 @@ from bench.parts.harnesses.evaluation import (
     time_of,
 )
 from bench.system import digests
+from bench.system.bounded import bounded_memory
 from methods.contract.errors import UserError, first_line
 
 COLUMNS = ("doc", "metric")
-BATCH = 2**28
-"""Largest size in bytes of the rows that are unpacked at once, if one row has no more."""
+ROWS, BYTES = 64, 2**30
+"""Number of rows that are unpacked at once, and memory in bytes that all of it may take."""
 
 
 class Lighteval(Harness):
@@ -84,20 +85,8 @@ def _rows(file: Path) -> Iterator[tuple[Any, Any]]:
     from pyarrow import parquet
 
     table = parquet.ParquetFile(pyarrow.BufferReader(file.read_bytes()))
-    largest = max(
-        (_unpacked(table.metadata.row_group(i)) for i in range(table.num_row_groups)), default=0
-    )
     # A dictionary holds a text once, and each row that has it unpacks it again.
-    for batch in table.iter_batches(
-        max(1, min(1000, BATCH // max(1, largest))), columns=COLUMNS, use_threads=False
-    ):
-        rows = batch.to_pandas()
-        yield from zip(rows["doc"], rows["metric"], strict=True)
-
-
-def _unpacked(group: Any) -> int:
-    """Return the bytes of the columns that are read, with each text of a dictionary once."""
-    chunks = (group.column(i) for i in range(group.num_columns))
-    return sum(
-        c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in COLUMNS
-    )
+    with bounded_memory(BYTES):
+        for batch in table.iter_batches(ROWS, columns=COLUMNS, use_threads=False):
+            rows = batch.to_pandas()
+            yield from zip(rows["doc"], rows["metric"], strict=True)

@@ -154,24 +154,15 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
         raise UserError(
             f"cannot read submission {str(path)!r} ({reason}): make it again with bench submit"
         ) from None
-    names = {name.partition("/")[0] for name in files}
-    if (
-        len(names) != 1
-        or not submission_rules.NAME.fullmatch(name := min(names))
-        or f"{name}.zip" != path.name
-    ):
-        raise UserError(
-            f"submission {str(path)!r} does not have one folder with the archive's name: make it "
-            "again with bench submit"
-        )
-    strange = next(
-        (one for one in files if not submission_rules.FILE.fullmatch(one.partition("/")[2])), None
-    )
-    if strange:
-        raise UserError(
-            f"submission {str(path)!r} has {strange[:100]!r}, no file of a submission: make it "
-            "again with bench submit"
-        )
+    name = path.name.removesuffix(".zip")
+    for one in files:
+        folder, _, inner = one.partition("/")
+        is_named = folder == name and submission_rules.NAME.fullmatch(name)
+        if not is_named or not submission_rules.FILE.fullmatch(inner):
+            raise UserError(
+                f"submission {str(path)!r} has {one[:100]!r}, no file of a submission {name!r}: "
+                "make it again with bench submit"
+            )
     with temporary_folder("submission-") as place:
         for one, content in files.items():
             file = place / one

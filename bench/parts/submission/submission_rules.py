@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.reporting.searches import About
 from bench.results import metrics, reproduce
 from bench.results.alike import is_plain
 from bench.results.derive import Items
-from bench.results.identity import IdentityKey
+from bench.results.identity import Identity, IdentityKey
 from bench.results.record import DONE, Record
 from bench.results.store import FOLDERS
 from methods.contract.errors import UserError
@@ -368,39 +368,29 @@ def of_protocol(
                 f"its {protocol.label} has other tokens than the published record "
                 f"{theirs.short_key}",
             )
-        known, alias = (
-            labels.get((identity.model, identity.measure, protocol.name)),
-            find_alias(identity.model),
-        )
-        if known:
-            if protocol.label not in known:
-                yield (
-                    record,
-                    f"its protocol is {protocol.label}, but published rows have "
-                    f"{', '.join(sorted(known))}",
-                )
-        elif VALIDATION in protocol.name:
-            yield (
-                record,
-                f"its protocol {protocol.label} is a validation split, on which settings are "
-                "chosen",
-            )
-        elif protocol.limit is not None or protocol.prompt or protocol.engine:
-            yield (
-                record,
-                f"its protocol {protocol.label} is a part of the text or task, or another prompt: "
-                "measure all of it",
-            )
-        elif identity.subject == "task" and protocol.version not in versions.get(
-            protocol.name, {protocol.version}
-        ):
-            others = ", ".join(sorted(map(str, versions[protocol.name])))
-            yield (
-                record,
-                f"its protocol is {protocol.label}, but published rows have version {others}",
-            )
-        elif identity.subject == "text" and alias and protocol.seqlen != alias.seqlen:
-            yield (
-                record,
-                f"its windows have {protocol.seqlen} tokens, but papers use {alias.seqlen}",
-            )
+        known = labels.get((identity.model, identity.measure, protocol.name), set())
+        wrong = "" if protocol.label in known else _odd_protocol(identity, known, versions)
+        if wrong:
+            yield record, f"its protocol is {protocol.label}, {wrong}"
+
+
+def _odd_protocol(
+    identity: Identity, known: Collection[str], versions: Mapping[str, Collection[str | None]]
+) -> str:
+    """Return why the protocol of a text or task is not one that rows of its model have, or "".
+
+    known: protocols of published rows of this model and measure. versions: of published tasks.
+    """
+    protocol, alias = identity.protocol, find_alias(identity.model)
+    if known:
+        return f"but published rows have {', '.join(sorted(known))}"
+    if VALIDATION in protocol.name:
+        return "a validation split, on which settings are chosen"
+    if protocol.limit is not None or protocol.prompt or protocol.engine:
+        return "a part of the text or task, or another prompt: measure all of it"
+    others = versions.get(protocol.name, ())
+    if identity.subject == "task" and others and protocol.version not in others:
+        return f"but published rows have version {', '.join(sorted(map(str, others)))}"
+    if identity.subject == "text" and alias and protocol.seqlen != alias.seqlen:
+        return f"but papers use windows of {alias.seqlen} tokens"
+    return ""

@@ -24,7 +24,6 @@ from bench.results.run_status import (
     write_status,
 )
 from helpers import runs, terminal
-from methods.contract.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("world")
 
@@ -95,18 +94,6 @@ def test_the_logs_of_artifacts_side_by_side_all_have_progress(root):
 
     events = [[e["event"] for e in log] for log in lines(root).values()]
     assert events == [["started", "progress"]] * 2
-
-
-def test_two_versions_at_work_on_one_folder_are_refused(root, monkeypatch):
-    first = Journal(root, "local", pytest.fail)
-    first.begin(1, 0)
-    Journal(root, "local", pytest.fail).close()
-    monkeypatch.setattr(journals, "describe_code", lambda: "9.9.9 (code 00000000)")
-    with pytest.raises(UserError, match="at work") as refused:
-        Journal(root, "local", pytest.fail)
-    assert "9.9.9 (code 00000000)" in str(refused.value) and first.status.code in str(refused.value)
-    first.close()
-    Journal(root, "local", pytest.fail).close()
 
 
 @pytest.mark.parametrize(

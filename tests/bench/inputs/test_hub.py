@@ -65,8 +65,7 @@ def test_damaged_files_beside_data_are_no_traceback(tmp_path):
     (tmp_path / "UNFINISHED").write_text("x" * 5000)
     assert not hub.is_whole(tmp_path)
     (tmp_path / "UNFINISHED").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="UNFINISHED is not text in UTF-8"):
-        hub.is_whole(tmp_path)
+    assert not hub.is_whole(tmp_path)
 
 
 @pytest.mark.parametrize("error", [GatedRepoError, RepositoryNotFoundError])

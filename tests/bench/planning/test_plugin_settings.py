@@ -90,7 +90,5 @@ def test_a_mistake_is_a_sentence(settings, sentence):
 
 def test_a_table_with_the_name_of_another_setting_is_refused():
     spec = runs.small("r", methods=("magnitude",), measures=("taken",))
-    with pytest.raises(
-        UserError, match="bins has a table of settings 'models', a name that is taken"
-    ):
+    with pytest.raises(UserError, match="plug-in 'bins:Taken' cannot be used"):
         api.plan(spec)

@@ -139,8 +139,7 @@ def test_it_is_listed_and_stays_unless_all_goes(home, output):
 def test_a_cache_that_cannot_be_written(home, refused, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CAST_BENCH_CACHE", str(tmp_path / "file"))
-    said = f"{tmp_path / 'file' / 'environments'} cannot be written (Not a directory)"
-    assert said in refused("env", "create", "old")
+    assert "cannot be written" in refused("env", "create", "old")
 
 
 def test_two_at_once(home):

@@ -159,7 +159,7 @@ REFUSED = {
         lambda d: keyed("measure", "config", "seqlen", to=64, identity=protocol(d, seqlen=64))(d),
     ),
     "a validation split": (
-        "is a validation split",
+        "a validation split",
         lambda d: keyed("measure", "config", "split", to="validation",
                         identity=protocol(d, name="wiki-mini-validation"))(d),
     ),
