@@ -87,7 +87,11 @@ class Experts:
             chosen = tuple(tuple(sorted(highest(each, left))) for each in without_text)
             return Outcome(model, notes=notes, kept={"experts": chosen})
         if share != self.drop and any(p.is_meta for p in model.parameters()):
-            raise UserError("replace and merge need the whole model in memory: use drop instead")
+            way = "replace" if self.merge is None else "merge"
+            raise UserError(
+                f"experts:{way}={share} needs the whole model in memory, and this one is streamed: "
+                "raise --max-memory on a machine with room for it, or use experts:drop="
+            )
         kept: list[tuple[int, ...]] = []
         changed: set[str] = set()
         constants = {}

@@ -1,7 +1,8 @@
 """Memory and time of Wanda and SparseGPT, streamed from disk block by block and in memory.
 
 LLaMAs of random weights from 0.3 to 1.1 billion (TinyLlama's shape), and a mixture of 0.8 billion
-in four blocks of 16 experts.
+in four blocks of 16 experts. With --experts alone, a quarter of the experts is removed from a
+mixture of 1.5 billion in 16 blocks of 8 experts, 3 GB, with `max_memory=1`.
 
 `bench prune` in another process, bfloat16, 2:4, 4 x 256 calibration tokens, one thread: seconds of
 CPU of the whole command, and the most memory that one of its processes had. Each row is saved once
@@ -11,7 +12,7 @@ Of the mixture only the memory is kept. To measure other code: --mixture --modes
 "streamed by block" with a PYTHONPATH that leads to it. --layers leaves out the mixture, and
 --mixture the others. --folder keeps the models there.
 
-python benchmarks/streaming.py [--layers 4,22] [--mixture] [--methods wanda] [--folder DIR]
+python benchmarks/streaming.py [--layers 4,22] [--mixture | --experts] [--methods wanda]
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ COMPARED = (LAYERS[0], LAYERS[-1])
 """Sizes that are pruned in memory, too."""
 EXPERTS, EXPERT_BLOCKS, EXPERT_HIDDEN, EXPERT_INNER = 16, 4, 1024, 3584
 """Shape of the mixture: Mixtral's in a quarter of its width."""
+FEW_EXPERTS, MANY_BLOCKS = 8, 16
+"""Shape of the mixture that loses experts."""
+IMPORTS = ("bench.execution.worker", "baselines.experts", "transformers.models.mixtral")
 SETTINGS = ("calibration.sequences=4", "calibration.seqlen=256", "dtype=bfloat16", "threads=1")
 Shapes = dict[str, tuple[int, int]]
 """Shape of each linear of a block, [out, in]."""
@@ -58,13 +62,13 @@ def dense_linears() -> Shapes:
     }  # fmt: skip
 
 
-def mixture_linears() -> Shapes:
+def mixture_linears(experts: int = EXPERTS) -> Shapes:
     """Return the same of the mixture, named as in published files."""
     hidden, width = EXPERT_HIDDEN, EXPERT_HIDDEN * KEYS // HEADS
     attention = {"q": hidden, "k": width, "v": width, "o": hidden}
     linears = {f"self_attn.{name}_proj": (out, hidden) for name, out in attention.items()}
-    linears["block_sparse_moe.gate"] = (EXPERTS, hidden)
-    for number in range(EXPERTS):
+    linears["block_sparse_moe.gate"] = (experts, hidden)
+    for number in range(experts):
         prefix = f"block_sparse_moe.experts.{number}"
         linears |= {f"{prefix}.{name}": (EXPERT_INNER, hidden) for name in ("w1", "w3")}
         linears[f"{prefix}.w2"] = (hidden, EXPERT_INNER)
@@ -108,27 +112,34 @@ def make_dense(folder: Path, layers: int) -> None:
     make(folder, layers, HIDDEN, dense_linears(), about | {"intermediate_size": INNER})
 
 
-def make_mixture(folder: Path) -> None:
+def make_mixture(folder: Path, blocks: int = EXPERT_BLOCKS, experts: int = EXPERTS) -> None:
     about = {
         "architectures": ["MixtralForCausalLM"], "model_type": "mixtral",
-        "intermediate_size": EXPERT_INNER, "num_local_experts": EXPERTS, "num_experts_per_tok": 2,
+        "intermediate_size": EXPERT_INNER, "num_local_experts": experts, "num_experts_per_tok": 2,
     }  # fmt: skip
-    make(folder, EXPERT_BLOCKS, EXPERT_HIDDEN, mixture_linears(), about)
+    make(folder, blocks, EXPERT_HIDDEN, mixture_linears(experts), about)
 
 
-def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
-    """Return the seconds of CPU of a `bench prune`, and the peak memory of its largest process."""
+def prune(model: Path, method: str, mode: str, out: Path, *more: str) -> dict[str, float]:
+    """Return the seconds of CPU of a `bench prune`, and the peak memory of its largest process.
+    more: settings."""
     command = [sys.executable, "-m", "bench", "prune", "--model", str(model), "--method", method]
     command += ["--out", str(out)]
-    command += [f"--set={setting}" for setting in (*SETTINGS, f"stream={MODES[mode]}")]
+    command += [f"--set={setting}" for setting in (*SETTINGS, f"stream={MODES[mode]}", *more)]
+    row = run(command)
+    shutil.rmtree(out)
+    # The next run would find the artifact there.
+    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")
+    return row
+
+
+def run(command: list[str]) -> dict[str, float]:
+    """Run a command, and return its seconds of CPU and the peak memory of its largest process."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{' '.join(command)} ended with code {child.returncode}")
-    shutil.rmtree(out)
-    # The next run would find the artifact there.
-    shutil.rmtree(Path(os.environ["CAST_BENCH_CACHE"]) / "artifacts")
     took = round(usage.ru_utime + usage.ru_stime, 1)
     return {"seconds of CPU": took, "peak_bytes": usage.ru_maxrss * 1024}
 
@@ -136,6 +147,7 @@ def prune(model: Path, method: str, mode: str, out: Path) -> dict[str, float]:
 def main(
     layers: str = "",
     mixture: bool = False,
+    experts: bool = False,
     methods: str = "wanda,sparsegpt",
     modes: str = ",".join(MODES),
     label: str = "streamed by expert",
@@ -149,6 +161,22 @@ def main(
     with tempfile.TemporaryDirectory(dir=folder) as room:
         os.environ["CAST_BENCH_CACHE"] = str(Path(room) / "cache")  # its artifacts are deleted
         home, out = folder or Path(room), Path(room) / "out"
+        if experts:
+            model = home / "random-experts"
+            if not (model / "config.json").exists():
+                apart(make_mixture, model, MANY_BLOCKS, FEW_EXPERTS)
+            billions = parameters(MANY_BLOCKS, EXPERT_HIDDEN, mixture_linears(FEW_EXPERTS)) / 1e9
+            imports = "; ".join(f"import {name}" for name in IMPORTS)
+            method = "experts:drop=25%"
+            peaks = {
+                "libraries": run([sys.executable, "-c", imports]),
+                method: prune(model, method, "streamed", out, "max_memory=1"),
+            }
+            figures[f"{billions:.1f} B, a mixture"] = {
+                name: {"peak_bytes": row["peak_bytes"]} for name, row in peaks.items()
+            }
+            finish("streaming", by_size(figures))
+            return
         for count in () if mixture else counts:
             model = home / f"random-{count}"
             if not (model / "config.json").exists():

@@ -91,6 +91,10 @@ def methods_of(records: Collection[Record], sources: tuple[str, ...]) -> list[Me
         # A draw that lacks a task of the track does not compare.
         if len(rises) == wanted[name.split()[0], subject]:
             method.cells.setdefault((source, subject), []).append(statistics.mean(rises))
+    for name, method in methods.items():
+        measured = {source for source, _ in method.cells}
+        some = tuple(source for source in sources if source in measured)
+        methods[name] = method._replace(sources=some)
     return list(methods.values())
 
 
@@ -109,12 +113,17 @@ def _subject(record: Record) -> str:
 
 def losses(folder: str) -> str:
     """Return for each method its heat map, the best text, and the parts of the variance."""
-    parts = []
-    for method in methods_of(read(folder).records, sources_of(folder)):
+    parts, sources = [], sources_of(folder)
+    for method in methods_of(read(folder).records, sources):
         parts.append(f"**{method.name}**\n\n![losses](figures/{file_of(method)}.svg)\n")
+        if absent := [f"`{source}`" for source in sources if source not in method.sources]:
+            parts.append(f"Not measured here: {', '.join(absent)}.\n")
         lacking = method.lacking()
         if not lacking:
-            parts += [answer(method), code_first(method), variances(method)]
+            texts = [one for one in method.sources if one != RANDOM]
+            parts.append(code_first(method))
+            if len(texts) > 1 and DEFAULT in texts:
+                parts += [answer(method), variances(method)]
             continue
         words = "; ".join(f"`{source}` on {where}" for source, where in lacking.items())
         parts.append(f"Fewer than {SEEDS} draws: {words}. No text is best yet.\n")

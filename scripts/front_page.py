@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 
+import size_pictures
 from page_records import ROOT, read
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.terminal_theme import MONOKAI
@@ -51,7 +52,8 @@ def picture() -> str:
 
 
 def times() -> str:
-    """Return how long the page's commands take: on a card by the plan, on a CPU by a benchmark."""
+    """Return how long the page's commands take, on a card by the plan and on a CPU by a benchmark,
+    and the sizes of the models whose results are shown."""
     page = (ROOT / "README.md").read_text()
     model = re.search(r"^MODEL=(\S+)", page, re.MULTILINE)[1]
     words = shlex.split(re.search(r"^bench plan (.*?)#", page, re.MULTILINE)[1])
@@ -76,7 +78,7 @@ def times() -> str:
         f"The run takes about {duration(seconds)} on one {name}, estimated by `bench plan`, after "
         f"a download of {gigabytes:.0f} GB. The other commands take seconds to minutes. On a CPU, "
         f"`bench run` for the bundled model took {duration(here)}, measured with two threads of an "
-        f"{processor}."
+        f"{processor}.\n\n{sizes()}"
     )
 
 
@@ -84,6 +86,16 @@ def lines(file: str) -> str:
     """Return the class of a file as a block of code."""
     text = (ROOT / file).read_text()
     return f"```python\n{text[text.index('@dataclass') :].strip()}\n```"
+
+
+def sizes() -> str:
+    """Return the sentence on the sizes of the models whose results are shown."""
+    weights = list(size_pictures.read(f"{SHOWN},results/main").weights.values())
+    least, most = weights[0] / 1e6, weights[-1] / 1e6
+    return (
+        f"All results in this repository are of models with {least:.1f} to {most:.0f} million "
+        "weights, measured on CPUs. The code for CUDA has not run on a GPU yet."
+    )
 
 
 TABLES = {"minutes": times, "lines": lines}

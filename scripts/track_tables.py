@@ -29,7 +29,7 @@ from bench.stats.bootstrap import satterthwaite, students_t
 from bench.stats.ratios import Change, PairedGroup, estimate_change
 from bench.stats.seed_noise import SeedNoise
 from bench.system.grouping import group_by
-from bench.system.text import escape_markdown
+from bench.system.text import amount, escape_markdown
 
 PROFILES = "results/tracks"
 """Folder whose profiles the pages show."""
@@ -79,8 +79,21 @@ def profile_figures(folder: str) -> list[tuple[str, Table, TableFigure]]:
     return found
 
 
-PREDICTORS = {"kl": "mean KL", "kl_p99": "KL, 99%", "kl_p999": "KL, 99.9%", "ear": "1 − EAR"}
-"""Names of the distances that may order rows as the tracks do, the first beside all others."""
+PREDICTORS = {
+    "kl": "mean KL",
+    "kl_p99": "KL, 99%",
+    "kl_p999": "KL, 99.9%",
+    "ear": "1 − EAR",
+    "top1_agreement": "1 − same top token",
+    "perplexity": "perplexity",
+}
+"""Names of the numbers that may order rows as the tracks do, the first beside all others. The ratio
+of perplexities orders the rows of one model as the perplexity does."""
+HIGHER = ("ear", "top1_agreement")
+"""Those that fall as a row loses."""
+LOSSES = ("bits per byte", "right answers")
+ROUNDING = 1e-9
+"""Difference of two rank correlations that is rounding."""
 MIN_ROWS = 5
 """Fewest rows of a model with a rank correlation. No order of four is significant at 5%."""
 ROW_DRAWS = 4000
@@ -88,31 +101,79 @@ Rows = dict[tuple[str, str], tuple[float, ...]]
 """Numbers of each row, by model and row."""
 
 
+class Estimate(NamedTuple):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+class Prediction(NamedTuple):
+    """How one of PREDICTORS orders rows, for each of LOSSES."""
+
+    name: str
+    correlations: tuple[Estimate, ...]
+    differences: tuple[Estimate, ...]
+    """To the correlations of the first predictor. Empty for the first."""
+
+
 def predictors(folder: str, *others: str) -> str:
     """Return which distance to the dense model orders the rows best by what they lose in the
     tracks. others: boards with the distances of the same rows."""
     losses, distances = _losses(folder), _distances(others)
     by_model = group_by([key for key in losses if key in distances], lambda key: key[0])
-    lines = []
+    lines, answers = [], []
     for model, keys in by_model.items():
-        if len(keys) >= MIN_ROWS:
-            pairs = [(*distances[key], *losses[key]) for key in keys]
-            for name, cells in zip(PREDICTORS.values(), _correlations(pairs), strict=True):
-                lines.append([model, str(len(keys)), name, *cells])
-    counts = [f"{len(keys)} of {model}" for model, keys in by_model.items()] or ["0"]
-    text = (
-        f"Rows with answers and a distance: {' and '.join(counts)}. A model needs {MIN_ROWS} for a "
-        "rank correlation.\n"
-    )
+        if len(keys) < MIN_ROWS:
+            answers.append(
+                f"{model} has {amount(len(keys), 'row')} with answers and a distance. "
+                f"A rank correlation needs {MIN_ROWS}."
+            )
+            continue
+        found = _predict([(*distances[key], *losses[key]) for key in keys])
+        answers.append(f"{model}, {len(keys)} rows: {_answer(found)}")
+        for one in found:
+            cells = []
+            for j, correlation in enumerate(one.correlations):
+                cells.append(str(correlation))
+                cells.append(str(one.differences[j]) if one.differences else "")
+            lines.append([model, one.name, *cells])
+    text = "\n".join(f"- {answer}" for answer in answers) or "No row has answers and a distance."
     if not lines:
-        return text
-    headers = ["model", ">rows", "distance"]
-    for what in ("bits per byte", "right answers"):
-        headers += [f">lost {what}", ">less that of mean KL"]
+        return f"{text}\n"
+    first = next(iter(PREDICTORS.values()))
+    headers = ["model", "predictor"]
+    for what in LOSSES:
+        headers += [f">lost {what}", f">less that of {first}"]
     return (
-        f"{markdown(headers, lines)}\n{text}Rank correlation (Spearman) with the mean loss over "
-        "tracks. Intervals hold 95%, over rows.\n"
+        f"{text}\n\n{markdown(headers, lines)}\nRank correlation (Spearman) with the mean loss "
+        "over tracks. Intervals hold 95%, over rows.\n"
     )
+
+
+def _answer(found: Sequence[Prediction]) -> str:
+    """Return in words which predictor orders the rows best, and which ones differ from the first
+    by more than noise."""
+    first, *rest = found
+    sentences = []
+    for j, what in enumerate(LOSSES):
+        most = max(one.correlations[j].value for one in found)
+        best = [one.name for one in found if one.correlations[j].value >= most - ROUNDING]
+        sentences.append(f"Lost {what}: best ordered by {'; '.join(best)} ({most:.2f}).")
+        worse = [one.name for one in rest if one.differences[j].high < 0]
+        better = [one.name for one in rest if one.differences[j].low > 0]
+        for names, word in ((worse, "worse"), (better, "better")):
+            if names:
+                verb = "are" if len(names) > 1 else "is"
+                text = f"Beyond noise, {'; '.join(names)} {verb} {word} than {first.name}."
+                sentences.append(text)
+        if not worse and not better:
+            sentences.append(f"No other differs from {first.name} beyond noise.")
+    return " ".join(sentences)
 
 
 def _losses(folder: str) -> Rows:
@@ -139,31 +200,32 @@ def _distances(boards: Sequence[str]) -> Rows:
             values = [one.value(k, one.column(metric)) for metric in PREDICTORS]
             known = [value for value in values if value is not None]
             if len(known) == len(values):
-                found[section.title, one.rows[k].name] = *known[:-1], 1 - known[-1]
+                signed = zip(PREDICTORS, known, strict=True)
+                far = [1 - value if metric in HIGHER else value for metric, value in signed]
+                found[section.title, one.rows[k].name] = tuple(far)
     return found
 
 
-def _correlations(rows: Sequence[tuple[float, ...]]) -> Iterator[list[str]]:
-    """Yield the cells of each predictor: its rank correlation with both losses, and the differences
-    to the first predictor's. rows: PREDICTORS and the two losses of each row."""
+def _predict(rows: Sequence[tuple[float, ...]]) -> list[Prediction]:
+    """Return how each predictor orders rows. rows: PREDICTORS and LOSSES of each row."""
     table, rng = np.array(rows), np.random.default_rng(0)
     drawn = [table, *(rng.choice(table, len(table)) for _ in range(ROW_DRAWS))]
     count = len(PREDICTORS)
     # A draw of one row, again and again, has no correlation.
     several = [one for one in drawn if (one != one[0]).any(0).all()]
     ranks = np.stack([spearmanr(one).statistic[:count, count:] for one in several])
-    for i in range(count):
-        cells = []
-        for j in range(ranks.shape[2]):
-            cells.append(_interval(ranks[:, i, j]))
-            cells.append(_interval(ranks[:, i, j] - ranks[:, 0, j]) if i else "")
-        yield cells
+    out = []
+    for i, name in enumerate(PREDICTORS.values()):
+        own = tuple(_estimate(ranks[:, i, j]) for j in range(len(LOSSES)))
+        gaps = tuple(_estimate(ranks[:, i, j] - ranks[:, 0, j]) for j in range(len(LOSSES)))
+        out.append(Prediction(name, own, gaps if i else ()))
+    return out
 
 
-def _interval(draws: NDArray[np.float64]) -> str:
+def _estimate(draws: NDArray[np.float64]) -> Estimate:
     """Return the first draw, with the interval of all."""
     low, high = np.quantile(draws, (0.025, 0.975))
-    return f"{draws[0]:.2f} ({low:.2f} to {high:.2f})"
+    return Estimate(float(draws[0]), float(low), float(high))
 
 
 TOLD_PATTERN = "2:4"

@@ -37,7 +37,7 @@ from bench.system.text import amount
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.planning.artifact import Measurement
+    from bench.planning.artifact import Artifact, Measurement
     from bench.planning.spec import Spec
     from bench.results.store import ReadOnlyStore
 
@@ -192,9 +192,9 @@ def plan(
         for line in filter(None, (estimate.total, estimate.source)):
             note(line)
     artifacts = [measurements[0].artifact for measurements in planned.artifacts().values()]
-    texts = {artifact.calibration.data for artifact in artifacts if artifact.calibration}
-    if len(texts) == 1:
-        note(f"calibrated on {min(texts)}")
+    texts = dict.fromkeys(filter(None, map(_describe_text, artifacts)))
+    if len(texts) == 1:  # several are a column
+        note(min(texts))
     for line in dict.fromkeys(filter(None, map(describe_whole_blocks, artifacts))):
         note(line)
     problem = next(filter(None, map(find_problem, artifacts)), "")
@@ -211,6 +211,23 @@ def plan(
         facts = planned_model(name) or fetched_model(name, spec.data_dir)
         size = f" of about {facts.download_bytes / 1e9:,.0f} GB" if facts else ""
         note(f"{name} is not downloaded yet: bench run will do it, or bench pull {name}{size}")
+
+
+def _describe_text(artifact: Artifact) -> str:
+    """Return which text calibrates an artifact, and what to choose in place of prose; "" if none
+    does."""
+    if artifact.calibration is None:
+        return ""
+    from bench.inputs.models import find_alias
+    from bench.planning.spec import Calibration
+
+    data, alias = artifact.calibration.data, find_alias(artifact.model)
+    if data not in Calibration().data or (alias and alias.data == data):
+        return f"calibrated on {data}"
+    return (
+        f"calibrated on {data}, which is prose: more of code is kept with "
+        "--set calibration.data=wiki:0.5,code:0.5 (docs/calibration.md)"
+    )
 
 
 def _describe_planned(

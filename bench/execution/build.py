@@ -259,6 +259,7 @@ class Builder:
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
             declared = frozenset(name for old in declared if (name := rename(family, kept, old)))
         del model, outcome  # free their memory for the check
+        return_free_memory()
         try:
             counts = self._verify(
                 opened(source, smaller), folder, artifact, declared, kept, frozen=True

@@ -22,6 +22,12 @@ from bench.system.interpreter import OWN_PACKAGES
 KEEPS_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 """Settings with which glibc keeps the memory of large tensors instead of returning it to the
 system."""
+FEW_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""Number of compiled kernels that oneDNN keeps, a sixteenth of its default.
+
+It compiles one for each number of rows, about half a megabyte each, and each expert of a mixture
+gets another number of tokens.
+"""
 SHORT_SPIN = {"GOMP_SPINCOUNT": "4000"}
 """Time that OpenMP's threads spin before they sleep, a hundredth of the default.
 
@@ -34,7 +40,8 @@ def worker_environment() -> dict[str, str]:
     """Return our environment without the current folder on Python's path, with defaults for
     workers."""
     spin = {} if "OMP_WAIT_POLICY" in os.environ else SHORT_SPIN
-    defaults = KEEPS_MEMORY | spin | matching_onednn_limit() | EXPANDABLE_SEGMENTS
+    memory = KEEPS_MEMORY | FEW_KERNELS
+    defaults = memory | spin | matching_onednn_limit() | EXPANDABLE_SEGMENTS
     return defaults | interpreter.environment()
 
 

@@ -95,8 +95,9 @@ def test_a_study_of_which_a_part_is_measured(script):
     made = records(range(3), ["wiki-mini"]) + records(range(2), ["code"])
     (found,) = script.methods_of([one for one in made if one.identity.measure == "answers"
                                   or one.identity.seed != 2], tuple(LOSSES))  # fmt: skip
-    few = {"wiki-mini": "wiki-mini, perplexity", "code": "everything", "random": "everything"}
-    assert found.lacking() == few
+    assert found.lacking() == {"wiki-mini": "wiki-mini, perplexity", "code": "everything"}
+    assert found.sources == ("wiki-mini", "code")
+    del found.cells["code", "code, answers"]
     assert "–" in script.heat_map(found)
 
 
@@ -112,7 +113,8 @@ def test_the_blocks_of_the_page(script, monkeypatch):
     monkeypatch.setattr(script, "read", lambda _: made)
     page = script.losses("results/calibration")
     assert "![losses](figures/calibration-tiny-wanda-2-4.svg)" in page
-    assert "Fewer than 3 draws: `code` on everything; `random` on everything" in page
+    assert "Not measured here: `code`, `random`" in page
+    assert "No text is best" not in page and "loses least" not in page
     assert "with 1 of 1 texts (`wiki-mini`)" in page
     assert "| `wiki-mini` | 1.50 |\n| none | 0.50 |\n| all | 2.00 |" in script.hours("any")
 

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
+from bench.cli import run
 from bench.execution import prune
 from bench.results.store import Store
 from helpers import runs
@@ -147,6 +149,8 @@ def test_set_wins_over_flags_and_flags_over_toml(cli, tmp_path):
     flags = ("--config", "c.toml", "--methods", "wanda,magnitude", "--pattern", "2:8")
     _, out, said = cli("plan", *flags, "--set", "patterns=4:8", "--json")
     assert "bench: calibrated on wiki-mini\n" in said
+    hub = SimpleNamespace(model="a/b", calibration=SimpleNamespace(data="wiki-mini"))
+    assert "--set calibration.data=wiki:0.5,code:0.5" in run._describe_text(hub)
     rows = {r["method"]: r for r in json.loads(out)}
     assert set(rows) == {"dense", "wanda", "magnitude"}
     wanda = rows["wanda"]

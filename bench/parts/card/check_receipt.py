@@ -11,12 +11,11 @@ def find_faults(folder: Path) -> list[str]:
     try:
         receipt = json.loads((folder / "fidelity.json").read_text(encoding="utf-8"))
         stated = receipt.pop("digest")
-        text = json.dumps(receipt, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(receipt, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
         if (receipt["format"], receipt["version"]) != ("cast-bench fidelity receipt", 1):
             return ["it is no receipt of version 1"]
-        faults = []
-        if hashlib.sha256(text.encode()).hexdigest() != stated:
-            faults.append("its digest is that of another receipt")
+        own = hashlib.sha256(text).hexdigest()
+        faults = [] if own == stated else ["its digest is that of another receipt"]
         for name, digest in receipt["files"].items():
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not (folder / path).is_file():
@@ -37,6 +36,5 @@ def find_faults(folder: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = find_faults(Path(sys.argv[1]))
-    print("\n".join(found) or "the receipt holds")
+    print("\n".join(found := find_faults(Path(sys.argv[1]))) or "the receipt holds")
     sys.exit(bool(found))

@@ -45,7 +45,8 @@ def _draw_spread(axis: Axes, found: Comparison) -> None:
             axis.axvline(value, color=LIGHT["soft"], linewidth=1, linestyle="--")
             axis.annotate(f" {name}", (value, height), xycoords=("data", "axes fraction"))
     lines = [(items, LIGHT["soft"], "floor") for items in found.floor.values()]
-    last = 0.0
+    # A label right of its line is as wide as a factor of 4.
+    last = 4 * max(value for value, _ in marks.values())
     for items, color, name in [*lines, (found.items, SERIES[0], "compressed")]:
         counts = tally.histogram(items).sum(0)
         shares = 100 * counts[1:-1] / counts.sum()
@@ -56,12 +57,13 @@ def _draw_spread(axis: Axes, found: Comparison) -> None:
         last = max(last, float(tally.EDGES[1:][shares > 0].max()))
     axis.set(
         xscale="log",
-        xlim=(tally.EDGES[0], last or tally.EDGES[-1]),
+        xlim=(tally.EDGES[0], max(last, 4 * tally.EDGES[0])),
         xlabel="KL of a token, nats",
         title="% of tokens",
-        ylim=(0, None),
     )
+    # Labels and the legend are above the highest share.
+    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
     name_ticks(axis.xaxis)
     name_ticks(axis.yaxis)
     if found.floor:
-        axis.legend(loc="upper left", fontsize=8)
+        axis.legend(loc="upper left", ncols=2, fontsize=8)

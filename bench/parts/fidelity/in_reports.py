@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.reporting import drawing, words
 from bench.reporting.drawing import BLUE, INK, SOFT, name_ticks
 from bench.reporting.labelled_rows import is_file
+from bench.reporting.overview import row_names
 from bench.reporting.table import ABSENT, TextTable
 from bench.reporting.view import Table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BITS = "bits_per_weight"
@@ -31,7 +33,8 @@ NAME = "KL against bits"
 CAPTION = (
     "Mean KL(original || compressed) in nats a token against bits per weight, on a log scale. "
     "Lines are 95% intervals over articles. Blue: no other row has fewer bits and less KL. The "
-    "dashed line is the floor, the original beside itself under the conditions of the run."
+    "dashed line is the floor: the original beside itself in another dtype, number of threads, "
+    "batch and attention kernel, if the measure floor was run."
 )
 TABLE_CAPTION = (
     "Mean KL(original || compressed) in nats a token with its 95% interval over articles, its "
@@ -43,6 +46,13 @@ MIN_POINTS = 3
 """Fewest rows of a figure."""
 PANEL = (560, 360)
 """Size of the figure in pixels."""
+LETTER = (5.2, 10.0)
+"""Width and height of a letter of a label, in pixels."""
+CORNERS = ((6, -3), (-6, -3), (6, 3), (-6, 3))
+"""Places of a label beside its point in pixels, the best first. Below and to the left of a best row
+is no other row."""
+Box = tuple[float, float, float, float]
+"""Left, lower, right and upper edge in pixels."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ def points_of(table: Table) -> list[Point]:
     The file that the model was read from is left out: its weights are the original's.
     """
     column, dense = table.column("kl"), _dense(table)
-    out = []
+    names, out = row_names(table), []
+    whole = [names[k] for k in table.whole_rows]
     for k in table.whole_rows:
         kl = table.value(k, column)
         row = table.rows[k]
@@ -76,13 +87,20 @@ def points_of(table: Table) -> list[Point]:
             continue
         low, high = _interval(table, k, column, dense)
         bits = table.value(k, table.column(BITS))
-        out.append(Point(k, row.name, bits, kl, low, high))
+        name = names[k] if whole.count(names[k]) == 1 else row.name
+        out.append(Point(k, name, bits, kl, low, high))
     return out
 
 
 def floor_of(table: Table) -> float:
-    """Return the mean KL of the dense row beside the dense model, 0 if it was not measured."""
-    return table.value(_dense(table), table.column("kl")) or 0.0
+    """Return the mean KL of the dense model beside itself, 0 if it was not measured.
+
+    It is the larger of two: under other conditions (the measure `floor`), and under the same, where
+    only a card's rounding differs.
+    """
+    dense = _dense(table)
+    found = [table.value(dense, table.column(metric)) for metric in ("floor_kl", "kl")]
+    return max(value or 0.0 for value in found)
 
 
 def _dense(table: Table) -> int | None:
@@ -128,7 +146,8 @@ def text_tables(table: Table) -> list[TextTable]:
     heads = ["row", "bits per weight", "KL", *(COLUMNS[name] for name in kept), "within floor"]
     if not any(line[-1] for line in lines):
         heads, lines = heads[:-1], [line[:-1] for line in lines]
-    return [TextTable(f"Fidelity: {table.title}, {table.protocol}", heads, lines)]
+    notes = (f"Floor: mean KL {floor:#.3g}.",) if floor > 0 else ()
+    return [TextTable(f"Fidelity: {table.title}, {table.protocol}", heads, lines, notes)]
 
 
 def _text(table: Table, point: Point, column: int | None) -> str:
@@ -146,22 +165,17 @@ def shows(table: Table) -> tuple[list[Point], float] | None:
 def draw(points: list[Point], floor: float) -> Figure:
     """Draw KL against bits on a log scale, with intervals, and the floor as a line."""
     figure, ((axes,),) = drawing.new_figure(*PANEL)
-    bits = [point.bits or 0.0 for point in points]
-    middle = (min(bits) + max(bits)) / 2
     style: dict[str, Any]
+    best = []
     for point in points:
-        best = not any(_is_ahead(other, point) for other in points)
-        color = BLUE if best else SOFT
+        is_best = not any(_is_ahead(other, point) for other in points)
+        color = BLUE if is_best else SOFT
         tip = drawing.tip(f"{point.name}: KL {point}, {point.bits:.4g} bits")
         if point.low and point.high:
             axes.plot([point.bits] * 2, [point.low, point.high], color=color, gid=tip)
         axes.plot(point.bits, point.kl, "o", color=color, markersize=6, gid=tip)
-        if best:
-            # Below and to the left of a best row is no other row. On the left is no room.
-            side, shift = ("right", -6) if (point.bits or 0.0) > middle else ("left", 6)
-            name, place = words.cut(point.name, drawing.MAX_LETTERS), (point.bits, point.kl)
-            style = {"color": INK, "size": 8, "ha": side, "va": "top"}
-            axes.annotate(name, place, (shift, -3), textcoords="offset points", **style)
+        if is_best:
+            best.append(point)
     if floor > 0:
         axes.axhline(floor, color=SOFT, linewidth=1, linestyle="--")
         style = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
@@ -170,7 +184,44 @@ def draw(points: list[Point], floor: float) -> Figure:
     axes.margins(0.1)
     name_ticks(axes.xaxis)
     name_ticks(axes.yaxis)
+    figure.draw_without_rendering()  # lays out the panel, so that points have their places
+    _name_points(axes, best, points)
     return figure
+
+
+def _name_points(axes: Axes, named: list[Point], points: list[Point]) -> None:
+    """Write the names of some points, each at the first corner in the panel that hides no point and
+    no name."""
+    left, right = axes.bbox.x0, axes.bbox.x1
+    places = [axes.transData.transform((p.bits or 0.0, p.kl)) for p in points]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    for point in named:
+        name = words.cut(point.name, drawing.MAX_LETTERS)
+        x, y = axes.transData.transform((point.bits or 0.0, point.kl))
+        boxes = [_box(x + dx, y + dy, dx, dy, len(name)) for dx, dy in CORNERS]
+        at = 0
+        for k, box in enumerate(boxes):
+            is_inside = left <= box[0] and box[2] <= right
+            if is_inside and not any(_overlap(box, other) for other in taken):
+                at = k
+                break
+        taken.append(boxes[at])
+        dx, dy = CORNERS[at]
+        style: dict[str, Any] = {"color": INK, "size": 8, "textcoords": "offset points"}
+        style |= {"ha": "left" if dx > 0 else "right", "va": "top" if dy < 0 else "bottom"}
+        axes.annotate(name, (point.bits, point.kl), (dx, dy), **style)
+
+
+def _box(x: float, y: float, dx: float, dy: float, letters: int) -> Box:
+    """Return the place of a text that begins or ends at a point in pixels."""
+    width, height = LETTER[0] * letters, LETTER[1]
+    left, low = x if dx > 0 else x - width, y - height if dy < 0 else y
+    return left, low, left + width, low + height
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    across = one[0] < other[2] and other[0] < one[2]
+    return across and one[1] < other[3] and other[1] < one[3]
 
 
 def _is_ahead(one: Point, other: Point) -> bool:

@@ -46,14 +46,15 @@ QWEN_WORDS = (
 PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [BYTES | {"use_regex": True}],
     "smollm": [{"type": "Digits", "individual_digits": True}, BYTES | {"use_regex": True}],
-    # llama.cpp leaves the first step out: it normalizes no text.
     "qwen2": [
-        {"type": "NFC"},
         {"type": "Split", "pattern": {"Regex": QWEN_WORDS}, "behavior": "Isolated"},
         BYTES | {"use_regex": False},
     ],
 }
 """llama.cpp's name for the steps that split text before a byte-level BPE, and their options."""
+NORMALIZED = {"qwen2": {"type": "NFC"}}
+"""Step before these that llama.cpp leaves out, because it normalizes no text. A tokenizer that was
+read from a GGUF file does not have it."""
 
 
 def write(
@@ -250,7 +251,11 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
         for part in (tokenizer.get("normalizer"), *splitter.get("pretokenizers", [splitter]))
         if part
     ]
-    name = next((name for name, steps in PRE_TOKENIZERS.items() if _are(parts, steps)), None)
+    name = None
+    for each, steps in PRE_TOKENIZERS.items():
+        normalizer = NORMALIZED.get(each)
+        if _are(parts, steps) or (normalizer and _are(parts, [normalizer, *steps])):
+            name = each
     if tokenizer["model"].get("type") != "BPE" or name is None:
         raise UserError(
             f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}"

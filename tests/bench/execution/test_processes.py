@@ -21,6 +21,7 @@ from helpers.faulty import PATIENCE_S, gone, until
 
 DEFAULTS = {"GOMP_SPINCOUNT": "4000", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 DEFAULTS |= {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+DEFAULTS |= {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def test_the_validator_needs_python_alone(tmp_path):
     command = [sys.executable, "-I", "-S", check_receipt.__file__, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "it cannot be read" in done.stdout
-    assert len(Path(check_receipt.__file__).read_text().splitlines()) < 50
+    assert len(Path(check_receipt.__file__).read_text().splitlines()) <= 40
 
 
 def test_the_same_records_give_the_same_bytes(rows, tmp_path):

@@ -1,6 +1,7 @@
 """Fidelity in reports: rows with KL as a table and a figure, with their intervals."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -68,6 +69,29 @@ def test_the_figure_has_the_floor_and_names_the_best(table):
     assert axes.get_yscale() == "log"
     assert set(names) == {"wanda 2:4", "sparsegpt 2:4", "floor"}
     assert floor == pytest.approx(0.001)
+
+
+def test_names_of_near_points_hide_nothing():
+    places = {
+        "dense tcq3": (3.0, 0.231),
+        "dense int4-gptq": (4.1, 0.224),
+        "dense nvfp4": (4.5, 0.202),
+        "awq dense nvfp4": (4.5, 0.141),
+        "dense int8": (9.0, 0.01),
+    }
+    points = [
+        in_reports.Point(k, name, *place, None, None)
+        for k, (name, place) in enumerate(places.items())
+    ]
+    figure = in_reports.draw(points, 0.0)
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+
+    assert {text.get_text() for text in axes.texts} == places.keys() - {"dense nvfp4"}
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    for point in axes.transData.transform(list(places.values())):
+        assert not any(box.contains(*point) for box in boxes)
 
 
 def test_a_row_within_the_floor_says_so(table):

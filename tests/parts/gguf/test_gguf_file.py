@@ -71,7 +71,8 @@ def test_llama_cpp_computes_the_logits_of_a_mixture(name, tmp_path):
     assert torch.equal(got.argmax(1), expected.argmax(1))
 
 
-def test_llama_cpp_splits_text_as_the_tokenizer_of_a_qwen_mixture(tmp_path):
+@pytest.mark.parametrize("normalizes", [True, False])
+def test_llama_cpp_splits_text_as_the_tokenizer_of_a_qwen_mixture(normalizes, tmp_path):
     """Other words than those of GPT-2: a digit is a word, and a newline ends one."""
     pytest.importorskip("llama_cpp")
     folder, file = random_folder("qwen3_moe", tmp_path / "m"), tmp_path / "x.gguf"
@@ -80,6 +81,8 @@ def test_llama_cpp_splits_text_as_the_tokenizer_of_a_qwen_mixture(tmp_path):
     tokens = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in pairs)]
     vocabulary = {token: number for number, token in enumerate(tokens)}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=pairs)
+    if not normalizes:  # as the tokenizer of a folder that was a GGUF file
+        tokenizer.backend_tokenizer.normalizer = None
     tokenizer.save_pretrained(folder)
     gguf_file.write(folder, file, "f16", vocabulary=True)
     for text in ("It's in a tin.\n\nAt 1234  é", "def f(x):\n    return 12\n"):
