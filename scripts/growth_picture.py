@@ -17,7 +17,7 @@ NAME = re.compile(r"(\w+) ([\d,]+) (rows|records), (cold|warm)")
 BARS = {"report": (30, "2,000 rows"), "check": (30, "20,000 records"), "ls": (2, "10,000 records")}
 """Seconds of CPU that each command may take, and of what."""
 EXPONENT, LEAST_ROWS, MOST_MEMORY = 1.3, "200 rows", 1000
-"""Power of n like which a report of n rows may grow, from this size, and its largest memory in MB."""
+"""Power of n that bounds the growth of a report from this size, and its largest memory in MB."""
 STYLES = {"cold": "o-", "warm": "s--"}
 
 
