@@ -30,7 +30,7 @@ def new_record(measurement: Measurement, **fields: Any) -> Record:
 
 def failed_record(measurement: Measurement, fault: BaseException) -> Record:
     """Return a failed, diverged or skipped record with a one-line reason and the traceback."""
-    text, name = _encodable(str(fault)), type(fault).__name__
+    text, name = _message(fault), type(fault).__name__
     lines = text.strip().splitlines() or ["no message"]
     status, reason = "failed", f"{name}: {lines[0]}"
     if isinstance(fault, Skipped):
@@ -48,6 +48,14 @@ def failed_record(measurement: Measurement, fault: BaseException) -> Record:
         traceback="" if status == "skipped" else _traceback(fault),
         provenance=gather(measurement),
     )
+
+
+def _message(fault: BaseException) -> str:
+    """Return what a fault says, or "" if its class cannot tell."""
+    try:
+        return _encodable(str(fault))
+    except Exception:  # noqa: BLE001 (the class of a method may do anything)
+        return ""
 
 
 def _traceback(fault: BaseException) -> str:

@@ -24,7 +24,7 @@ OF_ARTIFACT = ("model", "tokenizer", "threads", "stages", "measure")
 OF_TIMING = ("model", "threads", "hardware", "kind", "measure")
 OF_HARNESS = ("model", "method", "task", "content", "harness")
 """Key inputs that each record has: of an artifact, of a timing in an engine, of another harness."""
-SIZES = {"parameters", "bytes", "sparsity", "bits_per_weight"}
+SIZES = {"parameters", "bytes", "sparsity"}
 """Readings of `size` from which its others follow."""
 
 
@@ -119,7 +119,10 @@ def _of_timing(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
 
 def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
-    """Return the same parts from the key inputs of an artifact's measurement."""
+    """Return the same parts from the key inputs of an artifact's measurement.
+
+    Lengths that an old identity leaves out are left out here, too.
+    """
     out: dict[str, Any] = {
         name: inputs[name] for name in ("seed", "dtype", "device", "targets") if name in inputs
     }
@@ -156,9 +159,16 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
 
 def _of_text(text: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
-    left_out = {"bos": "", "all_experts": False, "packing": ""}
-    parts = {name: text.get(name, left_out.get(name, value)) for name, value in stated.items()}
-    return parts | {"data": text["data"]}
+    others = {
+        "data": text["data"],
+        "bos": text.get("bos", ""),
+        "all_experts": text.get("all_experts", False),
+        "packing": text.get("packing", ""),
+    }
+    lengths = {
+        name: None if length is None else text.get(name, length) for name, length in stated.items()
+    }
+    return lengths | {name: value for name, value in others.items() if name in ("data", *stated)}
 
 
 def _typed_settings(label: str) -> dict[str, Any]:
@@ -209,7 +219,10 @@ def _of_status(record: Record) -> Iterator[str]:
     if doubled:
         yield f"it has two readings of {doubled}"
     if record.status == "ok" and record.identity.measure == "size":
-        lacking = sorted(SIZES - set(names))
+        owed = SIZES
+        if record.identity.quantizer != "none":
+            owed = SIZES | {"bits_per_weight"}
+        lacking = sorted(owed - set(names))
         if lacking:
             yield f"it has no {lacking[0]}, from which its other numbers follow"
 
