@@ -10,6 +10,7 @@ python benchmarks/source_file.py [--model qwen2.5-coder-1.5b-instruct-q4] [--fil
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import re
@@ -25,7 +26,6 @@ from torch.nn.functional import cross_entropy
 from bench.inputs import download, llamacpp, loading
 from bench.inputs.models import find_alias
 from bench.inputs.windows import load_windows
-from bench.parts.gguf import gguf_file
 from bench.parts.wheel_models import wheel_parts
 from bench.system.cache import temporary_folder
 from methods.model.folder import Folder
@@ -86,6 +86,17 @@ def mean_nll(logits: Tensor, tokens: Tensor) -> float:
     return float(cross_entropy(logits[:-1].float(), tokens[1:]))
 
 
+def write_f16(file: Path, whole: Path) -> None:
+    """Dequantize a file by llama.cpp's own program."""
+    import llama_cpp
+    from gguf import LlamaFileType
+
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.nthread, settings.ftype, settings.allow_requantize = 1, LlamaFileType.MOSTLY_F16, True
+    if llama_cpp.llama_model_quantize(bytes(file), bytes(whole), ctypes.byref(settings)):
+        raise SystemExit(f"llama.cpp cannot dequantize {file}")
+
+
 def our_perplexity(model: str, count: int, room: Path) -> float:
     """Return the perplexity in a row of `bench run`."""
     settings = {"data": CORPUS, "seqlen": SEQLEN, "windows": count}
@@ -121,7 +132,7 @@ def main(
         plain = [mean_nll(other(window[None]).logits[0], window) for window in tokens]
         del other
         whole = room / "f16.gguf"
-        gguf_file.write(folder, whole, "f16")
+        write_f16(file, whole)
         losses_of = {"transformers": plain}
         for name, each in {"llama.cpp": file, "llama.cpp, weights in f16": whole}.items():
             losses_of[name] = [mean_nll(llamacpp.logits(each, row, 1), row) for row in tokens]
