@@ -56,6 +56,9 @@ def card(
             )
         if out is None:
             raise UserError(f"{shorten(model)!r} is a record: name a folder to write with --out")
+        path = Path(model)
+        if results is None and path.is_file() and path.parent.name == "records":
+            store = path.parent.parent
         found = writer.of_row(ReadOnlyStore(store).find(model), store)
         with atomic_folder(out) as workdir:
             names = writer.write(found, out.name, workdir)

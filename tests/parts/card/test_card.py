@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -105,7 +106,12 @@ def hub_card(rows, **changes):
 
 def test_a_record_has_a_card_without_weights(rows, output, tmp_path, refused):
     key = rows.records["magnitude", "none"].key
+    file = rows.results / "records" / f"{key[:32]}.json"
+    output("card", file, "--out", tmp_path / "o")
+    by_path = (tmp_path / "o/README.md").read_text()
+    shutil.rmtree(tmp_path / "o")
     output("card", key, "--results", rows.results, "--out", tmp_path / "o")
+    assert (tmp_path / "o/README.md").read_text() == by_path
 
     assert "pruned" in front_of(tmp_path / "o")["tags"]
     assert json.loads((tmp_path / "o/fidelity.json").read_text())["files"] == {}
