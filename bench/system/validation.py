@@ -31,6 +31,14 @@ def count_or(word: str, most: int) -> PlainValidator:
     return PlainValidator(read)
 
 
+def plain_number(value: Any) -> Any:
+    """Return a value. Raise ValueError for text with an underscore, which Python takes for a
+    number: "1_0" is 10."""
+    if isinstance(value, str) and "_" in value:
+        raise ValueError("must be a whole number")
+    return value
+
+
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Extent = Annotated[int | Literal["all"] | None, count_or("all", MAX_COUNT)]
 """Number of windows or questions, from the first, or "all"."""
