@@ -384,7 +384,7 @@ def _one_error() -> Iterator[None]:
         yield
     except ValidationError as fault:
         first = fault.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) or "text"
         raise ValueError(
             f"its {place} is {shorten(repr(first['input']))}, but {describe_allowed(first)}"
         ) from None
