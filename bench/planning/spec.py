@@ -10,14 +10,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    create_model,
-    field_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, create_model, field_validator
 
 from bench.catalog import named_files
 from bench.catalog.entries import DEFAULT_METHODS, LOCAL, MEASURES
@@ -29,14 +22,14 @@ from bench.inputs.windows import Packing
 from bench.measures.contract import MeasureSettings
 from bench.results.store import RESULTS
 from bench.system.suggest import describe_unknown, shorten
-from bench.system.validation import MAX_COUNT, Count, Length, Strict, count_or, plain_number
+from bench.system.validation import MAX_COUNT, Count, Length, Strict, count_or
 from bench.system.values import describe_allowed, split_commas
 from methods.contract.errors import UserError
 
 MAX_SEED = 2**32 - 1
 """Largest seed that numpy takes."""
 
-Seed = Annotated[int, BeforeValidator(plain_number), Field(ge=0, le=MAX_SEED)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 S = TypeVar("S", bound=MeasureSettings)
 
 

@@ -31,14 +31,6 @@ def count_or(word: str, most: int) -> PlainValidator:
     return PlainValidator(read)
 
 
-def plain_number(value: Any) -> Any:
-    """Return a value. Raise ValueError for text with an underscore, which Python takes for a
-    number: "1_0" is 10."""
-    if isinstance(value, str) and "_" in value:
-        raise ValueError("must be a whole number")
-    return value
-
-
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Extent = Annotated[int | Literal["all"] | None, count_or("all", MAX_COUNT)]
 """Number of windows or questions, from the first, or "all"."""
@@ -66,6 +58,8 @@ class Strict(BaseModel):
                 raise ValueError("must not be true or false")
             if one == "":
                 raise ValueError("must not be empty")
+            if isinstance(one, str) and "_" in one and one.replace("_", "").isdecimal():
+                raise ValueError("must be a number without _")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.
             if isinstance(one, str) and (
                 "\0" in one or one.encode(errors="ignore").decode() != one
