@@ -4,8 +4,9 @@ Each artifact of a folder of records is left out once, and its time is estimated
 artifacts of the folder that were measured on the same processor, in the same number format and with
 as many threads.
 
-python benchmarks/cost_model.py [--folders A,B]   sweeps of tiny and SmolLM2, the main board, and what was missed;
-saved
+By default the sweeps of tiny and SmolLM2, and the main board. It also prints what was missed.
+
+python benchmarks/cost_model.py [--folders A,B]
 """
 
 from __future__ import annotations

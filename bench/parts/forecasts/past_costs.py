@@ -29,7 +29,7 @@ class TimedPart:
     """Amount that its time is proportional to."""
     seconds: float = 0.0
     instead: tuple[str, ...] = ()
-    """Kinds with whose rate it is estimated if none of its own was timed."""
+    """Kinds whose rate replaces the rate of `kinds`, if those were never timed."""
 
 
 @dataclass
