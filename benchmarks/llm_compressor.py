@@ -10,7 +10,7 @@ Seconds are those of the processor, which other programs lengthen less. "arithme
 over the blocks and one X^T X for each distinct input, at the speed of the fastest product in this
 process: bfloat16 for the passes, float32 for X^T X.
 
-python benchmarks/llm_compressor.py --python VENV/bin/python [--methods wanda,sparsegpt,gptq]
+python benchmarks/llm_compressor.py VENV/bin/python [--methods wanda,sparsegpt,gptq]
     [--model qwen2.5-coder-0.5b-instruct-q4] [--sequences 16]
 """
 
