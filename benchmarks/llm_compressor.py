@@ -90,8 +90,8 @@ def ours(method: str, folder: Path, tokens: torch.Tensor, out: Path) -> dict[str
         make_method(section, name).apply(model, job)
         took = time.process_time() - started[0], time.monotonic() - started[1]
     save(model, out, torch.bfloat16)
-    for file in folder.glob("token*"):
-        shutil.copy(file, out)
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / file, out)
     return {"cpu": took[0], "wall": took[1]}
 
 
