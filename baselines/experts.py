@@ -91,7 +91,8 @@ class Experts:
         kept: list[tuple[int, ...]] = []
         merged = Merged(model, job)
         constants: dict[int, dict[str, Tensor]] = {}
-        loads: list[list[list[int]]] = []
+        before: list[list[int]] = []
+        after: list[list[int]] = []
         errors: list[float] = []
         held = hold(model, job.source, job.compute)
         states = start(held, job)
@@ -108,12 +109,12 @@ class Experts:
                     scores = without_text[index] if without_text else SCORES[self._by](tokens.seen)
                     kept.append(tuple(sorted(highest(scores.cpu(), left))))
                     error = self._error(held, index, tokens, kept[-1], job.compute, constants)
-                before, after = tokens.seen.count.long().tolist(), tokens.load.tolist()
-                loads.append([before, after])
+                before.append(tokens.seen.count.long().tolist())
+                after.append(tokens.load[list(kept[-1])].tolist())
                 errors.append(error / max(float(tokens.seen.energy), 1e-30))
                 job.progress.advance(index + 1, len(held.blocks))
-        notes["tokens_per_expert"] = [before for before, _ in loads]
-        notes["tokens_per_expert_after"] = [after for _, after in loads]
+        notes["tokens_per_expert"] = before
+        notes["tokens_per_expert_after"] = after
         notes["layer_error"] = [float(f"{error:.6g}") for error in errors]
         everything = {"experts": tuple(kept)}
         changed = frozenset(merged.names)

@@ -225,6 +225,9 @@ def test_dead_expert_goes_first_at_no_loss(family, by, tmp_path):
     outcome = Experts(drop=1, by=by).apply(model, job)
     assert outcome.kept["experts"] == (tuple(range(len(weight) - 1)),) * 3
     assert all(load[-1] == 0 for load in outcome.notes["tokens_per_expert"])
+    # Its tokens are none, so the others keep theirs.
+    loads = outcome.notes["tokens_per_expert"]
+    assert outcome.notes["tokens_per_expert_after"] == [load[:-1] for load in loads]
     # A router with fewer rows may round otherwise.
     assert outcome.notes["layer_error"] == pytest.approx([0.0] * 3, abs=1e-12)
     loaded, _ = smaller(model, outcome.kept, tmp_path)
