@@ -50,7 +50,7 @@ def pick(
     from bench.reporting import answer_json, candidates, serving
     from bench.reporting.limits import parse_limits
 
-    board = answer_json.choose_board(model, _read(results, model))
+    board = answer_json.choose_board(model, _read(results, model), by_calibration=False)
     table = board.make_table(paired=board.is_quality)
     if engine:
         table = serving.ship(table, engine)

@@ -141,7 +141,8 @@ def _tracks(keep: str | None, max_loss: str | None) -> list[str]:
 
 def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -> Table | None:
     """Return the first board that fits the protocol and device, or raise UserError. A model's main
-    protocol comes first. None: a model that could be measured, and has no records."""
+    protocol comes first. Rows calibrated on different texts compete, unless the protocol names a
+    text. None: a model that could be measured, and has no records."""
     from bench.reporting import board
     from bench.reporting.folders import read_boards, results_folders
     from bench.results.store import RESULTS, ReadOnlyStore
@@ -156,11 +157,14 @@ def _board(model: str, folders: list[Path] | None, protocol: str, device: str) -
         _require_measurable(model, list(dict.fromkeys(r.identity.model for r in every)))
         return None
     from bench.reporting.answer_json import choose_board
+    from bench.reporting.protocol import CALIBRATED
 
     records, left_out = board.without_outdated(merged.records)
     if left_out:
         note(left_out)
-    chosen = choose_board(model, merged.only(model, records), protocol, device)
+    of_model = merged.only(model, records)
+    by_calibration = CALIBRATED in protocol
+    chosen = choose_board(model, of_model, protocol, device, by_calibration)
     return chosen.make_table(paired=chosen.is_quality)
 
 

@@ -47,13 +47,14 @@ def round_(path: Path, formats: Mapping[str, EmbeddingFormat]) -> dict[str, Stor
         weight = folder.tensor(name)
         with registry.guarded(entry):
             one = registry.load(entry)(weight)
-        rounded = one.decode()
+        # The float32 of an embedding is the largest tensor of a run.
+        rounded = one.decode().to(weight.dtype)
         if rounded.shape != weight.shape:
             raise CheckFailed(
                 f"the format {formats[part].name} decodes {name} to {[*rounded.shape]}: its weight "
                 f"is {[*weight.shape]}"
             )
-        _overwrite(path, name, rounded.to(weight.dtype))
+        _overwrite(path, name, rounded)
         stored[module] = one._replace(pattern=Pattern())
     return stored
 
@@ -67,4 +68,4 @@ def _overwrite(path: Path, name: str, tensor: Tensor) -> None:
             continue
         with opened.open("r+b") as stream:
             stream.seek(info.begin)
-            stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            stream.write(tensor.contiguous().view(torch.uint8).numpy().data)

@@ -6,11 +6,15 @@ A format is a function from a weight [rows, width] to its stored form. It needs 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from methods.contract.codec import StoredWeight
 from methods.workshop.quantizing import weight_formats
 from methods.workshop.quantizing.weight_formats import Format
+
+ROWS = 4096
+"""Rows that are rounded at once. Each row has scales of its own."""
 
 
 def int8(weight: Tensor) -> StoredWeight:
@@ -24,5 +28,8 @@ def int4(weight: Tensor) -> StoredWeight:
 
 
 def _round(weight: Tensor, form: Format) -> StoredWeight:
+    """Round some rows at a time, because float32 temporaries take eight times the weight."""
     codec = form.codec(weight.shape[1], None, "embed")
-    return StoredWeight(codec, codec.encode(weight))
+    pieces = [codec.encode(rows) for rows in weight.split(ROWS)]
+    parts = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return StoredWeight(codec, parts)

@@ -15,12 +15,16 @@ JSON_NAMES = {"bits": "bits_per_weight", "drop": "worst_drop"}
 
 
 def choose_board(
-    model: str, results: ResultSet, protocol: str = "", device: str = ""
+    model: str,
+    results: ResultSet,
+    protocol: str = "",
+    device: str = "",
+    by_calibration: bool = True,
 ) -> board.Board:
     """Return the first board that fits the protocol and device, or raise UserError. A model's main
-    protocol comes first."""
+    protocol comes first. by_calibration: as in `protocol.group_by_protocol`."""
     known, chosen = [], None
-    for one in board.boards_of(model, results, device):
+    for one in board.boards_of(model, results, device, by_calibration=by_calibration):
         known.append(one.protocol.label)
         if one.fits(protocol, device):
             chosen = one if protocol == known[-1] else chosen or one

@@ -98,17 +98,22 @@ def _size(records: Iterable[Record]) -> float:
 
 
 def boards_of(
-    model: str, results: ResultSet, device: str = "", known: KnownVariance | None = None
+    model: str,
+    results: ResultSet,
+    device: str = "",
+    known: KnownVariance | None = None,
+    by_calibration: bool = True,
 ) -> Iterator[Board]:
     """Yield a board for each protocol of a model's records, the main one first.
 
     results: without records that are `outdated`. device: part of the name of the machine on which a
-    speedup counts. known: noise of numbers, by default from `results`.
+    speedup counts. known: noise of numbers, by default from `results`. by_calibration: as in
+    `group_by_protocol`.
     """
     results = results.with_cache()
     known = known or learn(results)
     costs = CostIndex(results.records)
-    groups = _add_speeds(group_by_protocol(results.records))
+    groups = _add_speeds(group_by_protocol(results.records, by_calibration))
     for protocol, records in groups.items():
         yield Board(model, protocol, records, results, costs, known, device)
 

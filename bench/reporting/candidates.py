@@ -4,6 +4,7 @@ not."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -98,7 +99,8 @@ def pick(
     column = _find_quality(table) if tracks else quality_column(table)
     if tracks:
         table = _with_loss_of(table, tracks)
-    rows = [(k, row) for k, row in enumerate(table.rows) if row.facts and row.facts.compressed]
+    named = _with_own_names(table.rows)
+    rows = [(k, row) for k, row in enumerate(named) if row.facts and row.facts.compressed]
     for key, wanted in (("pattern", pattern), ("quantizer", quantizer)):
         known = dict.fromkeys(row.filters[key] for _, row in rows)
         rows = [(k, row) for k, row in rows if _matches(row.filters[key], wanted, key)]
@@ -137,6 +139,17 @@ def pick(
         sum(pairwise.ordered(meets[0].index, c.index) not in differ for c in meets[1:]),
         began_with,
     )
+
+
+def _with_own_names(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Return rows with names that tell them apart: of equal names, each with the texts that it was
+    calibrated or trained on."""
+    counts = Counter(row.name for row in rows)
+    out = []
+    for row in rows:
+        texts = row.labels[3:] if counts[row.name] > 1 else ()
+        out.append(replace(row, name=" ".join([row.name, *filter(None, texts)])))
+    return out
 
 
 def _require_told(

@@ -19,6 +19,9 @@ RULE = (
     "Validation splits are never the main one."
 )
 
+CALIBRATED = "calibrated on"
+"""Before the text that a protocol's rows were calibrated on."""
+
 RowLabels = tuple[Any, ...]
 """Labels by IDENTITY. Records with equal labels are one row of a table, whatever their seeds."""
 
@@ -41,7 +44,7 @@ class BoardProtocol:
     @property
     def label(self) -> str:
         targets = "" if self.targets == "*" else f"targets {self.targets}"
-        calibration = f"calibrated on {self.calibration}" if self.calibration else ""
+        calibration = f"{CALIBRATED} {self.calibration}" if self.calibration else ""
         parts = (self.text or "no perplexity", self.dtype, self.device, targets, calibration)
         return ", ".join(filter(None, parts))
 
@@ -52,8 +55,12 @@ def line_of(record: Record) -> RowLabels:
     return tuple(labels[c] for c in IDENTITY)
 
 
-def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Record]]:
+def group_by_protocol(
+    records: Iterable[Record], by_calibration: bool = True
+) -> dict[BoardProtocol, list[Record]]:
     """Group a model's records by protocol, the main one first (see RULE).
+
+    by_calibration: rows calibrated on different texts are under different protocols.
 
     A measure without a text belongs to all texts. A row without any text is under a protocol
     without one.
@@ -68,7 +75,7 @@ def group_by_protocol(records: Iterable[Record]) -> dict[BoardProtocol, list[Rec
             members = [_measured_on(text, of_line) for of_line in lines.values()]
             members = [of_line for of_line in members if of_line]
             names = {_calibration(of_line[0]) for of_line in members} - {""}
-            if len(names) < 2:
+            if len(names) < 2 or not by_calibration:
                 names = {""}
             for name in sorted(names):
                 kept = []

@@ -109,6 +109,22 @@ def test_only_the_items_of_its_model_are_read(cli, refused, here):
     assert "checksum mismatch" in refused("pick", "--model", "other", "--json")
 
 
+def test_rows_calibrated_on_different_texts_compete(cli, here):
+    """The best of them is first, with its text, unless the protocol names a text."""
+    results = here / "results/texts"
+    fake_records.perplexity(results, method="dense", identity={"model": "other"})
+    for text, rise in (("code@128x64", 0.3), ("wiki-mini@128x64", 0.05)):
+        identity = {"model": "other", "calibration": text}
+        fake_records.perplexity(results, rise, method="good", seed=0, identity=identity)
+
+    code, out, _ = cli("pick", "--model", "other")
+    assert code == 0 and "2 of 2 compressed rows" in out
+    assert "First: good 2:4 wiki-mini of other." in " ".join(out.split())
+
+    _, out, _ = cli("pick", "--model", "other", "--protocol", "calibrated on code")
+    assert "1 of 1 compressed rows" in out and "First: good 2:4 of other." in out
+
+
 def test_commands_can_be_copied(cli, here, monkeypatch):
     """Lines end in a backslash, and no line is wider than a terminal of 80."""
     monkeypatch.chdir(reports.ROOT)
