@@ -4,8 +4,9 @@ Each artifact of a folder of records is left out once, and its time is estimated
 artifacts of the folder that were measured on the same processor, in the same number format and with
 as many threads.
 
-python benchmarks/cost_model.py [--folders A,B]   tiny's sweeps and SmolLM2's, and what was missed;
-saved
+By default the sweeps of tiny and SmolLM2, and the main board. It also prints what was missed.
+
+python benchmarks/cost_model.py [--folders A,B]
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bench.parts.forecasts.cost_model import WITHIN, CostModel
 from bench.parts.forecasts.past_costs import read_past
 from bench.system.grouping import group_by
 
-NAMES = ("tiny-default", "tiny-methods", "smollm2")
+NAMES = ("tiny-default", "tiny-methods", "smollm2", "main")
 FOLDERS = ",".join(str(ROOT / "results" / name) for name in NAMES)
 
 

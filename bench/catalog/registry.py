@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from importlib.metadata import Distribution, EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
@@ -96,11 +96,26 @@ def _is_built_in(kind: str, name: str) -> bool:
     return name in SECTIONS[kind] or name in _RESERVED.get(kind, ())
 
 
+def _entry_points(kind: str) -> Iterable[EntryPoint]:
+    try:
+        return entry_points(group=f"cast_bench.{kind}")
+    except (TypeError, ValueError):  # one malformed file is enough, in any package
+        for each in distributions():
+            try:
+                list(each.entry_points)
+            except (TypeError, ValueError) as fault:
+                raise UserError(
+                    f"the entry points of the package {each.name} cannot be read ({fault}): "
+                    "reinstall or uninstall it"
+                ) from None
+        raise
+
+
 @cache
 def _plugins(kind: str) -> dict[str, EntryPoint]:
     """Return the entry point of each plug-in by its name. None can replace a built-in name."""
     found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=f"cast_bench.{kind}"):
+    for point in _entry_points(kind):
         if not _is_built_in(kind, point.name):
             found.setdefault(point.name, point)
     return found
@@ -109,7 +124,7 @@ def _plugins(kind: str) -> dict[str, EntryPoint]:
 def ignored(kind: str) -> list[tuple[str, str]]:
     """Return the name of each entry point that is not used, and why."""
     used, out = _plugins(kind), []
-    for point in entry_points(group=f"cast_bench.{kind}"):
+    for point in _entry_points(kind):
         if _is_built_in(kind, point.name):
             out.append(
                 (point.name, "the name is built in: rename it in the package's entry points")

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -27,11 +28,11 @@ from methods.contract.errors import UserError
 
 USAGE_ERROR: Any = typer.BadParameter.__base__
 """Base class of typer's errors about a command line, which has no public name."""
-PATH_ERRORS = (
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS,
-    errno.ENAMETOOLONG, errno.ELOOP,
-)  # fmt: skip
-"""Errors of paths that a user named and no command checked."""
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of paths that the machine refuses."""
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+"""Errors of paths that are not there. They are a fault of this program unless the user named
+them."""
 MAX_SENTENCE = 500
 """Largest length of an error in terminal columns."""
 
@@ -244,8 +245,15 @@ def _end_without_reader() -> NoReturn:
 
 
 def _describe_named_path(fault: OSError) -> str:
-    """Return a sentence for a path that cannot be used, "" for any other fault."""
-    if fault.errno not in PATH_ERRORS or not isinstance(fault.filename, str):
+    """Return a sentence for a path that the machine refuses, or that the user named and is not
+    there; "" for any other fault."""
+    if fault.errno not in REFUSED + MISSING or not isinstance(fault.filename, str):
+        return ""
+    path = Path(fault.filename).absolute()
+    words = [word for argument in sys.argv[1:] for word in re.split("[=,]", argument)]
+    named = [Path(word).absolute() for word in words if word]
+    is_named = any(path.is_relative_to(one) or one.is_relative_to(path) for one in named)
+    if fault.errno in MISSING and not is_named:
         return ""
     return f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path"
 

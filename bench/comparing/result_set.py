@@ -67,7 +67,9 @@ class ResultSet:
                 cache[record.key] = Items(*first[:3], found.columns)
             return cache[record.key]
 
-        return ResultSet(self.name, self.records, items)
+        same = ResultSet(self.name, self.records, items)
+        vars(same)["scored"] = self.scored  # where cached_property keeps it
+        return same
 
 
 def row_of(record: Record) -> IdentityKey:

@@ -246,6 +246,9 @@ class Builder:
         if Does.KEEPS_FUNCTION in stage.entry.does and folder != source:
             notes["function_error"] = self._function_error(source, folder, job)
         declared, stored, storage = outcome.changed, outcome.stored, outcome.storage
+        # Free their memory for the embedding and the check.
+        del model, outcome
+        return_free_memory()
         embeddings: dict[str, StoredWeight] = {}
         if stage.outer:
             with surroundings.kept():
@@ -258,8 +261,6 @@ class Builder:
             family, kept = family_of(self.source.config), smaller
             changed = frozenset(name for old in changed if (name := rename(family, kept, old)))
             declared = frozenset(name for old in declared if (name := rename(family, kept, old)))
-        del model, outcome  # free their memory for the check
-        return_free_memory()
         try:
             counts = self._verify(
                 opened(source, smaller), folder, artifact, declared, kept, frozen=True

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -41,7 +41,7 @@ def group(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
             instrument = _instrument(measurement)
         except Exception:  # noqa: BLE001 (it raises again when it is measured)
             instrument = None
-        shared = instrument.same_pass if isinstance(instrument, Windowed) else measurement.key
+        shared = instrument.same_pass if _shares_pass(instrument) else measurement.key
         groups.setdefault(shared, []).append(measurement)
     return list(groups.values())
 
@@ -91,6 +91,11 @@ def _instrument(measurement: Measurement) -> Measure:
     return instrument
 
 
+def _shares_pass(instrument: Measure | None) -> TypeGuard[Windowed]:
+    """Return whether a measure reads in a pass with others. One with its own `read` does not."""
+    return isinstance(instrument, Windowed) and type(instrument).read is Windowed.read
+
+
 def _read(
     measurements: Sequence[Measurement],
     built: BuiltArtifact,
@@ -126,7 +131,7 @@ def _read(
             workspace.progress.enter("first step")
             return model
 
-        windowed = [i for i in instruments if isinstance(i, Windowed)]
+        windowed = [i for i in instruments if _shares_pass(i)]
         if not windowed:
             (instrument,) = instruments
             return [Participant(readings=instrument.read(load, context), shares=True)]

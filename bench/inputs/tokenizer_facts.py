@@ -5,9 +5,8 @@ The library runs in a process with bounds, because it ends the process in which 
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,17 +147,3 @@ def read_whole(tokenizer_json: Path) -> dict[str, Any]:
     damaged."""
     found: dict[str, Any] = ask(tokenizer_json, lambda tokenizer: json.loads(tokenizer.to_str()))
     return found
-
-
-@contextlib.contextmanager
-def tokenizer_faults(tokenizer_json: Path) -> Iterator[None]:
-    """Raise UserError in place of what the library raises. A panic has no base class but
-    BaseException."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as fault:  # noqa: BLE001 (a panic has no other base)
-        raise UserError(
-            f"cannot use {tokenizer_json} ({fault}): download or write it again"
-        ) from None

@@ -14,7 +14,7 @@ from methods.workshop.quantizing import weight_formats
 from methods.workshop.quantizing.weight_formats import Format
 
 ROWS = 4096
-"""Rows that are rounded at once. Each row has scales of its own."""
+"""Rows that are rounded at once. No scale covers two rows."""
 
 
 def int8(weight: Tensor) -> StoredWeight:

@@ -128,15 +128,15 @@ def tasks_of(protocol: str) -> tuple[tuple[str, ...], str]:
 def describe_column(metric: str, protocol: str, rows: Iterable[Row]) -> str:
     """Return what a reader must know beside the accuracies of a column: the number of questions,
     what guesses reach, and whether the task counts."""
-    rows = [r for r in rows if r["protocol"] == protocol or metric == "mean_acc"]
-    found = [r for r in _accuracies(rows) if r.get("guess")]
     if metrics.find(metric).has_floor:
-        own = [r for r in _accuracies(rows) if r["metric"] == metric]
+        same = (r for r in rows if r["protocol"] == protocol and r["metric"] == metric)
+        own = list(_accuracies(same))
         guesses = _describe_guess(own[:1]) if own and own[0].get("guess") else ""
         parts = [f"n {r['n']:,}" for r in own if r["n"]][:1]
         return ", ".join(filter(None, [*parts, guesses, _mark(own)]))
     if metric == "mean_acc":
         tasks, limit = tasks_of(protocol)
+        found = [r for r in _accuracies(rows) if r.get("guess")]
         by_task = {_protocol(r).name: r for r in found if _limit(r).removeprefix("x") == limit}
         if tasks and by_task.keys() >= set(tasks):
             return _describe_guess([by_task[t] for t in tasks])

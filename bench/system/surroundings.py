@@ -9,7 +9,7 @@ import locale
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 DECIDES_NO_NUMBER = True
@@ -19,31 +19,33 @@ DECIDES_NO_NUMBER = True
 def kept() -> Iterator[None]:
     """Restore the settings after the block: environment, current folder, umask, locale, random
     generators, json, and the settings of numpy and torch, if they are imported."""
-    environment, mask, folder = dict(os.environ), os.umask(0o77), os.open(".", os.O_RDONLY)
-    os.umask(mask)
-    language = locale.setlocale(locale.LC_ALL)
-    state = random.getstate()
-    # Other encoders of JSON replace these in place.
-    owners = (json, json.JSONDecoder, json.JSONEncoder)
-    contents = [dict(vars(owner)) for owner in owners]
     with contextlib.ExitStack() as stack:
+        later = stack.callback
+        folder, mask = os.open(".", os.O_RDONLY), os.umask(0o77)
+        os.umask(mask)
+        later(os.close, folder)
+        later(os.fchdir, folder)
+        later(os.umask, mask)
+        later(_restore_environment, dict(os.environ))
+        later(locale.setlocale, locale.LC_ALL, locale.setlocale(locale.LC_ALL))
+        later(random.setstate, random.getstate())
         if "numpy" in sys.modules:
-            stack.enter_context(_numpy())
+            import numpy
+
+            later(numpy.random.set_state, numpy.random.get_state())
+            later(numpy.seterr, **numpy.geterr())
         if "torch" in sys.modules:
-            stack.enter_context(_torch())
-        try:
-            yield
-        finally:
-            for owner, content in zip(owners, contents, strict=True):
-                _restore(owner, content)
-            os.fchdir(folder)
-            os.close(folder)
-            os.umask(mask)
-            for name in [name for name in os.environ if name not in environment]:
-                del os.environ[name]
-            os.environ.update(environment)
-            locale.setlocale(locale.LC_ALL, language)
-            random.setstate(state)
+            _restore_torch(later)
+        # Other encoders of JSON replace these in place.
+        for owner in (json, json.JSONDecoder, json.JSONEncoder):
+            later(_restore, owner, dict(vars(owner)))
+        yield
+
+
+def _restore_environment(environment: dict[str, str]) -> None:
+    for name in [name for name in os.environ if name not in environment]:
+        del os.environ[name]
+    os.environ.update(environment)
 
 
 def _restore(owner: Any, content: dict[str, Any]) -> None:
@@ -53,39 +55,27 @@ def _restore(owner: Any, content: dict[str, Any]) -> None:
             setattr(owner, name, value)
 
 
-@contextlib.contextmanager
-def _numpy() -> Iterator[None]:
-    """Restore the settings of numpy that change a number or an error."""
-    import numpy
-
-    state, errors = numpy.random.get_state(), numpy.geterr()
-    try:
-        yield
-    finally:
-        numpy.random.set_state(state)
-        numpy.seterr(**errors)
-
-
-@contextlib.contextmanager
-def _torch() -> Iterator[None]:
-    """Restore the settings of torch, so that each model is measured under the same."""
+def _restore_torch(later: Callable[..., Any]) -> None:
+    """Restore the settings of torch later, so that each model is measured under the same."""
     import torch
 
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    grad = torch.is_grad_enabled()
-    state = torch.get_rng_state()
-    dtype, device = torch.get_default_dtype(), torch.get_default_device()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        # A default device that is set, even the CPU, costs time in every call and breaks graphs.
-        if torch.get_default_device() != device:
-            torch.set_default_device(None if device.type == "cpu" else device)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
-        torch.set_rng_state(state)
+    later(torch.set_rng_state, torch.get_rng_state())
+    later(torch.set_num_threads, torch.get_num_threads())
+    later(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+    later(torch.set_grad_enabled, torch.is_grad_enabled())
+    later(torch.set_default_dtype, torch.get_default_dtype())
+    later(_restore_device, torch.get_default_device())
+    later(
+        torch.use_deterministic_algorithms,
+        torch.are_deterministic_algorithms_enabled(),
+        warn_only=torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def _restore_device(device: Any) -> None:
+    """Set torch's default device. One that is set, even the CPU, costs time in every call and
+    breaks graphs."""
+    import torch
+
+    if torch.get_default_device() != device:
+        torch.set_default_device(None if device.type == "cpu" else device)

@@ -94,6 +94,12 @@ def test_doctor_names_each(cli, monkeypatch):
     assert states["plug-in good"] == "ok"
 
 
+def test_malformed_entry_points_name_their_package(refused, tmp_path, monkeypatch):
+    install(tmp_path / "site", {"torn": ""}, monkeypatch)
+    (tmp_path / "site/torn-1.0.dist-info/entry_points.txt").write_text("[a]\nno value\n")
+    assert "the entry points of the package torn cannot be read" in refused("ls", "methods")
+
+
 @pytest.mark.usefixtures("site")
 def test_one_that_is_named_is_bad_input(refused, tmp_path):
     assert refused("run", "--methods", "exits", *runs.flags(tmp_path / "r")) == (

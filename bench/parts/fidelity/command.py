@@ -43,6 +43,12 @@ def fidelity(
             help="Also compare the original with itself: another dtype, threads, batch, attention.",
         ),
     ] = False,
+    buckets: Annotated[
+        bool,
+        typer.Option(
+            "--buckets", help="Also show all distances by confidence, position and kind of token."
+        ),
+    ] = False,
     max_kl: Annotated[
         float | None,
         typer.Option(
@@ -90,11 +96,11 @@ def fidelity(
     )
     opened = pair.prepare(request)
     with TemporaryDirectory(prefix="cast-bench-") as workdir:
-        found = pair.compare(opened, Path(workdir), FinishTime(), floor=floor)
+        found = pair.compare(opened, Path(workdir), FinishTime(), with_floor=floor)
     if json:
         print_json(json_module.dumps(report.to_json(opened, found, max_kl), indent=1))
     else:
-        report.print_tables(opened, found, WIDTH)
+        report.print_tables(opened, found, WIDTH, with_buckets=buckets)
     if figure:
         print_line(draw(found, figure, f"{compressed} beside {original}"), err=True)
     if max_kl is not None and report.exceeds(found, max_kl):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from bench.measures.contract import MeasureContext, Readings
 from bench.measures.window_pass import WindowReader
@@ -13,6 +14,9 @@ from bench.parts.fidelity import tally
 from bench.results.derive import Items
 from bench.results.record import Item, Reading
 from methods.contract.measure_info import MeasureInfo, Metric
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PASSES = 5
 """Passes over the text: the model as its row runs it, and the conditions."""
@@ -41,22 +45,24 @@ class Floor(Windowed):
     streams: ClassVar[bool] = False
 
     @property
-    def same_pass(self) -> tuple[object, ...]:
-        return self.name, *super().same_pass
-
-    @property
     def estimated_tokens(self) -> int:
         return PASSES * super().estimated_tokens
 
-    def known(self, windows: Windows, context: MeasureContext) -> Readings:
+    def read(self, model: Callable[[], nn.Module], context: MeasureContext) -> Readings:
         """Run the passes. They load the model for each condition, so no pass is shared."""
         from bench.inputs import loading  # imports torch
+        from bench.inputs.windows import load_windows, token_digest
         from bench.parts.fidelity.passes import Passes, conditions
 
+        tokenizer, at = context.tokenizer(), context.data_dir
+        text = (self.corpus, tokenizer, self.seqlen, self.windows, at, self.split, self.bos)
+        windows = Windows(*load_windows(*text, spread=self.draw == "spread"))
         load = partial(loading.load, context.folder)
-        passes = Passes(windows, context.tokenizer(), context.compute, context.progress, PASSES)
+        passes = Passes(windows, tokenizer, context.compute, context.progress, PASSES)
         passes.run_original(load)
-        found = {one.name: passes.distance(load, one) for one in conditions(context.compute)}
+        found = {}
+        for one in conditions(context.compute):
+            found[one.name] = tally.read_items(passes.distance(load, one).items)
         worst = max(found.values(), key=lambda items: float(items.columns["kl"].sum()))
         positions = windows.tokens.shape[1] - 1
         sums = worst.columns["kl"].tolist()
@@ -66,10 +72,11 @@ class Floor(Windowed):
             items.append(Item(str(i), cluster, nats, float(positions)))
         reading = Reading("floor_kl", mean, stderr=stderr, n=len(items))
         notes = {"floor": {name: _summarize(of) for name, of in found.items()}}
-        return Readings((reading,), tuple(items), notes=notes)
+        tokens, digest = windows.tokens.numel(), token_digest(windows.tokens)
+        return Readings((reading,), tuple(items), tokens, digest, notes)
 
     def reader(self, windows: Windows, context: MeasureContext) -> WindowReader:
-        raise NotImplementedError("known() has the readings")
+        raise NotImplementedError("the floor shares no pass: call read()")
 
 
 def _summarize(items: Items) -> dict[str, float]:

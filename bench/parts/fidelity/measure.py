@@ -33,9 +33,9 @@ class Fidelity(Windowed):
 
     EAR is the expected acceptance rate of speculative decoding, the sum of min(p, q). Percentiles
     come from ten bins of KL per decade, so they are right within a factor of 1.26. Items: EAR of
-    each window, summed over its positions. Beside it: sums of the other distances, all, by the
-    dense model's confidence, by position and by kind of token; tokens in each bin of KL; and the
-    largest KL.
+    each window, summed over its positions. Beside it: sums of all distances over all tokens, and by
+    the dense model's confidence, by position and by kind of token; tokens in each bin of KL; and
+    the largest KL. The notes have the percentiles and the largest KL of the same buckets.
     """
 
     name: ClassVar[str] = "fidelity"
@@ -111,11 +111,9 @@ class TokenDistances:
         kinds = kinds_of(targets.ravel().tolist(), self._tokenizer)
         ids = np.array(sorted(kinds))
         by_id = np.array([kinds[i] for i in sorted(kinds)])
-        found = tally.items_of(
-            every.reshape(windows, seqlen - 1, -1),
-            by_id[np.searchsorted(ids, targets)],
-            self._windows.clusters,
-        )
+        every = every.reshape(windows, seqlen - 1, -1)
+        kind = by_id[np.searchsorted(ids, targets)]
+        found = tally.items_of(every, kind, self._windows.clusters)
         items = tally.read_items(found)
         values = []
         for metric in (*tally.PERCENTILES, "kl_max"):
@@ -126,4 +124,4 @@ class TokenDistances:
             sums = items.columns["value" if metric == tally.VALUE else metric]
             mean, stderr = mean_and_stderr((sums / (seqlen - 1)).tolist())
             values.append(Reading(metric, mean, stderr=stderr, n=windows))
-        return Readings(tuple(values), found)
+        return Readings(tuple(values), found, notes={tally.TAILS: tally.tails_of(every, kind)})

@@ -194,12 +194,16 @@ class Comparison:
 
     items: Items
     """Items of the measure `fidelity`."""
+    tails: Mapping[str, Mapping[str, float | None]]
+    """Percentiles and largest KL by bucket, as `tally.tails_of` gives them."""
     floor: Mapping[str, Items]
-    """The same for the original under other conditions, by their name. Empty: not measured."""
+    """Items for the original under other conditions, by their name. Empty: not measured."""
 
 
-def compare(pair: Pair, workdir: Path, progress: Progress, *, floor: bool = False) -> Comparison:
-    """Run both models over the windows, and with `floor` also the original under other conditions.
+def compare(
+    pair: Pair, workdir: Path, progress: Progress, *, with_floor: bool = False
+) -> Comparison:
+    """Run both models over the windows, and `with_floor` also the original under other conditions.
 
     workdir: empty folder for weights that are not stored plainly. progress: counts the windows of
     all passes.
@@ -215,18 +219,20 @@ def compare(pair: Pair, workdir: Path, progress: Progress, *, floor: bool = Fals
         dtype=getattr(torch, pair.dtype),
         threads=request.threads,
     )
-    plain, others = Condition("", compute), conditions(compute) if floor else []
+    plain, others = Condition("", compute), conditions(compute) if with_floor else []
     original = partial(loading.load, pair.plain(pair.original, workdir / "original"))
     passes = Passes(pair.windows, pair.tokenizer, compute, progress, 2 + len(others))
     with surroundings.kept():
         passes.run_original(original)
         if request.engine == "llamacpp":
-            items = passes.distance_in_engine(_run_llamacpp(pair))
+            found = passes.distance_in_engine(_run_llamacpp(pair))
         else:
             folder = pair.plain(pair.compressed, workdir / "compressed")
-            items = passes.distance(partial(loading.load, folder), plain)
-        floor_by_name = {other.name: passes.distance(original, other) for other in others}
-    return Comparison(items, floor_by_name)
+            found = passes.distance(partial(loading.load, folder), plain)
+        floor = {
+            other.name: tally.read_items(passes.distance(original, other).items) for other in others
+        }
+    return Comparison(tally.read_items(found.items), found.notes[tally.TAILS], floor)
 
 
 def _run_llamacpp(pair: Pair) -> Callable[[Tensor], Tensor]:

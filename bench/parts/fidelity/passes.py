@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bench.measures.contract import Readings
 from bench.measures.forward import BATCH_TOKENS, ForwardPass
 from bench.measures.window_pass import logit_parts
 from bench.measures.windowed import Windows
 from bench.parts.fidelity.measure import TokenDistances
-from bench.parts.fidelity.tally import read_items
-from bench.results.derive import Items
 from bench.system.products import use_float32
 from bench.system.text import amount
 from methods.contract.method import Compute, Progress
@@ -72,12 +71,12 @@ class Passes:
         """Run the original. load: loads it."""
         self._original = self._run(load, Condition("", self._compute))
 
-    def distance(self, load: Load, condition: Condition) -> Items:
-        """Return the distances of a model under a condition to the original, as items of the
-        measure `fidelity`."""
+    def distance(self, load: Load, condition: Condition) -> Readings:
+        """Return the distances of a model under a condition to the original, as the measure
+        `fidelity` does."""
         return self._compare(self._run(load, condition), self._original)
 
-    def distance_in_engine(self, logits_of: Callable[[Tensor], Tensor]) -> Items:
+    def distance_in_engine(self, logits_of: Callable[[Tensor], Tensor]) -> Readings:
         """Return the distances of a model that another program runs, window by window.
 
         logits_of: returns float32 [seqlen, vocabulary] for the tokens of a window.
@@ -88,13 +87,13 @@ class Passes:
         weight: Any = self._original.head.weight
         return self._compare(ForwardPass(logits, _NoHead(len(weight))), original)
 
-    def _compare(self, measured: ForwardPass, original: ForwardPass) -> Items:
+    def _compare(self, measured: ForwardPass, original: ForwardPass) -> Readings:
         reader = TokenDistances(self._windows, self._tokenizer)
         tokens, device = self._windows.tokens, self._compute.device
         with torch.no_grad():
             for part in logit_parts(measured, tokens, device, original):
                 reader.take(part)
-        return read_items(reader.finish().items)
+        return reader.finish()
 
     def _run(self, load: Load, condition: Condition) -> ForwardPass:
         compute, states = condition.compute, []

@@ -27,6 +27,15 @@ ROWS = {
     "original_token_probability": "p(original's top token)",
 }
 """Names of the distances in the table, in order."""
+BUCKET_TABLES = {
+    "Tail of KL in each bucket": ("kl_median", "kl_p90", "kl_p99", "kl_p999", "kl_max"),
+    "Other distances in each bucket": (
+        "reverse_kl", "js_divergence", "top5_overlap", "original_token_probability",
+    ),
+}  # fmt: skip
+"""Distances of the tables of `--buckets`, by their titles."""
+FEW = f"fewer than {tally.BEYOND} tokens of the bucket are above the percentile"
+"""Why a percentile is not shown."""
 HIGHER = ("ear", "top1", "top5_overlap")
 """Distances that are 1 for equal models. A probability has no floor: it may rise or fall."""
 
@@ -60,6 +69,15 @@ def interval_of(items: Items, name: str) -> Interval:
     return tally.mean_interval(items, name)
 
 
+def interval_in(found: Comparison, name: str, label: str) -> Interval | None:
+    """Return a distance over the tokens of a bucket. None: it is a percentile of too few."""
+    tail = found.tails[label]
+    if name not in tail:
+        return tally.mean_interval(found.items, name, label)
+    value = tail[name]
+    return None if value is None else Interval(value)
+
+
 def distances(found: Comparison) -> list[Distance]:
     """Return all distances over the whole text, each with its floor."""
     out = []
@@ -87,8 +105,11 @@ def describe_limit(found: Comparison, max_kl: float) -> str:
     return f"exceeds --max-kl {max_kl:g}: the interval of its mean KL ends at {mean.high:.3g} nats"
 
 
-def print_tables(pair: Pair, found: Comparison, width: int) -> None:
-    """Print the distances, those of each bucket of tokens, and the floor by condition."""
+def print_tables(pair: Pair, found: Comparison, width: int, *, with_buckets: bool) -> None:
+    """Print the distances, KL, EAR and equal top tokens of each bucket, and the floor by condition.
+
+    with_buckets: also print the other distances of each bucket.
+    """
     whole = distances(found)
     lines = []
     for distance in whole:
@@ -123,6 +144,8 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
         title="By the original's confidence, position in the window, kind of token",
         width=width,
     )
+    for title, shown in BUCKET_TABLES.items() if with_buckets else ():
+        _print_buckets(found, title, shown, width)
     if not found.floor:
         return
     names = ("kl", "kl_p99", "kl_max", "ear", "top1")
@@ -137,6 +160,20 @@ def print_tables(pair: Pair, found: Comparison, width: int) -> None:
         title="Floor",
         width=width,
     )
+
+
+def _print_buckets(found: Comparison, title: str, names: tuple[str, ...], width: int) -> None:
+    lines = []
+    for label in tally.labels_of(found.items):
+        if not found.items.columns[f"{label}: tokens"].any():
+            continue
+        values = [interval_in(found, name, label) for name in names]
+        lines.append([label, *("few" if x is None else _number(x.value) for x in values)])
+    notes = [f"few: {FEW}."] if any("few" in line for line in lines) else []
+    heads = ["tokens", *(ROWS[name] for name in names)]
+    right = [False, *(True for _ in names)]
+    print_line()
+    print_table(heads, lines, right, title=title, notes=notes, width=width)
 
 
 def _bucket_lines(items: Items) -> list[list[str]]:
@@ -165,8 +202,9 @@ def to_json(pair: Pair, found: Comparison, max_kl: float | None) -> dict[str, An
             "count": int(items.columns[f"{label}: tokens"].sum()),
         }
         if row["count"]:
-            for name in tally.SUMMED:
-                row[name] = tally.mean_interval(items, name, label)._asdict()
+            for name in ROWS:
+                value = interval_in(found, name, label)
+                row[name] = value._asdict() if value else {"value": None, "why": FEW}
         by.append(row)
     whole = {}
     for distance in distances(found):

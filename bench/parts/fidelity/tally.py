@@ -19,8 +19,6 @@ DISTANCES = (
     "original_token_probability", "confidence",
 )  # fmt: skip
 """Columns of `distances.distances_of`. The items have their sums by window."""
-SUMMED = ("kl", "ear", "top1")
-"""Distances whose sums are also split by confidence, position and kind of token."""
 VALUE = "ear"
 """Distance in the items' column `value`."""
 PERCENTILES = {"kl_median": 0.5, "kl_p90": 0.9, "kl_p99": 0.99, "kl_p999": 0.999}
@@ -32,6 +30,10 @@ is off by at most a factor of 10 ** (1 / PER_DECADE), 1.26."""
 LOW, HIGH = -6, 2
 """Exponents of the smallest and the largest edge of a bin, in nats. Below is rounding."""
 EDGES: Array = 10.0 ** (np.arange(LOW * PER_DECADE, HIGH * PER_DECADE + 1) / PER_DECADE)
+BEYOND = 10
+"""Fewest tokens of a bucket above a percentile. With fewer, the percentile is chance."""
+TAILS = "kl_by_bucket"
+"""Note of a record with what `tails_of` returns."""
 LARGEST = "largest"
 """Column with the largest KL of each window."""
 
@@ -81,20 +83,13 @@ def items_of(
         kinds: index in KINDS of each token to predict, [windows, positions].
         clusters: article of each window.
     """
-    windows, positions, _ = distances.shape
+    positions = distances.shape[1]
     by_name: dict[str, Array] = {name: distances[..., i] for i, name in enumerate(DISTANCES)}
     columns = {name: by_name[name].sum(1) for name in DISTANCES}
     columns[LARGEST] = by_name["kl"].max(1)
-    confidence = np.searchsorted(CONFIDENCE, by_name["confidence"], side="right")
-    groups = {label: confidence == i for i, label in enumerate(CONFIDENCES)}
-    for label, first, last in buckets_of_positions(positions + 1):
-        chosen = np.zeros((windows, positions), dtype=bool)
-        chosen[:, first - 1 : last] = True
-        groups[label] = chosen
-    groups |= {label: kinds == i for i, label in enumerate(KINDS)}
-    for label, chosen in groups.items():
+    for label, chosen in _buckets_of(distances, kinds).items():
         columns[f"{label}: tokens"] = chosen.sum(1).astype(np.float64)
-        for name in SUMMED:
+        for name in DISTANCES:
             columns[f"{label}: {name}"] = (by_name[name] * chosen).sum(1)
     bins = np.searchsorted(EDGES, by_name["kl"], side="right")
     for i in np.unique(bins):
@@ -105,6 +100,39 @@ def items_of(
         beside = {name: float(column[i]) for name, column in columns.items()}
         out.append(Item(str(i), cluster, float(values[i]), float(positions), beside))
     return tuple(out)
+
+
+def tails_of(distances: Array, kinds: NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
+    """Return the percentiles and the largest KL of each bucket. None: too few tokens (`BEYOND`).
+
+    They are of the tokens themselves, because bins of each bucket would multiply the size of a
+    record. Arguments: as for `items_of`.
+    """
+    out = {}
+    for label, chosen in _buckets_of(distances, kinds).items():
+        kl = np.sort(distances[chosen, DISTANCES.index("kl")])
+        tail: dict[str, float | None] = dict.fromkeys((*PERCENTILES, "kl_max"))
+        for name, share in PERCENTILES.items():
+            at = math.ceil(share * len(kl))
+            if len(kl) - at >= BEYOND:
+                tail[name] = float(kl[at - 1])
+        if len(kl):
+            tail["kl_max"] = float(kl[-1])
+        out[label] = tail
+    return out
+
+
+def _buckets_of(distances: Array, kinds: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Return which tokens are in each bucket, [windows, positions], by its label."""
+    windows, positions, _ = distances.shape
+    confidence = distances[..., DISTANCES.index("confidence")]
+    bucket = np.searchsorted(CONFIDENCE, confidence, side="right")
+    out = {label: bucket == i for i, label in enumerate(CONFIDENCES)}
+    at = np.broadcast_to(np.arange(1, positions + 1), (windows, positions))
+    for label, first, last in buckets_of_positions(positions + 1):
+        out[label] = (first <= at) & (at <= last)
+    out |= {label: kinds == i for i, label in enumerate(KINDS)}
+    return out
 
 
 def read_items(items: Sequence[Item]) -> Items:

@@ -24,10 +24,12 @@ class TimedPart:
     """One stage or measure of an artifact."""
 
     kinds: tuple[str, ...]
-    """Names of its kind, the most specific first."""
+    """Names of its kind, the most specific first: that of the model before that of any model."""
     work: float
     """Amount that its time is proportional to."""
     seconds: float = 0.0
+    instead: tuple[str, ...] = ()
+    """Kinds whose rate replaces the rate of `kinds`, if those were never timed."""
 
 
 @dataclass
@@ -49,38 +51,63 @@ class PastCost:
 
 def timed_parts(work: Work, artifact: Artifact) -> list[TimedPart]:
     """Return the parts of an artifact that a run has yet to make."""
-    parameters = artifact.sizes.parameters
+    parameters, model = artifact.sizes.parameters, artifact.digest
+    label = artifact.stages[-1].name if len(artifact.stages) == 1 else ""
     measures = []
     for work_of_one in work.measures:
         m = work_of_one.measurement
-        measures.append(measure_part(m.measure, m.protocol.name, parameters, work_of_one.tokens))
+        measures.append(
+            measure_part(
+                m.measure, m.protocol.name, parameters, work_of_one.tokens, model=model, label=label
+            )
+        )
     stages = [
-        stage_part(stage.name, parameters, stage.calibration, stage.training)
+        stage_part(stage.name, parameters, stage.calibration, stage.training, model=model)
         for stage in work.stages
     ]
     return measures + stages
 
 
 def measure_part(
-    measure: str, protocol: str, parameters: float, tokens: float, seconds: float = 0.0
+    measure: str,
+    protocol: str,
+    parameters: float,
+    tokens: float,
+    seconds: float = 0.0,
+    *,
+    model: str = "",
+    label: str = "",
 ) -> TimedPart:
     """Return the part of a measure. Its work is proportional to the weights and to the tokens that
-    it reads."""
-    kinds = (f"measure {measure} {protocol}", f"measure {measure}")
-    return TimedPart(kinds, parameters * max(tokens, 1.0), seconds)
+    it reads.
+
+    model: digest. label: name of the only stage, "dense" for a row that is compared with nothing.
+    """
+    work, kind = parameters * max(tokens, 1.0), f"measure {measure}"
+    kinds = (f"{kind} {protocol} {model}", f"{kind} {protocol}", kind)
+    if label == "dense":
+        return TimedPart((f"{kinds[0]} dense",), work, seconds, instead=kinds)
+    return TimedPart(kinds, work, seconds)
 
 
 def stage_part(
-    name: str, parameters: float, calibration: float, training: float, seconds: float = 0.0
+    name: str,
+    parameters: float,
+    calibration: float,
+    training: float,
+    seconds: float = 0.0,
+    *,
+    model: str = "",
 ) -> TimedPart:
     """Return the part of a stage. Its work is proportional to the weights and to its training or
-    calibration tokens."""
+    calibration tokens. model: digest."""
     need, tokens = "nothing", 0.0
     if training:
         need, tokens = "training", training
     elif calibration:
         need, tokens = "calibration", calibration
-    return TimedPart((f"stage {name} {need}",), parameters * max(tokens, 1.0), seconds)
+    kind = f"stage {name} {need}"
+    return TimedPart((f"{kind} {model}", kind), parameters * max(tokens, 1.0), seconds)
 
 
 def machine_of(machine: dict[str, Any], device: str, dtype: str, threads: int) -> tuple[str, ...]:
@@ -160,7 +187,9 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
     calibration, training = _number(cost["calibration_tokens"]), _number(cost["training_tokens"])
     item_bytes = 4 if computed_in == "float32" else 2
     past = PastCost(machines.pop(), first["artifact"], parameters, item_bytes, trains=training > 0)
-    past.parts.append(stage_part(name, parameters, calibration, training, _number(cost["build_s"])))
+    built = _number(cost["build_s"])
+    model = str(inputs["model"])
+    past.parts.append(stage_part(name, parameters, calibration, training, built, model=model))
     for record in records:
         measure, cost = record["identity"]["measure"], record["cost"]
         estimated = 0
@@ -168,9 +197,9 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
             estimated = estimate_tokens(measure, record["key_inputs"]["measure"]["config"])
         tokens = estimated or _number(cost.get("tokens") or 0)
         protocol = record["identity"]["protocol"]["name"]
-        past.parts.append(
-            measure_part(measure, protocol, parameters, tokens, _number(cost["wall_s"]))
-        )
+        wall = _number(cost["wall_s"])
+        part = measure_part(measure, protocol, parameters, tokens, wall, model=model, label=name)
+        past.parts.append(part)
         for peak in ("peak_bytes", "build_peak_bytes"):
             past.peak_bytes = max(past.peak_bytes, _number(cost.get(peak) or 0))
     yield past

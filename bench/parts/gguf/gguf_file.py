@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.formats.stored import StoredFolder
 from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
-from bench.inputs.tokenizer_facts import read_whole, tokenizer_faults
+from bench.inputs.tokenizer_facts import read_whole
 from bench.parts.gguf.k_quants import GgmlCodec
 from methods.contract.axes import AXES
 from methods.contract.codec import StoredWeight
@@ -272,8 +272,12 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     writer.add_token_types(
         [{**unused, **special}.get(number, TokenType.NORMAL) for number in range(size)]
     )
-    with tokenizer_faults(folder / "tokenizer_config.json"):
+    try:
         SpecialVocab(folder, load_merges=True, n_vocab=size).add_to_gguf(writer, quiet=True)
+    except Exception as fault:  # noqa: BLE001 (it expects no other types of values)
+        raise UserError(
+            f"cannot use the tokenizer of {folder} ({fault}): download or write it again"
+        ) from None
 
 
 def _are(parts: list[dict[str, Any]], steps: list[dict[str, Any]]) -> bool:

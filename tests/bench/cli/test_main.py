@@ -23,11 +23,13 @@ def fail(monkeypatch, path, number=errno.ENOENT):
 
 def test_a_path_is_a_sentence(refused, monkeypatch, tmp_path):
     fail(monkeypatch, tmp_path / "x/y")
-    said = refused("report", "--json")
+    said = refused("report", str(tmp_path), "--json")
     assert said.startswith(f"bench: {str(tmp_path / 'x/y')!r} cannot be used (No such file or")
 
 
-@pytest.mark.parametrize(("path", "number"), [(None, errno.ENOENT), (".", errno.EIO)])
+@pytest.mark.parametrize(
+    ("path", "number"), [(None, errno.ENOENT), (".", errno.EIO), ("/made/by/us", errno.ENOENT)]
+)
 def test_any_other_fault_keeps_its_traceback(cli, monkeypatch, tmp_path, path, number):
     monkeypatch.chdir(tmp_path)
     fail(monkeypatch, path, number)

@@ -114,7 +114,7 @@ def garble(content):
         (manifest(format=math.inf), "cannot read"),
         (zipped(lambda files: files.pop(baseline.ITEMS)), "cannot read"),
         (ZIPS["manifest of a list"], "cannot read"),
-        (ZIPS["bzip2"], "another method of compression"),
+        (ZIPS["bzip2"], "not packed by deflate"),
         (manifest(format=baseline.FORMAT + 1), "its format is 2, not 1"),
         (manifest(schema=99), "upgrade"),
         (file_of(baseline.RECORDS, b"{}\n"), "damaged"),

@@ -76,10 +76,9 @@ def test_what_no_archive_of_ours_has_is_refused(tmp_path, change):
         archives.read(path, 10**6)
 
 
-def test_a_folder_with_data_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as out:
-        out.writestr("folder/", b"data")
-    with pytest.raises(ValueError, match="folder/ is a folder with data"):
+def test_a_folder_is_refused(tmp_path):
+    archives.write(tmp_path / "a.zip", [("folder/", b"")])
+    with pytest.raises(ValueError, match="folder/ is encrypted, no file, or not"):
         archives.read(tmp_path / "a.zip", 10**6)
 
 

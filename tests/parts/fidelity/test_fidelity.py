@@ -146,22 +146,42 @@ def test_an_interval_of_a_percentile_holds_it_in_most_texts():
     assert held >= 32  # of 40
 
 
-def test_buckets_add_up():
-    rng = np.random.default_rng(0)
-    kl, confidence = rng.random((4, 40)), rng.random((4, 40))
-    items = items_of(kl, confidence=confidence)
+def naive_buckets(values, kinds):
+    """The distances of the tokens of each bucket, token by token."""
+    out = {}
+    for (window, i), kind in np.ndenumerate(kinds):
+        token, position = values[window, i], i + 1
+        first, last = 1, 15
+        while position > last:
+            first, last = last + 1, 2 * last + 1
+        last = min(last, kinds.shape[1])
+        confidence = tally.CONFIDENCES[int(5 * token[tally.DISTANCES.index("confidence")])]
+        for label in (confidence, f"position {first} to {last}", tally.KINDS[kind]):
+            out.setdefault(label, []).append(token)
+    return {label: np.array(tokens) for label, tokens in out.items()}
 
-    for group in ("confidence", "position"):
-        labels = [label for label in tally.labels_of(items) if label.startswith(group)]
-        assert sum(items.columns[f"{x}: tokens"].sum() for x in labels) == 160
-        sums = sum(items.columns[f"{x}: kl"].sum() for x in labels)
-        assert sums == pytest.approx(kl.sum())
-    sure = tally.mean_interval(items, "kl", "confidence above 0.8")
-    assert sure.value == pytest.approx(kl[confidence >= 0.8].mean())
-    late = tally.mean_interval(items, "kl", "position 32 to 40")
-    assert late.value == pytest.approx(kl[:, 31:].mean())
-    assert tally.mean_interval(items, "kl", "digit").value == pytest.approx(kl.mean())
-    assert math.isnan(tally.mean_interval(items, "kl", "word start").value)
+
+def test_every_bucket_is_a_loop_over_its_tokens():
+    rng = np.random.default_rng(0)
+    values = rng.random((9, 400, len(tally.DISTANCES)))
+    kinds = rng.choice(3, size=(9, 400), p=[0.01, 0.1, 0.89])
+    items = tally.read_items(tally.items_of(values, kinds, [str(i) for i in range(9)]))
+    tails = tally.tails_of(values, kinds)
+    want = naive_buckets(values, kinds)
+
+    assert list(tails) == tally.labels_of(items) and tails.keys() == {*want, "other token"}
+    assert math.isnan(tally.mean_interval(items, "kl", "other token").value)
+    assert set(tails["other token"].values()) == {None}
+    for label, tokens in want.items():
+        kl, count = sorted(tokens[:, 0]), len(tokens)
+        for i, name in enumerate(tally.DISTANCES):
+            found = tally.mean_interval(items, name, label)
+            assert found.value == pytest.approx(math.fsum(tokens[:, i]) / count)
+        for metric, share in tally.PERCENTILES.items():
+            value = next(x for n, x in enumerate(kl, 1) if n >= share * count)
+            above = sum(x > value for x in kl)
+            assert tails[label][metric] == (value if above >= 10 else None)
+        assert tails[label]["kl_max"] == kl[-1]
 
 
 @pytest.mark.parametrize(
@@ -210,18 +230,23 @@ def test_the_measure_agrees_with_whole_logits(near):
         if reading.stderr is None:
             assert derive_own(reading.metric, None, items).value == reading.value
     texts = context.tokenizer().convert_ids_to_tokens(tokens[:, 1:].flatten().tolist())
-    starts = sum(kind_of(text) == "word start" for text in texts)
-    assert items.columns["word start: tokens"].sum() == starts > 0
+    starts = want[[kind_of(text) == "word start" for text in texts]]
+    assert items.columns["word start: tokens"].sum() == len(starts) > 0
+    for i, name in enumerate(tally.DISTANCES):
+        sums = items.columns[f"word start: {name}"]
+        assert sums.sum() == pytest.approx(starts[:, i].sum(), rel=2e-3)
+    largest = got.notes[tally.TAILS]["word start"]["kl_max"]
+    assert largest == pytest.approx(starts[:, 0].max(), rel=2e-3)
 
 
 def test_the_end_of_the_interval_is_compared_with_the_limit():
     items = items_of(np.random.default_rng(0).random((9, 20)))
     mean = report.interval_of(items, "kl")
-    found = Comparison(items, {})
+    found = Comparison(items, {}, {})
 
     assert report.exceeds(found, (mean.value + mean.high) / 2)
     assert not report.exceeds(found, mean.high)
-    alone = Comparison(items_of(np.full((1, 20), 0.5)), {})
+    alone = Comparison(items_of(np.full((1, 20), 0.5)), {}, {})
     assert report.exceeds(alone, 0.4)
     assert not report.exceeds(alone, 0.5)
 
@@ -252,7 +277,11 @@ def test_the_command_compares_two_folders(near, cli):
     assert not kl["within_floor"]
     assert {"bfloat16", "2 threads", "one window at a time"} < found["floor"].keys()
     assert found["passed"] is False
-    assert sum(row["count"] for row in found["by"] if row["tokens"].startswith("pos")) == 6 * 127
+    by = {row["tokens"]: row for row in found["by"]}
+    assert sum(row["count"] for label, row in by.items() if label.startswith("pos")) == 6 * 127
+    late = by["position 64 to 127"]
+    assert late["kl_p90"]["value"] > late["kl"]["value"] and late["reverse_kl"]["low"] > 0
+    assert late["kl_p999"] == {"value": None, "why": report.FEW}
 
 
 def test_another_engine_gives_its_own_logits(near, monkeypatch, tmp_path):
@@ -280,10 +309,11 @@ def test_another_engine_gives_its_own_logits(near, monkeypatch, tmp_path):
 
 def test_a_copy_is_within_the_floor(tmp_path, cli):
     copy = runs.tiny(tmp_path / "copy")
-    code, out, _ = cli("fidelity", "tiny", copy, *QUICK, "--floor", "--max-kl", 0)
+    code, out, _ = cli("fidelity", "tiny", copy, *QUICK, "--floor", "--buckets", "--max-kl", 0)
 
     assert code == 0
     assert out.count("within floor") >= 8
+    assert "\nfew: fewer than 10 tokens" in out
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -59,6 +59,19 @@ def test_no_method_takes_the_rate_of_another():
     assert model.seconds([measure_part("agreement", "", 1e6, 5)]) is None
 
 
+def test_records_of_the_same_model_come_first_and_a_dense_row_is_compared_with_nothing():
+    def agreement(seconds, model, label=""):
+        return measure_part("agreement", "", 1e6, 10, seconds, model=model, label=label)
+
+    parts = [agreement(30.0, "a"), agreement(9.0, "b"), agreement(1.0, "b", label="dense")]
+    past = [PastCost(("m",), str(i), 1e6, 4, [part]) for i, part in enumerate(parts)]
+    model = CostModel(past)
+
+    assert [model.seconds([part]) for part in parts] == pytest.approx([30.0, 9.0, 1.0])
+    assert model.seconds([agreement(0, "new")]) == pytest.approx(19.5)
+    assert model.seconds([agreement(0, "a", label="dense")]) == pytest.approx(30.0)
+
+
 def test_a_loaded_moment_moves_nothing_and_the_error_says_it():
     model = CostModel([*(cost(str(i)) for i in range(8)), cost("slow", slow=20.0)])
 
