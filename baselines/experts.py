@@ -3,28 +3,30 @@ pass of observations. The default score is REAP (Lasby et al. 2025), arXiv 2510.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from methods import Cost, Does, Job, MethodInfo, Needs, Outcome, Removes, UserError
+from methods import Compute, Cost, Does, Job, MethodInfo, Needs, Outcome, Removes
 from methods.contract.axes import AXES
 from methods.contract.ranges import CountOrZero, Share
 from methods.contract.rules import UncalibratedBy
 from methods.model.constant_experts import OUTPUTS
-from methods.model.experts import ConstantExpert, ExpertList
+from methods.model.experts import ConstantExpert
+from methods.model.folder import Writer
 from methods.model.smaller_folder import count_left
 from methods.model.targets import family_of
-from methods.workshop.pruning.activations import Activations, batch_of, replaced
-from methods.workshop.pruning.expert_merging import around_best, by_output, merge
-from methods.workshop.pruning.expert_scores import SCORES, Everywhere, Router, Seen, flatness
-from methods.workshop.pruning.holders import InMemory, hold
+from methods.workshop.pruning.activations import Activations, batch_of
+from methods.workshop.pruning.expert_merging import Group, around_best, by_output, merge
+from methods.workshop.pruning.expert_scores import SCORES, Router, Seen, flatness
+from methods.workshop.pruning.holders import SHARD_BYTES, InMemory, hold
 from methods.workshop.pruning.observed_experts import ObservedPass, in_block, in_turn
-from methods.workshop.pruning.observer import Stop
 
 Score = Literal[
     "reap", "frequency", "gate", "ean", "man", "msan", "aimer", "removal", "mone", "random"
@@ -86,69 +88,70 @@ class Experts:
         if job.calibration is None:
             chosen = tuple(tuple(sorted(highest(each, left))) for each in without_text)
             return Outcome(model, notes=notes, kept={"experts": chosen})
-        if share != self.drop and any(p.is_meta for p in model.parameters()):
-            way = "replace" if self.merge is None else "merge"
-            raise UserError(
-                f"experts:{way}={share} needs the whole model in memory, and this one is streamed: "
-                "raise --max-memory on a machine with room for it, or use experts:drop="
-            )
         kept: list[tuple[int, ...]] = []
-        changed: set[str] = set()
-        constants = {}
-        loads: list[list[int]] = []
+        merged = Merged(model, job)
+        constants: dict[int, dict[str, Tensor]] = {}
+        before: list[list[int]] = []
+        after: list[list[int]] = []
         errors: list[float] = []
         held = hold(model, job.source, job.compute)
         states = start(held, job)
         with held:
-            for index, block in enumerate(held.blocks):
-                path, experts = in_block(block)
-                tokens = observe(
-                    held,
-                    index,
-                    states,
-                    removal=self.by == "removal",
-                    everywhere=self.merge is not None,
-                )
-                seen, router = tokens.seen, tokens.router
-                best, new = self._choose(seen, experts, left, without_text[index:])
-                kept.append(tuple(sorted(best)))
-                reachable: Sequence[int] = kept[-1]
-                if self.replace is not None:
-                    reachable = range(len(experts))
-                    gone = [number for number in reachable if number not in best]
-                    means = seen.means.to(job.compute.dtype)
-                    new = {number: ConstantExpert(means[number]) for number in gone}
-                    rows = {name: p[gone] for name, p in router.module.named_parameters()}
-                    constants[index] = {OUTPUTS: means[gone], **rows}
-                with in_turn(held, index) as (_, each):
-                    after = ((number, new.get(number, expert)) for number, expert in each)
-                    error = tokens.error(after, reachable)
+            for index in range(len(held.blocks)):
+                tokens = observe(held, index, states, by=self._by)
                 if self.merge is not None:
-                    for number, expert in new.items():
-                        experts[number].load_state_dict(expert.state_dict())
-                        prefix = f"{family.blocks}.{index}.{path}.{number}"
-                        changed.update(f"{prefix}.{name}" for name in expert.state_dict())
-                loads.append([int(count) for count in seen.count])
-                errors.append(error / max(float(seen.energy), 1e-30))
+                    groups = sorted(GROUPINGS[self._by](tokens.seen, left))
+                    kept.append(tuple(group[0] for group in groups))
+                    with held.block(index):
+                        experts = merged.each(held, index, groups, tokens.seen, self._by)
+                        error = tokens.error(experts, kept[-1])
+                else:
+                    scores = without_text[index] if without_text else SCORES[self._by](tokens.seen)
+                    kept.append(tuple(sorted(highest(scores.cpu(), left))))
+                    error = self._error(held, index, tokens, kept[-1], job.compute, constants)
+                before.append(tokens.seen.count.long().tolist())
+                after.append(tokens.load[list(kept[-1])].tolist())
+                errors.append(error / max(float(tokens.seen.energy), 1e-30))
                 job.progress.advance(index + 1, len(held.blocks))
-        notes["tokens_per_expert"] = loads
+        notes["tokens_per_expert"] = before
+        notes["tokens_per_expert_after"] = after
         notes["layer_error"] = [float(f"{error:.6g}") for error in errors]
         everything = {"experts": tuple(kept)}
-        return Outcome(model, frozenset(changed), notes, kept=everything, constants=constants)
+        changed = frozenset(merged.names)
+        return Outcome(merged.model(), changed, notes, kept=everything, constants=constants)
 
-    def _choose(
-        self, seen: Seen, experts: ExpertList, left: int, without_text: Sequence[Tensor]
-    ) -> tuple[list[int], dict[int, nn.Module]]:
-        """Return the experts of a block that are left, and those of them that merging changes.
-
-        without_text: the scores of this block and of the next ones if they need no text.
-        """
+    @property
+    def _by(self) -> str:
+        """The score, or the grouping of a merge."""
+        if self.by is not None:
+            return self.by
         if self.merge is not None:
-            return merge_all(self.by or "hc", seen, experts, left)
-        if without_text:
-            return highest(without_text[0], left), {}
-        default = "reap" if self.replace is None else "mone"
-        return highest(SCORES[self.by or default](seen).cpu(), left), {}
+            return "hc"
+        return "reap" if self.replace is None else "mone"
+
+    def _error(
+        self,
+        held: InMemory,
+        index: int,
+        tokens: ObservedPass,
+        kept: tuple[int, ...],
+        compute: Compute,
+        constants: dict[int, dict[str, Tensor]],
+    ) -> float:
+        """Return the error of a block without the other experts, or with constants in their place,
+        which are added to `constants`."""
+        reachable: Sequence[int] = kept
+        means: dict[int, nn.Module] = {}
+        with in_turn(held, index) as (_, each):
+            if self.replace is not None:
+                reachable = range(len(tokens.load))
+                gone = [number for number in reachable if number not in kept]
+                outputs = tokens.seen.means.to(compute.dtype)
+                means = {number: ConstantExpert(outputs[number]) for number in gone}
+                rows = {name: p[gone] for name, p in tokens.router.module.named_parameters()}
+                constants[index] = {OUTPUTS: outputs[gone], **rows}
+            experts = ((number, means.get(number, expert)) for number, expert in each)
+            return tokens.error(experts, reachable)
 
     def _scores_without_text(self, model: nn.Module, job: Job) -> list[Tensor]:
         """Return the scores of the experts of each block, [experts], if they need no text."""
@@ -175,40 +178,69 @@ def start(held: InMemory, job: Job) -> Activations:
     return held.start(batches, job.compute, last=True)
 
 
-def observe(
-    held: InMemory, index: int, states: Activations, *, removal: bool, everywhere: bool
-) -> ObservedPass:
+def observe(held: InMemory, index: int, states: Activations, *, by: str) -> ObservedPass:
     """Run all calibration tokens through a block, and return what its experts did.
 
-    removal: see `ObservedPass`; everywhere: also run each expert on all tokens, for merging.
+    by: the score or grouping. Those that need more than the outputs of the router's choice get it.
     """
     with in_turn(held, index) as (block, experts):
         router = Router(block.get_submodule(held.family.dense[0]))
-        tokens = ObservedPass(states, index, block, router, removal=removal)
-        if everywhere:
-            path, own = in_block(block)
-            with replaced(block, {path: Everywhere(own, router, tokens.seen)}):
-                for hidden in states.hidden:
-                    with suppress(Stop):
-                        states.run(index, block, hidden)
+        tokens = ObservedPass(
+            states, index, block, router, removal=by == "removal", everywhere=by == "hc"
+        )
         for number, expert in experts:
             tokens.run(number, expert)
         tokens.finish()
+    for batch in tokens.batches if by == "ream" else ():
+        with in_turn(held, index) as (_, experts):
+            tokens.compare(batch, experts)
     return tokens
 
 
-def merge_all(
-    by: str, seen: Seen, experts: ExpertList, left: int
-) -> tuple[list[int], dict[int, nn.Module]]:
-    """Return the experts that are left, the first of each group, and those of them that change: the
-    mean of each group with several."""
-    groups = GROUPINGS[by](seen, left)
-    shares = SCORES[WEIGHTS_OF_MEAN[by]](seen).tolist()
-    merged: dict[int, nn.Module] = {}
-    for group in groups:
-        if len(group) > 1:
-            merged[group[0]] = merge(experts, group, shares, align=by == "ream")
-    return [group[0] for group in groups], merged
+class Merged:
+    """Merged experts, in a model in memory, or in a folder that has nothing else."""
+
+    def __init__(self, model: nn.Module, job: Job) -> None:
+        self._model, self._job = model, job
+        self.names: list[str] = []
+        """Names of the tensors that changed."""
+        self._is_streamed = any(p.is_meta for p in model.parameters())
+        self._writer: Writer | None = None
+
+    def each(
+        self, held: InMemory, index: int, groups: Sequence[Group], seen: Seen, by: str
+    ) -> Iterator[tuple[int, nn.Module]]:
+        """Yield the first expert of each group of a block with its number. Several are merged."""
+        path, _ = in_block(held.blocks[index])
+        shares = SCORES[WEIGHTS_OF_MEAN[by]](seen).tolist()
+        for group in groups:
+            if len(group) == 1:
+                with held.expert(index, group[0]) as own:
+                    yield group[0], own
+                continue
+            mean = merge(partial(held.expert, index), group, shares, align=by == "ream")
+            self._store(f"{held.name(index)}.{path}.{group[0]}", mean)
+            yield group[0], mean
+
+    def _store(self, prefix: str, expert: nn.Module) -> None:
+        tensors = {f"{prefix}.{name}": tensor for name, tensor in expert.state_dict().items()}
+        self.names += tensors
+        if not self._is_streamed:
+            # No other group reads this expert.
+            self._model.get_submodule(prefix).load_state_dict(expert.state_dict())
+            return
+        if self._writer is None:
+            self._writer = Writer(self._job.workdir / "merged", SHARD_BYTES)
+        for name, tensor in tensors.items():
+            self._writer.add(name, tensor)
+
+    def model(self) -> nn.Module | Path:
+        """Return the model, or the folder of the merged experts of a streamed model."""
+        if self._writer is None:
+            return self._model
+        folder = self._writer.close()
+        shutil.copyfile(self._job.source / "config.json", folder / "config.json")
+        return folder
 
 
 def highest(scores: Tensor, count: int) -> list[int]:

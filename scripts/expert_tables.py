@@ -23,6 +23,8 @@ REFERENCE = ("wiki-mini", 32)
 """Calibration text and number of sequences of all rows but those of `texts`."""
 PLACES = 2
 """Smallest change of a rank that `texts` names."""
+SIZES = (">experts kept", ">M parameters", ">M active", ">MB")
+LOAD = ">tokens per expert"
 HEADERS = (">perplexity / dense", ">KL", ">same top token", ">error of a block")
 
 
@@ -35,6 +37,20 @@ class ExpertRow(NamedTuple):
     """Perplexity over that of the dense model."""
     values: dict[str, float]
     """Means of metrics, and `layer_error`, the mean over blocks."""
+    loads: list[int]
+    """Tokens of each expert that is left, of all blocks and seeds. Empty if unknown."""
+
+    def load(self) -> str:
+        """Return the cell below LOAD: the mean, the least and the most."""
+        if not self.loads:
+            return DASH
+        return f"{fmean(self.loads):.0f} ({min(self.loads)} to {max(self.loads)})"
+
+    def sizes(self, experts: float) -> list[str]:
+        """Return the cells below SIZES. experts: number of them in the dense model."""
+        millions = [self.values[name] / 1e6 for name in ("parameters", "active_parameters")]
+        millions.append(self.values["bytes_packed"] / 1e6)
+        return [f"{self.values['experts'] / experts:.1%}", *(f"{each:.2f}" for each in millions)]
 
     def cells(self) -> list[str]:
         """Return the cells below HEADERS."""
@@ -54,7 +70,7 @@ def _text(record: Record) -> tuple[str, int]:
 def _rows() -> list[ExpertRow]:
     results = read(FOLDER)
     own = [record for record in results.records if _text(record) == REFERENCE]
-    means = _means(own)
+    means, loads = _means(own), _loads(own)
     dense = perplexities(results)["dense"]["dense"]
     groups: dict[tuple[str, str], Seeds] = {}
     for record in own:
@@ -66,8 +82,18 @@ def _rows() -> list[ExpertRow]:
     for key, seeds in groups.items():
         ratio = None if key == ("dense", "none") else compare(dense, seeds, results)
         if ratio is not None:
-            rows.append(ExpertRow(*key, ratio, means[key]))
+            rows.append(ExpertRow(*key, ratio, means[key], loads.get(key, [])))
     return rows
+
+
+def _loads(records: list[Record]) -> dict[tuple[str, str], list[int]]:
+    """Return the tokens of each expert that is left, in all blocks and seeds, by row."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for record in records:
+        blocks: Any = record.notes.get("tokens_per_expert_after", [])
+        for block in blocks:
+            found.setdefault((record.identity.method, record.identity.quantizer), []).extend(block)
+    return found
 
 
 def _means(records: list[Record]) -> dict[tuple[str, str], dict[str, float]]:
@@ -98,13 +124,14 @@ def scores() -> str:
     """Return a table of the scores, and how the error of a block orders them."""
     lines, sentences = [], []
     for share, rows in _scored().items():
-        lines += [[f"{share:g}%", f"`{by}`", *row.cells()] for by, row in rows.items()]
+        for by, row in rows.items():
+            lines.append([f"{share:g}%", f"`{by}`", row.load(), *row.cells()])
         known = [row for row in rows.values() if "layer_error" in row.values]
         errors = [row.values["layer_error"] for row in known]
         rank = spearmanr(errors, [row.ratio.value for row in known]).statistic
         sentences.append(f"{rank:.2f} at {share:g}%")
     return (
-        markdown(("experts dropped", "`by`", *HEADERS), lines)
+        markdown(("experts dropped", "`by`", LOAD, *HEADERS), lines)
         + "\nRank correlation (Spearman) of the error of a block with perplexity, over the scores "
         f"that read text: {', '.join(sentences)}.\n"
     )
@@ -161,11 +188,11 @@ def after() -> str:
         if not SCORED.fullmatch(row.method) or row.method.endswith("by=reap"):
             shown.append(row)
     lines = []
+    experts = max(row.values["experts"] for row in shown)
     for row in sorted(shown, key=lambda row: (row.values["bytes_packed"], row.ratio.value)):
         label = row.method if row.quantizer == "none" else f"{row.method} {row.quantizer}"
-        megabytes = f"{row.values['bytes_packed'] / 1e6:.2f}"
-        lines.append([escape_markdown(label), megabytes, *row.cells()])
-    return markdown(("row", ">MB", *HEADERS), lines)
+        lines.append([escape_markdown(label), *row.sizes(experts), row.load(), *row.cells()])
+    return markdown(("row", *SIZES, LOAD, *HEADERS), lines)
 
 
 def picture() -> str:

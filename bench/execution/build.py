@@ -385,7 +385,9 @@ class Builder:
         gathered = low_rank_adapter.read(outcome.model) if isinstance(outcome.model, Path) else {}
         terms = gathered or terms_of(loaded, stored)
         if kept is not None:
-            changes |= write_smaller(outcome.model, source, kept, target, stored, outcome.changed)
+            merged = outcome.model if isinstance(outcome.model, Path) else None
+            model = loaded if isinstance(outcome.model, Path) else outcome.model
+            changes |= write_smaller(model, source, kept, target, stored, outcome.changed, merged)
         elif isinstance(outcome.model, nn.Module):
             same = low_rank_adapter.are_equal(terms, low_rank_adapter.read(source)) and is_same(
                 outcome.model, Folder(source), stored

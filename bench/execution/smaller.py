@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,44 +56,57 @@ def kept_of(outcome: Outcome, stage: Stage, source: Path) -> Kept | None:
 
 
 def write_smaller(
-    model: nn.Module | Path,
+    model: nn.Module,
     source: Path,
     kept: Kept,
     target: Path,
     dtype: torch.dtype,
     changed: Collection[str] = (),
+    merged: Path | None = None,
 ) -> dict[str, Any]:
     """Write what is left of a folder, and return the keys of config.json that change. Refuse
     changed weights.
 
-    changed: names of tensors that are those of the model, such as those of merged experts.
+    changed: names of tensors that are those of the model, such as those of merged experts; merged:
+    folder that has them in place of a streamed model, and nothing else.
     """
-    if not isinstance(model, nn.Module) or not is_unchanged(model, Folder(source), dtype, changed):
+    others = Folder(merged) if merged else None
+    if not is_unchanged(model, Folder(source), dtype, changed) or (
+        others and set(others) != set(changed)
+    ):
         raise CheckFailed(
             "a method that makes a model smaller also changed weights: return the model unchanged, "
             "or name them in Outcome.changed"
         )
     folder, writer = SmallerFolder(source, kept), Writer(target, dtype=dtype)
     family, tensors, names = family_of(folder.config), state(model), list(folder)
+    old = {rename(family, kept, name): name for name in changed}
+
+    def read(name: str) -> Tensor:
+        if name not in old:
+            return folder.tensor(name)
+        return others.tensor(old[name]) if others else tensors[old[name]].cpu()
+
     if any(parameter.is_meta for parameter in model.parameters()):
         # A shard is in memory until it is complete, so no shard is large.
         writer = Writer(target, SHARD_BYTES, dtype)
-        names = _write_experts(writer, folder, family, dtype)
-    own = {rename(family, kept, name): tensors[name] for name in changed}
-
-    def read(name: str) -> Tensor:
-        return own[name].cpu() if name in own else folder.tensor(name)
-
+        names = _write_experts(writer, names, family, dtype, read)
     writer.add_folded(names, read, family)
     writer.close()
     return changed_config(model.config.to_dict(), kept)  # type: ignore[operator, union-attr]
 
 
-def _write_experts(writer: Writer, folder: Folder, family: Family, dtype: torch.dtype) -> list[str]:
-    """Write the experts of a folder one by one, and return the names of its other tensors."""
+def _write_experts(
+    writer: Writer,
+    names: Iterable[str],
+    family: Family,
+    dtype: torch.dtype,
+    read: Callable[[str], Tensor],
+) -> list[str]:
+    """Write the experts among some tensors one by one, and return the names of the others."""
     others: list[str] = []
     stacks: dict[str, list[tuple[Stacked, str]]] = {}
-    for name in folder:
+    for name in names:
         place = stacked_as(name, family)
         if place:
             stacks.setdefault(place.name, []).append((place, name))
@@ -101,10 +114,10 @@ def _write_experts(writer: Writer, folder: Folder, family: Family, dtype: torch.
             others.append(name)
     for stored, members in stacks.items():
         place, name = members[0]
-        shape = place.entry(folder.tensor(name)).shape
+        shape = place.entry(read(name)).shape
         with writer.add_stacks({stored: (len(members), *shape)}, dtype) as file:
             for place, name in members:
-                file.write(stored, place.number, place.entry(folder.tensor(name)).to(dtype))
+                file.write(stored, place.number, place.entry(read(name)).to(dtype))
     return others
 
 

@@ -210,7 +210,8 @@ class Outcome(NamedTuple):
     """Keys of config.json that the method changed."""
     kept: Kept | None = None
     """Indices of the parts to keep, by axis (`methods.contract.axes`); None for all. The runner
-    removes the rest, and `model` must be unchanged but for tensors of whole parts in `changed`."""
+    removes the rest, and `model` must be unchanged but for tensors of whole parts in `changed`. If
+    the model was streamed, `model` is then a folder of those tensors."""
     stored: Mapping[str, StoredWeight] = MappingProxyType({})
     """Stored weights by target. The runner writes them, compares them and counts their bytes."""
     constants: Constants = MappingProxyType({})

@@ -83,16 +83,28 @@ class BlockReader:
             yield number, expert
             release(expert)
 
-    def _load(self, position: int) -> None:
+    @contextlib.contextmanager
+    def expert(self, index: int, number: int) -> Iterator[Expert]:
+        """Hold one expert of a block. Read no other ahead."""
+        position = self._starts[index] + 1 + number
+        self._load(position, ahead=False)
+        expert = self._units[position].module
+        assert isinstance(expert, Expert)
+        yield expert
+        release(expert)
+
+    def _load(self, position: int, *, ahead: bool = True) -> None:
         unit = self._units[position]
         pending = self._ahead.pop(position, None)
+        # What was read ahead for another order would stay in memory.
+        self._ahead.clear()
         values = pending.result() if pending else self._read(unit)
         for name, value in values.items():
             owner, _, leaf = name.rpartition(".")
             setattr(
                 unit.module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False)
             )
-        if position + 1 < len(self._units):
+        if ahead and position + 1 < len(self._units):
             self._ahead[position + 1] = self._thread.submit(self._read, self._units[position + 1])
 
     def _read(self, unit: _Unit) -> dict[str, Tensor]:

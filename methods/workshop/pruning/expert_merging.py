@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from methods.model.experts import Expert, ExpertList
+from methods.model.experts import Expert
 from methods.workshop.pruning.expert_scores import SCORES, Seen
 
 LARGEST_GROUP = 16
@@ -18,6 +19,8 @@ LARGEST_GROUP = 16
 
 Group = tuple[int, ...]
 """Numbers of the experts that one takes the place of. The first keeps its row of the router."""
+Hold = Callable[[int], AbstractContextManager[Expert]]
+"""Holds the weights of an expert, by its number."""
 
 
 def by_output(seen: Seen, left: int) -> list[Group]:
@@ -74,33 +77,33 @@ def _similarity(seen: Seen) -> Tensor:
     return (outputs + 1 - distances / distances.max().clamp(min=1e-30)) / 2
 
 
-def merge(experts: ExpertList, group: Group, shares: Sequence[float], align: bool) -> Expert:
-    """Return the weighted mean of the experts of a group. shares: weights, by expert of the model.
+def merge(hold: Hold, group: Group, shares: Sequence[float], align: bool) -> Expert:
+    """Return the weighted mean of the experts of a group. Two of them are in memory at a time.
 
-    align: reorder the units of each expert so that they fit those of the first.
+    shares: weights, by expert of the model; align: reorder the units of each expert so that they
+    fit those of the first.
     """
-    first = experts[group[0]]
-    assert isinstance(first, Expert)
     total = sum(shares[number] for number in group)
-    out = copy.deepcopy(first).float()
-    rows = unit_rows(first)
-    for parameter in out.parameters():
-        parameter.zero_()
-    for number in group:
-        share = 1 / len(group)
-        if total:
-            share = shares[number] / total
-        expert = experts[number]
-        order = torch.arange(rows.shape[1], device=rows.device)
-        if align and number != group[0]:
-            # Unit order[u] of this expert takes the place of unit u of the first.
-            likeness = _units(first, rows) @ _units(expert, rows).T
-            found = linear_sum_assignment(likeness.cpu().numpy(), maximize=True)[1]
-            order = torch.from_numpy(found).to(rows.device)
-        moved = torch.empty_like(rows.flatten())
-        moved[rows.flatten()] = rows[:, order].flatten()
-        _add(out, expert, share, moved, order)
-    return out.to(_linears(first)[0].weight.dtype)
+    with hold(group[0]) as first:
+        rows = unit_rows(first)
+        out = copy.deepcopy(first).float()
+        for parameter in out.parameters():
+            parameter.zero_()
+        for number in group:
+            share = 1 / len(group)
+            if total:
+                share = shares[number] / total
+            with nullcontext(first) if number == group[0] else hold(number) as expert:
+                order = torch.arange(rows.shape[1], device=rows.device)
+                if align and expert is not first:
+                    # Unit order[u] of this expert takes the place of unit u of the first.
+                    likeness = _units(first, rows) @ _units(expert, rows).T
+                    found = linear_sum_assignment(likeness.cpu().numpy(), maximize=True)[1]
+                    order = torch.from_numpy(found).to(rows.device)
+                moved = torch.empty_like(rows.flatten())
+                moved[rows.flatten()] = rows[:, order].flatten()
+                _add(out, expert, share, moved, order)
+        return out.to(_linears(first)[0].weight.dtype)
 
 
 def unit_rows(expert: Expert) -> Tensor:

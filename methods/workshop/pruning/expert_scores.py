@@ -9,9 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.model.experts import ExpertList
-from methods.workshop.pruning.observer import Stop
-
 
 class Seen:
     """Sums over calibration tokens for each expert of a block, float64.
@@ -87,27 +84,6 @@ class Router:
         left = {name: each[rows] for name, each in self.module.state_dict().items()}
         _, weights, chosen = functional_call(self.module, left, (hidden,))
         return weights, rows[chosen]
-
-
-class Everywhere(nn.Module):
-    """A stand-in for the experts of a block: runs each expert on all tokens, adds to the sums over
-    them, and ends the forward pass."""
-
-    def __init__(self, experts: ExpertList, router: Router, seen: Seen) -> None:
-        super().__init__()
-        # In a list, so that they are no submodules of the block.
-        self._parts = [(experts, router, seen)]
-
-    def forward(self, hidden: Tensor, _chosen: Tensor, _weights: Tensor) -> Tensor:
-        """See `ExpertList.forward`."""
-        ((experts, router, seen),) = self._parts
-        logits = router(hidden)[0].double()
-        seen.logits += logits.T @ logits
-        every = torch.stack([expert(hidden).double() for expert in experts])
-        seen.outputs += every.sum(1)
-        directions = nn.functional.normalize(every, dim=2)
-        seen.cosines += torch.einsum("eth,fth->ef", directions, directions)
-        raise Stop
 
 
 def flatness(weights: Iterable[Tensor]) -> float:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from methods.contract.method import LIBRARY_BYTES, Compute, Job
-from methods.model.experts import ExpertList, Stacked, experts_of, stacked_as, unfold
+from methods.model.experts import Expert, ExpertList, Stacked, experts_of, stacked_as, unfold
 from methods.model.folder import Folder, Writer
 from methods.model.stacks import Stacks
 from methods.model.targets import family_of
@@ -81,6 +81,15 @@ class InMemory:
     def block(self, index: int) -> Iterator[nn.Module]:
         """Hold the weights of a block, and store it at the end."""
         yield self.blocks[index]
+
+    @contextmanager
+    def expert(self, index: int, number: int) -> Iterator[Expert]:
+        """Hold the weights of one expert of a mixture's block."""
+        found = experts_of(self.blocks[index])
+        assert found
+        expert = found[1][number]
+        assert isinstance(expert, Expert)
+        yield expert
 
     def parts(
         self,
@@ -193,6 +202,11 @@ class ByExpert(Streamed):
             return super()._parameters_of(block)
         expert, rest = _count(found[1][0]), _count(block) - _count(found[1])
         return rest + expert + max(rest, expert)
+
+    @contextmanager
+    def expert(self, index: int, number: int) -> Iterator[Expert]:
+        with self._reader.expert(index, number) as expert:
+            yield expert
 
     def parts(
         self,

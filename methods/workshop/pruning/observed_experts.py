@@ -15,6 +15,8 @@ from methods.workshop.pruning.expert_scores import Router, Seen
 from methods.workshop.pruning.holders import InMemory
 from methods.workshop.pruning.states import States
 
+MOST_VALUES = 2**22
+"""Most outputs of experts that are compared at a time: 32 MiB in float64."""
 Numbered = Iterable[tuple[int, nn.Module]]
 """Experts of a block with their numbers."""
 
@@ -67,11 +69,16 @@ class ObservedPass(ExpertPass):
         router: Router,
         *,
         removal: bool = False,
+        everywhere: bool = False,
     ) -> None:
         """removal: also sum the errors without each expert. This keeps the outputs of all experts
-        of a token, and of the one that follows them."""
+        of a token, and of the one that follows them. everywhere: also run each expert on all
+        tokens, and sum its outputs."""
         super().__init__(states, index, block)
         self.router, count = router, len(in_block(block)[1])
+        self._everywhere = everywhere
+        self.load = torch.zeros(count, dtype=torch.int64)
+        """Number of tokens of each expert in `error`."""
         self.seen = Seen(count, self._hidden[0].shape[1], states.device)
         self._out = self._zeros(1)
         # Experts of each token and the one that follows, [tokens, k + 1] per batch.
@@ -106,6 +113,9 @@ class ObservedPass(ExpertPass):
                 shares = gates.double() / weights[token].double().sum(1).to(y.device)
                 self.seen.add(number, gates, shares, y)
                 self._out.add_rows(j, token, (y * gates[:, None]).to(y.dtype).cpu())
+        for hidden in self._hidden if self._everywhere else ():
+            outputs = expert(hidden.to(self._activations.device))
+            self.seen.outputs[number] += outputs.double().sum(0)
         for j, places in enumerate(self._places):
             place, token = routed_to(number, places)
             if len(token):
@@ -140,14 +150,36 @@ class ObservedPass(ExpertPass):
                 y = torch.einsum("tk,tkh->th", less.float(), picked)
                 self.seen.removal[number] += (y - whole[token]).double().square().sum()
 
+    @property
+    def batches(self) -> range:
+        """Numbers of the batches of tokens."""
+        return range(len(self._hidden))
+
+    def compare(self, batch: int, experts: Numbered) -> None:
+        """Add how alike the router logits and the outputs of the experts are, on all tokens of a
+        batch. The outputs of all experts are kept as activations are, maybe on disk."""
+        hidden = self._hidden[batch].to(self._activations.device)
+        logits = self.router(hidden)[0].double()
+        self.seen.logits += logits.T @ logits
+        outputs = self._activations.make_states()
+        for _, expert in experts:
+            outputs.append(expert(hidden).cpu())
+        step = max(1, MOST_VALUES // (len(outputs) * hidden.shape[1]))
+        for tokens in torch.arange(len(hidden)).split(step):
+            rows = [outputs.rows(number, tokens) for number in range(len(outputs))]
+            every = torch.stack(rows).to(hidden.device).double()
+            directions = nn.functional.normalize(every, dim=2)
+            self.seen.cosines += torch.einsum("eth,fth->ef", directions, directions)
+
     def error(self, experts: Numbered, kept: Sequence[int]) -> float:
         """Return the sum of |y' - y|^2 over all tokens: y is the output of all experts, and y' that
-        of `experts` if the router has only the rows in `kept`."""
+        of `experts` if the router has only the rows in `kept`. Count the tokens of each."""
         assert self._out is not None
         routes = []
         for hidden in self._hidden:
             weights, chosen = self.router.among(hidden.to(self._activations.device), kept)
             routes.append((weights.cpu(), chosen.cpu()))
+            self.load += torch.bincount(routes[-1][1].flatten(), minlength=len(self.load))
         left = self._zeros(1)
         for number, expert in experts:
             for j, (weights, chosen) in enumerate(routes):
