@@ -91,10 +91,10 @@ def lines(file: str) -> str:
 def sizes() -> str:
     """Return the sentence on the sizes of the models whose results are shown."""
     weights = list(size_pictures.read(f"{SHOWN},results/main").weights.values())
-    least, most = weights[0] / 1e6, weights[-1] / 1e6
+    least, most = weights[0] / 1e6, weights[-1] / 1e9
     return (
-        f"All results in this repository are of models with {least:.1f} to {most:.0f} million "
-        "weights, measured on CPUs. The code for CUDA has not run on a GPU yet."
+        f"All results in this repository are of models with {least:.1f} million to {most:.1f} "
+        "billion weights, measured on CPUs. The code for CUDA has not run on a GPU yet."
     )
 
 

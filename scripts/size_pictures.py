@@ -89,12 +89,12 @@ def by_size(folder: str, *others: str) -> str:
         lines.append([name, *cells])
     titles = []
     for model, count in sizes.weights.items():
-        titles.append(f">{escape_markdown(model)}, {_millions(count)}")
+        titles.append(f">{escape_markdown(model)}, {_count_text(count)}")
     return markdown(["perplexity / dense", *titles], lines) + sizes.note
 
 
-def _millions(count: float) -> str:
-    return f"{count / 1e6:.3g}M"
+def _count_text(count: float) -> str:
+    return f"{count / 1e6:.3g}M" if count < 1e9 else f"{count / 1e9:.3g}B"
 
 
 def size_picture(folders: str) -> str:
@@ -113,10 +113,10 @@ def size_picture(folders: str) -> str:
         axes.errorbar(x, y, yerr=(lower, upper), fmt="o-", color=color, markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="weights", ylabel="perplexity / dense")
     counts = list(sizes.weights.values())
-    axes.set_xticks(counts, [_millions(count) for count in counts])
+    axes.set_xticks(counts, [_count_text(count) for count in counts])
     axes.xaxis.minorticks_off()
     drawing.name_ticks(axes.yaxis)
     axes.legend(fontsize=8, frameon=False)
-    models = [f"{model} {_millions(count)}" for model, count in sizes.weights.items()]
+    models = [f"{model} {_count_text(count)}" for model, count in sizes.weights.items()]
     title = "perplexity / dense against the number of weights"
     return drawing.to_file(drawing.to_svg(figure, title, f"Models: {', '.join(models)}."))
