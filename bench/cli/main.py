@@ -244,16 +244,22 @@ def _end_without_reader() -> NoReturn:
     sys.exit(128 + signal.SIGPIPE)
 
 
+def _is_named(path: Path) -> bool:
+    """Return whether the command line has a path, a folder that it is in, or a path in it."""
+    for argument in sys.argv[1:]:
+        for word in filter(None, re.split("[=,]", argument)):
+            named = Path(word).absolute()
+            if path.is_relative_to(named) or named.is_relative_to(path):
+                return True
+    return False
+
+
 def _describe_named_path(fault: OSError) -> str:
     """Return a sentence for a path that the machine refuses, or that the user named and is not
     there; "" for any other fault."""
     if fault.errno not in REFUSED + MISSING or not isinstance(fault.filename, str):
         return ""
-    path = Path(fault.filename).absolute()
-    words = [word for argument in sys.argv[1:] for word in re.split("[=,]", argument)]
-    named = [Path(word).absolute() for word in words if word]
-    is_named = any(path.is_relative_to(one) or one.is_relative_to(path) for one in named)
-    if fault.errno in MISSING and not is_named:
+    if fault.errno in MISSING and not _is_named(Path(fault.filename).absolute()):
         return ""
     return f"{shorten(fault.filename)!r} cannot be used ({fault.strerror}): check the path"
 

@@ -43,7 +43,7 @@ def kept() -> Iterator[None]:
 
 
 def _restore_environment(environment: dict[str, str]) -> None:
-    for name in [name for name in os.environ if name not in environment]:
+    for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
 

@@ -184,6 +184,14 @@ def test_every_bucket_is_a_loop_over_its_tokens():
         assert tails[label]["kl_max"] == kl[-1]
 
 
+@pytest.mark.parametrize(("tokens", "median"), [(19, None), (20, 9.0)])
+def test_ten_tokens_above_a_percentile_are_enough(tokens, median):
+    values = np.zeros((1, tokens, len(tally.DISTANCES)))
+    values[0, :, 0] = np.arange(tokens)
+    tails = tally.tails_of(values, np.full((1, tokens), tally.KINDS.index("digit")))
+    assert tails["digit"]["kl_median"] == median
+
+
 @pytest.mark.parametrize(
     ("token", "kind"),
     [
