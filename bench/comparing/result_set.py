@@ -67,9 +67,7 @@ class ResultSet:
                 cache[record.key] = Items(*first[:3], found.columns)
             return cache[record.key]
 
-        same = ResultSet(self.name, self.records, items)
-        vars(same)["scored"] = self.scored  # where cached_property keeps it
-        return same
+        return ResultSet(self.name, self.records, items)
 
 
 def row_of(record: Record) -> IdentityKey:

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -366,15 +365,8 @@ def _rename(identity: Identity, inputs: Mapping[str, Any]) -> Identity:
     """Return an identity with today's name of its model."""
     today = RENAMED_MODELS.get((identity.model, str(inputs.get("model"))))
     if today is None:
-        return _first_equal(identity)
-    return _first_equal(identity.model_copy(update={"model": today}))
-
-
-@lru_cache(maxsize=2**16)
-def _first_equal(identity: Identity) -> Identity:
-    """Return the first of equal identities. One object is fast to compare with itself, which
-    reports do 100,000 times."""
-    return identity
+        return identity
+    return identity.model_copy(update={"model": today})
 
 
 @contextlib.contextmanager
