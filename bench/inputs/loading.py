@@ -47,21 +47,21 @@ def load(folder: Path, compute: Compute) -> nn.Module:
     weights are pages of the files, and each process copies only its part.
 
     Raises:
-        UserError: transformers cannot build it, or it has constant experts and is not to be in the
-            memory of one process.
+        UserError: transformers cannot build it, or processes are to share it and it has constant
+            experts.
     """
-    constants = constant_experts.read(folder)
-    if constants and (compute.stream or compute.is_shared):
+    constants = constant_experts.read(folder, str(compute.device))
+    if constants and compute.is_shared:
         raise UserError(
-            "a model with constants in place of experts needs one process that has it whole in "
-            "memory: use experts:drop= in place of experts:replace="
+            "processes cannot share a model with constants in place of experts: use experts:drop= "
+            "in place of experts:replace="
         )
     model = add_rounding(_load(folder, compute), folder)
     with _faults(f"low-rank term in {str(folder)!r}"):
         for name, term in low_rank_adapter.read(folder).items():
             terms.attach(model.get_submodule(name), term.to(compute.device))
     attach_constants(model, constants)
-    return model.to(compute.device) if constants else model
+    return model
 
 
 def _load(folder: Path, compute: Compute) -> nn.Module:

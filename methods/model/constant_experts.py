@@ -36,13 +36,13 @@ def write(folder: Path, constants: Constants, dtype: torch.dtype) -> None:
     save_tensors(tensors, folder / FOLDER / FILE, {"format": "pt"})
 
 
-def read(folder: Path) -> Constants:
-    """Read the constants of a model folder. Returns an empty mapping if it has none."""
+def read(folder: Path, device: str = "cpu") -> Constants:
+    """Read the constants of a model folder to a device. Returns an empty mapping if it has none."""
     from safetensors.torch import load_file
 
     path = find_file(folder / FOLDER, FILE, None)
     blocks: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in (load_file(path) if path else {}).items():
+    for name, tensor in (load_file(path, device) if path else {}).items():
         block, _, name = name.partition(".")
         blocks.setdefault(int(block), {})[name] = tensor
     return blocks

@@ -44,33 +44,37 @@ class Expert(nn.Module):
 
 
 class ConstantExpert(nn.Module):
-    """An expert whose output is the same vector for all tokens. It is in no state_dict, because the
-    file of the weights does not have it."""
+    """An expert whose output is the same vector for all tokens.
+
+    The vector is no buffer: the file of the weights does not have it, and a block that is streamed
+    keeps it while its weights come and go.
+    """
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
-        self.register_buffer("value", value, persistent=False)
+        self._value = value
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [tokens, hidden]."""
-        return self.get_buffer("value").expand(len(x), -1)
+        return self._value.expand(len(x), -1)
 
 
 class WiderRouter(nn.Module):
-    """A router with more rows, after those of its parameters. They are in no state_dict."""
+    """A router with more rows, after those of its parameters. They are no buffers, as in
+    `ConstantExpert`."""
 
     def __init__(self, router: nn.Module, rows: Mapping[str, Tensor]) -> None:
         super().__init__()
         # In a list, so that it is no submodule, and its parameters keep their names.
         self._router = [router]
+        self._rows = rows
         for name, parameter in router.named_parameters():
             self.register_parameter(name, parameter)
-            self.register_buffer(f"more_{name}", rows[name], persistent=False)
 
     def forward(self, hidden: Tensor) -> Any:
         whole = {}
         for name, parameter in self.named_parameters():
-            whole[name] = torch.cat([parameter, self.get_buffer(f"more_{name}").to(parameter)])
+            whole[name] = torch.cat([parameter, self._rows[name].to(parameter)])
         return functional_call(self._router[0], whole, (hidden,))
 
 

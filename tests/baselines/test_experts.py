@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from baselines.experts import Experts, matrices, observe, start
+from baselines.wanda import Wanda
 from bench.catalog.entries import METHODS
 from bench.execution.smaller import write_smaller
 from bench.formats.writing import export_model
@@ -187,6 +188,30 @@ def test_folder_with_constants_computes_what_its_source_does_with_them(family, t
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match="use experts:drop=, whose folder other libraries load"):
         export_model(str(tmp_path / "target"), "hf", tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@torch.inference_mode()
+def test_streamed_model_with_constants_is_pruned_as_in_memory(family, tmp_path):
+    """The tokens of a block have passed the constants of those before it, which stay when blocks are
+    released."""
+    model, target = build(family), tmp_path / "target"
+    outcome = Experts(replace=1).apply(model, job_for(model))
+    smaller(model, outcome.kept, tmp_path)
+    constant_experts.write(target, outcome.constants, torch.float32)
+    whole = loading.load(target, Compute())
+    Wanda().apply(whole, job_for(whole, "2:4"))
+    compute = Compute(stream=True, scratch=tmp_path, max_bytes=1)
+    streamed = loading.load(target, compute)
+    job = job_for(streamed, "2:4")
+    for time in ("first", "second"):
+        (tmp_path / time).mkdir()
+        job = replace(job, source=target, compute=compute, workdir=tmp_path / time)
+        folder = Wanda().apply(streamed, job).model
+        shutil.copy(target / "config.json", folder)
+        pruned = loading.load(folder, Compute())
+        for name in job.targets:
+            assert torch.equal(pruned.get_submodule(name).weight, whole.get_submodule(name).weight)
 
 
 @pytest.mark.parametrize("family", MIXTURES)

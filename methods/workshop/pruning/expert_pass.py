@@ -70,7 +70,7 @@ class ExpertPass:
         if len(self._routes) != len(activations.hidden):
             raise RuntimeError(f"the forward pass did not reach {self._path}")
 
-    def run(self, number: int, expert: Expert) -> None:
+    def run(self, number: int, expert: nn.Module) -> None:
         """Add the outputs of one expert. Experts must come in their order."""
         if self._out is None:
             self._out = self._activations.make_states()

@@ -241,6 +241,7 @@ class ByExpert(Streamed):
                         if name.startswith(f"{prefix}.{number}.")
                     }
                     if before and statistics and own:
+                        assert isinstance(expert, Expert)
                         yield Part(own, before.observe(number, expert, own, statistics))
                     else:
                         yield Part(own, NOTHING)
@@ -258,7 +259,8 @@ class ByExpert(Streamed):
         if not self._writer:
             return nullcontext()
         entries = self._entries(f"{prefix}.0.", experts[0])
-        shapes = {place.name: (len(experts), *entry.shape) for place, entry in entries}
+        count = sum(isinstance(expert, Expert) for expert in experts)  # constants are not stored
+        shapes = {place.name: (count, *entry.shape) for place, entry in entries}
         return self._writer.add_stacks(shapes, self._compute.stored)
 
     def _store(self, stacks: Stacks, prefix: str, expert: nn.Module) -> None:
