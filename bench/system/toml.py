@@ -21,8 +21,11 @@ def read_toml(path: Path, most: int = 2**20) -> dict[str, Any]:
                 "another"
             )
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as fault:
-        why = getattr(fault, "strerror", None) or fault
+    except OSError as fault:
         raise UserError(
-            f"config {str(path)!r} cannot be read as TOML ({why}): correct it, or name another"
+            f"config {str(path)!r} cannot be read ({fault.strerror}): name another"
+        ) from None
+    except (ValueError, RecursionError) as fault:
+        raise UserError(
+            f"config {str(path)!r} cannot be read as TOML ({fault}): correct it, or name another"
         ) from None

@@ -193,8 +193,7 @@ def test_folder_with_constants_computes_what_its_source_does_with_them(family, t
 @pytest.mark.parametrize("family", MIXTURES)
 @torch.inference_mode()
 def test_streamed_model_with_constants_is_pruned_as_in_memory(family, tmp_path):
-    """The tokens of a block have passed the constants of those before it, which stay when blocks are
-    released."""
+    """The tokens of a block have passed the constants of the blocks before it, which stay."""
     model, target = build(family), tmp_path / "target"
     outcome = Experts(replace=1).apply(model, job_for(model))
     smaller(model, outcome.kept, tmp_path)
