@@ -12,6 +12,7 @@ from bench.catalog.choice import short_label
 from bench.comparing.floors import Floors
 from bench.comparing.pairing import MetricPair
 from bench.comparing.result_set import ResultSet
+from bench.parts.fidelity import tally
 from bench.reporting import profile
 from bench.reporting.pairwise import ALPHA
 from bench.results import metrics
@@ -45,6 +46,9 @@ CAPTION = (
     "[the tracks](#what-compression-takes-away-track-by-track). In bold: lost first, that is the "
     "largest loss of the row, long and short, and those that do not differ from it (Holm, 5%)."
 )
+
+FIRST_POSITION = 512
+"""Earlier positions are in other tables."""
 
 Tasks = Mapping[tuple[str, int], Record]
 """Records of a row by task and number of tokens."""
@@ -215,5 +219,31 @@ def _text(change: Change | None, bold: bool = False) -> str:
     return f"{shown} ({low} to {high})" + (r"\*" if change.freedom < profile.FEW else "")
 
 
-TABLES: dict[str, Callable[..., str]] = {"long": long_input}
+def kl_positions(folder: str) -> str:
+    """Return a table of each row's KL by position in the text, the smallest loss first."""
+    results = read(folder)
+    records = [r for r in results.records if r.identity.measure == "fidelity" and r.status == "ok"]
+    rows = {_row_of(record): results.items(record).columns for record in records}
+    rows.pop("dense", None)
+    if not rows:
+        return ""
+    seqlen = max(record.identity.protocol.seqlen or 0 for record in records)
+    buckets = [one for one in tally.buckets_of_positions(seqlen) if one[2] >= FIRST_POSITION]
+    lines = []
+    for name, columns in sorted(rows.items(), key=lambda row: float(row[1]["kl"].sum())):
+        cells = [escape_markdown(name)]
+        for label, _, _ in buckets:
+            kl = columns[f"{label}: kl"] / columns[f"{label}: tokens"]
+            cells.append(f"{kl.mean():.4f} ({kl.min():.4f} to {kl.max():.4f})")
+        lines.append(cells)
+    titles = [f">{first:,} to {last:,}" for _, first, last in buckets]
+    count = len(next(iter(rows.values()))["value"])
+    caption = (
+        f"Mean KL to the dense model in nats per token, by position in {count} windows of "
+        f"{seqlen:,} tokens of WikiText-2. In brackets: the smallest and the largest window."
+    )
+    return f"{markdown(['', *titles], lines)}\n{caption}\n{origin_note(records)}"
+
+
+TABLES: dict[str, Callable[..., str]] = {"long": long_input, "kl-positions": kl_positions}
 """Functions by the kind of a table in results/boards.toml."""

@@ -271,7 +271,7 @@ def test_losses_of_long_input_are_by_kind_of_task_and_leave_out_what_is_at_the_f
                 del columns["ruler_gain"]
             items, readings = [], []
             for k, (bits, *gains) in enumerate(zip(*columns.values(), strict=True)):
-                beside = {"ruler_gain": of_item for of_item in gains}
+                beside = {"ruler_gain": gains[0]} if gains else {}
                 items.append(fake_records.Item(str(k), str(k), bits, 1.0, beside))
             for name, values in columns.items():
                 mean, stderr = mean_and_stderr(values)
