@@ -226,7 +226,7 @@ def kl_positions(folder: str) -> str:
     rows = {_row_of(record): results.items(record).columns for record in records}
     rows.pop("dense", None)
     if not rows:
-        return ""
+        return "*Not measured yet*\n"
     seqlen = max(record.identity.protocol.seqlen or 0 for record in records)
     buckets = [one for one in tally.buckets_of_positions(seqlen) if one[2] >= FIRST_POSITION]
     lines = []
