@@ -44,7 +44,8 @@ CAPTION = (
     "With an asterisk: fewer than 8 degrees of freedom. The kinds of task are over all lengths. "
     "The last column is the track of short questions that loses most in the same row of "
     "[the tracks](#what-compression-takes-away-track-by-track). In bold: lost first, that is the "
-    "largest loss of the row, long and short, and those that do not differ from it (Holm, 5%)."
+    "largest loss of the row, long and short, and the losses above 0 that do not differ from it "
+    "(Holm, 5%)."
 )
 
 FIRST_POSITION = 512
@@ -198,16 +199,17 @@ def _pairs(
 
 
 def lost_first(losses: Mapping[str, Change]) -> list[str]:
-    """Return the kind with the largest loss, and those that do not differ from it. Empty if the
-    largest may be 0."""
+    """Return the kind with the largest loss, and those above 0 that do not differ from it. Empty if
+    the largest may be 0."""
     largest, *others = sorted(losses, key=lambda kind: -losses[kind].value)
     if losses[largest].interval(ALPHA)[0] <= 0:
         return []
+    found = [largest]
     p = multiple_tests.holm([differ_p(losses[largest], losses[kind]) for kind in others])
-    return [
-        largest,
-        *(k for k, x in zip(others, p, strict=True) if not multiple_tests.differs(x, ALPHA)),
-    ]
+    for kind, x in zip(others, p, strict=True):
+        if losses[kind].interval(ALPHA)[0] > 0 and not multiple_tests.differs(x, ALPHA):
+            found.append(kind)
+    return found
 
 
 def _text(change: Change | None, bold: bool = False) -> str:
