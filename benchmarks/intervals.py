@@ -86,7 +86,7 @@ class Rows(NamedTuple):
 
 
 def read_rows(model: str, limit: int | None, folders: Iterable[Path]) -> Rows:
-    """Return the rows of a model of so many windows, one record for each identity."""
+    """Return a model's rows with this limit of windows, one record for each identity."""
     rows, known = [], set()
     weights = clusters = np.empty(0)
     for folder in folders:
@@ -112,11 +112,12 @@ def estimate_windows(
     change: np.ndarray,
     weights: np.ndarray,
     clusters: np.ndarray,
-    learned: articles.ArticleVariance,
+    learned: articles.ArticleVariance | None,
 ) -> bootstrap.Estimate:
     """Estimate as bench/comparing/paired_estimate.py does. change: sums of windows."""
     names, index = np.unique(clusters, return_inverse=True)
     if len(names) < MIN_ARTICLES:
+        assert learned is not None
         return articles.estimate_few_articles(change[None], weights, clusters, learned, LEVEL)
     sums = np.bincount(index, change, len(names))
     return bootstrap.studentized_bootstrap(sums[None], np.bincount(index, weights), LEVEL)

@@ -279,8 +279,8 @@ def _held_out_articles() -> str:
         lines.append((model, str(of["rows"]), str(of["articles"]), f"{of['agree']:.1%}", least))
     header = ("model", ">rows", ">articles", ">intervals that agree", ">row that agrees least")
     return (
-        f"Articles of each row, split at random into halves {splits} times: how often the intervals "
-        "of the two halves agree. Of intervals that hold 95%, about 95% do.\n\n"
+        f"Articles of each row, split at random into halves {splits} times: how often the "
+        "intervals of the two halves agree. Of intervals that hold 95%, about 95% do.\n\n"
         f"{markdown(header, lines)}"
     )
 
