@@ -196,8 +196,8 @@ def print_json(text: str) -> None:
     print(printable_json(text), flush=True)
 
 
-def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
-    """Print rows as a table, or as JSON. width: as for `print_table`."""
+def print_rows(rows: Rows, as_json: bool, width: int | None = None, title: str = "") -> None:
+    """Print rows as a table, or as JSON. width, title: as for `print_table`."""
     if as_json:
         print_json(json.dumps(list(rows), indent=1))
         return
@@ -213,7 +213,7 @@ def print_rows(rows: Rows, as_json: bool, width: int | None = None) -> None:
     headers = [name.replace("about_", "~").replace("_", " ") for name in columns]
     right = [bool(rows) and _are_numbers(values) for values in columns.values()]
     lines = [list(map(_text, line)) for line in zip(*columns.values(), strict=True)]
-    print_table(headers, lines, right, width=width)
+    print_table(headers, lines, right, width=width, title=title)
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:

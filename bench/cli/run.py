@@ -187,7 +187,10 @@ def plan(
     rows = []
     for measurements, columns in zip(planned.artifacts().values(), estimate.columns, strict=True):
         rows.append(_describe_planned(measurements, store) | columns)
-    print_rows(rows if json else _shortened(rows), json, width=80)
+    if json:
+        print_rows(rows, json)
+    else:
+        _print_planned(rows)
     if planned.measurements:
         for line in filter(None, (estimate.total, estimate.source)):
             note(line)
@@ -244,10 +247,22 @@ def _describe_planned(
     return row
 
 
+def _print_planned(rows: list[dict[str, Any]]) -> None:
+    """Print a table of the rows of a plan, or of several models one each, with the model above."""
+    shown = _shortened(rows)
+    if len({row["model"] for row in rows}) < 2:
+        print_rows(shown, as_json=False, width=80)
+        return
+    of_model: dict[str, list[dict[str, Any]]] = {}
+    for row, shortened in zip(rows, shown, strict=True):
+        of_model.setdefault(row["model"], []).append(shortened)
+    for model, of_one in of_model.items():
+        print_rows(of_one, as_json=False, width=80, title=model)
+
+
 def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the rows of a plan for a terminal: numbers in a person's units, no columns that are
     the same in all rows or that another one implies."""
-    one_model = len({row["model"] for row in rows}) == 1
     varying = []
     for name in ("seed", "calibration"):
         given = {row[name] for row in rows}
@@ -256,8 +271,7 @@ def _shortened(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     quantizers = list(dict.fromkeys(row["quantizer"] for row in rows))
     out = []
     for row in rows:
-        shown: dict[str, Any] = {} if one_model else {"model": row["model"]}
-        shown |= {name: row[name] for name in ("method", "pattern", "quantizer")}
+        shown = {name: row[name] for name in ("method", "pattern", "quantizer")}
         shown["quantizer"] = short_label(row["quantizer"], quantizers)
         shown |= {name: row[name] for name in varying}
         shown["done"] = f"{row['done']}/{row['measurements']}"

@@ -36,6 +36,19 @@ def test_the_table_of_a_plan_has_its_estimates(cli, tmp_path, monkeypatch, reque
 
 
 @pytest.mark.usefixtures("cache")
+def test_each_of_several_models_has_its_table(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan_costs, "_flops", lambda threads: 1e11)
+    terminal.open_terminal(monkeypatch, 80)
+
+    code, out, _ = cli("plan", "--model", "tiny,tiny-moe", "--methods", "dense", "--quant", "none")
+
+    titles = [line for line in out.splitlines() if line.startswith("tiny")]
+    assert code == 0 and titles == ["tiny", "tiny-moe"]
+    assert out.count("~disk GB") == 2
+
+
+@pytest.mark.usefixtures("cache")
 def test_time_on_a_cpu_follows_the_number_format(tmp_path, monkeypatch):
     monkeypatch.setattr(plan_costs, "_flops", lambda threads: 1e11)
     monkeypatch.setattr(provenance, "instruction_set", lambda: "amx")
