@@ -1,10 +1,11 @@
-"""Tables of rows under limits of bytes, of what a transform changes, and of all quantizers."""
+"""Tables of rows under limits of bytes, of what a transform or training after rounding changes, and
+of all quantizers."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from reference import overview_cells
 
 from bench.catalog.choice import DEFAULT_EMBEDDING
 from bench.comparing.pairing import Seeds, group_by_identity
+from bench.comparing.result_set import ResultSet
 from bench.inputs.models import quantized_file
 from bench.reporting.labelled_rows import quantizer_of_file
 from bench.results import metrics
@@ -183,20 +185,24 @@ ENGINES = (
 """Patterns of a stored form, and the engines that read it. The first that fits counts."""
 CODES = "results/benchmarks/codes.json"
 CODE_COLUMNS = ("engines", ">bits", ">error")
+MORE_BITS = 1.05
+"""From here on the bits per weight of a model are said beside those of the format."""
 
 
 def quantizers() -> str:
-    """Return all quantizers: engines, bits and error of a Gaussian, and ratios of perplexity.
+    """Return all quantizers: engines, bits and error of a Gaussian, and ratios of perplexity, with
+    the bits per weight of a model whose widths the format does not fit.
 
     Of several boards with a row, the first declared counts. A measured row with settings follows
     that of its quantizer.
     """
     figures = json.loads((ROOT / CODES).read_text())["figures"]
+    nominal = {name: own["bits"] for name, own in figures.items() if "bits" in own}
     ratios: dict[str, dict[str, str]] = {}
     for name in declared.folders(used_in="docs/quantizers.md"):
         if name == "benchmarks":
             continue
-        for model, found in _dense_ratios(f"results/{name}").items():
+        for model, found in _dense_ratios(f"results/{name}", nominal).items():
             ratios[model] = found | ratios.get(model, {})
     measured = sorted({row for found in ratios.values() for row in found})
     rows = []
@@ -218,23 +224,62 @@ def quantizers() -> str:
     return markdown(headers, [row + [""] * (len(headers) - len(row)) for _, row in rows])
 
 
-def _dense_ratios(folder: str) -> dict[str, dict[str, str]]:
-    """Return the ratio of perplexity of each quantizer of dense models, by model."""
+def tuned(folder: str) -> str:
+    """Return what training after rounding changes, for each model and quantizer that has both."""
     results = read(folder)
-    seeds: dict[tuple[str, str], Seeds] = {}
-    for record in results.records:
-        identity = record.identity
-        is_dense = (identity.measure, identity.method) == ("perplexity", "dense")
-        if is_dense and record.status == "ok":
-            name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
-            seeds.setdefault((identity.model, name), {})[identity.seed] = record
+    rows = []
+    seeds = _dense_seeds(results, "perplexity")
+    for (model, name), after in sorted(seeds.items()):
+        quantizer, _, settings = name.partition(":")
+        before = seeds.get((model, quantizer))
+        if settings and before:
+            cells = (model, quantizer, settings, f"{mean(before):.2f}", f"{mean(after):.2f}")
+            change = change_text(before, after, results)
+            rows.append(map(escape_markdown, (*cells, change, f"{len(after)}")))
+    headers = ("model", "quantizer", "settings", ">perplexity without", ">perplexity with")
+    return markdown((*headers, ">ratio", ">draws"), rows)
+
+
+def _dense_ratios(folder: str, nominal: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """Return the ratio of perplexity of each quantizer of dense models, by model.
+
+    nominal: bits per weight of each quantizer. Much more in a model is said.
+    """
+    results = read(folder)
+    seeds, bits = _dense_seeds(results, "perplexity"), _dense_seeds(results, "size")
     ratios: dict[str, dict[str, str]] = {}
     for (model, name), after in seeds.items():
         before = seeds.get((model, NONE))
         if before and name != NONE:
-            ratios.setdefault(model, {})[name] = change_text(before, after, results)
+            text = change_text(before, after, results)
+            sizes = [_bits(record) for record in bits.get((model, name), {}).values()]
+            if sizes and sizes[0] > MORE_BITS * nominal.get(name, sizes[0]):
+                text += f", {sizes[0]:.3g} bits"
+            ratios.setdefault(model, {})[name] = text
     return ratios
 
 
-TABLES: dict[str, Callable[..., str]] = {"transforms": transforms, "best": best}
+def _bits(record: Record) -> float:
+    """Return the bits per weight of a record of sizes, 0 if it has none."""
+    found = [r.value for r in record.readings if r.metric == "bits_per_weight"]
+    return next((value for value in found if value is not None), 0.0)
+
+
+def _dense_seeds(results: ResultSet, measure: str) -> dict[tuple[str, str], Seeds]:
+    """Return the records of a measure of dense models by model and quantizer."""
+    seeds: dict[tuple[str, str], Seeds] = {}
+    for record in results.records:
+        identity = record.identity
+        is_dense = (identity.measure, identity.method) == (measure, "dense")
+        if is_dense and record.status == "ok":
+            name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
+            seeds.setdefault((identity.model, name), {})[identity.seed] = record
+    return seeds
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "transforms": transforms,
+    "best": best,
+    "tuned": tuned,
+}
 """Functions by the kind of a table in results/boards.toml."""
