@@ -77,13 +77,23 @@ def beside_smaller(folder: str, model: str) -> str:
 
 
 def ratios(folder: str, *names: str) -> str:
-    """Return perplexity ratios of pairs of methods, named as in the table, or METHOD@PATTERN."""
+    """Return perplexity ratios of pairs of methods, named as in the table, or METHOD@PATTERN.
+
+    names: pairs, after a model if the folder has several.
+    """
     results = merge(folder)
+    pairs = list(names)
+    if len(pairs) % 2:
+        model = pairs.pop(0)
+        results = results.only(model, [r for r in results.records if r.identity.model == model])
     rows = perplexities(results)
     for name, patterns in list(rows.items()):
         rows |= {f"{name}@{pattern}": {pattern: seeds} for pattern, seeds in patterns.items()}
+    missing = [name for name in dict.fromkeys(pairs) if name not in rows]
+    if missing:
+        return f"*Not measured yet:* {escape_markdown(', '.join(missing))}\n"
     cells, noises = [], dict[str, None]()
-    for pair in zip(names[::2], names[1::2], strict=True):
+    for pair in zip(pairs[::2], pairs[1::2], strict=True):
         own = [_only_pattern(name, rows, folder) for name in pair]
         after, before = (rows[name][p] for name, p in zip(pair, own, strict=True))
         r = compare(before, after, results)

@@ -249,31 +249,41 @@ def test_losses_of_long_input_are_by_kind_of_task_and_leave_out_what_is_at_the_f
 ):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     script = load(ROOT / "scripts/long_tables.py", "long_tables_script")
-    for task, gain, loss in (("vt", 2.0, 1.0), ("niah_single_1", 2.0, 0.1), ("cwe", 0.1, 0.0)):
+    for task, gain, loss in (
+        ("ruler/vt/1024", 2.0, 1.0),
+        ("ruler/niah_single_1/1024", 2.0, 0.1),
+        ("ruler/cwe/1024", 0.1, 0.0),
+        ("reading/squad", 0.0, 0.2),
+    ):
+        long = task.startswith("ruler")
+        measure, metric = ("ruler", "ruler_bits") if long else ("answers", "bits_per_byte")
         for quantizer, more in (("none", 0.0), ("int8", loss)):
             record = fake_records.record(
-                "dense", measure="ruler", identity={"quantizer": quantizer}
+                "dense", measure=measure, identity={"quantizer": quantizer}
             )
-            asked = Protocol(name=f"ruler/{task}/1024", version="26.3", limit=3)
+            asked = Protocol(name=task, version="26.3", limit=3)
             record = fake_records.of_identity(record, protocol=asked)
             columns = {
-                "ruler_bits": [1.0 + more, 1.1 + 1.01 * more, 1.2 + 0.99 * more],
+                metric: [1.0 + more, 1.1 + 1.01 * more, 1.2 + 0.99 * more],
                 "ruler_gain": [gain - 0.1, gain, gain + 0.1],
             }
+            if not long:
+                del columns["ruler_gain"]
             items, readings = [], []
-            for k, (bits, of_item) in enumerate(zip(*columns.values(), strict=True)):
-                beside = {"ruler_gain": of_item}
+            for k, (bits, *gains) in enumerate(zip(*columns.values(), strict=True)):
+                beside = {"ruler_gain": gains[0]} if gains else {}
                 items.append(fake_records.Item(str(k), str(k), bits, 1.0, beside))
-            for metric, values in columns.items():
+            for name, values in columns.items():
                 mean, stderr = mean_and_stderr(values)
-                better = "lower" if metric == "ruler_bits" else "higher"
-                about = {"metric": metric, "unit": "bits/byte", "better": better, "n": 3}
+                better = "lower" if name == metric else "higher"
+                about = {"metric": name, "unit": "bits/byte", "better": better, "n": 3}
                 readings.append(fake_records.ReadingRow(**about, value=mean, stderr=stderr))
             fake_records.put(tmp_path, record, items, readings)
 
-    text = script.long_input(str(tmp_path))
+    text = script.long_input(str(tmp_path), str(tmp_path))
 
-    assert "| 1,024 | 1.10 (2.00) | – | – | 1.10 (2.00) | – |" in text
-    assert "left out: cwe at 1,024 tokens." in text
-    needle, variables = r"0.10 (0.10 to 0.10)\*", r"1.00 (0.98 to 1.02)\*"
-    assert f"| int8 | 1,024 | {needle} | – | – | {variables} | – | variables |" in text
+    assert "| tiny | 1,024 | 1.10 (2.00) | – | – | 1.10 (2.00) | – |" in text
+    assert "left out: cwe at 1,024 tokens of tiny." in text
+    needle, variables = r"0.10 (0.10 to 0.10)\*", r"**1.00** (0.98 to 1.02)\*"
+    reading = r"reading 0.20 (0.20 to 0.20)\*"
+    assert f"| {needle} | – | – | {variables} | – | {reading} |" in text
