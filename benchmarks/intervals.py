@@ -21,6 +21,7 @@ such row, or published (bench/assets/seed_noise.json).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,8 +76,8 @@ def real_changes(losses: Losses) -> Losses:
     return (changes - means * weights)[kept], weights
 
 
-class Large(NamedTuple):
-    """Rows of many windows on one text."""
+class Rows(NamedTuple):
+    """Rows of one model on one text."""
 
     losses: np.ndarray
     """Sums of the windows, [rows, windows]. The first row is the dense model."""
@@ -84,15 +85,15 @@ class Large(NamedTuple):
     clusters: np.ndarray
 
 
-def large_rows() -> Large:
-    """Return all rows of LARGE windows, one record for each identity."""
+def read_rows(model: str, limit: int | None, folders: Iterable[Path]) -> Rows:
+    """Return a model's rows with this limit of windows, one record for each identity."""
     rows, known = [], set()
     weights = clusters = np.empty(0)
-    for folder in sorted(path.parent for path in (ROOT / "results").glob("*/records")):
+    for folder in folders:
         side = read(folder)
         for record in side.records:
             identity = record.identity
-            fits = (identity.model, identity.protocol.limit) == (LARGE_MODEL, LARGE)
+            fits = (identity.model, identity.protocol.limit) == (model, limit)
             if not fits or identity.measure != "perplexity" or identity.key() in known:
                 continue
             known.add(identity.key())
@@ -104,24 +105,25 @@ def large_rows() -> Large:
                 rows.insert(0, row)
             else:
                 rows.append(row)
-    return Large(np.stack(rows), weights, clusters)
+    return Rows(np.stack(rows), weights, clusters)
 
 
 def estimate_windows(
     change: np.ndarray,
     weights: np.ndarray,
     clusters: np.ndarray,
-    learned: articles.ArticleVariance,
+    learned: articles.ArticleVariance | None,
 ) -> bootstrap.Estimate:
     """Estimate as bench/comparing/paired_estimate.py does. change: sums of windows."""
     names, index = np.unique(clusters, return_inverse=True)
     if len(names) < MIN_ARTICLES:
+        assert learned is not None
         return articles.estimate_few_articles(change[None], weights, clusters, learned, LEVEL)
     sums = np.bincount(index, change, len(names))
     return bootstrap.studentized_bootstrap(sums[None], np.bincount(index, weights), LEVEL)
 
 
-def against_the_rest(large: Large) -> dict[str, str]:
+def against_the_rest(large: Rows) -> dict[str, str]:
     """Return how many intervals hold the ratio of the windows that they do not use."""
     every = np.arange(LARGE)
     choices = {
@@ -147,7 +149,7 @@ def against_the_rest(large: Large) -> dict[str, str]:
     return {name: f"{of} of {count} ({100 * of / count:.0f}%)" for name, of in held.items()}
 
 
-def everywhere(large: Large) -> dict[str, str]:
+def everywhere(large: Rows) -> dict[str, str]:
     """Return the share of intervals from 20 and 60 windows in a row, wherever they begin, that hold
     the ratio of the other windows, and the least share of one place."""
     every, out = np.arange(LARGE), {}
@@ -169,7 +171,7 @@ def everywhere(large: Large) -> dict[str, str]:
     return out
 
 
-def simulate_windows(intervals: int, large: Large, rng: np.random.Generator) -> dict[str, str]:
+def simulate_windows(intervals: int, large: Rows, rng: np.random.Generator) -> dict[str, str]:
     """Return the share of intervals that miss, by the number of windows."""
     learned = articles.learn(large.losses, large.weights, large.clusters)
     places = [np.flatnonzero(large.clusters == name) for name in np.unique(large.clusters)]
@@ -258,7 +260,8 @@ def main(intervals: int = 2000) -> None:
     rng = np.random.default_rng(0)
     changes = [real_changes(real_losses(ROOT / "results" / folder)) for folder in FOLDERS]
     by_deviation = {d: simulate(intervals, d, changes, rng) for d in DEVIATIONS}
-    large = large_rows()
+    boards = sorted(path.parent for path in (ROOT / "results").glob("*/records"))
+    large = read_rows(LARGE_MODEL, LARGE, boards)
     figures: Figures = {
         "intervals": intervals,
         "claimed share that misses": LEVEL,

@@ -266,7 +266,22 @@ def coverage() -> str:
         f"they leave out: from the first 20 windows {held['the first 20']} hold it, from 20 spread "
         f"over the text {held['20 spread']}, and from 60 {held['the first 60']}. From 20 in a row, "
         f"wherever they begin, {float(mean):.1%} hold it on average and {float(least):.1%} at the "
-        "worst place, which is below the level. Windows are spread by default."
+        "worst place, which is below the level. Windows are spread by default.\n\n"
+    ) + _held_out_articles()
+
+
+def _held_out_articles() -> str:
+    figures = _saved("coverage")["figures"]
+    splits = figures.pop("splits")
+    lines = []
+    for model, of in figures.items():
+        least = f"{of['row that agrees least']:.0%}"
+        lines.append((model, str(of["rows"]), str(of["articles"]), f"{of['agree']:.1%}", least))
+    header = ("model", ">rows", ">articles", ">intervals that agree", ">row that agrees least")
+    return (
+        f"Articles of each row, split at random into halves {splits} times: how often the "
+        "intervals of the two halves agree. Of intervals that hold 95%, about 95% do.\n\n"
+        f"{markdown(header, lines)}"
     )
 
 

@@ -26,6 +26,7 @@ import front_page
 import frontier
 import growth_picture
 import long_tables
+import outside_tables
 import reference
 import size_pictures
 import size_tables
@@ -42,7 +43,13 @@ FRONTIER = "results/smollm2"
 SIZES = "results/main,results/tiny-default"
 """Folders with the models of the picture of sizes."""
 KINDS = {"by-size": size_pictures.by_size} | tables.TABLES | track_tables.TABLES
-KINDS |= size_tables.TABLES | frontier.TABLES | calibration_tables.TABLES | long_tables.TABLES
+KINDS |= (
+    outside_tables.TABLES
+    | size_tables.TABLES
+    | frontier.TABLES
+    | calibration_tables.TABLES
+    | long_tables.TABLES
+)
 """Functions that make a table of results/boards.toml, by its kind."""
 
 

@@ -101,7 +101,7 @@ class Sized(NamedTuple):
     seeds: Seeds
 
 
-def _sized(records: Sequence[Record]) -> Iterator[Sized]:
+def sized_rows(records: Sequence[Record]) -> Iterator[Sized]:
     """Yield the rows that have a perplexity and a size, the mean over their seeds."""
     sizes: dict[str, dict[str, float]] = {}
     for record in records:
@@ -145,7 +145,7 @@ def best(folder: str) -> str:
     results = read(folder)
     rows = []
     for model, records in group_by(results.records, lambda record: record.identity.model).items():
-        sized = list(_sized(records))
+        sized = list(sized_rows(records))
         taken: list[Sized] = []
         for bits in MOST_BITS:
             within = [row for row in sized if row.bits <= bits and row.pattern != SOURCE]

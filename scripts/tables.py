@@ -6,7 +6,7 @@ A function of TABLES takes the folder of a board, and the words of the table in 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from page_records import (
@@ -35,18 +35,24 @@ LEADER_COLUMNS = (
 MAX_LEADERS = "10"
 
 
-def leaders(folder: str, rows: str = MAX_LEADERS) -> str:
-    """Return the first rows of each model of a folder in LEADER_COLUMNS, and the notes folded."""
+def leaders(folder: str, rows: str = MAX_LEADERS, *parts: str) -> str:
+    """Return the first rows of each model of a folder in LEADER_COLUMNS, and the notes folded.
+
+    parts: with any, only the dense row and rows with one of these in their method or quantizer.
+    """
     sections = make_sections(folder)
     if len(sections) == 1:
-        return _first_rows(sections[0], int(rows))
-    texts = [f"{one.title}:\n\n{_first_rows(one, int(rows))}" for one in sections]
+        return _first_rows(sections[0], int(rows), parts)
+    texts = [f"{one.title}:\n\n{_first_rows(one, int(rows), parts)}" for one in sections]
     return "\n".join(texts)
 
 
-def _first_rows(section: ReportSection, most: int) -> str:
+def _first_rows(section: ReportSection, most: int, parts: Sequence[str]) -> str:
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
+    if parts:
+        named = [line for line in whole.lines[1:] if any(p in " ".join(line[:3]) for p in parts)]
+        whole = replace(whole, lines=[whole.lines[0], *named])
     for name in LEADER_COLUMNS:
         named = [i for i, header in enumerate(whole.headers) if header.startswith(name)]
         cells = {line[i] for i in named[:1] for line in whole.lines[:most]}

@@ -109,7 +109,8 @@ def _print_papers(papers: Sequence[PaperRow]) -> None:
     rows = []
     for row in own[:MAX_PAPERS]:
         ratio = "–" if dense is None else f"{row.perplexity / dense:.2f}"
-        label = row.method if row.method == row.pattern else f"{row.method} {row.pattern}"
+        shape = row.pattern if row.quantizer == "none" else row.quantizer
+        label = row.method if row.method == shape else f"{row.method} {shape}"
         rows.append([label, f"{row.perplexity}", ratio, row.source])
     _print_cells(["row", "perplexity", "ratio", "source"], rows, {"row", "source"})
 

@@ -43,6 +43,7 @@ class PaperRow(BaseModel, extra="forbid", frozen=True):
     """Name of a set of tasks, or the words of the source."""
     source: Annotated[str, Field(min_length=1)]
     note: str
+    quantizer: str = "none"
     # A line that ends before the last column has None in it.
     caveat: Annotated[str, BeforeValidator(lambda text: text or "")] = ""
     """Reason why the row is not comparable: it is no result of its pattern, or it saw the tasks in
@@ -136,11 +137,11 @@ def _row(row: PaperRow, columns: Sequence[TableColumn], dense: Decimal | None) -
         "model": row.model,
         "method": row.method,
         "pattern": row.pattern,
-        "quantizer": "none",
+        "quantizer": row.quantizer,
     }
     return TableRow(
         f"{method}, {row.source}",
-        (method, row.pattern, "none", source),
+        (method, row.pattern, row.quantizer, source),
         filters,
         tuple(cells),
         source,

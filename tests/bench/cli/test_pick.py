@@ -128,14 +128,12 @@ def test_rows_calibrated_on_different_texts_compete(cli, here):
 def test_commands_can_be_copied(cli, here, monkeypatch):
     """Lines end in a backslash, and no line is wider than a terminal of 80."""
     monkeypatch.chdir(reports.ROOT)
-    _, out, _ = cli(
-        "pick --model smollm2-135m-instruct-q4 --pattern 2:4 --results results/smollm2-quantized"
-    )
+    _, out, _ = cli("pick --model smollm2-135m-instruct-q4 --pattern 2:4 --results results/main")
     command = out[out.index("Make it:\n") + 9 : out.index("Export it:")]
     lines = command.rstrip().splitlines()
     assert len(lines) > 2 and max(map(len, lines)) <= 80
     assert all(line.endswith(" \\") for line in lines[:-1])
-    assert lines[0].startswith("  bench prune --method sparsegpt --model smollm2-135m-instruct-q4")
+    assert lines[0].startswith("  bench prune --method recon --model smollm2-135m-instruct-q4")
 
 
 def test_a_model_without_records_is_answered_with_what_to_run(cli, tmp_path, monkeypatch):

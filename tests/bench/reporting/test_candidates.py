@@ -161,7 +161,7 @@ def parse(command):
 
 FULL = [
     pytest.param(f, marks=pytest.mark.full)
-    for f in ("tiny-default", "tiny-methods", "smollm2-quantized")
+    for f in ("tiny-default", "tiny-methods", "ladder")
 ]
 
 

@@ -65,6 +65,17 @@ def test_what_papers_report_here_has_its_sources():
     assert [r.method for r in rows if r.caveat] == ["sparseforge_5B"]
 
 
+def test_formats_of_papers_have_their_quantizer_and_a_dense_row_of_their_protocol():
+    rows = from_papers.read_rows(ROOT / "bench/assets/published/bits.csv")
+    assert len(rows) == 51 and {row.model for row in rows} == {"LLaMA2-7B", "LLaMA3-8B"}
+    section = from_papers.make_section(ROOT / "bench/assets/published")
+    wanted = ("LLaMA3-8B", "wikitext2@512")
+    (table,) = [t for t in section.tables if (t.title, t.protocol) == wanted]
+    dense, best = table.rows[:2]
+    assert best.labels[:3] == ("llama.cpp", "dense", "q6_K") and dense.cells[1] is None
+    assert best.cells[1].value == pytest.approx(6.2534 / 6.2332)
+
+
 def test_a_caveat_marks_its_row(tmp_path):
     text = reports.PUBLISHED.replace("note\n", "note,caveat\n").replace(
         "calibrated on C4", "calibrated on C4,saw the tasks"
