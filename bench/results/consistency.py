@@ -5,12 +5,13 @@ They are found without the items. `bench.results.derive` computes readings again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bench.catalog import metric_owners
+from bench.catalog import metric_owners, registry
 from bench.catalog.declarations import CatalogEntry
-from bench.catalog.entries import MEASURES
+from bench.catalog.entries import MEASURES, METHODS, QUANTIZERS
 from bench.results.identity import PROMPT, TIMED, Identity, Protocol, describe_prompt
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
@@ -191,13 +192,44 @@ def _value(text: str) -> Any:
 
 
 def _same_settings(stage: dict[str, Any], typed: dict[str, Any]) -> dict[str, Any]:
-    """Return the stored values of settings that were typed. A default value is not stored, nor is
-    what a text becomes."""
-    config = stage.get("config", {})
-    stored = {name.removesuffix("_"): value for name, value in config.items()}
-    plain = {name: value for name, value in stored.items() if isinstance(value, bool | int | float)}
-    plain |= {name: outer["name"] for name, outer in stage.get("outer", {}).items()}
-    return {name: plain.get(name, value) for name, value in typed.items()}
+    """Return what the key has for settings that were typed.
+
+    A default is not stored, nor is the stage that `from` names, nor what a file becomes. A name
+    that is not ours may have any settings.
+    """
+    entry = METHODS.get(stage["name"]) or QUANTIZERS.get(stage["name"])
+    stored = {name.removesuffix("_"): value for name, value in stage.get("config", {}).items()}
+    stored |= {name: outer["name"] for name, outer in stage.get("outer", {}).items()}
+    out: dict[str, Any] = {}
+    for name, value in typed.items():
+        if name == "from" or (entry and entry.file and name == entry.file.field):
+            out[name] = value
+        elif isinstance(stored.get(name), bool | int | float | str):
+            out[name] = stored[name]
+        elif entry is None or name in stored:
+            out[name] = value
+        elif value is True and name.replace("_", "-") in entry.presets:
+            out[name] = _has_preset(entry.presets[name.replace("_", "-")], stored, typed)
+        else:
+            out[name] = _default(entry, name)
+    return out
+
+
+def _has_preset(
+    preset: Mapping[str, Any], stored: Mapping[str, Any], typed: Mapping[str, Any]
+) -> bool:
+    """Return whether the key has the settings of a preset. One that is not stored is a default of
+    that time, or had another name."""
+    named = {name.removesuffix("_"): value for name, value in preset.items()}
+    return all(stored.get(name, value) in (value, typed.get(name)) for name, value in named.items())
+
+
+def _default(entry: CatalogEntry, name: str) -> Any:
+    """Return the default of a setting as a label has it, or None if there is no such setting."""
+    for field in dataclasses.fields(registry.load(entry)):
+        if field.name.removesuffix("_") == name and field.default is not dataclasses.MISSING:
+            return field.default
+    return None
 
 
 def _of_status(record: Record) -> Iterator[str]:

@@ -217,3 +217,33 @@ def test_a_direction_that_no_comparison_knows_is_a_contradiction():
     record = fake_records.record(measure="mine", protocol="p")
     record.readings = [ReadingRow(metric="m", value=1.0, unit="1", better="up")]
     assert any("its m has the direction 'up'" in said for said in contradictions(record))
+
+
+def wrong_settings(made, stated):
+    """What is said of a record of one method whose identity names another setting of it."""
+    record = fake_records.record(method=made)
+    record.key_inputs["stages"][0]["config"] |= {"eta": 0.9}
+    identity = record.identity.model_copy(update={"stages": (stated,)})
+    said = contradictions(record.model_copy(update={"identity": identity}))
+    return [text for text in said if text.startswith("its identity has settings")]
+
+
+@pytest.mark.parametrize(
+    ("made", "stated", "key_has"),
+    [
+        ("sparsegpt", "sparsegpt:damping=0.5", 0.01),
+        ("sparsegpt", "sparsegpt:group=32", None),
+        ("cast", "cast:no-kd", False),
+        ("cast", "cast:", None),
+        ("experts:by=reap", "experts:by=gate", "reap"),
+    ],
+)
+def test_a_setting_that_the_key_lacks_is_a_contradiction(made, stated, key_has):
+    found = wrong_settings(made, stated)
+
+    assert len(found) == 1 and f": {key_has!r}" in found[0].partition("made from")[2]
+
+
+@pytest.mark.parametrize("stated", ["sparsegpt:damping=0.01", "theirs:rank=3", "recon:from=wanda"])
+def test_a_default_a_plug_in_s_setting_and_a_stage_are_no_contradiction(stated):
+    assert not wrong_settings(stated.partition(":")[0], stated)
