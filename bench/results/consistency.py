@@ -57,7 +57,7 @@ def _of_key(record: Record) -> Iterator[str]:
         owed, repeat = OF_TIMING, _of_timing
     else:
         owed, repeat = OF_ARTIFACT, _of_inputs
-    missing = [name for name in owed if name not in inputs]
+    missing = [name for name in owed if inputs.get(name) in (None, "")]
     if missing:
         yield f"its key_inputs have no {missing[0]}"
         return

@@ -4,6 +4,7 @@ rows measure or where results go."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import locale
 import os
@@ -17,8 +18,9 @@ DECIDES_NO_NUMBER = True
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Restore the settings after the block: environment, current folder, umask, locale, random
-    generators, json, and the settings of numpy and torch, if they are imported."""
+    """Restore the settings after the block: environment, current folder, umask, locale, the search
+    path, random generators, json, hashlib, and the settings of numpy and torch, if they are
+    imported."""
     with contextlib.ExitStack() as stack:
         later = stack.callback
         folder, mask = os.open(".", os.O_RDONLY), os.umask(0o77)
@@ -27,6 +29,7 @@ def kept() -> Iterator[None]:
         later(os.fchdir, folder)
         later(os.umask, mask)
         later(_restore_environment, dict(os.environ))
+        later(_restore_path, list(sys.path))
         later(locale.setlocale, locale.LC_ALL, locale.setlocale(locale.LC_ALL))
         later(random.setstate, random.getstate())
         if "numpy" in sys.modules:
@@ -36,8 +39,8 @@ def kept() -> Iterator[None]:
             later(numpy.seterr, **numpy.geterr())
         if "torch" in sys.modules:
             _restore_torch(later)
-        # Other encoders of JSON replace these in place.
-        for owner in (json, json.JSONDecoder, json.JSONEncoder):
+        # Other encoders of JSON replace these in place. Each key is a digest.
+        for owner in (json, json.JSONDecoder, json.JSONEncoder, hashlib):
             later(_restore, owner, dict(vars(owner)))
         yield
 
@@ -46,6 +49,11 @@ def _restore_environment(environment: dict[str, str]) -> None:
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
+
+
+def _restore_path(before: list[str]) -> None:
+    """Put back what is gone from the search path. What is new stays: a plug-in may import more."""
+    sys.path.extend(place for place in before if place not in sys.path)
 
 
 def _restore(owner: Any, content: dict[str, Any]) -> None:

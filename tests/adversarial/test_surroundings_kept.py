@@ -1,6 +1,7 @@
 """Plug-ins whose import changes the process: other rows keep their numbers, and results their
 place."""
 
+import hashlib
 import json
 import locale
 import os
@@ -19,11 +20,13 @@ CHANGES = {
     "folder": "os.chdir('/')",
     "locale": "locale.setlocale(locale.LC_ALL, 'C')",
     "json": "json.dumps = lambda *_, **__: '{}'; json.JSONEncoder.default = lambda *_: 7",
+    "digests": "hashlib.sha256 = hashlib.md5",
+    "search path": "sys.path[:] = ['elsewhere']",
     "generators": "random.seed(7); numpy.random.seed(7); torch.manual_seed(7)",
     "torch": "torch.set_num_threads(3); torch.set_default_dtype(torch.float64)",
 }
 IMPORTS = """
-import json, locale, os, random
+import hashlib, json, locale, os, random, sys
 import numpy, torch
 """
 
@@ -32,6 +35,7 @@ def state():
     return (
         dict(os.environ), os.getcwd(), locale.setlocale(locale.LC_ALL), json.dumps([0.1]),
         json.JSONEncoder.default, random.getstate(), numpy.random.get_state()[1].tolist(),
+        hashlib.sha256, set(sys.path) - {"elsewhere"},
         torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(),
     )  # fmt: skip
 

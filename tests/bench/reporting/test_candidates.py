@@ -159,10 +159,7 @@ def parse(command):
     return name, commands()[name].make_context(name, words).params
 
 
-FULL = [
-    pytest.param(f, marks=pytest.mark.full)
-    for f in ("tiny-default", "tiny-methods", "ladder")
-]
+FULL = [pytest.param(f, marks=pytest.mark.full) for f in ("tiny-default", "tiny-methods", "ladder")]
 
 
 @pytest.mark.parts("exports")

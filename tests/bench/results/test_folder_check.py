@@ -247,3 +247,10 @@ def test_a_setting_that_the_key_lacks_is_a_contradiction(made, stated, key_has):
 @pytest.mark.parametrize("stated", ["sparsegpt:damping=0.01", "theirs:rank=3", "recon:from=wanda"])
 def test_a_default_a_plug_in_s_setting_and_a_stage_are_no_contradiction(stated):
     assert not wrong_settings(stated.partition(":")[0], stated)
+
+
+def test_a_key_input_without_content_ties_nothing():
+    record = fake_records.record()
+    record.key_inputs["tokenizer"] = ""
+    said = list(contradictions(fake_records.keyed(record)))
+    assert "its key_inputs have no tokenizer" in said
