@@ -111,10 +111,10 @@ def escape_comment(text: str) -> str:
     """Escape text for a comment on GitHub: as `escape_markdown`, and also mentions, references and
     emphasis.
 
-    GitHub finds mentions and references in the text that entities give, so a zero-width space
-    breaks them.
+    GitHub finds mentions, references and addresses in the text that entities give, so a zero-width
+    space breaks them.
     """
-    return re.sub(r"&#(?:35|64);|GH(?=-)", r"\g<0>&#8203;", _escape_marks(text), flags=re.I)
+    return re.sub(r"&#(?:35|64);|GH(?=-)|www(?=\.)", r"\g<0>&#8203;", _escape_marks(text), flags=re.I)
 
 
 def _escape_marks(text: str) -> str:

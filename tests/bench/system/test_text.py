@@ -72,6 +72,6 @@ def test_a_cell_of_csv(given, cell):
 def test_markdown():
     shown = text.escape_markdown("<b>|\x1b[1m `x` & [y]")
     assert shown == "&lt;b&gt;&#124;�&#91;1m &#96;x&#96; &amp; &#91;y]"
-    shown = text.escape_comment("@all #1 gh-2 [x](y) *z*")
+    shown = text.escape_comment("@all #1 gh-2 [x](y) *z* www.a.org")
     broken = "&#64;&#8203;all &#35;&#8203;1 gh&#8203;-2"
-    assert shown == f"{broken} &#91;x&#93;&#40;y&#41; &#42;z&#42;"
+    assert shown == f"{broken} &#91;x&#93;&#40;y&#41; &#42;z&#42; www&#8203;.a.org"
