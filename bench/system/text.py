@@ -114,7 +114,8 @@ def escape_comment(text: str) -> str:
     GitHub finds mentions, references and addresses in the text that entities give, so a zero-width
     space breaks them.
     """
-    return re.sub(r"&#(?:35|64);|GH(?=-)|www(?=\.)", r"\g<0>&#8203;", _escape_marks(text), flags=re.I)
+    linked = r"&#(?:35|64);|GH(?=-)|www(?=\.)"
+    return re.sub(linked, r"\g<0>&#8203;", _escape_marks(text), flags=re.I)
 
 
 def _escape_marks(text: str) -> str:
