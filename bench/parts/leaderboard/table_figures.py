@@ -243,11 +243,11 @@ def draw_patterns(ratios: dict[str, dict[str, Bound]]) -> Figure:
     return figure
 
 
-def _kept(name: str) -> tuple[float, bool, int]:
+def _kept(name: str) -> tuple[float, bool, int, str]:
     """Sort key: few weights kept first; n:m before unstructured."""
     pattern = Pattern.parse(name)
     kept = 1 - pattern.sparsity if pattern.unstructured else pattern.n / pattern.m
-    return (kept, pattern.unstructured, pattern.m)
+    return (kept, pattern.unstructured, pattern.m, name)
 
 
 def _describe_limit(pattern: Pattern) -> str:
