@@ -227,8 +227,6 @@ def kl_positions(folder: str) -> str:
     records = [r for r in results.records if r.identity.measure == "fidelity" and r.status == "ok"]
     rows = {_row_of(record): results.items(record).columns for record in records}
     rows.pop("dense", None)
-    if not rows:
-        return "*Not measured yet*\n"
     seqlen = max(record.identity.protocol.seqlen or 0 for record in records)
     buckets = [one for one in tally.buckets_of_positions(seqlen) if one[2] >= FIRST_POSITION]
     lines = []

@@ -91,7 +91,9 @@ def ratios(folder: str, *names: str) -> str:
         rows |= {f"{name}@{pattern}": {pattern: seeds} for pattern, seeds in patterns.items()}
     missing = [name for name in dict.fromkeys(pairs) if name not in rows]
     if missing:
-        return f"*Not measured yet:* {escape_markdown(', '.join(missing))}\n"
+        sys.exit(
+            f"{folder} has no perplexity of {', '.join(missing)}, named in results/boards.toml"
+        )
     cells, noises = [], dict[str, None]()
     for pair in zip(pairs[::2], pairs[1::2], strict=True):
         own = [_only_pattern(name, rows, folder) for name in pair]
