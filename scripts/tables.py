@@ -51,8 +51,12 @@ def _first_rows(section: ReportSection, most: int, parts: Sequence[str]) -> str:
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     if parts:
-        named = [line for line in whole.lines[1:] if any(p in " ".join(line[:3]) for p in parts)]
-        whole = replace(whole, lines=[whole.lines[0], *named])
+        kept = whole.lines[:1]
+        for line in whole.lines[1:]:
+            label = " ".join(line[:3])
+            if any(part in label for part in parts):
+                kept.append(line)
+        whole = replace(whole, lines=kept)
     for name in LEADER_COLUMNS:
         named = [i for i, header in enumerate(whole.headers) if header.startswith(name)]
         cells = {line[i] for i in named[:1] for line in whole.lines[:most]}
