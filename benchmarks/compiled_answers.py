@@ -66,6 +66,7 @@ def answer_in_turn(model: Any, rounds: int) -> Figures:
 def main(rounds: int = 3) -> None:
     like_a_worker()
     torch.set_num_threads(1)
+    torch.compiler.config.force_disable_caches = True  # the seconds of compiling are measured
     model = loading.load(download.pull(MODEL).folder, Compute(dtype=torch.bfloat16))
     finish("compiled_answers", {MODEL: answer_in_turn(model, rounds)})
 
