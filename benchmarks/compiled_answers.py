@@ -31,14 +31,11 @@ PROMPTS, LENGTH, TOKENS = generation.BATCH, 128, 32
 
 def compiled_answers(decoder: Decoder, ids: Tensor) -> list[list[int]]:
     """Return the answers to prompts, [prompts, tokens], of TOKENS tokens."""
-    # The step was compiled for the last column of a tensor of this width.
-    last, out = ids.clone()[:, -1:], []
-    logits = decoder.prefill(ids)
+    logits, out = decoder.prefill(ids), []
     for position in range(LENGTH, LENGTH + TOKENS):
-        last.copy_(logits[:, -1:].argmax(-1))
-        out.append(last.clone())
+        out.append(logits[:, -1:].argmax(-1))
         if len(out) < TOKENS:
-            logits = decoder.step(last, position)
+            logits = decoder.step(out[-1], position)
     answers: list[list[int]] = torch.cat(out, 1).tolist()
     return answers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -104,12 +104,14 @@ def numbers(figures: dict[str, Any]) -> Iterator[Number]:
     for path, value in leaves(figures):
         if isinstance(value, dict):
             yield Number(path, value["median"], value["min"], value["max"], ratio=True)
-        elif isinstance(value, str) and SPREAD.fullmatch(value):
-            yield Number(path, *map(float, SPREAD.fullmatch(value).groups()))
+        elif isinstance(value, str) and (spread := SPREAD.fullmatch(value)):
+            median, low, high = map(float, spread.groups())
+            yield Number(path, median, low, high)
         elif isinstance(value, str) and re.fullmatch(r"[\d.]+%", value):
-            yield Number(path, *[float(value[:-1]) / 100] * 3)
+            share = float(value[:-1]) / 100
+            yield Number(path, share, share, share)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield Number(path, *[float(value)] * 3)
+            yield Number(path, float(value), float(value), float(value))
 
 
 def panels(figures: dict[str, Any]) -> dict[str, list[tuple[str, Number]]]:
@@ -285,7 +287,7 @@ def _held_out_articles() -> str:
     )
 
 
-TABLES = {
+TABLES: dict[str, Callable[..., str]] = {
     "benchmark": benchmark,
     "coverage": coverage,
     "grid": grid,

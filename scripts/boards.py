@@ -15,7 +15,6 @@ import argparse
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -56,22 +55,23 @@ def hours(board: Board, mirror: Path | None) -> tuple[float, int]:
     return seconds / 3600, rows
 
 
-def taken(board: Board) -> Counter[str]:
-    """Return the core hours of a board's records by kind of processor."""
+def taken(board: Board) -> dict[str, float]:
+    """Return the core hours of a board's records by kind of processor, most first."""
     from bench.parts.forecasts.past_costs import read_past
 
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = {}
     if board.measured:
         for past in read_past(board.folder, beside=False):
-            spent[" ".join(past.machine[:2])] += past.seconds / 3600
-    return spent
+            kind = " ".join(past.machine[:2])
+            spent[kind] = spent.get(kind, 0.0) + past.seconds / 3600
+    return dict(sorted(spent.items(), key=lambda entry: -entry[1]))
 
 
 def account(boards: Sequence[Board], mirror: Path | None) -> None:
     """Print the hours of boards."""
     total = 0.0
     for board in boards:
-        spent = [f"{amount:.1f} h on {kind}" for kind, amount in taken(board).most_common()]
+        spent = [f"{amount:.1f} h on {kind}" for kind, amount in taken(board).items()]
         line = f"{board.name}: taken {', '.join(spent) or 'none'}"
         if board.until:
             line += f"; not made again: {board.until} replaces it"

@@ -7,6 +7,7 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "results"
 FILE = RESULTS / "boards.toml"
@@ -59,11 +60,13 @@ def read() -> dict[str, Board]:
     """Return the declared boards by name, in the order in which they are made."""
     boards = {}
     for name, about in tomllib.loads(FILE.read_text()).items():
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in about.items()}
         own = []
-        for table, of in fields.pop("tables", {}).items():
+        for table, of in about.pop("tables", {}).items():
             words = tuple(map(str, of.get("words", ())))
             own.append(Table(table, of["question"], of["kind"], words))
+        fields: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in about.items()
+        }
         boards[name] = Board(name, tables=tuple(own), **fields)
     return boards
 

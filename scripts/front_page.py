@@ -11,10 +11,12 @@ import io
 import json
 import re
 import shlex
+import sys
+from collections.abc import Callable
 
 import size_pictures
 from page_records import ROOT, read
-from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
@@ -39,6 +41,7 @@ def picture() -> str:
     results = read(SHOWN)
     one = next(board.boards_of("tiny", results))
     made = overview.make(one)
+    assert made, SHOWN
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         print_text_table(made.table, made.table.notes, WIDTH)
@@ -46,8 +49,8 @@ def picture() -> str:
             print_wrapped(sentence, width=WIDTH)
     console = Console(record=True, width=WIDTH, file=io.StringIO(), color_system=None)
     console.print(Text(f"$ {COMMAND}\n{printed.getvalue()}".rstrip()))
-    form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    svg = console.export_svg(title="cast-bench", theme=MONOKAI, code_format=form, unique_id="run")
+    svg = console.export_svg(title="cast-bench", theme=MONOKAI, unique_id="run")
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
@@ -55,8 +58,8 @@ def times() -> str:
     """Return how long the page's commands take, on a card by the plan and on a CPU by a benchmark,
     and the sizes of the models whose results are shown."""
     page = (ROOT / "README.md").read_text()
-    model = re.search(r"^MODEL=(\S+)", page, re.MULTILINE)[1]
-    words = shlex.split(re.search(r"^bench plan (.*?)#", page, re.MULTILINE)[1])
+    model = _find(r"^MODEL=(\S+)", page)
+    words = shlex.split(_find(r"^bench plan (.*?)#", page))
     typed = dict(zip(words[::2], words[1::2], strict=True))
     spec, cards = split_cards(
         Spec(
@@ -68,7 +71,9 @@ def times() -> str:
     )
     rows = estimate_columns(make_plan(spec), CostModel(()), cards)
     seconds = sum(row["about_s"] for row in rows)
-    gigabytes = planned_model(model).download_bytes / 1e9
+    facts = planned_model(model)
+    assert facts, model
+    gigabytes = facts.download_bytes / 1e9
     name = device_specs()[typed["--device"]].name.split(",")[0]
     timed = json.loads((ROOT / "results/benchmarks/default_run.json").read_text())
     here = timed["figures"]["now with CAST"]["whole, seconds"]
@@ -80,6 +85,14 @@ def times() -> str:
         f"`bench run` for the bundled model took {duration(here)}, measured with two threads of an "
         f"{processor}.\n\n{sizes()}"
     )
+
+
+def _find(pattern: str, page: str) -> str:
+    """Return the group of a pattern in README, or exit."""
+    found = re.search(pattern, page, re.MULTILINE)
+    if found is None:
+        sys.exit(f"README.md has no line like {pattern}")
+    return found[1]
 
 
 def lines(file: str) -> str:
@@ -98,4 +111,4 @@ def sizes() -> str:
     )
 
 
-TABLES = {"minutes": times, "lines": lines}
+TABLES: dict[str, Callable[..., str]] = {"minutes": times, "lines": lines}

@@ -72,7 +72,7 @@ def _ms(entry: TimedModel) -> float:
 
 def milliseconds(folder: str, model: str, step: str) -> dict[TimedShape, float]:
     """Return the time of "decode" or "prompt" on one core in the fastest engine, by shape."""
-    times = {}
+    times: dict[TimedShape, float] = {}
     for (timed, name, threads), found in _turns(folder).items():
         if timed == model and name.startswith(step) and threads == 1:
             times |= {shape: _ms(_fastest(found, shape)) for shape in found}
@@ -127,15 +127,15 @@ def read(folders: str) -> tuple[Row, ...]:
     seeds: dict[tuple[str, str, str], set[int | None]] = {}
     for record in results.records:
         identity = record.identity
-        name = (identity.method, identity.quantizer, identity.pattern)
-        row = found.setdefault(name, {})
+        key = (identity.method, identity.quantizer, identity.pattern)
+        values = found.setdefault(key, {})
         for reading in record.readings:
             if reading.value and reading.metric in ("perplexity", metrics.SIZE, "relative_flops"):
-                row.setdefault(reading.metric, []).append(reading.value)
+                values.setdefault(reading.metric, []).append(reading.value)
         if identity.measure == "perplexity":
-            seeds.setdefault(name, set()).add(identity.seed)
+            seeds.setdefault(key, set()).add(identity.seed)
         if identity.measure == "size":
-            row.setdefault("targets", []).append(float(sum(results.items(record).weights)))
+            values.setdefault("targets", []).append(float(sum(results.items(record).weights)))
     dense = found["dense", "none", "dense"]["targets"][0]
     model = results.records[0].identity.model
     decode, prompt = (milliseconds(TIMES, model, step) for step in ("decode", "prompt"))
@@ -161,12 +161,12 @@ def read(folders: str) -> tuple[Row, ...]:
         )
         rows.append(row)
     file = quantized_file(model)
-    own = next((row for row in rows if row.name == "dense"), None)
-    if file and own:
+    original = next((row for row in rows if row.name == "dense"), None)
+    if file and original:
         name = quantizer_of_file(file)
         size = float(file.bytes)
         # It has the weights of the dense row, but not its times.
-        rows.append(own._replace(quantizer=name, size=size, decode_ms=None, prompt_ms=None))
+        rows.append(original._replace(quantizer=name, size=size, decode_ms=None, prompt_ms=None))
     return tuple(rows)
 
 

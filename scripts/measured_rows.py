@@ -40,10 +40,8 @@ def make() -> str:
 def _rows(model: str, one: board.Board) -> list[dict[str, object]]:
     table = one.make_table(paired=lambda column: False, seeds=False)
     best: dict[tuple[str, str], dict[str, object]] = {}
-    parameters = max(
-        (x.value for r in one.records.values() for x in r.readings if x.metric == "parameters"),
-        default=0.0,
-    )
+    readings = [reading for record in one.records.values() for reading in record.readings]
+    parameters = max((x.value or 0.0 for x in readings if x.metric == "parameters"), default=0.0)
     for row in table.rows:
         facts = row.facts
         trained = any(

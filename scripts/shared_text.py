@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,8 @@ def main(mirror: Path) -> None:
     sources = {source.name: source.paragraphs(mirror) for source in PACKED}
     sources["wiki"] = [line for article in articles for line in article.text.split("\n")]
     whole = corpora.documents("wiki-mini", "calibration", None)
-    out = {"wiki-mini": {"found": shared.count(whole, mirror, tasks), "removed": []}}
+    out: dict[str, dict[str, Any]] = {}
+    out["wiki-mini"] = {"found": shared.count(whole, mirror, tasks), "removed": []}
     for name, paragraphs in sources.items():
         kept = set(remove(paragraphs, theirs))
         gone = sorted({removed.digest_of(one) for one in paragraphs if one not in kept})

@@ -33,8 +33,7 @@ from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 
 TRANSFORMS = ("awq", "smooth", "rotate", "permute")
-
-
+BITS = "bits_per_weight"
 NONE = "none"
 MOST_BITS = (4.6, 3.3)
 """Limits of the bits per weight. The largest row of each without a transform is a limit of bytes
@@ -106,7 +105,7 @@ def sized_rows(records: Sequence[Record]) -> Iterator[Sized]:
     sizes: dict[str, dict[str, float]] = {}
     for record in records:
         if record.identity.measure == "size":
-            sizes[record.artifact] = {r.metric: r.value or 0.0 for r in record.readings}
+            sizes[record.artifact] = _values(record)
     measured = [r for r in records if r.identity.measure == "perplexity" and r.artifact in sizes]
     for seeds in group_by_identity(measured).values():
         record = next(iter(seeds.values()))
@@ -114,7 +113,7 @@ def sized_rows(records: Sequence[Record]) -> Iterator[Sized]:
         label = identity.method
         if identity.quantizer != NONE:
             label += f" {identity.quantizer}"
-        bits, megabytes = size.get("bits_per_weight", 0.0), size.get(metrics.SIZE, 0.0) / 1e6
+        bits, megabytes = size.get(BITS, 0.0), size.get(metrics.SIZE, 0.0) / 1e6
         alone = _split(identity)[1] == NONE
         row = Sized(
             mean(seeds),
@@ -246,23 +245,23 @@ def _dense_ratios(folder: str, nominal: Mapping[str, float]) -> dict[str, dict[s
     nominal: bits per weight of each quantizer. Much more in a model is said.
     """
     results = read(folder)
-    seeds, bits = _dense_seeds(results, "perplexity"), _dense_seeds(results, "size")
+    seeds, sizes = _dense_seeds(results, "perplexity"), _dense_seeds(results, "size")
     ratios: dict[str, dict[str, str]] = {}
     for (model, name), after in seeds.items():
         before = seeds.get((model, NONE))
         if before and name != NONE:
             text = change_text(before, after, results)
-            sizes = [_bits(record) for record in bits.get((model, name), {}).values()]
-            if sizes and sizes[0] > MORE_BITS * nominal.get(name, sizes[0]):
-                text += f", {sizes[0]:.3g} bits"
+            size = next(iter(sizes.get((model, name), {}).values()), None)
+            bits = _values(size).get(BITS, 0.0) if size else 0.0
+            if bits > MORE_BITS * nominal.get(name, bits):
+                text += f", {bits:.3g} bits"
             ratios.setdefault(model, {})[name] = text
     return ratios
 
 
-def _bits(record: Record) -> float:
-    """Return the bits per weight of a record of sizes, 0 if it has none."""
-    found = [r.value for r in record.readings if r.metric == "bits_per_weight"]
-    return next((value for value in found if value is not None), 0.0)
+def _values(record: Record) -> dict[str, float]:
+    """Return the values of a record by metric, 0 for a reading without a value."""
+    return {reading.metric: reading.value or 0.0 for reading in record.readings}
 
 
 def _dense_seeds(results: ResultSet, measure: str) -> dict[tuple[str, str], Seeds]:

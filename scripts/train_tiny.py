@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -38,25 +38,31 @@ it."""
 
 
 @dataclass(frozen=True)
-class TinyRecipe:
+class Recipe:
+    """Settings of both trainings. The defaults are those of tiny."""
+
+    window: int = 128  # tokens, in training and in evaluation
+    batch: int = 32  # windows a step
+    steps: int = 1500
+    warmup: int = 100  # steps
+    lr_floor: float = 0.1  # of the peak, where the cosine ends
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.1  # on matrices only
+    clip: float = 1.0  # L2 norm of all gradients
+    seed: int = 0
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class TinyRecipe(Recipe):
     vocab_size: int = 1024
     hidden_size: int = 128
     intermediate_size: int = 352
     layers: int = 4
     heads: int = 4
-    window: int = 128  # tokens, in training and in evaluation
-    batch: int = 32  # windows a step
-    steps: int = 1500
-    warmup: int = 100  # steps
     lr: float | None = None  # peak; None: the better of the trials
-    lr_floor: float = 0.1  # of the peak, where the cosine ends
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1  # on matrices only
-    clip: float = 1.0  # L2 norm of all gradients
     trial_lrs: tuple[float, ...] = (3e-3, 6e-3)
     trial_steps: int = 300
-    seed: int = 0
-    threads: int = 2
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
@@ -99,7 +105,7 @@ def build(recipe: TinyRecipe) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
+def lr_at(step: int, recipe: Recipe, peak: float) -> float:
     """Return the learning rate of a step, from 0: a linear warmup, then a cosine to lr_floor."""
     if step < recipe.warmup:
         return peak * (step + 1) / recipe.warmup
@@ -107,12 +113,23 @@ def lr_at(step: int, recipe: TinyRecipe, peak: float) -> float:
     return peak * (recipe.lr_floor + (1 - recipe.lr_floor) * (1 + math.cos(math.pi * done)) / 2)
 
 
-def batches(ids: Tensor, recipe: TinyRecipe) -> Iterator[Tensor]:
+def batches(ids: Tensor, recipe: Recipe) -> Iterator[Tensor]:
     """Yield random windows, a token longer than the context: int64 [batch, window + 1]."""
     dice = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.steps):
         start = torch.randint(len(ids) - recipe.window, (recipe.batch, 1), generator=dice)
         yield ids[start + torch.arange(recipe.window + 1)]
+
+
+def adamw(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Return an optimizer that decays all weights except vectors."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=recipe.betas)
 
 
 Curve = list[tuple[int, float]]
@@ -122,10 +139,7 @@ Curve = list[tuple[int, float]]
 def train(recipe: TinyRecipe, peak: float, ids: Tensor) -> tuple[LlamaForCausalLM, Curve]:
     """Return the model, and its curve every 50 steps."""
     model = build(recipe).train()
-    decayed = {"params": [p for p in model.parameters() if p.ndim == 2]}
-    rest = {"params": [p for p in model.parameters() if p.ndim != 2], "weight_decay": 0.0}
-    groups = [decayed | {"weight_decay": recipe.weight_decay}, rest]
-    optimizer = torch.optim.AdamW(groups, betas=recipe.betas)
+    optimizer = adamw(model, recipe)
     curve: Curve = []
     recent: list[float] = []
     start = time.perf_counter()
@@ -174,8 +188,12 @@ def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     (out / "generation_config.json").unlink(missing_ok=True)
     (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS}
-    config["clean_up_tokenization_spaces"] = False
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": EOS,
+        "eos_token": EOS,
+        "clean_up_tokenization_spaces": False,
+    }
     (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -34,21 +34,16 @@ OUT = train_tiny.OUT.parent / "tiny-moe"
 
 
 @dataclass(frozen=True)
-class MoeRecipe:
+class MoeRecipe(train_tiny.Recipe):
     experts: int = 16
     active: int = 2  # experts for each token
     units: int = 128  # inner units of an expert
-    window: int = 128  # tokens, in training and in evaluation
-    batch: int = 32  # windows a step
     steps: int = 1000
     warmup: int = 50  # steps
     lr: float = 2e-3  # peak
     lr_floor: float = 0.05  # of the peak, where the cosine ends
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.1  # on matrices only
     dropout: float = 0.1  # of the outputs of attention and experts
     balance: float = 0.01  # weight of the loss that balances the load of the experts
-    clip: float = 1.0  # L2 norm of all gradients
     seed: int = 1
     threads: int = 1
 
@@ -110,10 +105,7 @@ Curve = list[tuple[int, float, float]]
 def train(model: MixtralForCausalLM, recipe: MoeRecipe, ids: Tensor, validation: Tensor) -> Curve:
     """Train the model in place. Return its curve every 100 steps."""
     add_dropout(model, recipe.dropout)
-    decayed = {"params": [p for p in model.parameters() if p.ndim > 1]}
-    rest = {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0}
-    groups = [decayed | {"weight_decay": recipe.weight_decay}, rest]
-    optimizer = torch.optim.AdamW(groups, betas=recipe.betas)
+    optimizer = train_tiny.adamw(model, recipe)
     curve: Curve = []
     recent: list[float] = []
     start = time.process_time()

@@ -33,9 +33,10 @@ from bench.execution.source_guard import read_only
 from bench.formats import stored as stored_folder
 from bench.inputs import loading, models, windows
 from bench.planning.artifact import Artifact
+from bench.planning.memory import estimate_disk_bytes
 from bench.results.record import MAX_AMOUNT
 from bench.system import provenance, surroundings
-from bench.system.cache import build_lock, cache_dir, is_built, temporary_folder
+from bench.system.cache import build_lock, cache_dir, is_built, make_room, temporary_folder
 from bench.system.files import publish, write_file
 from bench.verify import (
     FUNCTION_TOLERANCE,
@@ -135,6 +136,7 @@ class Builder:
     def _make(self, artifact: Artifact, before: BuiltStage | None, home: Path) -> WeightCounts:
         """Run the last stage and publish the result in the cache."""
         self.workspace.progress.enter("loading")
+        make_room(estimate_disk_bytes(artifact, stages=1))
         try:
             with temporary_folder(artifact.key[:8]) as workdir:
                 counts = self._apply(artifact, before, workdir)

@@ -46,6 +46,8 @@ cache_dir = own_cache
 
 OWN = {*REBUILDABLE, *EXPENSIVE, "held", "locks", "gc.lock", "lost+found"}
 """Names of all entries of a cache, which may be a whole disk."""
+KEPT_FREE = 20_000_000_000
+"""Bytes of the disk that are left free if older artifacts can be deleted for it."""
 DOWNLOAD = ".download"
 """Suffix of the folder of an unfinished download."""
 
@@ -253,6 +255,15 @@ def evict(part: str, most: int) -> bool:
             if total > most and entry.stem not in used:
                 total -= _delete(entry)
     return total <= most
+
+
+def make_room(size: float) -> None:
+    """Delete unused artifacts, the oldest first, until `size` bytes can be written and the disk has
+    KEPT_FREE, or a tenth of it, left."""
+    disk = shutil.disk_usage(cache_dir())
+    missing = size + min(KEPT_FREE, disk.total // 10) - disk.free
+    if missing > 0:
+        evict("artifacts", int(count_bytes(cache_dir() / "artifacts") - missing))
 
 
 def _delete(entry: Path) -> int:

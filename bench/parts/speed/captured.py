@@ -60,6 +60,7 @@ class Decoder:
     def __init__(self, model: Any, length: int) -> None:
         self.model, self.length, self.compile_s = model, length, 0.0
         self._cache: list[Tensor] = []
+        self._ids = torch.empty(0, 1, dtype=torch.int64)
         self._compiled: Any = None
 
     @torch.no_grad()
@@ -71,9 +72,9 @@ class Decoder:
         logits: Tensor = self.model(ids, **options).logits
         states = kv_cache.to_tensors(cache)
         if self._compiled is None:
-            self._cache = states
+            self._cache, self._ids = states, self._ids.new_empty(len(ids), 1).copy_(ids[:, -1:])
             self._compiled = self._load(
-                _Step(self.model), (ids[:, -1:], torch.tensor([ids.shape[1] - 1]), states)
+                _Step(self.model), (self._ids, torch.tensor([ids.shape[1] - 1]), states)
             )
         else:
             for own, new in zip(self._cache, states, strict=True):
@@ -84,7 +85,9 @@ class Decoder:
     def step(self, ids: Tensor, position: int) -> Tensor:
         """Process a token of each sequence, [batch, 1], after `position` others. Return logits
         [batch, 1, vocabulary]."""
-        logits: Tensor = self._compiled(ids, torch.tensor([position]), self._cache)
+        # Compiled code reads memory by the strides that its inputs had when it was captured.
+        self._ids.copy_(ids)
+        logits: Tensor = self._compiled(self._ids, torch.tensor([position]), self._cache)
         return logits
 
     def generate(self, ids: Tensor, count: int) -> list[int]:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -168,6 +169,34 @@ def test_a_stage_is_made_once_however_many_start_from_it(tmp_path, monkeypatch):
 
     assert len(made) == 3 and made.count("magnitude") == 1, made
     assert len(list((cache.cache_dir() / "artifacts").glob("*/artifact.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("free", "left"), [(9, {"old", "new", "used"}), (5, {"new", "used"}), (0, {"used"})]
+)
+def test_a_full_disk_costs_the_oldest_artifacts(folder, monkeypatch, free, left):
+    """Before a stage is made: its size, and a tenth of a disk of 40 bytes, are free after it."""
+    for age, name in enumerate(("new", "old", "used")):
+        (folder / "artifacts" / name).mkdir(parents=True)
+        (folder / "artifacts" / name / "file").write_text("12345")
+        os.utime(folder / "artifacts" / name, (1e9 - age, 1e9 - age))
+    disk = SimpleNamespace(total=40, free=free)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: disk)
+    with cache.in_use("used"):
+        cache.make_room(5)
+    assert {path.name for path in (folder / "artifacts").iterdir()} == left
+
+
+def test_a_stage_has_room_before_it_is_made(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr("bench.execution.build.make_room", sizes.append)
+    [artifact] = [
+        some[0].artifact
+        for some in plan.make_plan(runs.small(tmp_path / "r")).artifacts().values()
+        if some[0].artifact.method == "magnitude"
+    ]
+    Builder(artifact, Events(io.StringIO())).build(artifact)
+    assert sizes == [artifact.sizes.parameters * 4.0]
 
 
 def test_a_deletion_that_breaks_off_leaves_nothing_where_it_was(folder, monkeypatch):

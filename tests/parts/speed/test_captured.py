@@ -81,6 +81,20 @@ def test_int4_is_captured(make):
     check(use_dense_twins(model), 12)
 
 
+def test_a_step_reads_a_strided_view_of_tokens_as_its_copy(make, monkeypatch):
+    def load(_, step, inputs):
+        """Read tokens by the strides of the capture, as compiled code does."""
+        size, strides = inputs[0].shape, inputs[0].stride()
+        return lambda ids, *others: step(ids.as_strided(size, strides), *others)
+
+    monkeypatch.setattr(captured.Decoder, "_load", load)
+    decoder = captured.Decoder(make("llama"), PROMPT.shape[1] + 1)
+    decoder.prefill(PROMPT.expand(3, -1).clone())
+    view = torch.arange(3, 63).reshape(3, 20)[:, 7:8]
+    steps = [decoder.step(ids, PROMPT.shape[1]) for ids in (view, view.clone())]
+    assert torch.equal(*steps) and len(steps[0].unique(dim=0)) == 3
+
+
 def test_tables_of_sines_change_no_bit(make):
     model = make("llama")
     wanted = model(PROMPT).logits
