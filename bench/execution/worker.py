@@ -11,7 +11,6 @@ import importlib
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +28,8 @@ from bench.planning.artifact import Measurement
 from bench.results.record import Record
 from bench.results.store import Store, is_disk_full, wait_for_folder
 from bench.system.cache import in_use
+from bench.system.interpreter import EXIT_S, end_within
 from methods.workshop.training.interrupt import Stopped, stop_request
-
-EXIT_S = 5.0
-"""Seconds that threads and exit functions of a method have to end."""
 
 
 class Assignment(BaseModel):
@@ -85,9 +82,7 @@ def _leave(code: int) -> None:
     """End processes that methods left behind, and after a timeout also threads and exit
     functions."""
     end_descendants()
-    last = threading.Timer(EXIT_S, os._exit, (code,))
-    last.daemon = True
-    last.start()
+    end_within(EXIT_S, code)
 
 
 def work(job: Assignment, events: Events) -> None:

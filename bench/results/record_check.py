@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from bench.catalog import metric_owners
 from bench.results import metrics
 from bench.results.consistency import contradictions
 from bench.results.derive import REDUCERS, Derived, Items, derive, derive_own, differences
 from bench.results.record import ReadingRow, Record
 from methods.contract.errors import UserError, first_line
+from methods.contract.measure_info import Metric
 from methods.contract.pattern import Pattern
 
 DECIDES_NO_NUMBER = True
@@ -78,11 +80,37 @@ def _derive(record: Record, items: Items) -> dict[str, Derived]:
     for reading, found in given:
         derived[reading.metric] = found
         wrong = wrong or next(differences(reading, found), "")
+    left_out = _find_left_out(record, items)
+    if left_out and not wrong:
+        wrong = f"they give {left_out}, which the record leaves out"
     if wrong:
         raise UserError(
             f"the items of record {record.short_key} are not its own: {wrong}: measure it again"
         )
     return derived
+
+
+def _find_left_out(record: Record, items: Items) -> str:
+    """Return what the items give and no reading states, or "". Another version of a plug-in may
+    declare other metrics, so only ours count."""
+    stated = {reading.metric for reading in record.readings}
+    known = [m for m in metric_owners.built_in().values() if m.measure == record.identity.measure]
+    for metric in (owned.metric for owned in known):
+        if metric.name not in stated and _give(items, metric, record):
+            return metric.name
+    if known and stated <= items.columns.keys():
+        return "the metric of their column 'value'"
+    return ""
+
+
+def _give(items: Items, metric: Metric, record: Record) -> bool:
+    """Return whether items give a metric that a record does not state."""
+    if metric.name in items.columns or metric.aggregation != "own":
+        return metric.name in items.columns
+    try:
+        return derive_own(metric.name, record, items) is not None
+    except LookupError:  # it rounds towards the number that is left out
+        return metric.name == metrics.SIZE
 
 
 def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived | None:

@@ -255,7 +255,7 @@ class ReadOnlyStore:
 
     def content(self, record: Record) -> bytes:
         """Return the content of the file of a record's items, or raise UserError if it is not the
-        one of the record."""
+        one of the record. Raise OSError if it cannot be read: the record may be right."""
         if record.items is None:
             raise NoItems(
                 f"record {record.short_key} in {str(self.root)!r} has no per-item scores: run its "
@@ -264,7 +264,7 @@ class ReadOnlyStore:
         path = self.items_path(record)
         try:
             content = _read_content(path)
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError):
             content = b""
         record.items.require_whole(content, str(path))
         return content

@@ -76,6 +76,11 @@ def require_folder(path: Path, option: str = "--out", *, new: bool) -> None:
                 f"{option} {str(path)!r} is {kind}, which cannot be replaced: name a new folder "
                 "in it"
             )
+        if path.is_symlink() and not path.exists():  # the folder would appear elsewhere
+            raise UserError(
+                f"{option} {str(path)!r} is a link to a folder that does not exist: create that "
+                "folder, or name another"
+            )
         if place == _absolute(path) and not place.is_dir():
             raise UserError(f"{option} {str(path)!r} is a file, not a folder: name another")
         if new and place == _absolute(path) and any(place.iterdir()):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import locale
 import os
 import sys
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder from which this package was imported."""
 OWN_PACKAGES = ("bench", "methods", "cast", "baselines")
 """Top-level packages of this distribution."""
+EXIT_S = 5.0
+"""Seconds that threads and exit functions of a plug-in have to end."""
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -71,3 +75,16 @@ def forget_current_folder() -> None:
         sys.exit(2)
     if not sys.flags.safe_path and sys.path and Path(sys.path[0] or ".").resolve() == here != ROOT:
         del sys.path[0]
+
+
+def end_within(seconds: float, code: int) -> None:
+    """End this process with an exit code in that time at the latest. Call it last."""
+
+    def end() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()

@@ -115,11 +115,18 @@ def test_every_command_reads_a_config_with_the_same_check(refused, tmp_path, nam
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["merge results --results loop", "prune --method magnitude --out loop", "verify loop"],
+    ("target", "command"),
+    [
+        ("out", "merge results --results out"),
+        ("out", "prune --method magnitude --out out"),
+        ("out", "verify out"),
+        ("elsewhere/new", "submit results --credit me --out out"),
+        ("elsewhere/new", "export --results results --format eee --out out"),
+    ],
 )
-def test_a_link_to_itself_as_target_is_a_sentence(refused, tmp_path, command):
-    (tmp_path / "loop").symlink_to("loop")
+@pytest.mark.parts("exports", "submission")
+def test_a_link_to_itself_or_to_nothing_as_target_is_a_sentence(refused, tmp_path, target, command):
+    (tmp_path / "out").symlink_to(target)
     fake_records.perplexity(tmp_path / "results")
     refused(command)
 

@@ -49,6 +49,15 @@ def test_records_that_are_not_checked_are_only_named():
     }  # fmt: skip
 
 
+def test_a_number_that_items_give_cannot_be_left_out():
+    for store, record in sample():
+        items = store.items(record) if record.items else None
+        for metric in check_record(record, items).derived:
+            readings = [reading for reading in record.readings if reading.metric != metric]
+            with pytest.raises(UserError, match=r"leaves out|it has no"):
+                check_record(record.model_copy(update={"readings": readings}), items)
+
+
 HOSTILE = {
     bool: (None,),
     int: (0, -1, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**70, 1.5),

@@ -219,9 +219,10 @@ def size_of(identity, given):
     if bits is None:
         total = given.get("bytes_packed", count)
     else:
-        total = given.get("bytes_packed", float(round(bits * count / 16))) - 1000
+        packed = given.get("bytes_packed", float(round(bits * count / 16)))
+        total = packed - 1000
         targets = 8000 / (bits - 8 * total / count)
-        others = {"adapter_bytes": 1000.0, "bits_per_weight": bits}
+        others = {"adapter_bytes": 1000.0, "bits_per_weight": bits, "bytes_packed": packed}
     sizes = {"sparsity": 0.5, "parameters": count, "bytes": total} | others | given
     readings = {name: float(value) for name, value in sizes.items()}
     return readings, [Item("layer", "layer", readings["sparsity"], targets)]

@@ -10,6 +10,7 @@ from bench.catalog.parts import found_parts
 from helpers import runs
 
 PROGRAM = "import sys\ntry:\n{}\nfinally:\n    print(*sys.modules)"
+HOLDS = ("atexit.register(sleep, 600)", "Thread(target=sleep, args=[600]).start()")
 HEAVY = {"torch", "transformers", "datasets", "lm_eval"}
 
 
@@ -62,3 +63,19 @@ def test_commands(tmp_path, line, ended, said, absent):
     assert code == ended and said in err, err
     assert absent & modules == set()
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("held", HOLDS)
+def test_what_a_plug_in_leaves_does_not_hold_the_end_of_a_command(held):
+    code = f"""
+import atexit, sys
+from threading import Thread
+from time import sleep
+from bench import __main__ as program
+program.EXIT_S = 0.1
+{held}
+sys.argv = ["bench", "plan", "--methods", "magnitud"]
+program.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr

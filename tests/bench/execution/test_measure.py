@@ -16,7 +16,8 @@ from helpers import runs
 from methods.contract.errors import Diverged, Skipped
 
 BITS = Reading("bits_per_weight", 9.0, metrics.find("bits_per_weight").unit, "lower")
-SIZE = tuple(Reading(*one) for one in (("parameters", 8.0), ("bytes", 9.0), ("sparsity", 1.0)))
+COUNTS = {"parameters": 8.0, "bytes": 9.0, "sparsity": 1.0, "bytes_packed": 9.0}
+SIZE = tuple(Reading(*one) for one in COUNTS.items())
 ITEMS = tuple(Item(str(i), str(i), 1.0, 1.0) for i in range(4))
 
 

@@ -244,6 +244,7 @@ def test_a_speed_stands_beside_the_same_artifact_whatever_measured_its_quality(t
     times = (1.4, 1.5, 1.45, 1.55)
     items = [Item(str(i), str(i), 1.0, 1.0, {"speedup": t}) for i, t in enumerate(times)]
     about = {"measure": "speed", "protocol": "prefill@512", "seed": 0, "items": items}
+    about["beside"] = {"tokens_per_s": 1.0}
     about |= {"identity": {"device": "cuda"}, "provenance": {"machine": {"device": "H100"}}}
     fake_records.counted(tmp_path, "speedup", geometric_mean(times), better="higher", **about)
     (table,) = tables(tmp_path)

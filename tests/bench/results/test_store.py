@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 
@@ -125,6 +126,21 @@ def test_truncated_record_is_moved_aside_and_named(store):
     assert aside.read_bytes() == whole[: len(whole) // 2]
     assert len(store.damaged) == 1
     assert str(path) in store.damaged[0] and str(aside) in store.damaged[0]
+
+
+def test_a_record_whose_items_this_user_cannot_read_stays(store, monkeypatch):
+    store.write(record(), ITEMS)
+    items, read = store.items_path(store.get(KEY)), Path.read_bytes
+
+    def refuse(path):
+        if path == items:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(PermissionError):
+        store.get(KEY)
+    assert store.path(KEY).exists() and not store.damaged
 
 
 @pytest.mark.parametrize(
