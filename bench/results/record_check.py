@@ -98,7 +98,9 @@ def _find_left_out(record: Record, items: Items) -> str:
     for metric in (owned.metric for owned in known):
         if metric.name not in stated and _give(items, metric, record):
             return metric.name
-    if known and stated <= items.columns.keys():
+    own = {m.metric.name for m in known if m.metric.aggregation == "own"}
+    means = {m.metric.name for m in known if m.metric.aggregation not in ("", "own")}
+    if means - items.columns.keys() and stated <= items.columns.keys() | own:
         return "the metric of their column 'value'"
     return ""
 
