@@ -15,12 +15,14 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from declared import RESULTS, Board, read
 
 from bench.planning.artifact import Plan
+from bench.results.identity import Protocol
+from bench.results.store import ReadOnlyStore
 
 ROOT = RESULTS.parent
 
@@ -104,17 +106,38 @@ def _made(boards: Sequence[Board]) -> Iterator[tuple[Board, Path, list[str]]]:
 
 
 def check() -> None:
-    """Plan each spec. Exit if a folder is not declared, or if no page has a declared table."""
+    """Plan each spec. Exit if a folder is not declared, if no page has a declared table, or if the
+    specs draw other windows than those measured."""
     declared = read()
     faults = [f"results/{p.name} is not declared" for p in RESULTS.glob("*/") if _lost(p)]
     pages = "\n".join(p.read_text() for p in (ROOT / "docs").rglob("*.md"))
     for board in declared.values():
-        list(plans(board, None))
+        planned = {draw for plan in plans(board, None) for draw in _draws(_planned(plan))}
+        other = _draws(_measured(board)) - planned
+        if board.specs and not board.until and other:
+            faults.append(f"no spec of {board.name} draws its windows {', '.join(other)}")
         for table in board.tables:
             if f"<!-- board: {table.name} -->" not in pages:
                 faults.append(f"no page has the table {table.name}")
     if faults:
         sys.exit("; ".join(faults))
+
+
+def _planned(plan: Plan) -> Iterator[Protocol]:
+    for measurements in plan.artifacts().values():
+        yield from (m.protocol for m in measurements if m.measure == "perplexity")
+
+
+def _measured(board: Board) -> Iterator[Protocol]:
+    if board.measured:
+        for record in ReadOnlyStore(board.folder).listed():
+            if record.identity.measure == "perplexity":
+                yield record.identity.protocol
+
+
+def _draws(protocols: Iterable[Protocol]) -> set[str]:
+    """Return how protocols draw the windows of a text that they do not read whole."""
+    return {protocol.draw or "from the front" for protocol in protocols if protocol.limit}
 
 
 def _lost(folder: Path) -> bool:
