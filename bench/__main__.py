@@ -4,7 +4,8 @@ from bench.system.interpreter import forget_current_folder
 
 forget_current_folder()
 
-from bench.cli import main as command_line  # noqa: E402  (the current folder is not searched from here on)
+# From here on the current folder is not searched.
+from bench.cli import main as command_line  # noqa: E402
 from bench.system.interpreter import EXIT_S, end_within  # noqa: E402
 
 

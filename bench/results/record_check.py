@@ -94,12 +94,13 @@ def _find_left_out(record: Record, items: Items) -> str:
     """Return what the items give and no reading states, or "". Another version of a plug-in may
     declare other metrics, so only ours count."""
     stated = {reading.metric for reading in record.readings}
-    known = [m for m in metric_owners.built_in().values() if m.measure == record.identity.measure]
-    for metric in (owned.metric for owned in known):
+    owned = metric_owners.built_in().values()
+    known = [one.metric for one in owned if one.measure == record.identity.measure]
+    for metric in known:
         if metric.name not in stated and _give(items, metric, record):
             return metric.name
-    own = {m.metric.name for m in known if m.metric.aggregation == "own"}
-    means = {m.metric.name for m in known if m.metric.aggregation not in ("", "own")}
+    own = {metric.name for metric in known if metric.aggregation == "own"}
+    means = {metric.name for metric in known if metric.aggregation not in ("", "own")}
     if means - items.columns.keys() and stated <= items.columns.keys() | own:
         return "the metric of their column 'value'"
     return ""
