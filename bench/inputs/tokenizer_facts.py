@@ -5,15 +5,17 @@ The library runs in a process with bounds, because it ends the process in which 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from bench.inputs.bos import begins_with_bos
+from bench.system import digests
 from bench.system.bounded import OutOfBounds, call_bounded
 from methods.contract.errors import UserError
 from methods.model.safe_files import read_object
@@ -32,6 +34,9 @@ PROBE = "".join(map(chr, range(32, 127)))
 TEMPLATES = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
 """Files and folders with chat templates, besides tokenizer_config.json."""
 
+_known: dict[str, TokenizerFacts] = {}
+"""Facts of each file that this process has read, by content. Plans of several specs share them."""
+
 
 @dataclass(frozen=True)
 class TokenizerFacts:
@@ -43,19 +48,20 @@ class TokenizerFacts:
     """True if there is a tokenizer.json."""
     begins_with_bos: bool
     """True if the file puts a special token before every text."""
-    lacks_template: bool
+    lacks_template: bool = False
     """True if there is no chat template. False if the files cannot be read."""
     last: int = 0
     """Largest token of the vocabulary."""
-    _counts: dict[str, int] = field(default_factory=dict, repr=False)
-    """Numbers of tokens by text. Several measures count the same text."""
+    _counts: dict[bytes, int] = field(default_factory=dict, repr=False)
+    """Numbers of tokens by digest of the text. Several measures and plans count the same text."""
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text, without truncation. tokenizer.json must exist."""
-        if text not in self._counts:
-            size = len(text.encode())
-            self._counts[text] = ask(self.path, lambda known: _count(known, text), size)
-        return self._counts[text]
+        encoded = text.encode()
+        name = hashlib.sha256(encoded).digest()
+        if name not in self._counts:
+            self._counts[name] = ask(self.path, lambda known: _count(known, text), len(encoded))
+        return self._counts[name]
 
     def require_fit(self, rows: int) -> None:
         """Refuse more tokens than rows of the embedding."""
@@ -70,10 +76,13 @@ def read_tokenizer_facts(folder: Path) -> TokenizerFacts:
     """Read the tokenizer of a model folder. Raise UserError if tokenizer.json is damaged, or gives
     a text other tokens than the model was trained on."""
     path = folder / "tokenizer.json"
-    facts = ask(path, _read_facts) if path.exists() else {"begins_with_bos": False}
-    return TokenizerFacts(
-        path=path, exists=path.exists(), lacks_template=_lacks_template(folder), **facts
-    )
+    facts = TokenizerFacts(path=path, exists=False, begins_with_bos=False)
+    if path.exists():
+        content = digests.of_file(path)
+        if content not in _known:
+            _known[content] = TokenizerFacts(path=path, exists=True, **ask(path, _read_facts))
+        facts = _known[content]
+    return replace(facts, path=path, lacks_template=_lacks_template(folder))
 
 
 def ask(path: Path, question: Callable[[Tokenizer], Any], size: int = 0) -> Any:

@@ -17,7 +17,6 @@ from torch import nn
 
 from bench.comparing import seed_noise_table
 from bench.inputs import training_text, windows
-from bench.inputs.tokenizer_facts import TokenizerFacts
 from bench.results import computed
 from bench.results.store import ReadOnlyStore
 from helpers import browser, faulty, forked_ranks, models, runs
@@ -69,8 +68,7 @@ def seeded() -> None:
 def encoded_once() -> Iterator[None]:
     """Encode each text once for each tokenizer, and validate on little of it."""
     known: dict[tuple[Any, ...], Any] = {}
-    real_encode, real_count = windows.encode, TokenizerFacts.count_tokens
-    real_tokens = training_text._tokens
+    real_encode, real_tokens = windows.encode, training_text._tokens
 
     def once(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         if key not in known:
@@ -83,10 +81,6 @@ def encoded_once() -> Iterator[None]:
         key = (tokenizer.backend_tokenizer.to_str(), text, tuple(first), tuple(options.items()))
         return once(key, lambda: real_encode(tokenizer, text, first, **options))
 
-    def count_tokens(facts: TokenizerFacts, text: str) -> int:
-        result: int = once((facts.path.read_bytes(), text), lambda: real_count(facts, text))
-        return result
-
     def tokens(texts: Iterator[str], tokenizer: Any, limit: int | None) -> Iterator[int]:
         if limit or not hasattr(tokenizer, "backend_tokenizer"):
             return real_tokens(texts, tokenizer, limit)
@@ -95,7 +89,6 @@ def encoded_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "encode", encode)
-        patch.setattr(TokenizerFacts, "count_tokens", count_tokens)
         patch.setattr(training_text, "_tokens", tokens)
         patch.setattr(training_text, "MAX_VALIDATION_WINDOWS", 64)
         yield
