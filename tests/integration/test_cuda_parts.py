@@ -240,9 +240,10 @@ def test_numbers_of_the_card_are_compared_with_those_of_the_cpu(
     assert len(cuda.compare_devices(tmp_path)) == differing
 
 
-def test_without_a_card_it_says_how_to_test():
-    done = run("--stage", "check")
-    assert done.returncode == 2 and "use --dry or --tiny" in done.stderr
+def test_without_a_card_it_says_how_to_test(cuda, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cuda.run(["check"], cuda.Rig(tmp_path), float("inf")) == 2
+    assert "use --dry or --tiny" in capsys.readouterr().err
 
 
 def test_no_parts_are_a_sentence(tmp_path):

@@ -10,6 +10,7 @@ import typer
 
 from bench.catalog import registry
 from bench.cli import main
+from bench.comparing.known_variance import learn
 from bench.formats.contract import ModelFormat
 from bench.inputs.models import ALIASES
 from bench.inputs.shapes import known_shapes
@@ -249,6 +250,8 @@ def test_losses_of_long_input_are_by_kind_of_task_and_leave_out_what_is_at_the_f
 ):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     script = load(ROOT / "scripts/long_tables.py", "long_tables_script")
+    # Its own noise would be that of all boards.
+    monkeypatch.setattr(script, "known_variance", lambda: learn(script.read(str(tmp_path))))
     for task, gain, loss in (
         ("ruler/vt/1024", 2.0, 1.0),
         ("ruler/niah_single_1/1024", 2.0, 0.1),

@@ -30,6 +30,7 @@ def commands(heading):
 @pytest.mark.usefixtures("cache")
 def test_from_a_model_to_what_a_server_loads(cli, output, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    runs.workers_here(monkeypatch)
     way = commands("Your model")
     assert list(way) == ["plan", "run", "pick", "export"]
     _, _, said = cli("plan", *way["plan"])
