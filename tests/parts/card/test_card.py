@@ -46,13 +46,15 @@ def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     with pytest.MonkeyPatch.context() as patch:
         runs.own_cache(folder, patch)
-        spec = runs.small(
-            folder / "r",
-            quantizers=("none", "int8:embed=none", "int4-rtn:embed=none"),
-            measures=("perplexity", "size", "agreement", "fidelity"),
-            perplexity={"windows": 8, "seqlen": 32},
-        )
-        runs.run_here(spec)
+        for method, *more in (("dense", "int8:embed=none", "int4-rtn:embed=none"), ("magnitude",)):
+            spec = runs.small(
+                folder / "r",
+                methods=(method,),
+                quantizers=("none", *more),
+                measures=("perplexity", "size", "agreement", "fidelity"),
+                perplexity={"windows": 8, "seqlen": 32},
+            )
+            runs.run_here(spec, only=[method])
         found = {}
         for record in ReadOnlyStore(spec.results):
             found[record.identity.method, record.identity.quantizer] = record

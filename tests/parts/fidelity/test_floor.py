@@ -13,12 +13,13 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    """Records of tiny and of its rounded and pruned rows, by measure and quantizer."""
+    """Records of tiny and of its rounded row."""
     folder = tmp_path_factory.mktemp("floor")
     with pytest.MonkeyPatch.context() as patch:
         runs.own_cache(folder, patch)
         spec = runs.small(
             folder / "r",
+            methods=("dense",),
             quantizers=("none", "int8"),
             measures=("perplexity", "agreement", "floor", "size"),
             perplexity={"windows": 8, "seqlen": 32},
