@@ -276,6 +276,7 @@ def put_on_path(folder: Path, monkeypatch) -> None:
 
 def forget() -> None:
     """Let the catalog look again."""
+    registry._installed_entry_points.cache_clear()
     registry._plugins.cache_clear()
     registry._import_plugin.cache_clear()
     metric_owners.of_plugins.cache_clear()
