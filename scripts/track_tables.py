@@ -12,7 +12,7 @@ import declared
 import numpy as np
 from numpy.typing import NDArray
 from page_records import ROOT, known_variance, make_sections, markdown, read
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from size_tables import NONE
 
 from bench.comparing.result_set import ResultSet
@@ -213,13 +213,24 @@ def _predict(rows: Sequence[tuple[float, ...]]) -> list[Prediction]:
     count = len(PREDICTORS)
     # A draw of one row, again and again, has no correlation.
     several = [one for one in drawn if (one != one[0]).any(0).all()]
-    ranks = np.stack([spearmanr(one).statistic[:count, count:] for one in several])
+    ranks = _rank_correlations(np.stack(several), count)
     out = []
     for i, name in enumerate(PREDICTORS.values()):
         own = tuple(_estimate(ranks[:, i, j]) for j in range(len(LOSSES)))
         gaps = tuple(_estimate(ranks[:, i, j] - ranks[:, 0, j]) for j in range(len(LOSSES)))
         out.append(Prediction(name, own, gaps if i else ()))
     return out
+
+
+def _rank_correlations(draws: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return Spearman's rho of each of the first columns with each of the others: [draws, count,
+    columns - count]. draws: [draws, rows, columns]."""
+    ranks = rankdata(draws, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
+    products = ranks[:, :, :count].transpose(0, 2, 1) @ ranks[:, :, count:]
+    found: NDArray[np.float64] = np.round(products, 12)  # the same for columns of the same ranks
+    return found
 
 
 def _estimate(draws: NDArray[np.float64]) -> Estimate:

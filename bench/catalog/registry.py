@@ -97,12 +97,13 @@ def _is_built_in(kind: str, name: str) -> bool:
 
 
 def _entry_points(kind: str) -> Iterable[EntryPoint]:
-    return _installed_entry_points().select(group=f"cast_bench.{kind}")
+    found: Iterable[EntryPoint] = _installed_entry_points().select(group=f"cast_bench.{kind}")
+    return found
 
 
 @cache
 def _installed_entry_points() -> Any:
-    """Return those of all packages. Each of them has a file of its own, so they are read once."""
+    """Return those of all packages, whose files are read once."""
     try:
         return entry_points()
     except (TypeError, ValueError):  # one malformed file is enough, in any package

@@ -232,7 +232,7 @@ def test_a_distance_that_orders_rows_as_the_answers_do_is_ahead(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
     script = load(ROOT / "scripts/track_tables.py", "track_tables_script")
     monkeypatch.setattr(script, "ROW_DRAWS", 200)
-    rows = [(mean, i, i, 5 - i, i, i, i, i) for i, mean in enumerate((1, 0, 3, 2, 5, 4))]
+    rows = [(mean, i**3, i, 5 - i, i, i, i, i) for i, mean in enumerate((1, 0, 3, 2, 5, 4))]
     found = script._predict([tuple(map(float, row)) for row in rows])
     mean, tail, _, ear, *_ = found
     assert mean.correlations[0].value == pytest.approx(0.8286, abs=1e-4) and not mean.differences
