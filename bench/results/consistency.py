@@ -25,7 +25,7 @@ OF_ARTIFACT = ("model", "tokenizer", "threads", "stages", "measure")
 OF_TIMING = ("model", "threads", "hardware", "kind", "measure")
 OF_HARNESS = ("model", "method", "task", "content", "harness")
 """Key inputs that each record has: of an artifact, of a timing in an engine, of another harness."""
-SIZES = {"parameters", "bytes", "sparsity"}
+SIZES = {"parameters", "bytes", "sparsity", "bits_per_weight"}
 """Readings of `size` from which its others follow."""
 
 
@@ -251,10 +251,7 @@ def _of_status(record: Record) -> Iterator[str]:
     if doubled:
         yield f"it has two readings of {doubled}"
     if record.status == "ok" and record.identity.measure == "size":
-        owed = SIZES
-        if record.identity.quantizer != "none":
-            owed = SIZES | {"bits_per_weight"}
-        lacking = sorted(owed - set(names))
+        lacking = sorted(SIZES - set(names))
         if lacking:
             yield f"it has no {lacking[0]}, from which its other numbers follow"
 
