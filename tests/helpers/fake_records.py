@@ -218,7 +218,7 @@ def size_of(identity, given):
     targets = 1.0
     if bits is None:
         total = given.get("bytes_packed", count)
-        others = {"bits_per_weight": 8 * total / count}
+        others = {"bits_per_weight": 8 * total / count, "bytes_packed": total}
     else:
         packed = given.get("bytes_packed", float(round(bits * count / 16)))
         total = packed - 1000

@@ -81,7 +81,6 @@ RECORDS: dict[str, Case] = {
     "notes of 300 levels": put("notes", value={"a": json.loads("[" * 300 + "]" * 300)}),
     "deep notes": with_notes('{"a": ' + DEEP + "]" * 100_000 + "}"),
     "long number": with_notes('{"a": ' + "9" * 100_000 + "}"),
-    "a name twice": with_notes('{}, "notes": {}'),
     "huge": as_text(lambda text: text + " " * 70_000_000),
 }
 
