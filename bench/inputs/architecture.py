@@ -8,18 +8,11 @@ numbers. So each family lists its tensors, with shapes as arithmetic on values o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from bench.inputs.model_config import (
-    ACTIVATIONS,
-    ATTENTION,
-    CONFIG_DTYPES,
-    MAX_LABELS,
-    REDIRECTS,
-    ModelConfig,
-)
+from bench.inputs.model_config import REDIRECTS, ModelConfig
 from methods.contract.errors import UserError
 from methods.model import families
 from methods.model.families import Family, Size, compute
@@ -70,8 +63,10 @@ def check(folder: ModelTensors, *, any_dtype: bool = False) -> None:
     family = families.FAMILIES[kind]
     _check_experts(family, config, folder)
     layout = layout_of(family, config)
-    redirects = [r for r in REDIRECTS if r != "auto_map" or not family.native]
-    _check_values(config, layout, redirects)
+    for name in REDIRECTS:
+        if name != "auto_map" or not family.native:
+            config.require_absent(name)
+    config.check_others()
     shapes, dtypes = folder.shapes(), folder.dtypes()
     blocks = 1 + max((i for i in map(family.block_of, shapes) if i is not None), default=-1)
     if blocks != layout.blocks:
@@ -147,29 +142,6 @@ def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) ->
 def count_experts(family: Family, config: ModelConfig) -> int:
     """Return the number of experts in a block by the config; 0 without experts."""
     return _Values(family, config).size(family.experts.count) if family.experts else 0
-
-
-def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:
-    """Check values that decide no shape, but stop transformers. redirects: keys that must be
-    absent."""
-    vocabulary, _ = next(iter(layout.outer.values()))
-    config.check_token("pad_token_id", vocabulary)
-    for name in redirects:
-        config.require_absent(name)
-    for name in ("attn_implementation", "_attn_implementation"):
-        config.check_choice(name, ATTENTION)
-    config.size("num_labels", default=1, most=MAX_LABELS)
-    for name in ("hidden_act", "hidden_activation", "activation_function"):
-        config.check_choice(name, ACTIVATIONS)
-    for name in ("dtype", "torch_dtype"):
-        config.check_choice(name, CONFIG_DTYPES)
-    for name in (
-        "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "rope_theta",
-        "attention_dropout", "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
-    ):  # fmt: skip
-        config.check_number(name)
-    config.context(default=1)
-    config.check_rope()
 
 
 def layout_of(family: Family, config: ModelConfig) -> Layout:
