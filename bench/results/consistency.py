@@ -6,7 +6,7 @@ They are found without the items. `bench.results.derive` computes readings again
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from bench.catalog import metric_owners, registry
@@ -70,10 +70,8 @@ def _of_key(record: Record) -> Iterator[str]:
         return
     # A plug-in's measure and a timing name their protocol as they like.
     is_free = identity.measure == TIMED or identity.measure not in MEASURES
-    untied = [name for name in stated if stated[name] and name not in repeated]
-    for name in untied:
-        if name != "model" and not (name == "protocol" and is_free):
-            yield f"its identity has {name} {stated[name]!r}, of which its key_inputs say nothing"
+    if "protocol" not in repeated and not is_free:
+        yield "its identity has a protocol of which its key_inputs say nothing"
     made_from = {name: value for name, value in inputs.items() if name not in BESIDE_ARTIFACT}
     if record.artifact != digests.of(made_from):
         yield "its artifact is not the digest of the artifact's key_inputs"
@@ -124,23 +122,21 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
     Lengths that an old identity leaves out are left out here, too.
     """
+    stages = inputs["stages"]
+    typed = zip(stages, map(_typed_settings, (*identity.stages, identity.quantizer)), strict=False)
     out: dict[str, Any] = {
-        name: inputs[name] for name in ("seed", "dtype", "device", "targets") if name in inputs
+        "seed": inputs["seed"],
+        "dtype": inputs["dtype"],
+        "arithmetic": inputs.get("arithmetic", ""),  # left out if it is the dtype
+        "device": inputs["device"],
+        "targets": inputs["targets"],
+        "stages": [stage["name"] for stage in stages],
+        "settings": [_same_settings(stage, settings) for stage, settings in typed],
+        "pattern": stages[-1]["pattern"],
     }
-    if "dtype" in inputs:
-        out["arithmetic"] = inputs.get("arithmetic", "")  # left out if it is the dtype
-    if inputs.get("stages"):
-        stages = inputs["stages"]
-        out["stages"] = [stage["name"] for stage in stages]
-        labels = (*identity.stages, identity.quantizer)
-        typed = zip(stages, map(_typed_settings, labels), strict=False)
-        out["settings"] = [_same_settings(stage, settings) for stage, settings in typed]
-        if "pattern" in stages[-1]:
-            out["pattern"] = stages[-1]["pattern"]
     for name, stated in (("calibration", identity.calibration), ("training", identity.training)):
-        if name in inputs:
-            fields = stated.model_dump() if stated else {}
-            out[name] = inputs[name] and _of_text(inputs[name], fields)
+        fields = stated.model_dump() if stated else {}
+        out[name] = inputs[name] and _of_text(inputs[name], fields)
     out["measure"] = inputs["measure"]["name"]
     config = {**(inputs["measure"].get("config") or {})}
     bos, draw = config.get("bos", ""), config.get("draw", "")
@@ -209,19 +205,15 @@ def _same_settings(stage: dict[str, Any], typed: dict[str, Any]) -> dict[str, An
         elif entry is None or name in stored:
             out[name] = value
         elif value is True and name.replace("_", "-") in entry.presets:
-            out[name] = _has_preset(entry.presets[name.replace("_", "-")], stored, typed)
+            preset = entry.presets[name.replace("_", "-")]
+            fields = {field.removesuffix("_"): kept for field, kept in preset.items()}
+            # One that is not stored is a default of that time, or had another name.
+            out[name] = all(
+                stored.get(f, kept) in (kept, typed.get(f)) for f, kept in fields.items()
+            )
         else:
             out[name] = _default(entry, name)
     return out
-
-
-def _has_preset(
-    preset: Mapping[str, Any], stored: Mapping[str, Any], typed: Mapping[str, Any]
-) -> bool:
-    """Return whether the key has the settings of a preset. One that is not stored is a default of
-    that time, or had another name."""
-    named = {name.removesuffix("_"): value for name, value in preset.items()}
-    return all(stored.get(name, value) in (value, typed.get(name)) for name, value in named.items())
 
 
 def _default(entry: CatalogEntry, name: str) -> Any:

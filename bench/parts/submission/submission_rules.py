@@ -22,7 +22,9 @@ from bench.results.alike import is_plain
 from bench.results.derive import Items
 from bench.results.identity import Identity, IdentityKey
 from bench.results.record import DONE, Record
+from bench.results.storage_notes import NotedBits, noted_bits
 from bench.results.store import FOLDERS
+from methods.contract.codec import STORED_KEY
 from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
@@ -37,8 +39,6 @@ MACHINE_PATH = re.compile(
     r"""(?:^|[\s"'=(,:;<\[])(/(?:[\w.@+-]+/)+[\w.@+-]*|/(?:home|root|tmp|mnt|data|work|Users)\b|~/[\w.]\S*"""
     r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""
 )
-RUN_FOLDERS = ("logs", "runs", "locks", "corrupt")
-"""Folders of a results folder that belong to no submission."""
 MAX_CREDIT = 100
 COPY_TOLERANCE = 1e-6
 """Relative difference between two perplexities of which one is a copy."""
@@ -47,26 +47,18 @@ Published = Mapping[IdentityKey, tuple[str, Record]]
 
 
 def of_files(folder: Path) -> Iterator[str]:
-    """Refuse files that belong to no submission, and links. Of a results folder that is no
-    submission yet, the files of runs are left to `of_runs`."""
-    begun = (folder / ABOUT_FILE).exists()
+    """Refuse files that belong to no submission, and links."""
+    if not (folder / ABOUT_FILE).exists():
+        yield f"{folder} has no {ABOUT_FILE}: make the submission with bench submit"
+        return
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not begun and name.partition("/")[0] in RUN_FOLDERS and not path.is_symlink():
-            continue
         if path.is_symlink():
             yield f"{name} is a link: a submission has regular files only"
         elif not path.is_dir() and not (path.is_file() and FILE.fullmatch(name)):
             yield f"{name} is no file of a submission: leave it out"
         elif path.is_dir() and name not in FOLDERS:
             yield f"{name} is no folder of a submission: leave it out"
-
-
-def of_runs(folder: Path) -> Iterator[str]:
-    """Refuse the folders in which a run keeps its own files, in one sentence."""
-    found = [f"{name}/" for name in RUN_FOLDERS if any((folder / name).glob("*"))]
-    if found:
-        yield f"{' and '.join(found)} are files of runs: leave them out, as bench submit does"
 
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
@@ -225,30 +217,23 @@ def _of_reproduction(record: Record) -> Iterator[str]:
 def _of_bits(record: Record) -> Iterator[str]:
     """Refuse notes that store a weight in fewer bits than the quantizer's name says."""
     named = re.match(r"[a-z]+?(\d+)", record.identity.quantizer)
-    stored = record.notes.get("stored")
+    stored = record.notes.get(STORED_KEY)
     if not named or not isinstance(stored, dict):
         return
-    bits, least = _noted_bits(stored), float(named[1])
-    if "values" in stored:
+    least = float(named[1])
+    try:
+        # Older notes have no number of weights to which to spread the bits of scales.
+        bits = noted_bits(record.notes, stored.get("weights", math.inf))
+    except (TypeError, KeyError, ArithmeticError):
+        bits = NotedBits(0, 0, False)
+    if bits.is_packed:
         least *= 1 - Pattern.parse(record.identity.pattern).share
-    if bits is None or bits < least:
-        said = "no number of" if bits is None else f"{bits:.4g}"
+    found = bits.values + bits.others
+    if not least <= found:
         yield (
-            f"its notes store {said} bits of a weight, and {record.identity.quantizer} has at "
+            f"its notes store {found:.4g} bits of a weight, and {record.identity.quantizer} has at "
             f"least {least:.4g}"
         )
-
-
-def _noted_bits(stored: Mapping[str, Any]) -> float | None:
-    """Return the bits of a weight that notes state, without pruned ones, or None if they state
-    none."""
-    names = ("values", "others", "weights") if "values" in stored else ("bits", "scales")
-    numbers = [stored.get(name, 0) for name in names]
-    if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
-        return None
-    if "values" in stored:
-        return 8 * (numbers[0] + numbers[1]) / numbers[2] if numbers[2] else None
-    return float(numbers[0])
 
 
 def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
@@ -342,32 +327,19 @@ def differences(record: Record, other: Record) -> Iterator[str]:
 def of_protocol(
     records: Iterable[Record], published: Iterable[Record]
 ) -> Iterator[tuple[Record, str]]:
-    """Refuse a text or task in another protocol, or of other tokens, than that of the published
-    rows of its model.
-
-    For a new model, refuse what is not the default.
-    """
+    """Refuse a text or task in another protocol than that of the published rows of its model. For a
+    new model, refuse what is not the default."""
     labels: dict[tuple[str, str, str], set[str]] = {}
-    tokens: dict[object, Record] = {}
     versions: dict[str, set[str | None]] = {}
     for record in published:
         identity = record.identity
         key = (identity.model, identity.measure, identity.protocol.name)
         labels.setdefault(key, set()).add(identity.protocol.label)
-        if record.token_digest:
-            tokens[identity.model, identity.measure, identity.protocol] = record
         versions.setdefault(identity.protocol.name, set()).add(identity.protocol.version)
     for record in records:
         identity, protocol = record.identity, record.identity.protocol
         if identity.subject not in ("text", "task") or identity.measure == "pattern":
             continue
-        theirs = tokens.get((identity.model, identity.measure, protocol))
-        if theirs and record.token_digest != theirs.token_digest:
-            yield (
-                record,
-                f"its {protocol.label} has other tokens than the published record "
-                f"{theirs.short_key}",
-            )
         known = labels.get((identity.model, identity.measure, protocol.name), set())
         wrong = "" if protocol.label in known else _odd_protocol(identity, known, versions)
         if wrong:
