@@ -7,12 +7,11 @@ numbers. So each family lists its tensors, with shapes as arithmetic on values o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from bench.inputs.model_config import REDIRECTS, ModelConfig
+from bench.inputs.model_config import MAX_SIZE, REDIRECTS, ModelConfig
 from methods.contract.errors import UserError
 from methods.model import families
 from methods.model.families import Family, Size, compute
@@ -20,6 +19,8 @@ from methods.model.folder import TIED, Folder
 
 Shape = tuple[int, ...]
 
+MAX_EXPERTS = 2**12
+"""Largest number of experts in a block, because the tensors of each are listed."""
 DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -61,7 +62,6 @@ def check(folder: ModelTensors, *, any_dtype: bool = False) -> None:
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
         return  # the search for targets refuses it
     family = families.FAMILIES[kind]
-    _check_experts(family, config, folder)
     layout = layout_of(family, config)
     for name in REDIRECTS:
         if name != "auto_map" or not family.native:
@@ -123,22 +123,6 @@ def check_head(folder: Folder) -> None:
             )
 
 
-def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:
-    """Require the config's number of experts before their tensors are listed: a config can name any
-    number."""
-    if not family.experts:
-        return
-    claimed = count_experts(family, config)
-    numbers = rf"{re.escape(family.blocks)}\.\d+\.{re.escape(family.experts.path)}\.(\d+)\."
-    # A gap is a missing tensor.
-    found = len({m[1] for name in folder.shapes() if (m := re.match(numbers, name))})
-    if claimed != found:
-        raise UserError(
-            f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: "
-            "download or write it again"
-        )
-
-
 def count_experts(family: Family, config: ModelConfig) -> int:
     """Return the number of experts in a block by the config; 0 without experts."""
     return _Values(family, config).size(family.experts.count) if family.experts else 0
@@ -194,4 +178,6 @@ class _Values:
         default = self._family.defaults.get(name)
         if isinstance(default, str):
             default = None if self._config.has(name) else max(1, self.size(default))
-        return self._config.size(name, default=default)
+        is_count = self._family.experts and name == self._family.experts.count
+        most = MAX_EXPERTS if is_count else MAX_SIZE
+        return self._config.size(name, default=default, most=most)

@@ -156,16 +156,9 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
 
 def _of_text(text: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
-    others = {
-        "data": text["data"],
-        "bos": text.get("bos", ""),
-        "all_experts": text.get("all_experts", False),
-        "packing": text.get("packing", ""),
-    }
-    lengths = {
-        name: None if length is None else text.get(name, length) for name, length in stated.items()
-    }
-    return lengths | {name: value for name, value in others.items() if name in ("data", *stated)}
+    """Return the fields of a text in a key that the identity states. A key leaves defaults out."""
+    fields = {"bos": "", "all_experts": False, "packing": "", "recipe": stated.get("recipe")} | text
+    return {name: None if value is None else fields[name] for name, value in stated.items()}
 
 
 def _typed_settings(label: str) -> dict[str, Any]:

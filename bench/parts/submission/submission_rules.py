@@ -242,18 +242,11 @@ def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]
     explained = {
         r.artifact for r in records if r.identity.measure == "pattern" and "stored" in r.notes
     }
+    why = "nothing says how its bits are stored: submit the record `pattern` of its artifact, too"
     for record in records:
-        identity = record.identity
-        if (
-            identity.measure == "size"
-            and identity.quantizer != "none"
-            and record.artifact not in explained
-        ):
-            yield (
-                record,
-                "nothing says how its bits are stored: submit the record `pattern` of the same "
-                "artifact, too",
-            )
+        is_quantized = record.identity.measure == "size" and record.identity.quantizer != "none"
+        if is_quantized and record.artifact not in explained:
+            yield record, why
 
 
 def of_repetition(records: Sequence[Record], published: Published) -> Iterator[tuple[Record, str]]:

@@ -80,7 +80,7 @@ def test_a_config_alone_names_no_more_tensors_than_a_model_can_have(huge, make, 
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan/config.json").write_text(json.dumps(config | huge))
-    with pytest.raises(UserError, match="more than a model can have: correct it"):
+    with pytest.raises(UserError, match=r"more than a model can have|from 1 to 4096"):
         planned_model(str(tmp_path / "plan"))
 
 
