@@ -55,29 +55,22 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
 def unpack(content: bytes, record: Record, name: str, *, known: bool = False) -> Items:
     """Return a record's items from the content of their Parquet file. name: the file, for the
     error. known: whether this function has accepted these very bytes before."""
-    assert record.items is not None
-    if known:
-        return of_table(_read_known(content), name)
-    return of_table(read_parquet(content, name), name)
+    return of_table(read_parquet(content, name, known=known), name)
 
 
-def _read_known(content: bytes) -> Any:
-    import pyarrow
-    from pyarrow import parquet
-
-    text = ["item_id", "cluster_id"]
-    file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=text)
-    return file.read(use_threads=False)
-
-
-def read_parquet(content: bytes, name: str, text: Sequence[str] = TEXT_COLUMNS[:2]) -> Any:
-    """Return a table of items. Refuse other columns. text: its columns of text."""
+def read_parquet(
+    content: bytes, name: str, text: Sequence[str] = TEXT_COLUMNS[:2], *, known: bool = False
+) -> Any:
+    """Return a table of items. Refuse other columns. text: its columns of text. known: see
+    `unpack`."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         # A dictionary holds a text once, however often a small file repeats it.
         file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=list(text))
+        if known:
+            return file.read(use_threads=False)
         rows = file.metadata.num_rows
         if not rows:  # its columns of text are of another type
             file = parquet.ParquetFile(pyarrow.BufferReader(content))

@@ -133,10 +133,6 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
         text("tokenizer_config.json", '{"sp_model_kwargs": {"enable_sampling": true}}'),
         "has sp_model_kwargs",
     ),
-    "long suffix": (
-        tokenizer(lambda v: v["model"].update(end_of_word_suffix="x" * 10**7)),
-        "end_of_word_suffix has 10,000,000 letters",
-    ),
 }
 """Changes of tokenizer.json that change what is measured, and what the refusal says."""
 
