@@ -30,7 +30,6 @@ DESCRIPTIONS = {
     "missing": "must be given",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
-    "decimal_parsing": "must be a number",
     "extra_forbidden": "there is no such setting",
 }
 """Sentence for each type of error."""

@@ -29,8 +29,7 @@ from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
 
-NAME = re.compile("[a-z0-9]+(?:[.-][a-z0-9]+)*")
-NAME_LENGTH = range(6, 65)
+NAME = re.compile("(?=.{6,64}$)[a-z0-9]+(?:[.-][a-z0-9]+)*")
 FILE = re.compile(
     r"about\.toml|records/[0-9a-f]{32}\.json|items/[0-9a-f]{32}\.parquet|signatures/[0-9a-f]{32}\.txt(\.sig)?"
 )
@@ -63,23 +62,15 @@ def of_files(folder: Path) -> Iterator[str]:
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
     """Refuse a folder name that breaks the rule: MODEL-MACHINE-WHO in lower case."""
-    begins = sorted({slug(model) for model in models})
-    if not NAME.fullmatch(name) or len(name) not in NAME_LENGTH:
-        yield (
-            f"the name {name!r} is not MODEL-MACHINE-WHO in lower-case letters, digits, dots and "
-            f"dashes, with {NAME_LENGTH.start} to {NAME_LENGTH.stop - 1} characters: give another "
-            "with --name"
-        )
+    begins, wrong = sorted({slug(model) for model in models}), ""
+    if not NAME.fullmatch(name):
+        wrong = "is not MODEL-MACHINE-WHO in 6 to 64 lower-case letters, digits, dots and dashes"
     elif begins and not any(name.startswith(f"{model}-") for model in begins):
-        yield (
-            f"the name {name!r} does not begin with a model of the records ({', '.join(begins)}): "
-            "give another with --name"
-        )
-    if name in taken:
-        yield (
-            f"the name {name!r} is taken in the results that are published: give another with "
-            "--name"
-        )
+        wrong = f"does not begin with a model of the records ({', '.join(begins)})"
+    elif name in taken:
+        wrong = "is taken in the results that are published"
+    if wrong:
+        yield f"the name {name!r} {wrong}: give another with --name"
 
 
 def slug(text: str) -> str:
@@ -189,9 +180,9 @@ def _of_reproduction(record: Record) -> Iterator[str]:
                 f"{one['name']} is a class in the file {one['distribution']}, which no one else "
                 "has: install it as a plug-in"
             )
+        if (one.get("commit") or {}).get("dirty"):
+            yield "it was made with uncommitted changes of a plug-in: commit them and run again"
     provided = {one["name"] for one in record.plugins}
-    if any((one.get("commit") or {}).get("dirty") for one in record.plugins):
-        yield "it was made with uncommitted changes of a plug-in: commit them and run again"
     named = [*(("methods", stage) for stage in identity.stages), ("quantizers", identity.quantizer)]
     stages = []
     try:
