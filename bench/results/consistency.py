@@ -16,7 +16,6 @@ from bench.results.identity import PROMPT, TIMED, Identity, Protocol, describe_p
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
 
-PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt", "draw")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
 BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
@@ -96,25 +95,23 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         "calibration": calibration and calibration.model_dump(),
         "training": training and training.model_dump(),
         "measure": identity.measure,
-        "protocol": _parts_of(identity.protocol),
+        "protocol": identity.protocol,
     }
-
-
-def _parts_of(protocol: Protocol, **others: Any) -> tuple[Any, ...]:
-    return tuple(others.get(part, getattr(protocol, part)) for part in PROTOCOL)
 
 
 def _of_harness(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     """Return the same parts from the key inputs of another harness's record."""
-    parts = _parts_of(identity.protocol, name=inputs["task"], engine=inputs["harness"])
+    named = {"name": inputs["task"], "engine": inputs["harness"]}
     stages = [inputs["method"].partition(":")[0]]
-    return {"model": inputs["model"], "stages": stages, "protocol": parts}
+    protocol = identity.protocol.model_copy(update=named)
+    return {"model": inputs["model"], "stages": stages, "protocol": protocol}
 
 
 def _of_timing(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     """Return the same parts from the key inputs of a timing that has no artifact."""
     engine = inputs["engine"]["name"] if "engine" in inputs else ""
-    return {"dtype": inputs["kind"], "protocol": _parts_of(identity.protocol, engine=engine)}
+    protocol = identity.protocol.model_copy(update={"engine": engine})
+    return {"dtype": inputs["kind"], "protocol": protocol}
 
 
 def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
@@ -138,20 +135,20 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
         fields = stated.model_dump() if stated else {}
         out[name] = inputs[name] and _of_text(inputs[name], fields)
     out["measure"] = inputs["measure"]["name"]
-    config = {**(inputs["measure"].get("config") or {})}
-    bos, draw = config.get("bos", ""), config.get("draw", "")
+    config = inputs["measure"].get("config") or {}
+    parts = {"draw": config.get("draw", ""), "bos": config.get("bos", "")}
     if "corpus" in config:
-        name = config["corpus"]
-        if "split" in config:
-            name += f"-{config['split']}"
-        out["protocol"] = (name, None, config["seqlen"], config.get("windows"), bos, "", "", draw)
+        parts["name"] = "-".join(filter(None, (config["corpus"], config.get("split"))))
+        parts |= {"seqlen": config["seqlen"], "limit": config.get("windows")}
     elif "task" in config:
         version = f"{config['shots']}-shot" if "shots" in config else config["version"]
         prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
-        limit = config.get("limit")
-        out["protocol"] = (config["task"], version, None, limit, bos, "", prompt, draw)
+        parts |= {"name": config["task"], "version": version, "prompt": prompt}
+        parts["limit"] = config.get("limit")
     elif out["measure"] in PROTOCOL_OF:
-        out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "", draw)
+        parts = {"name": PROTOCOL_OF[out["measure"]], "draw": parts["draw"]}
+    if "name" in parts:
+        out["protocol"] = Protocol.model_construct(**parts)
     return out
 
 
@@ -227,10 +224,8 @@ def _of_status(record: Record) -> Iterator[str]:
         yield "it has diverged, but every reading has a value"
     if record.status in ("failed", "skipped") and record.readings:
         yield f"it has {record.status}, but it has readings"
-    if record.status != "ok" and record.items is not None:
-        yield f"it is {record.status}, but it has items"
-    if record.status != "ok" and not record.reason:
-        yield f"it is {record.status}, but it has no reason"
+    if record.status != "ok" and (record.items is not None or not record.reason):
+        yield f"it is {record.status}, but it has items, or no reason"
     names = [reading.metric for reading in record.readings]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:

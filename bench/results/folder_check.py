@@ -85,10 +85,8 @@ def disagreements(
             yield record, sentence
         digest = record.key_inputs.get("model")
         # The key inputs of a record made elsewhere have the name of its model, and no digest.
-        if "made_elsewhere" in record.notes:
-            first = record
-        else:
-            first = weights.setdefault(record.identity.model, record)
+        is_elsewhere = "made_elsewhere" in record.notes
+        first = record if is_elsewhere else weights.setdefault(record.identity.model, record)
         if first.key_inputs.get("model") != digest:
             name = record.identity.model
             yield (

@@ -91,13 +91,10 @@ def copy(source: ReadOnlyStore, target: Store) -> None:
     """Copy all signed lists of a folder whose names are of their content. A list that is no longer
     of any record does no harm."""
     for path in _lists(source.root):
-        with contextlib.suppress(ValueError):
-            if _name(_read(path)) != path.stem:
-                continue
         for one in (path, path.with_name(f"{path.name}.sig")):
             place = target.root / FOLDER / one.name
-            if not os.path.lexists(place):
-                with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError):
+                if _name(_read(path)) == path.stem and not os.path.lexists(place):
                     write_file(place, _read(one))
 
 

@@ -54,10 +54,8 @@ def of_files(folder: Path) -> Iterator[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             yield f"{name} is a link: a submission has regular files only"
-        elif not path.is_dir() and not (path.is_file() and FILE.fullmatch(name)):
-            yield f"{name} is no file of a submission: leave it out"
-        elif path.is_dir() and name not in FOLDERS:
-            yield f"{name} is no folder of a submission: leave it out"
+        elif not (name in FOLDERS if path.is_dir() else path.is_file() and FILE.fullmatch(name)):
+            yield f"{name} is not part of a submission: leave it out"
 
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
