@@ -168,9 +168,8 @@ class _Values:
         """Check that a fraction of two values is a whole number, for example "num_attention_heads /
         num_key_value_heads"."""
         whole, part = fraction.split(" / ")
-        self._config.require_multiple(
-            self.size(part), self.size(whole), f"{whole} is shared among {part}"
-        )
+        if self.size(whole) % self.size(part):
+            raise self._config.invalid(f"{whole} is not a multiple of {part}")
 
     def _value(self, name: str) -> int:
         if name in self._family.flags:

@@ -178,19 +178,14 @@ def _check_architecture(header: Header) -> None:
     strangers = [key for key in fields if key.partition(".")[0] in others]
     if strangers:
         raise ValueError(f"{strangers[0]!r} is a field of another architecture than {kind}")
-    hidden, heads = (
-        _size(fields, kind, "embedding_length"),
-        _size(fields, kind, "attention.head_count"),
-    )
+    hidden = _size(fields, kind, "embedding_length")
+    heads = _size(fields, kind, "attention.head_count")
     groups = _size(fields, kind, "attention.head_count_kv", heads)
     inner, layers = _size(fields, kind, "feed_forward_length"), _size(fields, kind, "block_count")
     width = _head_width(fields, kind, max(1, hidden // heads))
     vocabulary = _shape(tensors, "token_embd.weight")[-1]
-    blocks = {
-        int(name.split(".")[1])
-        for name in tensors
-        if name.startswith("blk.") and name.split(".")[1].isdecimal()
-    }
+    numbers = [re.match(r"blk\.(\d+)\.", name) for name in tensors]
+    blocks = {int(number[1]) for number in numbers if number}
     if blocks != set(range(len(blocks))) or len(blocks) != layers:
         raise ValueError(
             f"{kind}.block_count is {layers}, and there are tensors of {len(blocks)} blocks"

@@ -61,9 +61,9 @@ class ModelConfig:
         value = self._values.get(name)
         value = default if value is None else value
         if value is None:
-            raise self._invalid(f"it has no {name}")
+            raise self.invalid(f"it has no {name}")
         if type(value) is not int or not 0 < value <= most:
-            raise self._invalid(f"{name} is {_short(value)}, not a whole number from 1 to {most}")
+            raise self.invalid(f"{name} is {_short(value)}, not a whole number from 1 to {most}")
         return value
 
     def has(self, name: str) -> bool:
@@ -73,7 +73,7 @@ class ModelConfig:
         value = self._values.get(name)
         value = default if value is None else value
         if not isinstance(value, bool):
-            raise self._invalid(f"{name} is {_short(value)}, not true or false")
+            raise self.invalid(f"{name} is {_short(value)}, not true or false")
         return value
 
     def check_others(self) -> None:
@@ -83,7 +83,7 @@ class ModelConfig:
         except ValidationError as fault:
             first = fault.errors()[0]
             name = ".".join(map(str, first["loc"]))
-            raise self._invalid(
+            raise self.invalid(
                 f"{name} is {_short(first['input'])}, but {describe_allowed(first)}"
             ) from None
         self.context(default=1)
@@ -91,15 +91,11 @@ class ModelConfig:
     def require_absent(self, name: str) -> None:
         """Refuse a key that would make transformers read or run something else."""
         if self._values.get(name):
-            raise self._invalid(
+            raise self.invalid(
                 f"{name} is {_short(self._values[name])}, which cast-bench does not use"
             )
 
-    def require_multiple(self, part: int, whole: int, what: str) -> None:
-        if whole % part:
-            raise self._invalid(f"{what}, and {whole} is not a multiple of {part}")
-
-    def _invalid(self, what: str) -> UserError:
+    def invalid(self, what: str) -> UserError:
         return UserError(
             f"invalid config.json in {self._where}: {what}; download or write it again"
         )

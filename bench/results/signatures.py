@@ -146,9 +146,7 @@ def _keygen(*arguments: str, content: bytes | None = None) -> subprocess.Complet
 
 def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-    if lines:
-        return lines[-1][:120]
-    return f"code {done.returncode}"
+    return lines[-1][:120] if lines else f"code {done.returncode}"
 
 
 SIGNED_BY = "signed by"
