@@ -5,23 +5,21 @@ import pytest
 
 from bench import api
 from bench.execution import artifact_task, memory_limit
+from bench.execution.events import read_event
 from bench.execution.listener import RunListener
 from bench.execution.memory_limit import MemoryLimit
 from bench.execution.processes import WorkerProcesses
 from bench.execution.worker import Assignment
 from helpers import plugins, runs
 
-KEY = "KEY"
-"""Key of the first measurement, in a line."""
-PROGRESS = {"event": "progress", "phase": "x", "done": 1, "total": 2, "figures": {}}
 FORGED = {
     "text": "hello",
     "deep": "[" * 100_000,
-    "unknown event": '{"event": "exit", "code": 0}',
+    "unknown event": '{"event": "exit"}',
     "missing field": '{"event": "state", "phase": "x"}',
     "half a character": '{"event": "state", "phase": "\\ud800", "state": "x"}',
-    "another key": '{"event": "measurement", "key": "a", "status": "ok"}',
 }
+OF_ANOTHER = '{"event": "measurement", "key": "a", "status": "ok"}'
 
 
 class Forging(runs.Here):
@@ -33,15 +31,19 @@ class Forging(runs.Here):
         asked = Assignment.model_validate_json(self._job).measurements
         if asked[0].artifact.method != "magnitude":
             yield from super().lines()
-        elif self.said:
-            yield from self.said.replace(KEY, asked[0].key).split("\n")
         else:
-            yield ""
+            yield self.said
 
 
-@pytest.mark.parametrize("kind", FORGED)
-def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch, kind):
-    monkeypatch.setattr(Forging, "said", FORGED[kind])
+@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED)
+def test_a_line_that_no_worker_sends_is_no_event(line):
+    with pytest.raises(ValueError, match=r"(?i)event"):
+        read_event(line)
+
+
+@pytest.mark.parametrize("line", [FORGED["text"], OF_ANOTHER], ids=["text", "another key"])
+def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch, line):
+    monkeypatch.setattr(Forging, "said", line)
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Forging())
     asked = {"methods": ("magnitude", "wanda"), "measures": ("size",)}
     summary = api.execute(runs.small(tmp_path / "r", **asked))

@@ -162,8 +162,6 @@ DAMAGES: dict[str, Damage] = {
     "truncated": cut("model.safetensors", 1_000_000),
     "strange dtype": header(lambda h: h[NORM].update(dtype="F31")),
     "large shape": header(lambda h: h[EMBEDDING].update(shape=[2**62, 2**62])),
-    "overlap": header(lambda h: h[NORM].update(data_offsets=h[EMBEDDING]["data_offsets"])),
-    "offset past the end": header(lambda h: h[NORM].update(data_offsets=[10**12, 10**12 + 512])),
     "index and weights": lambda folder: (
         shutil.copy(folder / "model.safetensors", folder / "other.safetensors"),
         index_to("other.safetensors", NORM)(folder),
