@@ -131,12 +131,12 @@ def byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import DownloadColumn
 
     with _bar(label, DownloadColumn()) as show:
-        yield show
+        yield show or (lambda done, total: None)
 
 
 @contextmanager
-def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """As `byte_bar`, for steps."""
+def step_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """As `byte_bar`, for steps. Yield None if there is no terminal."""
     from rich.progress import MofNCompleteColumn
 
     with _bar(label, MofNCompleteColumn()) as show:
@@ -144,15 +144,16 @@ def step_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def _bar(label: str, count: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+def _bar(label: str, count: ProgressColumn) -> Iterator[Callable[[int, int], None] | None]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = make_console(sys.stderr)
-    shown = console.is_terminal and not console.is_dumb_terminal
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
     with Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn(),
-        console=console, transient=True, disable=not shown,
-        redirect_stdout=False, redirect_stderr=False,
+        console=console, transient=True, redirect_stdout=False, redirect_stderr=False,
     ) as progress:  # fmt: skip
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)

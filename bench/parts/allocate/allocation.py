@@ -26,6 +26,7 @@ from bench.catalog.entries import CONTROL, DEFAULT_PRUNER
 from bench.catalog.registry import lookup
 from bench.execution.build import Builder
 from bench.execution.job import Silent
+from bench.execution.phase import phase
 from bench.formats.stored import StoredFolder
 from bench.inputs import loading
 from bench.parts.allocate.allocated import (
@@ -37,7 +38,6 @@ from bench.parts.allocate.allocated import (
     parse_pruner,
     require_stored,
 )
-from bench.parts.allocate.phase import phase
 from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec

@@ -11,7 +11,6 @@ from bench.catalog.choice import parse_chain
 from bench.parts.allocate import allocation
 from bench.parts.allocate.allocated import LinearChoice
 from bench.parts.allocate.allocation import Budget, _Problem, solve
-from bench.parts.allocate.phase import phase
 from bench.results import computed
 from helpers import runs
 from methods.contract.errors import UserError
@@ -173,12 +172,3 @@ def test_a_default_does_not_override_the_config(cli, monkeypatch, tmp_path):
 
     (spec,) = specs
     assert (spec.models, spec.methods, spec.seeds) == (("smollm2-135m",), ("awq",), (7,))
-
-
-def test_a_phase_says_its_finish_time_once_and_not_of_what_was_known():
-    said = []
-    with phase("measuring 40 damages", said.append) as progress:
-        for done in (20, 21, 23, 30, 40):
-            progress.advance(done, 40)
-    assert len(said) == 2 and said[0] == "measuring 40 damages"
-    assert said[1].startswith("measuring 40 damages: 23 of 40, done at ")
