@@ -167,9 +167,7 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         kept, mask = 1.0, 0.0
         if pattern.m and not pattern.dense and not is_packed:
             kept, mask = pattern.n / pattern.m, pattern.mask_bits
-        adapter = 0.0
-        if "adapter_bytes" in sizes:
-            adapter = sizes["adapter_bytes"].value or 0.0
+        adapter = sum(r.value or 0.0 for r in size.readings if r.metric == "adapter_bytes")
         expected = value_bits * kept + mask + other_bits + 8 * adapter / weights
         for sentence in differences(bits, Derived(expected)):
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")

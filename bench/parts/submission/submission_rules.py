@@ -52,9 +52,10 @@ def of_files(folder: Path) -> Iterator[str]:
         return
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
+        is_part = name in FOLDERS if path.is_dir() else path.is_file() and FILE.fullmatch(name)
         if path.is_symlink():
             yield f"{name} is a link: a submission has regular files only"
-        elif not (name in FOLDERS if path.is_dir() else path.is_file() and FILE.fullmatch(name)):
+        elif not is_part:
             yield f"{name} is not part of a submission: leave it out"
 
 
