@@ -271,7 +271,7 @@ def _dense_seeds(results: ResultSet, measure: str) -> dict[tuple[str, str], Seed
     for record in results.records:
         identity = record.identity
         name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
-        # int4-awq has a transform of its own before it.
+        # int4-awq is measured after the transform that it names.
         own = lookup("quantizers", name.partition(":")[0]).after.partition(":")[0]
         is_dense = identity.measure == measure and identity.method in ("dense", own)
         if is_dense and record.status == "ok":
