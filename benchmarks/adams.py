@@ -50,8 +50,10 @@ def material() -> list[nn.Parameter]:
 
 def adams(kernel: str) -> AdamS:
     """Return an AdamS after its first step, in which nothing is pulled and a kernel compiles."""
-    group, settings = {"params": material(), "sparse": True}, {"lr": 1e-5, "lambda_": 1e-3}
-    optimizer = AdamS([group], total=10_000, pattern=Pattern(2, 4), kernel=kernel, **settings)
+    group = {"params": material(), "sparse": True}
+    optimizer = AdamS(
+        [group], total=10_000, pattern=Pattern(2, 4), kernel=kernel, lr=1e-5, lambda_=1e-3
+    )
     optimizer.step()
     optimizer.param_groups[0]["step"] = 1001
     return optimizer
@@ -59,7 +61,9 @@ def adams(kernel: str) -> AdamS:
 
 def adamw(kind: str) -> torch.optim.AdamW:
     """Return an AdamW after its first step."""
-    optimizer = torch.optim.AdamW(material(), lr=1e-5, **{kind: True})
+    optimizer = torch.optim.AdamW(
+        material(), lr=1e-5, foreach=kind == "foreach", fused=kind == "fused"
+    )
     optimizer.step()
     return optimizer
 

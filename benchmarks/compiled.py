@@ -9,9 +9,11 @@ python benchmarks/compiled.py [--rounds 10]
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from harness import MODEL, Figures, finish, in_turn, like_a_worker, ratio, seconds, start
@@ -28,7 +30,8 @@ SHAPES = {"tiny": (8, 128), MODEL: (4, 128)}
 
 def step(folder: Path, tokens: torch.Tensor, *, compile_them: bool) -> Callable[[], float]:
     """Return a step of a student that equals its teacher. It returns the loss."""
-    student, teacher = (loading.load(folder, Compute(dtype=torch.float32)) for _ in range(2))
+    student: Any = loading.load(folder, Compute(dtype=torch.float32))
+    teacher: Any = copy.deepcopy(student)
     student.requires_grad_(True)
     if compile_them:
         compiled.compile_blocks(student)

@@ -56,8 +56,13 @@ def run(tree: Path, results: Path, flags: str = "", watch: bool = False) -> dict
     with tempfile.TemporaryDirectory() as folder:
         environment = fresh_cache(Path(folder))
         environment |= {"PYTHONPATH": str(tree), "HF_HUB_OFFLINE": "1"}
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen([sys.executable, *words], cwd=tree, env=environment, **quiet)
+        process = subprocess.Popen(
+            [sys.executable, *words],
+            cwd=tree,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         watcher = _Watcher(process.pid) if watch else None
         if process.wait():
             raise SystemExit(f"bench run in {tree} ended with code {process.returncode}")

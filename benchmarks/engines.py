@@ -61,8 +61,11 @@ def prepare(given: argparse.Namespace) -> None:
     with temporary_folder("engines") as room:
         sparse = models.resolve(given.sparse) if given.sparse else None
         turn = {"": ModelVersions(model, room, sparse)}
-        for name, folder in (other.split("=", 1) for other in given.others):
-            turn[name] = ModelVersions(models.resolve(folder), room, sides=(DENSE,))
+        for name, folder in (one.split("=", 1) for one in given.others):
+            other = models.resolve(folder)
+            if other is None:
+                sys.exit(f"model {folder!r} is not here: bench pull {folder}")
+            turn[name] = ModelVersions(other, room, sides=(DENSE,))
         for engine, (name, versions) in itertools.product(given.engines, turn.items()):
             say(f"preparing {engine} {name}")
             if engine == "onnxruntime":

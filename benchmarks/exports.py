@@ -74,7 +74,7 @@ def logits_of(folder: Path, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     if files := list(folder.glob("*.gguf")):
         return lambda tokens: llamacpp.logits(files[0], tokens, 1)
     model = loading.load(folder, Compute(dtype=dtype))
-    return lambda tokens: model(input_ids=tokens[None]).logits[0].float()  # type: ignore[no-any-return]
+    return lambda tokens: model(input_ids=tokens[None]).logits[0].float()
 
 
 @torch.inference_mode()

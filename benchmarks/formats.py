@@ -38,12 +38,15 @@ from methods.contract.method import Compute, Job
 from methods.contract.pattern import Pattern
 from methods.workshop.pruning.hessian import add_gram, symmetric
 from methods.workshop.pruning.walk import Walk
-from methods.workshop.quantizing.grids import Microscaling, NvFloat4, round_
+from methods.workshop.quantizing.grids import Grid, Microscaling, NvFloat4, round_
 from methods.workshop.transforms.wiring import Wiring
 
 K_QUANTS = {"q2_k": "q2_k", "q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m", "q6_k": "q6_k"}
 """Names of llama.cpp's program for our types."""
-GRIDS = {"mxfp4": (Microscaling(4), 32, "MXFP4A16"), "nvfp4": (NvFloat4(), 16, "NVFP4A16")}
+GRIDS: dict[str, tuple[Grid, int, str]] = {
+    "mxfp4": (Microscaling(4), 32, "MXFP4A16"),
+    "nvfp4": (NvFloat4(), 16, "NVFP4A16"),
+}
 SEQUENCES, GRID, GROUP = 32, 20, 32
 """Calibration sequences, number of ratios and group of AWQ."""
 

@@ -56,13 +56,14 @@ Losses = tuple[np.ndarray, np.ndarray]
 def real_losses(folder: Path) -> Losses:
     """Return the summed loss of each article in each perplexity row of a folder."""
     side = read(folder)
-    rows, weights = [], np.empty(0)
+    rows: list[np.ndarray] = []
+    weights = np.empty(0)
     for record in side.records:
         if record.identity.measure == "perplexity" and record.status == "ok":
             items = side.items(record)
             names, index = np.unique(items.clusters.astype(str), return_inverse=True)
             rows.append(np.bincount(index, items.columns["value"], len(names)))
-            weights = np.bincount(index, items.weights, len(names))
+            weights = np.bincount(index, items.weights, len(names)).astype(float)
     return np.stack(rows), weights
 
 
@@ -87,7 +88,8 @@ class Rows(NamedTuple):
 
 def read_rows(model: str, limit: int | None, folders: Iterable[Path]) -> Rows:
     """Return a model's rows with this limit of windows, one record for each identity."""
-    rows, known = [], set()
+    rows: list[np.ndarray] = []
+    known = set()
     weights = clusters = np.empty(0)
     for folder in folders:
         side = read(folder)
@@ -119,8 +121,9 @@ def estimate_windows(
     if len(names) < MIN_ARTICLES:
         assert learned is not None
         return articles.estimate_few_articles(change[None], weights, clusters, learned, LEVEL)
-    sums = np.bincount(index, change, len(names))
-    return bootstrap.studentized_bootstrap(sums[None], np.bincount(index, weights), LEVEL)
+    sums = np.bincount(index, change, len(names)).astype(float)
+    tokens = np.bincount(index, weights).astype(float)
+    return bootstrap.studentized_bootstrap(sums[None], tokens, LEVEL)
 
 
 def against_the_rest(large: Rows) -> dict[str, str]:

@@ -93,7 +93,7 @@ def ours(case: Case, model: Path, folder: Path, limit: int) -> dict[str, Mapping
     items, columns = store.items(record), {}
     for name, values in items.columns.items():
         columns[record.readings[0].metric if name == "value" else name] = values.tolist()
-    found = {}
+    found: dict[str, Mapping[str, float]] = {}
     for i, one in enumerate(items.ids.tolist()):
         found[one] = {name: values[i] for name, values in columns.items()}
     return found
@@ -132,7 +132,10 @@ def compare(case: Case, model: Path, limit: int) -> Figures:
     return figures
 
 
-def main(questions: int = LIMIT, cases: str = ",".join(case.name for case in CASES)) -> None:
+EVERY = ",".join(case.name for case in CASES)
+
+
+def main(questions: int = LIMIT, cases: str = EVERY) -> None:
     like_a_worker()
     model, known = download.pull(MODEL).folder, {case.name: case for case in CASES}
     figures = {}

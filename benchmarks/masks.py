@@ -11,6 +11,7 @@ pip install -e '.[llmcompressor]' && python benchmarks/masks.py [--draws 3]
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from harness import MODEL, Figures, draw_tokens, finish, open_model, start
@@ -25,7 +26,7 @@ from methods.contract.method import Compute
 def main(draws: int = 3) -> None:
     torch.set_num_threads(cores())
     found, _, everything = open_model()
-    dense = loading.load(found.folder, Compute())
+    dense: Any = loading.load(found.folder, Compute())
     # Later blocks change nothing here.
     dense.model.layers = nn.ModuleList(list(dense.model.layers)[:MATCH_BLOCKS])
     dense.config.num_hidden_layers = MATCH_BLOCKS

@@ -59,7 +59,7 @@ def main(rounds: int = 7) -> None:
             "torch's own": partial(gradients, work, halves, False),
             "through float32": partial(gradients, work, halves, True),
         }
-        found = {"torch's own / through float32": ratio(in_turn(sides, rounds), *sides)}
+        found: Figures = {"torch's own / through float32": ratio(in_turn(sides, rounds), *sides)}
         for side, run in sides.items():
             found[f"error, {side}"] = significant(error(run(), exact))
         figures[f"{name} and its gradients"] = found

@@ -72,7 +72,7 @@ class _Enough(Exception):
 
 
 @torch.no_grad()
-def floor(model: nn.Module, tokens: Tensor, hessians: bool) -> None:
+def floor(model: Any, tokens: Tensor, hessians: bool) -> None:
     """Run two passes and the Gram matrices. Nothing is pruned."""
     layers = model.model.layers
     kept: list[dict[str, Any]] = []
@@ -112,7 +112,7 @@ def floor(model: nn.Module, tokens: Tensor, hessians: bool) -> None:
             hidden = [layer(h, **rest) for h, rest in zip(hidden, kept, strict=True)]
 
 
-def agreement(theirs: nn.Module, ours: nn.Module) -> list[float]:
+def agreement(theirs: Any, ours: Any) -> list[float]:
     """Return the share of weights on which two models' masks agree, per block."""
     shares = []
     for x, y in zip(theirs.model.layers, ours.model.layers, strict=True):
@@ -126,14 +126,15 @@ def agreement(theirs: nn.Module, ours: nn.Module) -> list[float]:
 
 
 def on_the_same_inputs(
-    method: str, dense: nn.Module, theirs: nn.Module, tokens: Tensor, targets: tuple[str, ...]
-) -> nn.Module:
+    method: str, dense: Any, theirs: Any, tokens: Tensor, targets: tuple[str, ...]
+) -> Any:
     """Return our masks where each block sees the output of llm-compressor's own pruned blocks.
 
     Otherwise the model multiplies one near-tie, which rounding settles the other way, block by
     block.
     """
-    model, masked = copy.deepcopy(dense), copy.deepcopy(dense)
+    model: Any = copy.deepcopy(dense)
+    masked: Any = copy.deepcopy(dense)
     job = job_of(tokens, targets)
     walk = Walk(model, job, {"wanda": squared_norm, "sparsegpt": add_gram}[method])
     for visit in walk:
@@ -151,20 +152,24 @@ def main(rounds: int = 3, methods: str = ",".join(METHODS)) -> None:
     torch.set_num_threads(cores())
     found, _, targets = harness.open_model()
     tokens = harness.draw_tokens(found.folder, SEQUENCES, SEQLEN)
-    dense = loading.load(found.folder, Compute())
-    last: dict[str, nn.Module] = {}
+    dense: Any = loading.load(found.folder, Compute())
+    last: dict[str, Any] = {}
 
-    def fresh(name: str) -> nn.Module:
-        last[name] = copy.deepcopy(dense)
-        return last[name]
+    def prune_ours(method: str) -> None:
+        last["ours"] = copy.deepcopy(dense)
+        ours(method, last["ours"], tokens, targets)
+
+    def prune_theirs(method: str) -> None:
+        last["theirs"] = copy.deepcopy(dense)
+        theirs(method, last["theirs"], tokens)
 
     tokens_of = f"{SEQUENCES} x {SEQLEN}"
     figures: Figures = {"model": MODEL, "tokens": tokens_of, "threads": cores()}
     for method in harness.split(methods, METHODS):
-        contestants = {
+        contestants: dict[str, Callable[[], Any]] = {
             "floor": partial(floor, dense, tokens, method == "sparsegpt"),
-            "ours": lambda m=method: ours(m, fresh("ours"), tokens, targets),
-            "llm-compressor": lambda m=method: theirs(m, fresh("theirs"), tokens),
+            "ours": partial(prune_ours, method),
+            "llm-compressor": partial(prune_theirs, method),
         }
         times = harness.in_turn(contestants, rounds)
         head, other = dense.get_output_embeddings().weight, last["theirs"]

@@ -20,6 +20,7 @@ import importlib.util
 import os
 import statistics
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import harness
@@ -71,7 +72,7 @@ def one(name: str, model_name: str, blocks: int, rounds: int) -> Figures:
     before, took = provenance.peak_bytes("cpu"), []
     for _ in range(rounds):
         fresh = copy.deepcopy(model) if rounds > 1 else model
-        took.append(harness.seconds(lambda m=fresh: quantizer.apply(m, dataclasses.replace(job))))
+        took.append(harness.seconds(partial(quantizer.apply, fresh, dataclasses.replace(job))))
     peaks = {"peak_bytes": provenance.peak_bytes("cpu"), "peak_bytes_before": before}
     return {"seconds": round(statistics.median(took), 3)} | peaks
 

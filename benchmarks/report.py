@@ -73,6 +73,7 @@ def browse(page_file: Path) -> Figures:
         page.goto(page_file.as_uri())
         found = {f"{name}, ms": round(page.evaluate(ask)) for name, ask in LOADING.items()}
         table = page.locator("table").first.bounding_box()
+        assert table and page.viewport_size, "there is no table"
         assert table["y"] < page.viewport_size["height"], "no table is on the first screen"
         for name, action in ACTIONS.items():
             times = [page.evaluate(TIMED.replace("ACTION", action)) for _ in range(6)]

@@ -47,19 +47,25 @@ def loops(count: int, environment: dict[str, str]) -> None:
 
 
 def runs(count: int) -> None:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with tempfile.TemporaryDirectory() as folder:
         started = []
         for room in [Path(folder) / str(number) for number in range(count)]:
             command = [sys.executable, *RUN.split(), str(room / "results")]
-            started.append(subprocess.Popen(command, env=fresh_cache(room), **quiet))
+            started.append(
+                subprocess.Popen(
+                    command,
+                    env=fresh_cache(room),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )
         together(started)
 
 
 def together(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         if process.wait():
-            raise SystemExit(f"{process.args} ended with code {process.returncode}")
+            raise SystemExit(f"{process.args!r} ended with code {process.returncode}")
 
 
 def main(rounds: int = 3) -> None:

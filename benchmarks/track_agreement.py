@@ -86,7 +86,8 @@ def document_numbers(name: str, questions: list[tracks.Question]) -> dict[int, t
     task = tracks.all_tasks()[name]
     if len(task.rows) < 2:
         return {int(q.id): q for q in questions}
-    numbered, first = {}, 0
+    numbered: dict[int, tracks.Question] = {}
+    first = 0
     for subject in [row.split("/")[-2] for row in task.rows]:
         own = {int(q.id.split("/")[1]): q for q in questions if q.id.startswith(f"{subject}/")}
         numbered |= {first + number: question for number, question in own.items()}
@@ -125,7 +126,7 @@ def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple
     samples = [s for s in task.samples if s["doc_id"] in wanted]
     samples.sort(key=lambda s: len(s["query"]))
     kinds = ("acc", "len_norm") if task.metric_type == "acc" else ("bpb",)
-    metrics, results, tokens = {kind: ICLMetric(kind) for kind in kinds}, {}, 0
+    metrics, tokens = {kind: ICLMetric(kind) for kind in kinds}, 0
     for first in range(0, len(samples), BATCH):
         batch = task.collate_fn(samples[first : first + BATCH])
         longest = max(len(s["query"]) for s in samples[first : first + BATCH])
@@ -134,6 +135,7 @@ def run_theirs(model: Any, tokenizer: Any, name: str, wanted: set[int]) -> tuple
         tokens += logits.shape[0] * logits.shape[1]
         for metric in metrics.values():
             metric.update(batch, logits)
+    results: Figures = {}
     for kind, metric in metrics.items():
         found = {k: float(v) for k, v in metric.compute().items()}
         results |= {"bits_per_byte": found["bpb_v2"]}

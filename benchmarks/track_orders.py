@@ -50,7 +50,13 @@ def losses(table: Table) -> Rows:
     out: Rows = {}
     for row in (table.rows[k] for k in profile.rows_of(table)):
         facts, loss = row.facts, row.facts.loss if row.facts else None
-        if loss and loss.low is not None and loss.high is not None and not is_file(row.filters):
+        if (
+            facts
+            and loss
+            and loss.low is not None
+            and loss.high is not None
+            and not is_file(row.filters)
+        ):
             half = (loss.high - loss.low) / 2 / float(ndtri(1 - LEVEL / 2))
             own = {name: (x.loss.value, x.change.stderr) for name, x in facts.tracks.items()}
             out[row.name] = own | {"perplexity": (loss.value, half)}

@@ -58,8 +58,11 @@ def text(seqlen: int, sequences: int) -> Any:
     from bench.inputs import loading, training_text
 
     tokenizer = loading.load_tokenizer(download.pull(MODEL).folder)
-    sizes = {"need": 0, "seqlen": seqlen, "sequences": sequences, "seed": 0}
-    return training_text.load("wiki-mini", tokenizer, "benchmark", **sizes, data_dir=None)[0]
+    found, _ = training_text.load(
+        "wiki-mini", tokenizer, "benchmark", need=0, seqlen=seqlen, sequences=sequences, seed=0,
+        data_dir=None,
+    )  # fmt: skip
+    return found
 
 
 def train(

@@ -83,7 +83,7 @@ def with_ggml(outputs: int, inputs: int) -> dict[str, Callable[[], Any]]:
     cpu.ggml_graph_plan.restype = _Plan
     cpu.ggml_graph_compute.argtypes = [POINTER, ctypes.POINTER(_Plan)]
     cpu.ggml_cpu_init()
-    works = {}
+    works: dict[str, Callable[[], Any]] = {}
     for name, kind in GGML_TYPES.items():
         room = base.ggml_init(_Room(outputs * inputs + 2**23, None, False))
         weight = base.ggml_new_tensor_2d(room, kind, inputs, outputs)

@@ -50,16 +50,17 @@ def run(
     model: Any, tokenizer: Any, name: str, limit: int, answer: Callable[[Pairs, int], Answers]
 ) -> TaskAnswers:
     """Let lm-eval make the requests of a task, and answer them."""
-    kept: list[Any] = []
+    kept: list[tuple[Pairs, Answers]] = []
 
     def scorer(pairs: Pairs, max_length: int) -> Iterator[tuple[int, float, bool]]:
         answers = answer(pairs, max_length)
-        kept.extend((pairs, answers))
+        kept.append((pairs, answers))
         yield from ((number, *one) for number, one in enumerate(answers))
 
-    how = (LM_EVAL_BATCH, limit, NoProgress(), scorer)
-    scores = lmeval.evaluate(model, tokenizer, *find(name), *how)
-    return TaskAnswers(*kept, scores.samples)
+    task = find(name)
+    scores = lmeval.evaluate(model, tokenizer, *task, LM_EVAL_BATCH, limit, NoProgress(), scorer)
+    ((pairs, answers),) = kept
+    return TaskAnswers(pairs, answers, scores.samples)
 
 
 def both(model: Any, tokenizer: Any, name: str, limit: int) -> tuple[TaskAnswers, TaskAnswers]:

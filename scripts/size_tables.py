@@ -22,6 +22,7 @@ from page_records import (
 from reference import overview_cells
 
 from bench.catalog.choice import DEFAULT_EMBEDDING
+from bench.catalog.registry import lookup
 from bench.comparing.pairing import Seeds, group_by_identity
 from bench.comparing.result_set import ResultSet
 from bench.inputs.models import quantized_file
@@ -269,9 +270,11 @@ def _dense_seeds(results: ResultSet, measure: str) -> dict[tuple[str, str], Seed
     seeds: dict[tuple[str, str], Seeds] = {}
     for record in results.records:
         identity = record.identity
-        is_dense = (identity.measure, identity.method) == (measure, "dense")
+        name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
+        # int4-awq is measured after the transform that it names.
+        own = lookup("quantizers", name.partition(":")[0]).after.partition(":")[0]
+        is_dense = identity.measure == measure and identity.method in ("dense", own)
         if is_dense and record.status == "ok":
-            name = identity.quantizer.removesuffix(f":embed={DEFAULT_EMBEDDING}")
             seeds.setdefault((identity.model, name), {})[identity.seed] = record
     return seeds
 

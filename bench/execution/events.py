@@ -8,20 +8,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import BaseModel, FiniteFloat
 
+from bench.results.identity import Whole
 from bench.results.record import Status
 
 WAITING = "waiting for another worker"
 """State of a worker while another one makes what it needs."""
-
-MAX_STEPS = 10**12
-"""Largest number of steps of a phase."""
-
-Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
-
 
 OWED = {
     "busy": set[str](),
@@ -46,8 +41,8 @@ class _Event(BaseModel, extra="forbid", strict=True):
     reason: str = ""
     phase: str = ""
     state: str = ""
-    done: Step = 0
-    total: Step = 0
+    done: Whole = 0
+    total: Whole = 0
     figures: dict[str, FiniteFloat] = {}
     key: str = ""
     status: Status = "ok"
@@ -88,7 +83,7 @@ class Events:
     def advance(self, done: int, total: int, **figures: float) -> None:
         """Report progress. A method may pass any numbers, also those of NumPy and torch."""
         now = time.monotonic()
-        total = max(0, min(int(total), MAX_STEPS))
+        total = max(0, int(total))
         done = max(0, min(int(done), total))
         figures = {name: float(value) for name, value in figures.items()}
         self.figures = figures

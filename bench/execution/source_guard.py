@@ -116,9 +116,7 @@ def _states(folder: Path, names: Collection[str]) -> dict[str, FileState]:
 
 
 def _has_changed(file: Path, before: FileState | None, after: FileState | None) -> bool:
-    if before is None or after is None:
-        return True
     if before == after:
         return False
-    known = digests.remembered(file, before)
-    return known is None or digests.read(file) != known
+    known = before and after and digests.remembered(file, before)
+    return not known or digests.read(file) != known

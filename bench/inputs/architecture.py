@@ -7,19 +7,11 @@ numbers. So each family lists its tensors, with shapes as arithmetic on values o
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from bench.inputs.model_config import (
-    ACTIVATIONS,
-    ATTENTION,
-    CONFIG_DTYPES,
-    MAX_LABELS,
-    REDIRECTS,
-    ModelConfig,
-)
+from bench.inputs.model_config import MAX_SIZE, REDIRECTS, ModelConfig
 from methods.contract.errors import UserError
 from methods.model import families
 from methods.model.families import Family, Size, compute
@@ -27,6 +19,8 @@ from methods.model.folder import TIED, Folder
 
 Shape = tuple[int, ...]
 
+MAX_EXPERTS = 2**12
+"""Largest number of experts in a block, because the tensors of each are listed."""
 DTYPES = ("F16", "BF16", "F32", "F64")
 
 
@@ -68,10 +62,11 @@ def check(folder: ModelTensors, *, any_dtype: bool = False) -> None:
     if kind not in families.FAMILIES or folder.config.get("quantization_config") is not None:
         return  # the search for targets refuses it
     family = families.FAMILIES[kind]
-    _check_experts(family, config, folder)
     layout = layout_of(family, config)
-    redirects = [r for r in REDIRECTS if r != "auto_map" or not family.native]
-    _check_values(config, layout, redirects)
+    for name in REDIRECTS:
+        if name != "auto_map" or not family.native:
+            config.require_absent(name)
+    config.check_others()
     shapes, dtypes = folder.shapes(), folder.dtypes()
     blocks = 1 + max((i for i in map(family.block_of, shapes) if i is not None), default=-1)
     if blocks != layout.blocks:
@@ -128,48 +123,9 @@ def check_head(folder: Folder) -> None:
             )
 
 
-def _check_experts(family: Family, config: ModelConfig, folder: ModelTensors) -> None:
-    """Require the config's number of experts before their tensors are listed: a config can name any
-    number."""
-    if not family.experts:
-        return
-    claimed = count_experts(family, config)
-    numbers = rf"{re.escape(family.blocks)}\.\d+\.{re.escape(family.experts.path)}\.(\d+)\."
-    # A gap is a missing tensor.
-    found = len({m[1] for name in folder.shapes() if (m := re.match(numbers, name))})
-    if claimed != found:
-        raise UserError(
-            f"config.json in {folder.path} says {claimed} experts, and its weights have {found}: "
-            "download or write it again"
-        )
-
-
 def count_experts(family: Family, config: ModelConfig) -> int:
     """Return the number of experts in a block by the config; 0 without experts."""
     return _Values(family, config).size(family.experts.count) if family.experts else 0
-
-
-def _check_values(config: ModelConfig, layout: Layout, redirects: Iterable[str]) -> None:
-    """Check values that decide no shape, but stop transformers. redirects: keys that must be
-    absent."""
-    vocabulary, _ = next(iter(layout.outer.values()))
-    config.check_token("pad_token_id", vocabulary)
-    for name in redirects:
-        config.require_absent(name)
-    for name in ("attn_implementation", "_attn_implementation"):
-        config.check_choice(name, ATTENTION)
-    config.size("num_labels", default=1, most=MAX_LABELS)
-    for name in ("hidden_act", "hidden_activation", "activation_function"):
-        config.check_choice(name, ACTIVATIONS)
-    for name in ("dtype", "torch_dtype"):
-        config.check_choice(name, CONFIG_DTYPES)
-    for name in (
-        "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "rope_theta",
-        "attention_dropout", "final_logit_softcapping", "attn_logit_softcapping", "logits_scaling",
-    ):  # fmt: skip
-        config.check_number(name)
-    config.context(default=1)
-    config.check_rope()
 
 
 def layout_of(family: Family, config: ModelConfig) -> Layout:
@@ -212,9 +168,8 @@ class _Values:
         """Check that a fraction of two values is a whole number, for example "num_attention_heads /
         num_key_value_heads"."""
         whole, part = fraction.split(" / ")
-        self._config.require_multiple(
-            self.size(part), self.size(whole), f"{whole} is shared among {part}"
-        )
+        if self.size(whole) % self.size(part):
+            raise self._config.invalid(f"{whole} is not a multiple of {part}")
 
     def _value(self, name: str) -> int:
         if name in self._family.flags:
@@ -222,4 +177,6 @@ class _Values:
         default = self._family.defaults.get(name)
         if isinstance(default, str):
             default = None if self._config.has(name) else max(1, self.size(default))
-        return self._config.size(name, default=default)
+        is_count = self._family.experts and name == self._family.experts.count
+        most = MAX_EXPERTS if is_count else MAX_SIZE
+        return self._config.size(name, default=default, most=most)

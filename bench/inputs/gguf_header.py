@@ -23,29 +23,15 @@ from methods.contract.errors import UserError
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3")
 """Architectures that transformers reads from GGUF and that can be pruned."""
 VERSIONS = (2, 3)
-MAX_FIELDS, MAX_TENSORS, MAX_DIMENSIONS = 10_000, 100_000, 4
-MAX_TEXT = 2**20
-"""Largest text in bytes. The longest chat templates have 50 kB."""
 MAX_ELEMENTS = 2_000_000
-"""Largest number of elements in all arrays. `gguf` makes several objects of each. Vocabularies have
-up to 2^18 tokens."""
+"""Largest number of fields, tensors and elements of arrays in all. `gguf` makes several objects of
+each. Vocabularies have up to 2^18 tokens."""
 STRING, ARRAY = 8, 9
 SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
+    0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q",
     12: "<d",
-}
+}  # fmt: skip
 """Formats of scalar types for `struct`."""
-
-
 FLOATS = ("F32", "F16", "BF16", "F64")
 """Types of numbers that are not quantized."""
 
@@ -100,8 +86,7 @@ class _Reader:
         if version not in VERSIONS:
             raise ValueError(f"version {version}, not {' or '.join(map(str, VERSIONS))}")
         tensor_count, field_count = self._number("<Q"), self._number("<Q")
-        if tensor_count > MAX_TENSORS or field_count > MAX_FIELDS:
-            raise ValueError(f"{tensor_count} tensors and {field_count} fields")
+        self._count(tensor_count + field_count)
         fields: dict[str, Any] = {}
         for _ in range(field_count):
             key = self._text()
@@ -132,7 +117,7 @@ class _Reader:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
         count = self._number("<I")
-        if not 0 < count <= MAX_DIMENSIONS:
+        if not 0 < count <= 4:
             raise ValueError(f"{name!r} has {count} dimensions")
         shape = tuple(self._number("<Q") for _ in range(count))
         kind, begin = self._number("<I"), self._number("<Q")
@@ -153,9 +138,7 @@ class _Reader:
         if kind != ARRAY:
             raise ValueError(f"a value of the unknown type {kind}")
         kind, count = self._number("<I"), self._number("<Q")
-        self._elements += count
-        if self._elements > MAX_ELEMENTS:
-            raise ValueError(f"more than {MAX_ELEMENTS:,} elements in arrays")
+        self._count(count)
         if kind == STRING:
             for _ in range(count):
                 self._text()
@@ -169,10 +152,12 @@ class _Reader:
         return struct.unpack(form, self._bytes(struct.calcsize(form)))[0]
 
     def _text(self) -> str:
-        length = self._number("<Q")
-        if length > MAX_TEXT:
-            raise ValueError(f"a text of {length:,} bytes")
-        return self._bytes(length).decode()
+        return self._bytes(self._number("<Q")).decode()
+
+    def _count(self, more: int) -> None:
+        self._elements += more
+        if self._elements > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS:,} fields, tensors and elements")
 
     def _bytes(self, count: int) -> bytes:
         if count > self._size - self._stream.tell():
@@ -193,19 +178,14 @@ def _check_architecture(header: Header) -> None:
     strangers = [key for key in fields if key.partition(".")[0] in others]
     if strangers:
         raise ValueError(f"{strangers[0]!r} is a field of another architecture than {kind}")
-    hidden, heads = (
-        _size(fields, kind, "embedding_length"),
-        _size(fields, kind, "attention.head_count"),
-    )
+    hidden = _size(fields, kind, "embedding_length")
+    heads = _size(fields, kind, "attention.head_count")
     groups = _size(fields, kind, "attention.head_count_kv", heads)
     inner, layers = _size(fields, kind, "feed_forward_length"), _size(fields, kind, "block_count")
     width = _head_width(fields, kind, max(1, hidden // heads))
     vocabulary = _shape(tensors, "token_embd.weight")[-1]
-    blocks = {
-        int(name.split(".")[1])
-        for name in tensors
-        if name.startswith("blk.") and name.split(".")[1].isdecimal()
-    }
+    numbers = [re.match(r"blk\.(\d+)\.", name) for name in tensors]
+    blocks = {int(number[1]) for number in numbers if number}
     if blocks != set(range(len(blocks))) or len(blocks) != layers:
         raise ValueError(
             f"{kind}.block_count is {layers}, and there are tensors of {len(blocks)} blocks"

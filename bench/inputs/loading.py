@@ -91,7 +91,7 @@ def _faults(what: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as fault:
-        why = first_line(fault)
+        why = repr(fault) if isinstance(fault, KeyError) else first_line(fault)
         raise UserError(f"{what} cannot be loaded: {why}") from fault
 
 

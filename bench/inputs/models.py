@@ -298,8 +298,8 @@ def alias_of(name: str) -> Alias | None:
             raise UserError(f"{name!r} is a file: name a model folder or a .gguf file")
     if name.startswith((".", "/", "~")) or name.endswith("/"):
         raise UserError(
-            f"model folder {name!r} does not exist: check the path, or use a known name (bench ls "
-            "models)"
+            f"model folder {name!r} does not exist, or a folder above it cannot be read: check the "
+            "path, or use a known name (bench ls models)"
         )
     if HUB_ID.fullmatch(name):
         return Alias("hub", name)

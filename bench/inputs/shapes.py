@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.inputs import hub, models
-from bench.inputs.architecture import count_experts, layout_of
+from bench.inputs.architecture import layout_of
 from bench.inputs.model_config import ModelConfig
 from bench.inputs.model_facts import ModelFacts
 from bench.system import digests
@@ -137,7 +137,6 @@ def _shapes_of(
     family: Family, config: dict[str, Any], checked: ModelConfig, folder: Path
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of each tensor by the config. Raise UserError if there are too many."""
-    _require_few(count_experts(family, checked), "experts", folder)
     layout = layout_of(family, checked)
     _require_few(layout.blocks * len(layout.block), "tensors", folder)
     shapes = dict(layout.tensors(family.blocks))

@@ -108,10 +108,6 @@ def _read_facts(tokenizer: Tokenizer) -> dict[str, Any]:
         raise ValueError(
             f"BPE dropout of {tokenizer.model.dropout} gives random tokens, so set it to null"
         )
-    for name in ("end_of_word_suffix", "continuing_subword_prefix"):
-        affix = getattr(tokenizer.model, name, None) or ""
-        if len(affix) > len(PROBE):  # such as </w> and ##
-            raise ValueError(f"its {name} has {len(affix):,} letters, so correct it")
     padding = tokenizer.padding or {}
     if padding.get("length") or padding.get("pad_to_multiple_of"):
         raise ValueError("it pads every text, so set padding to null")

@@ -6,7 +6,7 @@ They are found without the items. `bench.results.derive` computes readings again
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from bench.catalog import metric_owners, registry
@@ -16,7 +16,6 @@ from bench.results.identity import PROMPT, TIMED, Identity, Protocol, describe_p
 from bench.results.record import ReadingRow, Record
 from bench.system import digests
 
-PROTOCOL = ("name", "version", "seqlen", "limit", "bos", "engine", "prompt", "draw")
 PROTOCOL_OF = {"pattern": "targets", "size": "weights"}
 """Protocol of a measure that reads no data."""
 BESIDE_ARTIFACT = ("tokenizer", "measure", "hardware")
@@ -25,7 +24,7 @@ OF_ARTIFACT = ("model", "tokenizer", "threads", "stages", "measure")
 OF_TIMING = ("model", "threads", "hardware", "kind", "measure")
 OF_HARNESS = ("model", "method", "task", "content", "harness")
 """Key inputs that each record has: of an artifact, of a timing in an engine, of another harness."""
-SIZES = {"parameters", "bytes", "sparsity"}
+SIZES = {"parameters", "bytes", "sparsity", "bits_per_weight"}
 """Readings of `size` from which its others follow."""
 
 
@@ -70,10 +69,8 @@ def _of_key(record: Record) -> Iterator[str]:
         return
     # A plug-in's measure and a timing name their protocol as they like.
     is_free = identity.measure == TIMED or identity.measure not in MEASURES
-    untied = [name for name in stated if stated[name] and name not in repeated]
-    for name in untied:
-        if name != "model" and not (name == "protocol" and is_free):
-            yield f"its identity has {name} {stated[name]!r}, of which its key_inputs say nothing"
+    if "protocol" not in repeated and not is_free:
+        yield "its identity has a protocol of which its key_inputs say nothing"
     made_from = {name: value for name, value in inputs.items() if name not in BESIDE_ARTIFACT}
     if record.artifact != digests.of(made_from):
         yield "its artifact is not the digest of the artifact's key_inputs"
@@ -98,25 +95,23 @@ def _of_identity(identity: Identity) -> dict[str, Any]:
         "calibration": calibration and calibration.model_dump(),
         "training": training and training.model_dump(),
         "measure": identity.measure,
-        "protocol": _parts_of(identity.protocol),
+        "protocol": identity.protocol,
     }
-
-
-def _parts_of(protocol: Protocol, **others: Any) -> tuple[Any, ...]:
-    return tuple(others.get(part, getattr(protocol, part)) for part in PROTOCOL)
 
 
 def _of_harness(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     """Return the same parts from the key inputs of another harness's record."""
-    parts = _parts_of(identity.protocol, name=inputs["task"], engine=inputs["harness"])
+    named = {"name": inputs["task"], "engine": inputs["harness"]}
     stages = [inputs["method"].partition(":")[0]]
-    return {"model": inputs["model"], "stages": stages, "protocol": parts}
+    protocol = identity.protocol.model_copy(update=named)
+    return {"model": inputs["model"], "stages": stages, "protocol": protocol}
 
 
 def _of_timing(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
     """Return the same parts from the key inputs of a timing that has no artifact."""
     engine = inputs["engine"]["name"] if "engine" in inputs else ""
-    return {"dtype": inputs["kind"], "protocol": _parts_of(identity.protocol, engine=engine)}
+    protocol = identity.protocol.model_copy(update={"engine": engine})
+    return {"dtype": inputs["kind"], "protocol": protocol}
 
 
 def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
@@ -124,52 +119,43 @@ def _of_inputs(inputs: dict[str, Any], identity: Identity) -> dict[str, Any]:
 
     Lengths that an old identity leaves out are left out here, too.
     """
+    stages = inputs["stages"]
+    typed = zip(stages, map(_typed_settings, (*identity.stages, identity.quantizer)), strict=False)
     out: dict[str, Any] = {
-        name: inputs[name] for name in ("seed", "dtype", "device", "targets") if name in inputs
+        "seed": inputs["seed"],
+        "dtype": inputs["dtype"],
+        "arithmetic": inputs.get("arithmetic", ""),  # left out if it is the dtype
+        "device": inputs["device"],
+        "targets": inputs["targets"],
+        "stages": [stage["name"] for stage in stages],
+        "settings": [_same_settings(stage, settings) for stage, settings in typed],
+        "pattern": stages[-1]["pattern"],
     }
-    if "dtype" in inputs:
-        out["arithmetic"] = inputs.get("arithmetic", "")  # left out if it is the dtype
-    if inputs.get("stages"):
-        stages = inputs["stages"]
-        out["stages"] = [stage["name"] for stage in stages]
-        labels = (*identity.stages, identity.quantizer)
-        typed = zip(stages, map(_typed_settings, labels), strict=False)
-        out["settings"] = [_same_settings(stage, settings) for stage, settings in typed]
-        if "pattern" in stages[-1]:
-            out["pattern"] = stages[-1]["pattern"]
     for name, stated in (("calibration", identity.calibration), ("training", identity.training)):
-        if name in inputs:
-            fields = stated.model_dump() if stated else {}
-            out[name] = inputs[name] and _of_text(inputs[name], fields)
+        fields = stated.model_dump() if stated else {}
+        out[name] = inputs[name] and _of_text(inputs[name], fields)
     out["measure"] = inputs["measure"]["name"]
-    config = {**(inputs["measure"].get("config") or {})}
-    bos, draw = config.get("bos", ""), config.get("draw", "")
+    config = inputs["measure"].get("config") or {}
+    parts = {"draw": config.get("draw", ""), "bos": config.get("bos", "")}
     if "corpus" in config:
-        name = config["corpus"]
-        if "split" in config:
-            name += f"-{config['split']}"
-        out["protocol"] = (name, None, config["seqlen"], config.get("windows"), bos, "", "", draw)
+        parts["name"] = "-".join(filter(None, (config["corpus"], config.get("split"))))
+        parts |= {"seqlen": config["seqlen"], "limit": config.get("windows")}
     elif "task" in config:
         version = f"{config['shots']}-shot" if "shots" in config else config["version"]
         prompt = config.get("prompt") or describe_prompt(*(config.get(name) for name in PROMPT))
-        limit = config.get("limit")
-        out["protocol"] = (config["task"], version, None, limit, bos, "", prompt, draw)
+        parts |= {"name": config["task"], "version": version, "prompt": prompt}
+        parts["limit"] = config.get("limit")
     elif out["measure"] in PROTOCOL_OF:
-        out["protocol"] = (PROTOCOL_OF[out["measure"]], None, None, None, "", "", "", draw)
+        parts = {"name": PROTOCOL_OF[out["measure"]], "draw": parts["draw"]}
+    if "name" in parts:
+        out["protocol"] = Protocol.model_construct(**parts)
     return out
 
 
 def _of_text(text: dict[str, Any], stated: dict[str, Any]) -> dict[str, Any]:
-    others = {
-        "data": text["data"],
-        "bos": text.get("bos", ""),
-        "all_experts": text.get("all_experts", False),
-        "packing": text.get("packing", ""),
-    }
-    lengths = {
-        name: None if length is None else text.get(name, length) for name, length in stated.items()
-    }
-    return lengths | {name: value for name, value in others.items() if name in ("data", *stated)}
+    """Return the fields of a text in a key that the identity states. A key leaves defaults out."""
+    fields = {"bos": "", "all_experts": False, "packing": "", "recipe": stated.get("recipe")} | text
+    return {name: None if value is None else fields[name] for name, value in stated.items()}
 
 
 def _typed_settings(label: str) -> dict[str, Any]:
@@ -209,19 +195,15 @@ def _same_settings(stage: dict[str, Any], typed: dict[str, Any]) -> dict[str, An
         elif entry is None or name in stored:
             out[name] = value
         elif value is True and name.replace("_", "-") in entry.presets:
-            out[name] = _has_preset(entry.presets[name.replace("_", "-")], stored, typed)
+            preset = entry.presets[name.replace("_", "-")]
+            fields = {field.removesuffix("_"): kept for field, kept in preset.items()}
+            # One that is not stored is a default of that time, or had another name.
+            out[name] = all(
+                stored.get(f, kept) in (kept, typed.get(f)) for f, kept in fields.items()
+            )
         else:
             out[name] = _default(entry, name)
     return out
-
-
-def _has_preset(
-    preset: Mapping[str, Any], stored: Mapping[str, Any], typed: Mapping[str, Any]
-) -> bool:
-    """Return whether the key has the settings of a preset. One that is not stored is a default of
-    that time, or had another name."""
-    named = {name.removesuffix("_"): value for name, value in preset.items()}
-    return all(stored.get(name, value) in (value, typed.get(name)) for name, value in named.items())
 
 
 def _default(entry: CatalogEntry, name: str) -> Any:
@@ -242,19 +224,14 @@ def _of_status(record: Record) -> Iterator[str]:
         yield "it has diverged, but every reading has a value"
     if record.status in ("failed", "skipped") and record.readings:
         yield f"it has {record.status}, but it has readings"
-    if record.status != "ok" and record.items is not None:
-        yield f"it is {record.status}, but it has items"
-    if record.status != "ok" and not record.reason:
-        yield f"it is {record.status}, but it has no reason"
+    if record.status != "ok" and (record.items is not None or not record.reason):
+        yield f"it is {record.status}, but it has items, or no reason"
     names = [reading.metric for reading in record.readings]
     doubled = next((name for name in names if names.count(name) > 1), None)
     if doubled:
         yield f"it has two readings of {doubled}"
     if record.status == "ok" and record.identity.measure == "size":
-        owed = SIZES
-        if record.identity.quantizer != "none":
-            owed = SIZES | {"bits_per_weight"}
-        lacking = sorted(owed - set(names))
+        lacking = sorted(SIZES - set(names))
         if lacking:
             yield f"it has no {lacking[0]}, from which its other numbers follow"
 

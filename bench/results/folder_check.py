@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.catalog import metric_owners
 from bench.results.alike import look
 from bench.results.derive import Derived, Items, differences
+from bench.results.identity import Protocol
 from bench.results.record import Record
 from bench.results.storage_notes import noted_bits
 from bench.results.store import ReadOnlyStore, require_results
@@ -77,18 +77,16 @@ def disagreements(
     items_of: sparsity of each layer of `size` records, by key.
     """
     weights: dict[str, Record] = {}
-    tokens: dict[object, Record] = {}
+    tokens: dict[tuple[str, Protocol], Record] = {}
     artifacts: dict[str, dict[str, Record]] = {}
     spellings = _Spellings()
     for record in records:
         for sentence in spellings.odd_names(record):
             yield record, sentence
-        digest, inputs = record.key_inputs.get("model"), record.key_inputs
+        digest = record.key_inputs.get("model")
         # The key inputs of a record made elsewhere have the name of its model, and no digest.
-        if "made_elsewhere" in record.notes:
-            first = record
-        else:
-            first = weights.setdefault(record.identity.model, record)
+        is_elsewhere = "made_elsewhere" in record.notes
+        first = record if is_elsewhere else weights.setdefault(record.identity.model, record)
         if first.key_inputs.get("model") != digest:
             name = record.identity.model
             yield (
@@ -96,14 +94,8 @@ def disagreements(
                 f"its {name} has other weights than in record {first.short_key}: one name for two "
                 "models",
             )
-        config = (inputs.get("measure") or {}).get("config") or {}
-        if record.status == "ok" and record.token_digest and "corpus" in config:
-            parts = {
-                name: config.get(name) for name in ("corpus", "split", "seqlen", "windows", "bos")
-            }
-            text = repr(
-                (sorted(parts.items()), inputs.get("tokenizer"), inputs["measure"].get("content"))
-            )
+        if record.status == "ok" and record.token_digest:
+            text = record.identity.model, record.identity.protocol
             first = tokens.setdefault(text, record)
             if _text_of(first) != _text_of(record):
                 yield (
@@ -146,8 +138,8 @@ class _Spellings:
         return next((one for one in found if one[0] != text), found[0])
 
 
-def _text_of(record: Record) -> tuple[Any, ...]:
-    return record.token_digest, record.items and record.items.rows
+def _text_of(record: Record) -> tuple[str, int | None]:
+    return record.token_digest, record.items.rows if record.items else None
 
 
 def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
@@ -175,9 +167,7 @@ def _of_artifact(counted: Record, size: Record, items: Items) -> Iterator[str]:
         kept, mask = 1.0, 0.0
         if pattern.m and not pattern.dense and not is_packed:
             kept, mask = pattern.n / pattern.m, pattern.mask_bits
-        adapter = 0.0
-        if "adapter_bytes" in sizes:
-            adapter = sizes["adapter_bytes"].value or 0.0
+        adapter = sum(r.value or 0.0 for r in size.readings if r.metric == "adapter_bytes")
         expected = value_bits * kept + mask + other_bits + 8 * adapter / weights
         for sentence in differences(bits, Derived(expected)):
             yield sentence.replace("its items", f"the notes of record {counted.short_key}")

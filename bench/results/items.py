@@ -55,29 +55,22 @@ def require_readable(record: Record, items: Sequence[Item]) -> None:
 def unpack(content: bytes, record: Record, name: str, *, known: bool = False) -> Items:
     """Return a record's items from the content of their Parquet file. name: the file, for the
     error. known: whether this function has accepted these very bytes before."""
-    assert record.items is not None
-    if known:
-        return of_table(_read_known(content), name)
-    return of_table(read_parquet(content, name), name)
+    return of_table(read_parquet(content, name, known=known), name)
 
 
-def _read_known(content: bytes) -> Any:
-    import pyarrow
-    from pyarrow import parquet
-
-    text = ["item_id", "cluster_id"]
-    file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=text)
-    return file.read(use_threads=False)
-
-
-def read_parquet(content: bytes, name: str, text: Sequence[str] = TEXT_COLUMNS[:2]) -> Any:
-    """Return a table of items. Refuse other columns. text: its columns of text."""
+def read_parquet(
+    content: bytes, name: str, text: Sequence[str] = TEXT_COLUMNS[:2], *, known: bool = False
+) -> Any:
+    """Return a table of items. Refuse other columns. text: its columns of text. known: see
+    `unpack`."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         # A dictionary holds a text once, however often a small file repeats it.
         file = parquet.ParquetFile(pyarrow.BufferReader(content), read_dictionary=list(text))
+        if known:
+            return file.read(use_threads=False)
         rows = file.metadata.num_rows
         if not rows:  # its columns of text are of another type
             file = parquet.ParquetFile(pyarrow.BufferReader(content))
@@ -129,24 +122,22 @@ def _find_odd_column(schema: Any, rows: int) -> str:
 def of_table(table: Any, name: str) -> Items:
     """Return one record's items from an Arrow table. Columns that are all null belong to other
     records."""
+    rows = table.num_rows
+    given = {
+        column: table.column(column).to_numpy(zero_copy_only=False)
+        for column in table.column_names
+        if column in (*ID_COLUMNS, "value") or table.column(column).null_count < rows
+    }
     try:
-        return _items(table)
+        order = np.argsort(given["item_id"], kind="stable")
+        numbers = {
+            column: values[order].astype(np.float64)
+            for column, values in given.items()
+            if column not in TEXT_COLUMNS
+        }
     except (ValueError, TypeError) as fault:
         raise UserError(
             f"{name} has other values than numbers ({first_line(fault)[:80]}): measure it again"
         ) from None
-
-
-def _items(table: Any) -> Items:
-    fixed = {name: table.column(name).to_numpy(zero_copy_only=False) for name in ID_COLUMNS}
-    order = np.argsort(fixed["item_id"], kind="stable")
-    columns = {}
-    for name in table.column_names:
-        if name == "value" or (
-            name not in (*ID_COLUMNS, "record") and table.column(name).null_count < table.num_rows
-        ):
-            columns[name] = (
-                table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)[order]
-            )
-    weights = fixed["weight"][order].astype(np.float64)
-    return Items(fixed["item_id"][order], fixed["cluster_id"][order], weights, columns)
+    ids, clusters = given["item_id"][order], given["cluster_id"][order]
+    return Items(ids, clusters, numbers.pop("weight"), numbers)

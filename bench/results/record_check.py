@@ -8,10 +8,9 @@ from bench.catalog import metric_owners
 from bench.results import metrics
 from bench.results.consistency import contradictions
 from bench.results.derive import REDUCERS, Derived, Items, derive, derive_own, differences
-from bench.results.record import ReadingRow, Record
+from bench.results.record import Record
 from methods.contract.errors import UserError, first_line
 from methods.contract.measure_info import Metric
-from methods.contract.pattern import Pattern
 
 DECIDES_NO_NUMBER = True
 
@@ -71,13 +70,8 @@ def _derive(record: Record, items: Items) -> dict[str, Derived]:
         wrong = f"there are {len(items.ids):,}, not {record.items.rows:,}"
     elif len(set(items.ids)) != len(items.ids):
         wrong = "one is there twice"
-    given = list(derive(record, items))
-    for reading in record.readings:
-        older = _packed_bytes(reading, record, items) if reading.metric == metrics.SIZE else None
-        if older:
-            given.append((reading, older))
     derived = {}
-    for reading, found in given:
+    for reading, found in derive(record, items):
         derived[reading.metric] = found
         wrong = wrong or next(differences(reading, found), "")
     left_out = _find_left_out(record, items)
@@ -114,24 +108,3 @@ def _give(items: Items, metric: Metric, record: Record) -> bool:
         return derive_own(metric.name, record, items) is not None
     except LookupError:  # it rounds towards the number that is left out
         return metric.name == metrics.SIZE
-
-
-def _packed_bytes(packed: ReadingRow, record: Record, items: Items) -> Derived | None:
-    """Return the packed bytes of an older record, which states no bits per weight, or None."""
-    known = {r.metric: r.value for r in record.readings if r.value is not None}
-    lacks = {packed.metric, "bytes", "parameters"} - known.keys()
-    if "bits_per_weight" in known or lacks or not known["parameters"]:
-        return None
-    pattern = Pattern.parse(record.identity.pattern)
-    item_bits = 8 * known["bytes"] / known["parameters"]
-    # A model that breaks its pattern counts as dense.
-    choices = [item_bits]
-    if pattern.m:
-        choices.append(item_bits * pattern.n / pattern.m + pattern.mask_bits)
-    found = []
-    for bits in choices:
-        assumed = ReadingRow(metric="bits_per_weight", value=bits, unit="1", better="lower")
-        whole = record.model_copy(update={"readings": [*record.readings, assumed]})
-        found.append(derive_own(packed.metric, whole, items))
-    stated = known[packed.metric]
-    return min(filter(None, found), key=lambda one: abs(one.value - stated), default=None)

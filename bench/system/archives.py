@@ -30,10 +30,6 @@ FAULTS = (
 """Errors of a damaged zip file."""
 
 
-class TooLarge(ValueError):
-    """A zip file unpacks to more than its limit."""
-
-
 def write(path: Path, files: Iterable[tuple[str, bytes]], stored: Collection[str] = ()) -> None:
     """Write files with one date. stored: names of those that are compressed already."""
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as out:
@@ -46,13 +42,12 @@ def write(path: Path, files: Iterable[tuple[str, bytes]], stored: Collection[str
 def read(path: Path, max_bytes: int, wanted: Collection[str] | None = None) -> dict[str, bytes]:
     """Return the files by name. wanted: names that are read, by default all. They must be there.
 
-    Raises:
-        TooLarge: it is, or unpacks to, more than max_bytes, or MAX_RATIO times its own size.
-        Exception: it is damaged, see FAULTS; or it is not laid out as `write` does, so that two
-        readers could find different files in it.
+    Raise an error of FAULTS if it is damaged; if it is, or unpacks to, more than max_bytes, or
+    MAX_RATIO times its own size; or if it is not laid out as `write` does, so that two readers
+    could find different files in it.
     """
     if path.stat().st_size > max_bytes:
-        raise TooLarge(f"it has more than {max_bytes:,} bytes")
+        raise ValueError(f"it has more than {max_bytes:,} bytes")
     content = path.read_bytes()
     max_bytes = min(max_bytes, MAX_RATIO * len(content))
     with zipfile.ZipFile(io.BytesIO(content)) as packed:
@@ -62,7 +57,7 @@ def read(path: Path, max_bytes: int, wanted: Collection[str] | None = None) -> d
         raise ValueError("two files of one name")
     chosen = listed if wanted is None else [infos[name] for name in wanted]
     if sum(info.file_size for info in chosen) > max_bytes:
-        raise TooLarge(f"it unpacks to more than {max_bytes:,} bytes")
+        raise ValueError(f"it unpacks to more than {max_bytes:,} bytes")
     starts, end = {}, 0
     for info in listed:
         kind = stat.S_IFMT(info.external_attr >> 16)

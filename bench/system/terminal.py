@@ -15,6 +15,7 @@ from bench.system.text import printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
 _CURSOR_MOVES = re.compile(r"(?:\n|\r|\x1b\[A)*")
 """Cursor movements that tqdm writes between the bars of downloads."""
@@ -127,14 +128,32 @@ def shorten(text: str, width: int) -> str:
 def byte_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error while the block runs, if that is a terminal. Yield a function
     that takes the bytes that are done, and all."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import DownloadColumn
+
+    with _bar(label, DownloadColumn()) as show:
+        yield show or (lambda done, total: None)
+
+
+@contextmanager
+def step_bar(label: str) -> Iterator[Callable[[int, int], None] | None]:
+    """As `byte_bar`, for steps. Yield None if there is no terminal."""
+    from rich.progress import MofNCompleteColumn
+
+    with _bar(label, MofNCompleteColumn()) as show:
+        yield show
+
+
+@contextmanager
+def _bar(label: str, count: ProgressColumn) -> Iterator[Callable[[int, int], None] | None]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = make_console(sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    shown = console.is_terminal and not console.is_dumb_terminal
+    if not console.is_terminal or console.is_dumb_terminal:
+        yield None
+        return
     with Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not shown,
-        redirect_stdout=False, redirect_stderr=False,
+        TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn(),
+        console=console, transient=True, redirect_stdout=False, redirect_stderr=False,
     ) as progress:  # fmt: skip
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total or None)

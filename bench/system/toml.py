@@ -16,16 +16,10 @@ def read_toml(path: Path, most: int = 2**20) -> dict[str, Any]:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode) or about.st_size > most:
-            raise UserError(
-                f"config {str(path)!r} is not a regular file of at most {most:,} bytes: name "
-                "another"
-            )
+            raise ValueError(f"no regular file of at most {most:,} bytes")
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as fault:
+    except (OSError, ValueError, RecursionError) as fault:
+        why = getattr(fault, "strerror", None) or fault
         raise UserError(
-            f"config {str(path)!r} cannot be read ({fault.strerror}): name another"
-        ) from None
-    except (ValueError, RecursionError) as fault:
-        raise UserError(
-            f"config {str(path)!r} cannot be read as TOML ({fault}): correct it, or name another"
+            f"config {str(path)!r} cannot be read as TOML ({why}): correct it, or name another"
         ) from None

@@ -58,8 +58,6 @@ class Strict(BaseModel):
                 raise ValueError("must not be true or false")
             if one == "":
                 raise ValueError("must not be empty")
-            if isinstance(one, str) and "_" in one and one.replace("_", "").isdecimal():
-                raise ValueError("must be a number without _")
             # A command line with other bytes than UTF-8 gives text that cannot be encoded.
             if isinstance(one, str) and (
                 "\0" in one or one.encode(errors="ignore").decode() != one

@@ -13,15 +13,10 @@ if TYPE_CHECKING:
 DECIDES_NO_NUMBER = True
 
 DESCRIPTIONS = {
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_parsing_size": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
     "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
     "string_type": "must be text",
     "path_type": "must be a path",
     "tuple_type": "must be a list",
@@ -30,10 +25,9 @@ DESCRIPTIONS = {
     "missing": "must be given",
     "too_short": "must not be empty",
     "string_too_short": "must not be empty",
-    "decimal_parsing": "must be a number",
     "extra_forbidden": "there is no such setting",
 }
-"""Sentence for each type of error."""
+"""Sentence for each type of error, or for all types that begin with this word."""
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 """Words for each limit that an error's context can name."""
 
@@ -59,4 +53,5 @@ def describe_allowed(error: ErrorDetails) -> str:
         .replace("Input should be", "must be")
         .replace("'", "")
     )
-    return DESCRIPTIONS.get(error["type"], message)
+    kind = error["type"]
+    return DESCRIPTIONS.get(kind) or DESCRIPTIONS.get(kind.partition("_")[0], message)

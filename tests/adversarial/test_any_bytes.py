@@ -20,7 +20,7 @@ from methods.contract.method import Compute
 from methods.model.folder import Folder
 from methods.model.targets import find_targets
 
-FEW, MANY = 10, 400
+FEW, MANY = 5, 400
 
 NUMBERS = (
     st.integers(-(2**70), 2**70)

@@ -5,42 +5,51 @@ import pytest
 
 from bench import api
 from bench.execution import artifact_task, memory_limit
+from bench.execution.events import read_event
 from bench.execution.listener import RunListener
 from bench.execution.memory_limit import MemoryLimit
 from bench.execution.processes import WorkerProcesses
 from bench.execution.worker import Assignment
 from helpers import plugins, runs
 
-PROGRESS = {"event": "progress", "phase": "x", "done": 1, "total": 2, "figures": {}}
 FORGED = {
-    "magnitude": "hello",
-    "sparsegpt": "[" * 100_000,
-    "ria": '{"event": "exit", "code": 0}',  # an unknown event
-    "admm": '{"event": "state", "phase": "x"}',  # a missing field
-    "alps": '{"event": "state", "phase": "\\ud800", "state": "x"}',  # half a character
-    "rotate": '{"event": "measurement", "key": "a", "status": "ok"}',
+    "text": "hello",
+    "deep": "[" * 100_000,
+    "unknown event": '{"event": "exit"}',
+    "missing field": '{"event": "state", "phase": "x"}',
+    "half a character": '{"event": "state", "phase": "\\ud800", "state": "x"}',
 }
-"""Lines by the method whose worker says them."""
+OF_ANOTHER = '{"event": "measurement", "key": "a", "status": "ok"}'
 
 
 class Forging(runs.Here):
-    """A worker that sends the line of its method, and ends."""
+    """A worker of the method magnitude that sends other lines, and ends."""
+
+    said = ""
 
     def lines(self):
-        method = Assignment.model_validate_json(self._job).measurements[0].artifact.method
-        if method in FORGED:
-            yield FORGED[method]
-        else:
+        asked = Assignment.model_validate_json(self._job).measurements
+        if asked[0].artifact.method != "magnitude":
             yield from super().lines()
+        else:
+            yield self.said
 
 
-def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch):
+@pytest.mark.parametrize("line", FORGED.values(), ids=FORGED)
+def test_a_line_that_no_worker_sends_is_no_event(line):
+    with pytest.raises(ValueError, match=r"(?i)event"):
+        read_event(line)
+
+
+@pytest.mark.parametrize("line", [FORGED["text"], OF_ANOTHER], ids=["text", "another key"])
+def test_a_line_that_no_worker_sends_costs_its_row(tmp_path, cache, monkeypatch, line):
+    monkeypatch.setattr(Forging, "said", line)
     monkeypatch.setattr(WorkerProcesses, "start", lambda processes, log: Forging())
-    asked = {"methods": (*FORGED, "wanda"), "measures": ("size",)}
+    asked = {"methods": ("magnitude", "wanda"), "measures": ("size",)}
     summary = api.execute(runs.small(tmp_path / "r", **asked))
 
     statuses = {r.identity.method: r.status for r in summary.records}
-    assert statuses == {"dense": "ok", "wanda": "ok"} | dict.fromkeys(FORGED, "failed")
+    assert statuses == {"dense": "ok", "magnitude": "failed", "wanda": "ok"}
     reasons = {r.reason for r in summary.records if r.status == "failed"}
     assert all("an event that no worker sends" in reason for reason in reasons), reasons
 

@@ -51,13 +51,10 @@ def test_undamaged_it_is_a_model(tmp_path):
     assert opened.shapes()["model.embed_tokens.weight"] == size
 
 
-@pytest.mark.parametrize(
-    ("limit", "reason"), [("MAX_ELEMENTS", "more than 3 elements"), ("MAX_TEXT", "a text of")]
-)
-def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch, limit, reason):
-    """Libraries make objects of each element and text."""
+def test_what_a_header_may_claim_is_bounded(tmp_path, monkeypatch):
+    """Libraries make objects of each element."""
     file = gguf_files.write(tmp_path / "x.gguf")
     gguf_header.read(file)
-    monkeypatch.setattr(gguf_header, limit, 3)
-    with pytest.raises(UserError, match=reason):
+    monkeypatch.setattr(gguf_header, "MAX_ELEMENTS", 50)
+    with pytest.raises(UserError, match="more than 50 fields, tensors and elements"):
         gguf_header.read(file)

@@ -215,9 +215,10 @@ def size_of(identity, given):
     bits, count = given.get("bits_per_weight"), given.get("parameters", 1e12)
     if bits is None and identity.quantizer != "none":
         bits = 8.0
-    targets, others = 1.0, {}
+    targets = 1.0
     if bits is None:
         total = given.get("bytes_packed", count)
+        others = {"bits_per_weight": 8 * total / count, "bytes_packed": total}
     else:
         packed = given.get("bytes_packed", float(round(bits * count / 16)))
         total = packed - 1000

@@ -60,7 +60,7 @@ def header(change: Callable[[dict], object]) -> Damage:
 
 
 def cut(name: str, keep: int) -> Damage:
-    """Truncate a file."""
+    """Make a file shorter, or longer by zeros."""
     return lambda folder: os.truncate(folder / name, keep)
 
 
@@ -133,10 +133,6 @@ TOKENIZERS: dict[str, tuple[Damage, str]] = {
         text("tokenizer_config.json", '{"sp_model_kwargs": {"enable_sampling": true}}'),
         "has sp_model_kwargs",
     ),
-    "long suffix": (
-        tokenizer(lambda v: v["model"].update(end_of_word_suffix="x" * 10**7)),
-        "end_of_word_suffix has 10,000,000 letters",
-    ),
 }
 """Changes of tokenizer.json that change what is measured, and what the refusal says."""
 
@@ -151,8 +147,7 @@ DAMAGES: dict[str, Damage] = {
     "quantized by a list": config(quantization_config=[]),
     "narrow": config(hidden_size=64),
     "other heads": config(num_attention_heads=8),
-    "padding": config(pad_token_id=5000),
-    "dtype": config(dtype="float4"),
+    "a list of rotary settings": config(rope_parameters=[]),
     "extra tensor": tensor("model.extra", 3),
     "own code": config(auto_map={"AutoModel": "evil.Model"}),
     "other weights": config(transformers_weights="other.safetensors"),
@@ -160,16 +155,13 @@ DAMAGES: dict[str, Damage] = {
     "many labels": config(num_labels=2**31),
     "adapter": text("adapter_config.json", '{"base_model_name_or_path": "elsewhere"}'),
     "deep": text("config.json", '{"a":' * 500 + "1" + "}" * 500),
-    "large": text("config.json", '{"a": "' + "x" * 9_000_000 + '"}'),
-    "twice": text("config.json", '{"model_type": "llama", "model_type": "opt"}'),
+    "large": cut("config.json", 70_000_000),
     "tokenizer": text("tokenizer.json", "{}"),
     "tokenizer of another": lambda folder: _grow_vocabulary(folder / "tokenizer.json"),
     "pickled": lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
     "truncated": cut("model.safetensors", 1_000_000),
     "strange dtype": header(lambda h: h[NORM].update(dtype="F31")),
     "large shape": header(lambda h: h[EMBEDDING].update(shape=[2**62, 2**62])),
-    "overlap": header(lambda h: h[NORM].update(data_offsets=h[EMBEDDING]["data_offsets"])),
-    "offset past the end": header(lambda h: h[NORM].update(data_offsets=[10**12, 10**12 + 512])),
     "index and weights": lambda folder: (
         shutil.copy(folder / "model.safetensors", folder / "other.safetensors"),
         index_to("other.safetensors", NORM)(folder),

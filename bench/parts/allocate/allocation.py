@@ -12,7 +12,7 @@ the budget alone, and the better one is the allocation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from bench.catalog.entries import CONTROL, DEFAULT_PRUNER
 from bench.catalog.registry import lookup
 from bench.execution.build import Builder
 from bench.execution.job import Silent
+from bench.execution.phase import phase
 from bench.formats.stored import StoredFolder
 from bench.inputs import loading
 from bench.parts.allocate.allocated import (
@@ -40,6 +41,7 @@ from bench.parts.allocate.allocated import (
 from bench.planning.artifact import Artifact
 from bench.planning.plan import make_plan
 from bench.planning.spec import Spec
+from bench.results.computed import memory
 from bench.system.cache import in_use
 from bench.system.text import amount
 from methods.contract.errors import UserError
@@ -139,7 +141,6 @@ def _allocate(
     problem.read(tokens)
     damage = problem.measure_damage()
     first = solve(damage, cost, budget)
-    note(f"measuring up to {amount(swaps, 'swap')}")
     last = problem.refine(first, damage, cost, budget.limit, swaps)
     mixed = [problem.describe("allocated", last, damage)]
     if (first != last).any():
@@ -232,6 +233,27 @@ def solve(damage: Floats, cost: Floats, budget: Budget) -> Chosen:
     return chosen
 
 
+def find_swap(
+    chosen: Chosen, damage: Floats, cost: Floats, limit: float, tried: Collection[tuple[int, ...]]
+) -> Chosen | None:
+    """Return the choices after the pair of changes with the lowest predicted damage that fits the
+    limit and was not tried, or None if there is none."""
+    rows = np.arange(len(chosen))
+    spent, moved = cost[rows, chosen].sum(), damage - damage[rows, chosen][:, None]
+    extra = cost - cost[rows, chosen][:, None]
+    sums = moved.ravel()[:, None] + moved.ravel()
+    sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
+    for at in sums.ravel().argsort(kind="stable")[: np.isfinite(sums).sum()]:
+        one, two = divmod(int(at), damage.size)
+        i, k = divmod(one, damage.shape[1])
+        j, other = divmod(two, damage.shape[1])
+        swapped = chosen.copy()
+        swapped[i], swapped[j] = k, other
+        if i != j and tuple(swapped) not in tried:
+            return swapped
+    return None
+
+
 class _Problem:
     """The weights of each linear under each choice, and the model in which they are tried."""
 
@@ -244,6 +266,8 @@ class _Problem:
     ) -> None:
         """artifacts: one for each choice, and one with the calibration text."""
         self.choices, self._note = choices, note
+        self._known = memory(__name__)
+        """What an interrupted command has measured, and one with another budget."""
         *self._quantized, self._calibrated = artifacts
         builder = Builder(self._calibrated, Silent())
         self._workspace, compute = builder.workspace, builder.workspace.compute
@@ -273,8 +297,8 @@ class _Problem:
         """Make the model of each choice, and count the bits of its linears."""
         self._folders = []
         for k, (name, artifact) in enumerate(zip(self.choices, self._quantized, strict=True)):
-            self._note(f"making {name}")
-            folder = Folder(Builder(artifact, Silent()).build(artifact).folder)
+            with phase(f"making {name}", self._note) as progress:
+                folder = Folder(Builder(artifact, progress).build(artifact).folder)
             self._folders.append(folder)
             stored, pattern = StoredFolder(folder.path), self._patterns[k]
             if artifact.quantizer != "none":
@@ -290,6 +314,7 @@ class _Problem:
         half to judge."""
         self._model = loading.load(self._source.path, self._workspace.compute)
         text = self._workspace.calibration(self._calibrated).to(self._workspace.compute.device)
+        self._about = [self._calibrated.key, tokens, torch.__version__]
         half = min(len(text), max(2, tokens // text.shape[1])) // 2
         if not half:
             raise UserError("bench allocate needs two calibration sequences: use more of them")
@@ -309,20 +334,39 @@ class _Problem:
     def measure_damage(self) -> Floats:
         """Return the damage of each choice in each linear alone, [linears, choices]."""
         damage = np.zeros(self.bits.shape)
-        self._note(f"measuring {amount(damage.size, 'damage')}")
-        for i, target in enumerate(self.targets):
-            for k, folder in enumerate(self._folders):
-                self._set(target, folder)
-                damage[i, k] = self._divergence(self._text)
-            self._set(target, self._source)
+        keys = [artifact.key for artifact in self._quantized]
+        with phase(f"measuring {amount(damage.size, 'damage')}", self._note) as progress:
+            for i, target in enumerate(self.targets):
+                about = "damage", target, keys
+                known: list[float] | None = self._known.get(*self._about, *about)
+                if known is None:
+                    known = self._damages(target)
+                    self._known.put(known, *self._about, *about)
+                    self._known.save()
+                    progress.advance((i + 1) * len(keys), damage.size)
+                damage[i] = known
         return damage
+
+    def _damages(self, target: str) -> list[float]:
+        damages = []
+        for folder in self._folders:
+            self._set(target, folder)
+            damages.append(self._divergence(self._text))
+        self._set(target, self._source)
+        return damages
 
     def measure(self, chosen: Chosen, judge: bool = False) -> float:
         """Return the KL divergence of the whole model under a choice for each linear. judge: on the
         text that judges."""
-        for target, k in zip(self.targets, chosen, strict=True):
-            self._set(target, self._folders[k])
-        return self._divergence(self._judge if judge else self._text)
+        about = "model", judge, [self._quantized[k].key for k in chosen]
+        known: float | None = self._known.get(*self._about, *about)
+        if known is None:
+            for target, k in zip(self.targets, chosen, strict=True):
+                self._set(target, self._folders[k])
+            known = self._divergence(self._judge if judge else self._text)
+            self._known.put(known, *self._about, *about)
+            self._known.save()
+        return known
 
     def refine(
         self, chosen: Chosen, damage: Floats, cost: Floats, limit: float, swaps: int
@@ -330,28 +374,16 @@ class _Problem:
         """Try the pairs of changes with the lowest predicted damage in the whole model, and keep
         what lowers its own."""
         best, tried = self.measure(chosen), {tuple(chosen)}
-        rows = np.arange(len(chosen))
-        for _ in range(swaps):
-            spent, moved = cost[rows, chosen].sum(), damage - damage[rows, chosen][:, None]
-            extra = cost - cost[rows, chosen][:, None]
-            sums = moved.ravel()[:, None] + moved.ravel()
-            sums[extra.ravel()[:, None] + extra.ravel() > limit - spent + TOLERANCE] = np.inf
-            candidate = None
-            for at in sums.ravel().argsort(kind="stable")[: np.isfinite(sums).sum()]:
-                one, two = divmod(int(at), damage.size)
-                i, k = divmod(one, damage.shape[1])
-                j, other = divmod(two, damage.shape[1])
-                swapped = chosen.copy()
-                swapped[i], swapped[j] = k, other
-                if i != j and tuple(swapped) not in tried:
-                    candidate = swapped
+        with phase(f"measuring up to {amount(swaps, 'swap')}", self._note) as progress:
+            for swap in range(swaps):
+                candidate = find_swap(chosen, damage, cost, limit, tried)
+                if candidate is None:
                     break
-            if candidate is None:
-                break
-            tried.add(tuple(candidate))
-            measured = self.measure(candidate)
-            if measured < best:
-                best, chosen = measured, candidate
+                tried.add(tuple(candidate))
+                measured = self.measure(candidate)
+                if measured < best:
+                    best, chosen = measured, candidate
+                progress.advance(swap + 1, swaps)
         return chosen
 
     def describe(self, name: str, chosen: Chosen, damage: Floats) -> Share:

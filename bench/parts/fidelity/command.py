@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json as json_module
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from bench.cli.console import fail, print_json, print_line
+from bench.cli.console import fail, note, print_json, print_line
 from bench.cli.flags import DataDir, Json, figure_option
-from bench.reporting.words import clock_time
 
-EVERY_S = 10.0
-"""Least seconds between two lines about the finish time."""
 WIDTH = 80
 """Columns of a table in a file or a pipe."""
 
@@ -78,6 +74,7 @@ def fidelity(
 
     Exit code 0: compared. 1: the mean KL may be above --max-kl. 2: invalid input.
     """
+    from bench.execution.phase import phase
     from bench.parts.fidelity import pair, report
     from bench.parts.fidelity.figure import draw
     from bench.system.devices import cores, resolve_device
@@ -95,8 +92,11 @@ def fidelity(
         data_dir=data_dir,
     )
     opened = pair.prepare(request)
-    with TemporaryDirectory(prefix="cast-bench-") as workdir:
-        found = pair.compare(opened, Path(workdir), FinishTime(), with_floor=floor)
+    with (
+        TemporaryDirectory(prefix="cast-bench-") as workdir,
+        phase("comparing windows", note) as progress,
+    ):
+        found = pair.compare(opened, Path(workdir), progress, with_floor=floor)
     if json:
         print_json(json_module.dumps(report.to_json(opened, found, max_kl), indent=1))
     else:
@@ -105,18 +105,3 @@ def fidelity(
         print_line(draw(found, figure, f"{compressed} beside {original}"), err=True)
     if max_kl is not None and report.exceeds(found, max_kl):
         fail(f"{compressed} {report.describe_limit(found, max_kl)}", 1)
-
-
-class FinishTime:
-    """Lines with the expected time of day when all windows are done."""
-
-    def __init__(self) -> None:
-        self._started = self._noted = time.monotonic()
-
-    def advance(self, done: int, total: int, **metrics: float) -> None:
-        """Print a line, at most every ten seconds."""
-        now = time.monotonic()
-        if done < total and now - self._noted >= EVERY_S:
-            self._noted = now
-            end = clock_time((now - self._started) / done * (total - done))
-            print_line(f"{done} of {total} windows, all done at {end}", err=True)

@@ -11,9 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+from pydantic_core import from_json, to_json
+
 from bench.system.provenance import format_time
 from methods.contract.errors import UserError, first_line
-from methods.model.safe_files import check_depth
 
 MAX_TIME = 2**33
 """Largest time in seconds since 1970 that is no error."""
@@ -132,7 +133,7 @@ def check_size(value: Any) -> None:
             rest += one
         if size + len(rest) > MAX_SETTINGS:
             raise ValueError(f"settings of more than {MAX_SETTINGS:,} values and characters")
-    check_depth(value)
+    from_json(to_json(value, serialize_unknown=True))  # as deep as a record may be
 
 
 def read_results(file: Path, key: str, kind: type) -> dict[str, Any]:

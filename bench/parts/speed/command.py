@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,19 +14,17 @@ import typer
 from bench.catalog import registry
 from bench.cli.console import note, print_line, print_rows
 from bench.cli.flags import DataDir, Json, Results, figure_option, split_list
-from bench.reporting.words import clock_time
 from bench.system.packages import pip_install
 from bench.system.suggest import describe_unknown, shorten
 from bench.system.text import amount
 from methods.contract.errors import UserError
 
 if TYPE_CHECKING:
+    from bench.execution.phase import Phase
     from bench.parts.speed.time_linears import LinearTimingRequest
     from bench.parts.speed.time_models import ModelTimingRequest
     from bench.results.record import Record
 
-EVERY_S = 10
-"""Seconds between two lines of progress."""
 MAX_LOAD = 0.7
 """Number of other running processes above which a timing is doubtful."""
 MAX_TOKENS = 2**20
@@ -174,7 +171,7 @@ def _time_models(
     place = results or RESULTS
     records = list(
         time_models.measure(
-            request, place, lambda line: print_line(line, err=True), FinishTime().advance
+            request, place, lambda line: print_line(line, err=True), _progress().advance
         )
     )
     found = engine_report.entries(records, ReadOnlyStore(place).items)
@@ -194,7 +191,7 @@ def _time_linears(request: LinearTimingRequest, results: Path | None, json: bool
     from bench.parts.speed import linear_report, time_linears
     from bench.results.store import RESULTS
 
-    records = list(time_linears.measure(request, results or RESULTS, FinishTime().advance))
+    records = list(time_linears.measure(request, results or RESULTS, _progress().advance))
     print_rows(linear_report.rows(records), json)
     _warn_of_noise(records)
     if request.device == "cpu":
@@ -209,19 +206,11 @@ def _time_linears(request: LinearTimingRequest, results: Path | None, json: bool
         raise typer.Exit(1)
 
 
-class FinishTime:
-    """Lines with the expected time of day when all timings are done."""
+def _progress() -> Phase:
+    """Return a progress without a bar, which would take time from what is timed."""
+    from bench.execution.phase import Phase
 
-    def __init__(self) -> None:
-        self._started = self._noted = time.monotonic()
-
-    def advance(self, done: int, total: int) -> None:
-        """Print a line, at most every ten seconds."""
-        now = time.monotonic()
-        if done < total and now - self._noted >= EVERY_S:
-            self._noted = now
-            end = clock_time((now - self._started) / done * (total - done))
-            print_line(f"{done} of {total} timed, all done at {end}", err=True)
+    return Phase("timings", note)
 
 
 def _warn_of_noise(records: Sequence[Record]) -> None:

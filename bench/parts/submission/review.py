@@ -76,7 +76,6 @@ def review(folder: Path, published: Sequence[ResultSet], name: str) -> Review:
         return Review(folder, About(), FolderCheck((), 0, {}, (), ()), strange)
     checked, about = check_folder(folder), searches.read_about(folder)
     refusals = [
-        *submission_rules.of_runs(folder),
         *checked.problems,
         *(f"{path} belongs to no record: leave it out" for path in checked.leftovers),
     ]

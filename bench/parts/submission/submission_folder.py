@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -98,17 +99,10 @@ def stage(
 
 
 def _write_about(folder: Path, who: Contributor, named: Mapping[str, str], today: date) -> None:
-    about = {"about": who.about} if who.about else {}
-    fields = {
-        "kind": "results",
-        **about,
-        "credit": who.credit,
-        "submitted": today,
-        "licences": dict(named),
-    }
-    if who.weights:
-        fields["weights"] = dict(who.weights)
-    (folder / ABOUT_FILE).write_text(tomlkit.dumps(fields), encoding="utf-8")
+    fields = {"kind": "results", "about": who.about, "credit": who.credit, "submitted": today}
+    tables = {"licences": dict(named), "weights": dict(who.weights or {})}
+    given = {name: value for name, value in (fields | tables).items() if value}
+    (folder / ABOUT_FILE).write_text(tomlkit.dumps(given), encoding="utf-8")
 
 
 def default_name(source: Path, credit: str) -> str:
@@ -116,14 +110,9 @@ def default_name(source: Path, credit: str) -> str:
     record = next(ReadOnlyStore(source).listed(), None)
     if record is None:
         raise UserError(f"{source} has no records: run bench run first")
-    words = submission_rules.slug(
-        record.processor.replace("(R)", "").replace("Processor", "").replace("NVIDIA", "")
-    )
-    parts = (
-        submission_rules.slug(record.identity.model),
-        words[:24].strip("-."),
-        submission_rules.slug(credit)[:20].strip("-."),
-    )
+    machine = re.sub(r"\(R\)|Processor|NVIDIA", "", record.processor)
+    texts = ((record.identity.model, None), (machine, 24), (credit, 20))
+    parts = [submission_rules.slug(text)[:most].strip("-.") for text, most in texts]
     return "-".join(filter(None, parts))
 
 
@@ -150,9 +139,9 @@ def opened(path: Path) -> Iterator[tuple[Path, str]]:
     try:
         files = archives.read(path, MAX_BYTES)
     except archives.FAULTS as fault:
-        reason = first_line(fault)[:120]
         raise UserError(
-            f"cannot read submission {str(path)!r} ({reason}): make it again with bench submit"
+            f"cannot read submission {str(path)!r} ({first_line(fault)[:120]}): make it again with "
+            "bench submit"
         ) from None
     name = path.name.removesuffix(".zip")
     for one in files:

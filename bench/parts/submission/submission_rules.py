@@ -22,13 +22,14 @@ from bench.results.alike import is_plain
 from bench.results.derive import Items
 from bench.results.identity import Identity, IdentityKey
 from bench.results.record import DONE, Record
+from bench.results.storage_notes import NotedBits, noted_bits
 from bench.results.store import FOLDERS
+from methods.contract.codec import STORED_KEY
 from methods.contract.errors import UserError
 from methods.contract.info import Does
 from methods.contract.pattern import Pattern
 
-NAME = re.compile("[a-z0-9]+(?:[.-][a-z0-9]+)*")
-NAME_LENGTH = range(6, 65)
+NAME = re.compile("(?=.{6,64}$)[a-z0-9]+(?:[.-][a-z0-9]+)*")
 FILE = re.compile(
     r"about\.toml|records/[0-9a-f]{32}\.json|items/[0-9a-f]{32}\.parquet|signatures/[0-9a-f]{32}\.txt(\.sig)?"
 )
@@ -37,8 +38,6 @@ MACHINE_PATH = re.compile(
     r"""(?:^|[\s"'=(,:;<\[])(/(?:[\w.@+-]+/)+[\w.@+-]*|/(?:home|root|tmp|mnt|data|work|Users)\b|~/[\w.]\S*"""
     r"""|[A-Za-z]:[\\/](?!/)\S*|\\\\\w+\\\S*|file://\S*)"""
 )
-RUN_FOLDERS = ("logs", "runs", "locks", "corrupt")
-"""Folders of a results folder that belong to no submission."""
 MAX_CREDIT = 100
 COPY_TOLERANCE = 1e-6
 """Relative difference between two perplexities of which one is a copy."""
@@ -47,47 +46,30 @@ Published = Mapping[IdentityKey, tuple[str, Record]]
 
 
 def of_files(folder: Path) -> Iterator[str]:
-    """Refuse files that belong to no submission, and links. Of a results folder that is no
-    submission yet, the files of runs are left to `of_runs`."""
-    begun = (folder / ABOUT_FILE).exists()
+    """Refuse files that belong to no submission, and links."""
+    if not (folder / ABOUT_FILE).exists():
+        yield f"{folder} has no {ABOUT_FILE}: make the submission with bench submit"
+        return
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not begun and name.partition("/")[0] in RUN_FOLDERS and not path.is_symlink():
-            continue
+        is_part = name in FOLDERS if path.is_dir() else path.is_file() and FILE.fullmatch(name)
         if path.is_symlink():
             yield f"{name} is a link: a submission has regular files only"
-        elif not path.is_dir() and not (path.is_file() and FILE.fullmatch(name)):
-            yield f"{name} is no file of a submission: leave it out"
-        elif path.is_dir() and name not in FOLDERS:
-            yield f"{name} is no folder of a submission: leave it out"
-
-
-def of_runs(folder: Path) -> Iterator[str]:
-    """Refuse the folders in which a run keeps its own files, in one sentence."""
-    found = [f"{name}/" for name in RUN_FOLDERS if any((folder / name).glob("*"))]
-    if found:
-        yield f"{' and '.join(found)} are files of runs: leave them out, as bench submit does"
+        elif not is_part:
+            yield f"{name} is not part of a submission: leave it out"
 
 
 def of_name(name: str, models: Iterable[str], taken: Iterable[str]) -> Iterator[str]:
     """Refuse a folder name that breaks the rule: MODEL-MACHINE-WHO in lower case."""
-    begins = sorted({slug(model) for model in models})
-    if not NAME.fullmatch(name) or len(name) not in NAME_LENGTH:
-        yield (
-            f"the name {name!r} is not MODEL-MACHINE-WHO in lower-case letters, digits, dots and "
-            f"dashes, with {NAME_LENGTH.start} to {NAME_LENGTH.stop - 1} characters: give another "
-            "with --name"
-        )
+    begins, wrong = sorted({slug(model) for model in models}), ""
+    if not NAME.fullmatch(name):
+        wrong = "is not MODEL-MACHINE-WHO in 6 to 64 lower-case letters, digits, dots and dashes"
     elif begins and not any(name.startswith(f"{model}-") for model in begins):
-        yield (
-            f"the name {name!r} does not begin with a model of the records ({', '.join(begins)}): "
-            "give another with --name"
-        )
-    if name in taken:
-        yield (
-            f"the name {name!r} is taken in the results that are published: give another with "
-            "--name"
-        )
+        wrong = f"does not begin with a model of the records ({', '.join(begins)})"
+    elif name in taken:
+        wrong = "is taken in the results that are published"
+    if wrong:
+        yield f"the name {name!r} {wrong}: give another with --name"
 
 
 def slug(text: str) -> str:
@@ -197,9 +179,9 @@ def _of_reproduction(record: Record) -> Iterator[str]:
                 f"{one['name']} is a class in the file {one['distribution']}, which no one else "
                 "has: install it as a plug-in"
             )
+        if (one.get("commit") or {}).get("dirty"):
+            yield "it was made with uncommitted changes of a plug-in: commit them and run again"
     provided = {one["name"] for one in record.plugins}
-    if any((one.get("commit") or {}).get("dirty") for one in record.plugins):
-        yield "it was made with uncommitted changes of a plug-in: commit them and run again"
     named = [*(("methods", stage) for stage in identity.stages), ("quantizers", identity.quantizer)]
     stages = []
     try:
@@ -225,30 +207,23 @@ def _of_reproduction(record: Record) -> Iterator[str]:
 def _of_bits(record: Record) -> Iterator[str]:
     """Refuse notes that store a weight in fewer bits than the quantizer's name says."""
     named = re.match(r"[a-z]+?(\d+)", record.identity.quantizer)
-    stored = record.notes.get("stored")
+    stored = record.notes.get(STORED_KEY)
     if not named or not isinstance(stored, dict):
         return
-    bits, least = _noted_bits(stored), float(named[1])
-    if "values" in stored:
+    least = float(named[1])
+    try:
+        # Older notes have no number of weights to which to spread the bits of scales.
+        bits = noted_bits(record.notes, stored.get("weights", math.inf))
+    except (TypeError, KeyError, ArithmeticError):
+        bits = NotedBits(0, 0, False)
+    if bits.is_packed:
         least *= 1 - Pattern.parse(record.identity.pattern).share
-    if bits is None or bits < least:
-        said = "no number of" if bits is None else f"{bits:.4g}"
+    found = bits.values + bits.others
+    if not least <= found:
         yield (
-            f"its notes store {said} bits of a weight, and {record.identity.quantizer} has at "
+            f"its notes store {found:.4g} bits of a weight, and {record.identity.quantizer} has at "
             f"least {least:.4g}"
         )
-
-
-def _noted_bits(stored: Mapping[str, Any]) -> float | None:
-    """Return the bits of a weight that notes state, without pruned ones, or None if they state
-    none."""
-    names = ("values", "others", "weights") if "values" in stored else ("bits", "scales")
-    numbers = [stored.get(name, 0) for name in names]
-    if not all(isinstance(number, int | float) and number >= 0 for number in numbers):
-        return None
-    if "values" in stored:
-        return 8 * (numbers[0] + numbers[1]) / numbers[2] if numbers[2] else None
-    return float(numbers[0])
 
 
 def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]:
@@ -257,18 +232,11 @@ def of_quantized_size(records: Sequence[Record]) -> Iterator[tuple[Record, str]]
     explained = {
         r.artifact for r in records if r.identity.measure == "pattern" and "stored" in r.notes
     }
+    why = "nothing says how its bits are stored: submit the record `pattern` of its artifact, too"
     for record in records:
-        identity = record.identity
-        if (
-            identity.measure == "size"
-            and identity.quantizer != "none"
-            and record.artifact not in explained
-        ):
-            yield (
-                record,
-                "nothing says how its bits are stored: submit the record `pattern` of the same "
-                "artifact, too",
-            )
+        is_quantized = record.identity.measure == "size" and record.identity.quantizer != "none"
+        if is_quantized and record.artifact not in explained:
+            yield record, why
 
 
 def of_repetition(records: Sequence[Record], published: Published) -> Iterator[tuple[Record, str]]:
@@ -342,32 +310,19 @@ def differences(record: Record, other: Record) -> Iterator[str]:
 def of_protocol(
     records: Iterable[Record], published: Iterable[Record]
 ) -> Iterator[tuple[Record, str]]:
-    """Refuse a text or task in another protocol, or of other tokens, than that of the published
-    rows of its model.
-
-    For a new model, refuse what is not the default.
-    """
+    """Refuse a text or task in another protocol than that of the published rows of its model. For a
+    new model, refuse what is not the default."""
     labels: dict[tuple[str, str, str], set[str]] = {}
-    tokens: dict[object, Record] = {}
     versions: dict[str, set[str | None]] = {}
     for record in published:
         identity = record.identity
         key = (identity.model, identity.measure, identity.protocol.name)
         labels.setdefault(key, set()).add(identity.protocol.label)
-        if record.token_digest:
-            tokens[identity.model, identity.measure, identity.protocol] = record
         versions.setdefault(identity.protocol.name, set()).add(identity.protocol.version)
     for record in records:
         identity, protocol = record.identity, record.identity.protocol
         if identity.subject not in ("text", "task") or identity.measure == "pattern":
             continue
-        theirs = tokens.get((identity.model, identity.measure, protocol))
-        if theirs and record.token_digest != theirs.token_digest:
-            yield (
-                record,
-                f"its {protocol.label} has other tokens than the published record "
-                f"{theirs.short_key}",
-            )
         known = labels.get((identity.model, identity.measure, protocol.name), set())
         wrong = "" if protocol.label in known else _odd_protocol(identity, known, versions)
         if wrong:

@@ -11,8 +11,11 @@ from bench.catalog.choice import parse_chain
 from bench.parts.allocate import allocation
 from bench.parts.allocate.allocated import LinearChoice
 from bench.parts.allocate.allocation import Budget, _Problem, solve
+from bench.results import computed
 from helpers import runs
 from methods.contract.errors import UserError
+
+OPEN = computed._open
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def test_swaps_lower_what_is_measured_and_keep_the_budget():
     problem = _Problem.__new__(_Problem)
     problem.bits, problem.share = np.tile([3.0, 4.0], (4, 1)), np.full(4, 0.25)
     damage, best = np.array([[4.0, 0], [3, 0], [2, 0], [1, 0]]), (1, 0, 1, 0)
-    tried = []
+    problem._note, tried = str, []
 
     def measure(chosen):
         tried.append(tuple(chosen))
@@ -82,6 +85,8 @@ def test_the_file_of_the_command_is_a_row(
     choices, budget, limit, key, output, tmp_path, monkeypatch
 ):
     runs.workers_here(monkeypatch)
+    monkeypatch.setattr(computed, "_open", OPEN)
+    monkeypatch.setattr(allocation, "memory", lambda _: computed.Memory(tmp_path / "known"))
     out = tmp_path / "a.json"
     settings = ("targets.include=*.0.mlp.*", "calibration.sequences=2", "threads=1")
     small = ("--device", "cpu", "--json", *(f"--set={setting}" for setting in settings))
@@ -90,6 +95,9 @@ def test_the_file_of_the_command_is_a_row(
     )
     said = output(line, *small, "--out", out)
     rows = {row["choice"]: row for row in json.loads(said)}
+    # An interrupted command goes on.
+    monkeypatch.setattr(_Problem, "_divergence", lambda *_: pytest.fail("measured again"))
+    assert output(line, *small, "--out", out) == said
     worst, *_, best = choices.split(",")
     assert rows[best]["measured KL"] < rows["allocated"]["measured KL"] < rows[worst]["measured KL"]
     assert rows["allocated"][key] <= limit
@@ -133,6 +141,7 @@ def test_a_choice_alone_that_is_better_takes_the_place_of_what_was_found():
     said = []
     problem = _Problem.__new__(_Problem)
     problem.choices, problem.targets = ("two", "three", "four"), ("a", "b")
+    problem._note = said.append
     problem.bits, problem.share = np.tile([2.0, 3.0, 4.0], (2, 1)), np.full(2, 0.5)
     problem.kept = np.ones((2, 3))
     problem.make = problem.read = lambda *_: None

@@ -106,6 +106,7 @@ def test_every_number_is_in_it_with_its_error(root, output, tmp_path):
     results = {r["evaluation_result_id"]: r for r in dense["evaluation_results"]}
     assert set(results) == {"perplexity/wiki-mini@128/perplexity", "size/weights/bytes_packed",
                             "size/weights/bytes", "size/weights/sparsity",
+                            "size/weights/bits_per_weight",
                             "zeroshot/piqa@1.0/acc", "zeroshot/piqa@1.0/acc_norm"}  # fmt: skip
     acc = results["zeroshot/piqa@1.0/acc"]
     assert acc["score_details"]["score"] == 0.25

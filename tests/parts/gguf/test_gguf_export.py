@@ -64,8 +64,8 @@ def test_gguf_says_what_it_rounds_and_has_transformers_numbers_for_a_config_with
     [
         (folders.text("tokenizer.json", "[]"), "cannot use"),
         (folders.config(num_attention_heads=None), "no num_attention_heads"),
-        (folders.config(rope_scaling="linear"), "not an object"),
-        (folders.config(rope_parameters={"rope_theta": [1]}), "not a number"),
+        (folders.config(rope_scaling="linear"), "must be a table"),
+        (folders.config(rope_parameters={"rope_theta": [1]}), "must be a number"),
         (folders.text("tokenizer_config.json", "[" * 100_000), "cannot use"),
     ],
 )

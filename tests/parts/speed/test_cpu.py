@@ -338,13 +338,3 @@ def test_a_timing_that_is_not_steady_is_warned_of(capsys, noise, warned):
     ):
         speed._warn_of_noise([fake_records.record(notes=notes)])
         assert ("differ by 556%: stop other programs" in capsys.readouterr().err) == warned
-
-
-def test_a_finish_time_is_printed_every_ten_seconds(capsys, monkeypatch):
-    now = iter((0, 5, 12, 15, 30))
-    monkeypatch.setattr(speed.time, "monotonic", lambda: next(now))
-    monkeypatch.setattr(speed, "clock_time", lambda seconds: f"in {seconds:.0f} s")
-    finish = speed.FinishTime()
-    for done in (1, 2, 3, 4):
-        finish.advance(done, 4)
-    assert capsys.readouterr().err == "2 of 4 timed, all done at in 12 s\n"

@@ -87,9 +87,7 @@ class Draft(dict):
         content = items_module.pack([change(Item(*map(_plain, row))) for row in rows])
         record = old.model_copy(deep=True)
         record.items.sha256, record.items.size = hashlib.sha256(content).hexdigest(), len(content)
-        for reading, now in derive(
-            record, items_module._items(items_module.read_parquet(content, "items"))
-        ):
+        for reading, now in derive(record, items_module.unpack(content, record, "items")):
             reading.value, reading.stderr, reading.n = now.value, now.stderr, now.n
         self[f"items/{old.stem}.parquet"] = content
         self.put(record, old)

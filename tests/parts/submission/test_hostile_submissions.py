@@ -89,7 +89,7 @@ REFUSED = {
     "a link": ("no file, or not packed", with_info(stat.S_IFLNK | 0o777, content=b"/etc/passwd")),
     "a path that climbs": ("no file of a submission", with_file("../../x.json")),
     # The folder.
-    "no about.toml": ("needs a name to credit", lambda d: d.pop("about.toml")),
+    "no about.toml": ("has no about.toml: make the submission", lambda d: d.pop("about.toml")),
     "a credit that acts on a terminal": ("needs a name to credit", about('"Ada"', '"\\u001b[2J"')),
     "weights that run a script": ("invalid weights.abcdef12 in", with_file(
         "about.toml", f'{ABOUT}\n[weights]\nabcdef12 = "javascript:alert(1)"'.encode())),
@@ -145,7 +145,7 @@ REFUSED = {
     "a measurement twice": ("it repeats the measurement", twice),
     "the same in another file": ("those of the dense model", copied_and_packed_again),
     "other tokens of another tokenizer": (
-        "has other tokens than the published",
+        "measured on other tokens",
         lambda d: d.edit("perplexity", "none", inputs=lambda i: i.update(tokenizer="0" * 64),
                          token_digest="0" * 64),
     ),
