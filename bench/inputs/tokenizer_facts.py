@@ -6,7 +6,6 @@ The library runs in a process with bounds, because it ends the process in which 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,10 +113,7 @@ def _read_facts(tokenizer: Tokenizer) -> dict[str, Any]:
     if _count(tokenizer, PROBE) > MAX_GROWTH * len(PROBE):
         raise ValueError(f"it makes more than {MAX_GROWTH} tokens of a character")
     vocabulary = tokenizer.get_vocab(with_added_tokens=False).values()
-    return {
-        "begins_with_bos": begins_with_bos(tokenizer),
-        "last": max(vocabulary, default=0),
-    }
+    return {"begins_with_bos": begins_with_bos(tokenizer), "last": max(vocabulary, default=0)}
 
 
 def _count(tokenizer: Tokenizer, text: str) -> int:
@@ -144,11 +140,4 @@ def _lacks_template(folder: Path) -> bool:
 def read_vocabulary(tokenizer_json: Path) -> dict[str, int]:
     """Return the number of each token. Raise UserError if the file is damaged."""
     found: dict[str, int] = ask(tokenizer_json, Tokenizer.get_vocab)
-    return found
-
-
-def read_whole(tokenizer_json: Path) -> dict[str, Any]:
-    """Return a tokenizer as the library writes it, with every field. Raise UserError if the file is
-    damaged."""
-    found: dict[str, Any] = ask(tokenizer_json, lambda tokenizer: json.loads(tokenizer.to_str()))
     return found

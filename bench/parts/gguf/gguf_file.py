@@ -15,7 +15,7 @@ from torch import Tensor
 from bench.formats.stored import StoredFolder
 from bench.formats.stored_grids import common_bits
 from bench.inputs import architecture
-from bench.inputs.tokenizer_facts import read_whole
+from bench.inputs.tokenizer_facts import ask
 from bench.parts.gguf.k_quants import GgmlCodec
 from methods.contract.axes import AXES
 from methods.contract.codec import StoredWeight
@@ -244,7 +244,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     from gguf import SpecialVocab, TokenType
 
     # As the library writes it, so that every field is there.
-    tokenizer = read_whole(folder / "tokenizer.json")
+    # As the library writes it, with every field.
+    tokenizer = ask(folder / "tokenizer.json", lambda known: json.loads(known.to_str()))
     splitter = tokenizer.get("pre_tokenizer") or {}
     parts = [
         part
