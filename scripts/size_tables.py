@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
@@ -279,9 +280,24 @@ def _dense_seeds(results: ResultSet, measure: str) -> dict[tuple[str, str], Seed
     return seeds
 
 
+def allocated(folder: str) -> str:
+    """Return what `bench allocate` wrote of its result, of what it found before it compared, and of
+    each choice alone."""
+    file = json.loads((ROOT / folder / "allocated.json").read_text())
+    columns = ("bits", "predicted", "measured")
+    rows = []
+    for name, numbers in file["damage"].items():
+        rows.append([name, *(f"{numbers[column]:.4g}" for column in columns)])
+    counts = Counter(file["linears"].values())
+    kept = ", ".join(f"{count} {name}" for name, count in counts.items())
+    headers = (file["model"], ">bits per weight", ">predicted KL", ">measured KL")
+    return f"{markdown(headers, rows)}\nThe file has {kept}.\n"
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "transforms": transforms,
     "best": best,
     "tuned": tuned,
+    "allocated": allocated,
 }
 """Functions by the kind of a table in results/boards.toml."""
