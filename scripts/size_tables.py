@@ -294,10 +294,36 @@ def allocated(folder: str) -> str:
     return f"{markdown(headers, rows)}\nThe file has {kept}.\n"
 
 
+def making(folder: str) -> str:
+    """Return the minutes and the memory in which each quantizer of dense models was made."""
+    made = _dense_seeds(read(folder), "pattern")
+    models = list(dict.fromkeys(model for model, _ in made))
+    quickest: dict[str, dict[str, tuple[float, float]]] = {}
+    for (model, name), seeds in made.items():
+        # What a transform before it took is not in the cost of a quantizer.
+        alone = [record for record in seeds.values() if record.identity.method == "dense"]
+        costs = [record.cost for record in alone if name != NONE and "build_s" in record.cost]
+        if costs:
+            seconds = min(cost["build_s"] for cost in costs)
+            peak = min(cost["build_peak_bytes"] for cost in costs)
+            quickest.setdefault(name, {})[model] = seconds / 60, peak / 1e9
+    rows = []
+    for name in sorted(quickest, key=lambda name: max(quickest[name].values())):
+        cells = [name]
+        for model in models:
+            minutes, gigabytes = quickest[name].get(model, (0.0, 0.0))
+            known = model in quickest[name]
+            cells += [f"{minutes:.1f}", f"{gigabytes:.1f}"] if known else [DASH, DASH]
+        rows.append(cells)
+    units = [f">{model}, {unit}" for model in models for unit in ("minutes", "GB")]
+    return markdown(("quantizer", *units), rows)
+
+
 TABLES: dict[str, Callable[..., str]] = {
     "transforms": transforms,
     "best": best,
     "tuned": tuned,
     "allocated": allocated,
+    "making": making,
 }
 """Functions by the kind of a table in results/boards.toml."""
