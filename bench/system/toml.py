@@ -21,5 +21,5 @@ def read_toml(path: Path, most: int = 2**20) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as fault:
         why = getattr(fault, "strerror", None) or fault
         raise UserError(
-            f"config {str(path)!r} cannot be read as TOML ({why}): correct it, or name another"
+            f"config {str(path)!r} cannot be read ({why}): correct it, or name another"
         ) from None
