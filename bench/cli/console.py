@@ -221,6 +221,8 @@ def _are_numbers(values: Sequence[Any]) -> bool:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, float) and math.isfinite(value):

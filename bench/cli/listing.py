@@ -140,13 +140,16 @@ def _runs(results: Path | None) -> Rows:
 
 
 def _describe_record(record: RecordName) -> dict[str, str]:
-    labels = record.identity.labels()
-    names = ("model", "method", "pattern", "quantizer", "seed", "measure", "protocol")
-    texts = {name: str(value) for name, value in labels.items() if value is not None}
-    row = {name: texts.get(name, "") for name in names}
+    about = record.identity
     return {
         "record": record.key[:12],
-        **row,
+        "model": about.model,
+        "method": about.method,
+        "pattern": about.pattern,
+        "quantizer": about.quantizer or "",
+        "seed": "" if about.seed is None else str(about.seed),
+        "measure": about.measure,
+        "protocol": about.protocol.label,
         "status": record.status,
-        "recorded": str(record.provenance.get("recorded") or ""),
+        "recorded": record.recorded,
     }

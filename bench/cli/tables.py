@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -198,12 +199,21 @@ def _draw_plain(row: Sequence[StyledCell], line: Line, right: Sequence[bool]) ->
     out = []
     for i, width in line:
         text, color = row[i]
-        if color or _width(text) > width:
+        padded = None if color else _pad(text, width, right[i])
+        if padded is None:
             return None
-        text = text.rstrip()
-        padding = " " * (width - _width(text))
-        out.append(padding + text if right[i] else text + padding)
+        out.append(padded)
     return (" " * GAP).join(out).rstrip()
+
+
+@lru_cache(maxsize=2**12)  # most cells of a column have few different texts
+def _pad(text: str, width: int, right: bool) -> str | None:
+    """Return a cell of a width. None: it does not fit."""
+    if _width(text) > width:
+        return None
+    text = text.rstrip()
+    padding = " " * (width - _width(text))
+    return padding + text if right else text + padding
 
 
 def _wrap(cell: StyledCell, width: int, right: bool) -> list[Text]:

@@ -310,15 +310,28 @@ class Record(BaseModel, extra="forbid"):
         )
 
 
+class _NamedInputs(BaseModel):
+    model: Any = None
+
+
+class _NamedProvenance(BaseModel):
+    recorded: Any = None
+
+
 class RecordName(BaseModel):
-    """What a list says of a record. Nothing else of it is looked at."""
+    """What a list says of a record. Nothing else of it is looked at, or made an object."""
 
     schema_version: Any
     key: str
     identity: Identity
     status: Status
-    key_inputs: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
+    key_inputs: _NamedInputs = _NamedInputs()
+    provenance: _NamedProvenance = _NamedProvenance()
+
+    @property
+    def recorded(self) -> str:
+        """Time of the measurement, or "" if unknown."""
+        return str(self.provenance.recorded or "")
 
     @field_validator("schema_version")  # the first field is read before the others
     @classmethod
@@ -332,7 +345,7 @@ def parse_name(content: bytes, name: str) -> RecordName:
     compared. Raise as `parse` does."""
     with _one_error():
         named = RecordName.model_validate_json(content, context=name)
-    named.identity = _rename(named.identity, named.key_inputs)
+    named.identity = _rename(named.identity, named.key_inputs.model)
     return named
 
 
@@ -357,13 +370,13 @@ def parse(content: bytes, name: str, *, known: bool = False) -> Record:
         if record.is_engine_timing:
             _EngineNotes.model_validate(record.notes)
         record._digest = digest
-    record.identity = _rename(record.identity, record.key_inputs)
+    record.identity = _rename(record.identity, record.key_inputs.get("model"))
     return record
 
 
-def _rename(identity: Identity, inputs: Mapping[str, Any]) -> Identity:
-    """Return an identity with today's name of its model."""
-    today = RENAMED_MODELS.get((identity.model, str(inputs.get("model"))))
+def _rename(identity: Identity, model: Any) -> Identity:
+    """Return an identity with today's name of its model. model: that of the key's inputs."""
+    today = RENAMED_MODELS.get((identity.model, str(model)))
     if today is None:
         return identity
     return identity.model_copy(update={"model": today})
