@@ -6,7 +6,7 @@ import math
 import statistics
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from bench.stats.bootstrap import satterthwaite, students_t
 
 METRICS = {"perplexity": "perplexity", "answers": "bits_per_byte"}
 """Metric that is compared, by measure."""
+BOLD = "**"
 CODE, RANDOM = "code, answers", "random"
 DEFAULT = Spec().calibration.data[0]
 
@@ -48,6 +49,12 @@ class Method(NamedTuple):
         """Return the subject that loses most. among: end of its name."""
         subjects = [one for one in self.subjects if one.endswith(among)]
         return max(subjects, key=lambda one: self.mean(source, one))
+
+    @property
+    def compares(self) -> bool:
+        """Whether the default can be compared with another text, on all draws."""
+        texts = [one for one in self.sources if one != RANDOM]
+        return len(texts) > 1 and DEFAULT in texts and not self.lacking()
 
     def lacking(self) -> dict[str, str]:
         """Return the cells with fewer than SEEDS draws in words, by source."""
@@ -112,57 +119,66 @@ def _subject(record: Record) -> str:
 
 
 def losses(folder: str) -> str:
-    """Return for each method its heat map, the best text, and the parts of the variance."""
-    parts, sources = [], sources_of(folder)
-    for method in methods_of(read(folder).records, sources):
+    """Return a table of the best texts, one of the parts of the variance, and the heat maps."""
+    sources = sources_of(folder)
+    methods = methods_of(read(folder).records, sources)
+    parts = [best_texts(methods), variances(methods)]
+    for method in methods:
         parts.append(f"**{method.name}**\n\n![losses](figures/{file_of(method)}.svg)\n")
         if absent := [f"`{source}`" for source in sources if source not in method.sources]:
             parts.append(f"Not measured here: {', '.join(absent)}.\n")
-        lacking = method.lacking()
-        if not lacking:
-            texts = [one for one in method.sources if one != RANDOM]
-            parts.append(code_first(method))
-            if len(texts) > 1 and DEFAULT in texts:
-                parts += [answer(method), variances(method)]
-            continue
-        words = "; ".join(f"`{source}` on {where}" for source, where in lacking.items())
-        parts.append(f"Fewer than {SEEDS} draws: {words}. No text is best yet.\n")
-        if whole := tuple(one for one in method.sources if one not in lacking):
-            parts.append(code_first(method._replace(sources=whole)))
+        if lacking := method.lacking():
+            words = "; ".join(f"`{source}` on {where}" for source, where in lacking.items())
+            parts.append(f"Fewer than {SEEDS} draws: {words}. No text is best yet.\n")
     return "\n".join(parts) + origin_note(read(folder).records)
 
 
-def answer(method: Method) -> str:
-    """Return which text loses least where it loses most, and what the default loses there. The
-    interval is Welch's, for as many comparisons as the study has other texts (Bonferroni)."""
+def best_texts(methods: Sequence[Method]) -> str:
+    """Return for each method the text that loses least where it loses most, and the default."""
+    rows, compared, beyond = [], 0, 0
+    for method in methods:
+        best = answer(method) if method.compares else (DASH, DASH, DASH)
+        compared += method.compares
+        beyond += best[-1].startswith(BOLD)
+        rows.append((method.name, *best, code_first(method)))
+    headers = ("", "best text, and its largest loss", f"largest loss with `{DEFAULT}`")
+    table = markdown((*headers, ">points more", "code loses most with"), rows)
+    return (
+        f"In {beyond} of {compared} rows another text than the default, `{DEFAULT}`, loses less "
+        f"where it loses most, beyond the noise of draws.\n\n{table}\n"
+        "The best text is the one whose largest loss is lowest. Points: the default's largest loss "
+        "less that of the best text, with the 95% interval of draws. In bold: beyond the noise of "
+        "draws. Last column: the texts with which code is the track that loses most.\n"
+    )
+
+
+def answer(method: Method) -> tuple[str, str, str]:
+    """Return the text that loses least where it loses most, what the default loses there, and the
+    difference. Its interval is Welch's, for as many comparisons as the study has other texts
+    (Bonferroni)."""
     best = min(method.sources, key=lambda source: method.mean(source, method.worst(source)))
     ours, theirs = ((one, method.worst(one)) for one in (best, DEFAULT))
-    text = f"`{best}` loses least where it loses most: {_percent(method.mean(*ours))} on {ours[1]}."
+    shown = f"`{best}`: {_percent(method.mean(*ours))} on {ours[1]}"
+    default = f"{_percent(method.mean(*theirs))} on {theirs[1]}"
     if best == DEFAULT:
-        return f"{text} It is the default.\n"
+        return shown, default, DASH
     draws = [method.cells[cell] for cell in (ours, theirs)]
     parts = [(statistics.variance(one) / len(one), len(one) - 1) for one in draws]
     more = method.mean(*theirs) - method.mean(*ours)
     spread = math.sqrt(sum(part for part, _ in parts))
     half = students_t(ALPHA / (len(method.sources) - 1), satterthwaite(parts)) * spread
-    return (
-        f"{text} The default, `{DEFAULT}`, loses {_percent(method.mean(*theirs))} on {theirs[1]}: "
-        f"{100 * more:.1f} points more ({100 * (more - half):.1f} to {100 * (more + half):.1f}), "
-        f"{'beyond' if more > half else 'within'} the noise of draws.\n"
-    )
+    points = f"{BOLD}{100 * more:.1f}{BOLD}" if more > half else f"{100 * more:.1f}"
+    return shown, default, f"{points} ({100 * (more - half):.1f} to {100 * (more + half):.1f})"
 
 
 def code_first(method: Method) -> str:
-    """Return with which texts code is the track that loses most."""
-    first = [f"`{one}`" for one in method.sources if method.worst(one, "answers") == CODE]
-    named = f" ({', '.join(first)})" if first else ""
-    follows = "So whether code is lost first depends on the calibration text here."
-    if len(first) in (0, len(method.sources)):
-        follows = f"So code is {'' if first else 'not '}lost first here, whatever the text."
-    return (
-        f"Code is the track that loses most, on average over draws, with {len(first)} of "
-        f"{len(method.sources)} texts{named}. {follows}\n"
-    )
+    """Return with which texts code is the track that loses most, among those with all draws."""
+    lacking = method.lacking()
+    whole = [source for source in method.sources if source not in lacking]
+    if not whole:
+        return DASH
+    first = [f"`{one}`" for one in whole if method.worst(one, "answers") == CODE]
+    return f"{len(first)} of {len(whole)}" + (f": {', '.join(first)}" if first else "")
 
 
 def variance_parts(method: Method, subject: str) -> tuple[float, float]:
@@ -174,16 +190,25 @@ def variance_parts(method: Method, subject: str) -> tuple[float, float]:
     return max(0.0, statistics.variance(map(statistics.mean, cells)) - draw / draws), draw
 
 
-def variances(method: Method) -> str:
+def variances(methods: Sequence[Method]) -> str:
     """Return how much of the variance of each column comes from the text."""
-    shares = []
-    for subject in method.subjects:
-        text, draw = variance_parts(method, subject)
-        deviations = f"{_percent(text**0.5)} between texts, {_percent(draw**0.5)} between draws"
-        shares.append(f"{text / ((text + draw) or 1):.0%} on {subject} ({deviations})")
+    compared = [method for method in methods if method.compares]
+    if not compared:
+        return ""
+    subjects = tuple(dict.fromkeys(one for method in compared for one in method.subjects))
+    rows = []
+    for method in compared:
+        cells = [method.name]
+        for subject in subjects:
+            text, draw = variance_parts(method, subject)
+            share = text / ((text + draw) or 1)
+            cells.append(f"{share:.0%} ({100 * text**0.5:.1f}, {100 * draw**0.5:.1f})")
+        rows.append(cells)
+    table = markdown(("", *(f">{subject}" for subject in subjects)), rows)
     return (
-        f"The text's part of the variance, without `{RANDOM}`, is {'; '.join(shares)}. The draw's "
-        "part is the rest.\n"
+        f"{table}\nThe text's part of the variance of a loss, without `{RANDOM}`. The rest is the "
+        "draw's. In brackets: the standard deviations between texts and between draws, in "
+        "percent.\n"
     )
 
 

@@ -67,7 +67,7 @@ def long_input(folder: str, short: str) -> str:
     models: dict[str, Rows] = {}
     dense, floors = {}, []
     for model, of_model in group_by(records, lambda record: record.identity.model).items():
-        rows = {name: _by_task(of) for name, of in group_by(of_model, _row_of).items()}
+        rows = {name: _by_task(of) for name, of in group_by(of_model, row_of).items()}
         dense[model], at_floor = _above_floor(rows.pop("dense"))
         models[model] = rows
         floors += [f"{task} of {escape_markdown(model)}" for task in at_floor]
@@ -78,7 +78,7 @@ def long_input(folder: str, short: str) -> str:
     return "\n".join([*parts, origin_note(records).lstrip("\n")])
 
 
-def _row_of(record: Record) -> str:
+def row_of(record: Record) -> str:
     """Return the name of a record's row: the method, the pattern and the quantizer that it has."""
     identity: Identity = record.identity
     words = [identity.method, identity.pattern, short_label(identity.quantizer, ())]
@@ -161,7 +161,7 @@ def _short_losses(folder: str, model: str, name: str) -> dict[str, Change]:
     """Return the loss of each track of short questions of a row, {} if it has none."""
     results = read(folder)
     own = [record for record in results.records if record.identity.model == model]
-    rows = group_by(own, _row_of)
+    rows = group_by(own, row_of)
     if name not in rows:
         return {}
     found = profile.compare(rows["dense"], rows[name], results, known_variance().draws)
@@ -225,7 +225,7 @@ def kl_positions(folder: str) -> str:
     """Return a table of each row's KL by position in the text, the smallest loss first."""
     results = read(folder)
     records = [r for r in results.records if r.identity.measure == "fidelity" and r.status == "ok"]
-    rows = {_row_of(record): results.items(record).columns for record in records}
+    rows = {row_of(record): results.items(record).columns for record in records}
     rows.pop("dense", None)
     seqlen = max(record.identity.protocol.seqlen or 0 for record in records)
     buckets = [one for one in tally.buckets_of_positions(seqlen) if one[2] >= FIRST_POSITION]

@@ -57,26 +57,22 @@ def test_the_text_that_loses_least_where_it_loses_most(script, method):
     assert method.mean("wiki-mini", "code, answers") == pytest.approx(0.3)
     assert method.worst("code") == "reading, answers"
     assert script.answer(method) == (
-        "`code` loses least where it loses most: 25.0% on reading, answers. The default, "
-        "`wiki-mini`, loses 30.0% on code, answers: 5.0 points more (2.1 to 7.9), beyond the noise "
-        "of draws.\n"
+        "`code`: 25.0% on reading, answers",
+        "30.0% on code, answers",
+        "**5.0** (2.1 to 7.9)",
     )
-    assert "with 1 of 3 texts (`wiki-mini`). So whether code is lost first depends" in (
-        script.code_first(method)
-    )
-    assert "code is not lost first here" in script.code_first(method._replace(sources=("code",)))
-    prose = method._replace(sources=("wiki-mini",))
-    assert "code is lost first here, whatever the text" in script.code_first(prose)
+    assert script.code_first(method) == "1 of 3: `wiki-mini`"
+    assert script.code_first(method._replace(sources=("code",))) == "0 of 1"
 
 
 def test_a_difference_within_the_noise(script, method):
     wide = [0.2, 0.3, 0.4]
     noisy = method._replace(cells=method.cells | {("wiki-mini", "code, answers"): wide})
-    assert "within the noise of draws" in script.answer(noisy)
+    assert script.answer(noisy)[2].startswith("5.0 (-")
 
 
 def test_the_default_may_be_best(script, method):
-    assert "It is the default." in script.answer(method._replace(sources=("wiki-mini", "random")))
+    assert script.answer(method._replace(sources=("wiki-mini", "random")))[2] == script.DASH
 
 
 def test_parts_of_the_variance(script, method):
@@ -85,10 +81,8 @@ def test_parts_of_the_variance(script, method):
     text, draw = script.variance_parts(method, "wiki-mini, perplexity")
     assert draw == pytest.approx(0.0001)
     assert text == pytest.approx(0.005 - 0.0001 / 3)
-    assert (
-        "98% on wiki-mini, perplexity (7.0% between texts, 1.0% between draws)"
-        in script.variances(method)
-    )
+    assert "| tiny wanda 2:4 |" in script.variances([method])
+    assert script.variances([method]).splitlines()[2].endswith("| 98% (7.0, 1.0) |")
 
 
 def test_a_study_of_which_a_part_is_measured(script):
@@ -114,8 +108,8 @@ def test_the_blocks_of_the_page(script, monkeypatch):
     page = script.losses("results/calibration")
     assert "![losses](figures/calibration-tiny-wanda-2-4.svg)" in page
     assert "Not measured here: `code`, `random`" in page
-    assert "No text is best" not in page and "loses least" not in page
-    assert "with 1 of 1 texts (`wiki-mini`)" in page
+    assert "No text is best" not in page and "variance" not in page
+    assert "| tiny wanda 2:4 | – | – | – | 1 of 1: `wiki-mini` |" in page
     assert "| `wiki-mini` | 1.50 |\n| none | 0.50 |\n| all | 2.00 |" in script.hours("any")
 
 
