@@ -192,19 +192,22 @@ MORE_BITS = 1.05
 
 def quantizers() -> str:
     """Return all quantizers: engines, bits and error of a Gaussian, and ratios of perplexity, with
-    the bits per weight of a model whose widths the format does not fit.
+    the bits per weight of a model whose widths the format does not fit, the smallest model first.
 
     Of several boards with a row, the first declared counts. A measured row with settings follows
     that of its quantizer.
     """
     figures = json.loads((ROOT / CODES).read_text())["figures"]
     nominal = {name: own["bits"] for name, own in figures.items() if "bits" in own}
-    ratios: dict[str, dict[str, str]] = {}
+    unordered: dict[str, dict[str, str]] = {}
+    parameters: dict[str, float] = {}
     for name in declared.folders(used_in="docs/quantizers.md"):
         if name == "benchmarks":
             continue
         for model, found in _dense_ratios(f"results/{name}", nominal).items():
-            ratios[model] = found | ratios.get(model, {})
+            unordered[model] = found | unordered.get(model, {})
+        parameters |= _parameters(read(f"results/{name}"))
+    ratios = {model: unordered[model] for model in sorted(unordered, key=parameters.__getitem__)}
     measured = sorted({row for found in ratios.values() for row in found})
     rows = []
     for name, cells in overview_cells("quantizers").items():
@@ -278,6 +281,15 @@ def _dense_seeds(results: ResultSet, measure: str) -> dict[tuple[str, str], Seed
         if is_dense and record.status == "ok":
             seeds.setdefault((identity.model, name), {})[identity.seed] = record
     return seeds
+
+
+def _parameters(results: ResultSet) -> dict[str, float]:
+    """Return the number of parameters of each dense model."""
+    sizes = _dense_seeds(results, "size")
+    own = {model: seeds for (model, name), seeds in sizes.items() if name == NONE}
+    return {
+        model: _values(next(iter(seeds.values())))["parameters"] for model, seeds in own.items()
+    }
 
 
 def allocated(folder: str) -> str:

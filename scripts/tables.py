@@ -64,8 +64,11 @@ def _first_rows(section: ReportSection, most: int, parts: Sequence[str]) -> str:
             shown.append(named[0])
     lines = [[line[i] for i in shown] for line in whole.lines[:most]]
     first = replace(whole, headers=[whole.headers[i] for i in shown], lines=lines, notes=())
+    shown_table = table.to_markdown(first)
     notes = "\n".join(f"{escape_markdown(note)}\n" for text in texts for note in text.notes)
-    return f"{table.to_markdown(first)}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"
+    if not notes:
+        return shown_table
+    return f"{shown_table}\n<details><summary>Notes</summary>\n\n{notes}\n</details>\n"
 
 
 def beside_smaller(folder: str, model: str) -> str:
