@@ -74,6 +74,10 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
     if not json:
         known = max(0, len(summary.records) - summary.tried.total())
         print_line(f"{_describe_tried(summary.tried)}, {known} read from {spec.results}")
+        identities = [record.identity for record in summary.records]
+        advice = [_advise(one.model, one.calibration.data) for one in identities if one.calibration]
+        for line in dict.fromkeys(filter(None, advice)):
+            note(line)
         if summary.records:
             folder = shlex.quote(str(spec.results))
             model = shlex.quote(summary.records[0].identity.model)
@@ -221,12 +225,19 @@ def _describe_text(artifact: Artifact) -> str:
     does."""
     if artifact.calibration is None:
         return ""
+    data = artifact.calibration.data
+    return _advise(artifact.model, data) or f"calibrated on {data}"
+
+
+def _advise(model: str, data: str) -> str:
+    """Return what to choose in place of the calibration text of a model's row; "" if the text is no
+    default, or that of the model's own training."""
     from bench.inputs.models import find_alias
     from bench.planning.spec import Calibration
 
-    data, alias = artifact.calibration.data, find_alias(artifact.model)
+    alias = find_alias(model)
     if data not in Calibration().data or (alias and alias.data == data):
-        return f"calibrated on {data}"
+        return ""
     return (
         f"calibrated on {data}, which is prose: more of code is kept with "
         "--set calibration.data=wiki:0.5,code:0.5 (docs/calibration.md)"

@@ -54,6 +54,14 @@ def done(tmp_path_factory):
     return root / "r"
 
 
+def test_a_run_says_once_what_to_choose_in_place_of_prose(cli, done, tmp_path, monkeypatch):
+    shutil.copytree(done, tmp_path / "r")
+    monkeypatch.setattr(run, "_advise", lambda model, data: f"{model}: {data} is prose")
+    flags = ("--methods", "wanda", "--seeds", "0,1", "--measures", "perplexity,size")
+    _, _, said = cli("run", *flags, *runs.flags("r"))
+    assert said.count("tiny: wiki-mini is prose") == 1
+
+
 def test_rows_in_json_and_csv_have_the_stable_columns(cli, output, done, tmp_path):
     shutil.copytree(done, tmp_path / "r")
     flags = ("--methods", "wanda", "--seeds", "0,1", "--measures", "perplexity,size", "--json")
