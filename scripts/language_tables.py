@@ -42,8 +42,7 @@ def _of_model(records: Sequence[Record], results: ResultSet) -> str:
         columns[name] = {}
         for language, measured in _by_language(own).items():
             rise, text = _loss(_seeds(dense[language]), _seeds(measured), results)
-            kl = _mean(measured["fidelity"], "kl")
-            columns[name][language] = f"{text}, {kl:.3f}"
+            columns[name][language] = f"{text}, {mean_kl(measured['fidelity'], results):.3f}"
             losses[name] = losses.get(name, 0.0) + rise
     order = sorted(columns, key=losses.__getitem__)
     lines = []
@@ -85,6 +84,12 @@ def _loss(dense: Seeds, row: Seeds, results: ResultSet) -> tuple[float, str]:
         return rise, f"{100 * rise:.1f}"
     low, high = (100 * math.log(end) / whole for end in (ratio.low, ratio.high))
     return rise, f"{100 * rise:.1f} ({low:.1f} to {high:.1f})"
+
+
+def mean_kl(records: Sequence[Record], results: ResultSet) -> float:
+    """Return the mean KL of a row in nats per token, over windows and draws."""
+    items = [results.items(record) for record in records]
+    return statistics.fmean(float(one.columns["kl"].sum() / one.weights.sum()) for one in items)
 
 
 def _mean(records: Sequence[Record], metric: str) -> float:

@@ -25,6 +25,7 @@ import expert_tables
 import front_page
 import frontier
 import growth_picture
+import language_tables
 import long_tables
 import outside_tables
 import reference
@@ -48,6 +49,7 @@ KINDS |= (
     | size_tables.TABLES
     | frontier.TABLES
     | calibration_tables.TABLES
+    | language_tables.TABLES
     | long_tables.TABLES
 )
 """Functions that make a table of results/boards.toml, by its kind."""

@@ -255,7 +255,7 @@ def _dense_ratios(folder: str, nominal: Mapping[str, float]) -> dict[str, dict[s
     for (model, name), after in seeds.items():
         before = seeds.get((model, NONE))
         if before and name != NONE:
-            text = change_text(before, after, results)
+            text = change_text(before, after, results) + _draws(after)
             size = next(iter(sizes.get((model, name), {}).values()), None)
             bits = _values(size).get(BITS, 0.0) if size else 0.0
             if bits > MORE_BITS * nominal.get(name, bits):
