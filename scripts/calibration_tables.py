@@ -14,6 +14,7 @@ import declared
 import numpy as np
 from page_records import DASH, SEEDS, markdown, origin_note, read
 
+from bench.catalog.choice import short_label
 from bench.catalog.entries import CONTROL
 from bench.parts.sources import removed
 from bench.planning.spec import Spec
@@ -81,12 +82,14 @@ def methods_of(records: Collection[Record], sources: tuple[str, ...]) -> list[Me
         one = record.identity
         if one.method == CONTROL and one.quantizer == "none" and _bits(record):
             dense[one.model, one.protocol.label] = record
+    quantizers = {record.identity.quantizer for record in records}
     tasks: dict[tuple[str, str, str, int], list[float]] = defaultdict(list)
     for record in records:
         one, value = record.identity, _bits(record)
         reference = dense.get((one.model, one.protocol.label))
         if value and reference and one.calibration:
-            words = (one.model, one.method, one.pattern, one.quantizer)
+            quantizer = short_label(one.quantizer, sorted(quantizers))
+            words = (one.model, one.method, one.pattern, quantizer)
             name = " ".join(word for word in words if word not in (CONTROL, "none"))
             key = (name, one.calibration.data, _subject(record), one.seed or 0)
             tasks[key].append(value / _bits(reference) - 1)

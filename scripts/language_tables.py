@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from long_tables import row_of
 from page_records import DASH, compare, markdown, mean, origin_note, read
@@ -15,12 +16,25 @@ from bench.results.record import Record
 from bench.system.grouping import group_by
 from bench.system.text import escape_markdown
 
-PREFIX = "languages-"
+PREFIX, ENGLISH = "languages-", "en"
 BITS, TOKENS = "text_bits_per_byte", "tokens_per_byte"
 CAPTION = (
     "Dense: bits per byte, and in brackets tokens per byte. Other columns: the rise of the bits in "
     "percent with its 95% interval, then the mean KL to the dense model in nats per token."
 )
+
+
+class Loss(NamedTuple):
+    """The rise of the bits in percent with its interval, and the mean KL in nats per token."""
+
+    rise: float
+    low: float
+    high: float
+    kl: float
+
+    def __str__(self) -> str:
+        ends = f" ({self.low:.1f} to {self.high:.1f})" if math.isfinite(self.low) else ""
+        return f"{self.rise:.1f}{ends}, {self.kl:.3f}"
 
 
 def languages(folder: str) -> str:
@@ -36,21 +50,30 @@ def languages(folder: str) -> str:
 def _of_model(records: Sequence[Record], results: ResultSet) -> str:
     rows = group_by((one for one in records if _language(one)), row_of)
     dense = _by_language(rows.pop("dense"))
-    columns: dict[str, dict[str, str]] = {}
-    losses: dict[str, float] = {}
+    losses: dict[str, dict[str, Loss]] = {}
     for name, own in rows.items():
-        columns[name] = {}
+        losses[name] = {}
         for language, measured in _by_language(own).items():
-            rise, text = _loss(_seeds(dense[language]), _seeds(measured), results)
-            columns[name][language] = f"{text}, {mean_kl(measured['fidelity'], results):.3f}"
-            losses[name] = losses.get(name, 0.0) + rise
-    order = sorted(columns, key=losses.__getitem__)
+            losses[name][language] = _loss(dense[language], measured, results)
+    order = sorted(losses, key=lambda name: sum(loss.rise for loss in losses[name].values()))
     lines = []
     for language, measured in dense.items():
         bits, tokens = (_mean(measured["text_bits"], metric) for metric in (BITS, TOKENS))
-        cells = [columns[name].get(language, DASH) for name in order]
+        cells = [str(losses[name].get(language, DASH)) for name in order]
         lines.append([language, f"{bits:.2f} ({tokens:.2f})", *cells])
-    return markdown(["", ">dense", *(f">{escape_markdown(name)}" for name in order)], lines)
+    headers = ["", ">dense", *(f">{escape_markdown(name)}" for name in order)]
+    return f"{markdown(headers, lines)}\n{_beyond_english(losses)}"
+
+
+def _beyond_english(losses: Mapping[str, Mapping[str, Loss]]) -> str:
+    """Return which languages lose more than English, with intervals that do not overlap."""
+    parts = []
+    for name, own in losses.items():
+        english = own.get(ENGLISH)
+        if english:
+            more = [language for language, loss in own.items() if loss.low > english.high]
+            parts.append(f"{escape_markdown(name)} {', '.join(more) or 'none'}")
+    return f"Loses more than English, and the intervals do not overlap: {'; '.join(parts)}.\n"
 
 
 def _language(record: Record) -> str:
@@ -72,18 +95,23 @@ def _seeds(measured: Mapping[str, Sequence[Record]]) -> Seeds:
     return {record.identity.seed: record for record in measured["perplexity"]}
 
 
-def _loss(dense: Seeds, row: Seeds, results: ResultSet) -> tuple[float, str]:
-    """Return the rise of the bits as a share, and it in words.
+def _loss(
+    dense: Mapping[str, Sequence[Record]],
+    row: Mapping[str, Sequence[Record]],
+    results: ResultSet,
+) -> Loss:
+    """Return the loss of a row in a language, each given as records by measure.
 
     A text has the same tokens in both rows, so bits rise as the logarithm of perplexity does.
     """
-    whole = math.log(mean(dense))
-    rise = math.log(mean(row)) / whole - 1
-    ratio = compare(dense, row, results)
+    before, after = _seeds(dense), _seeds(row)
+    whole, kl = math.log(mean(before)), mean_kl(row["fidelity"], results)
+    rise = 100 * (math.log(mean(after)) / whole - 1)
+    ratio = compare(before, after, results)
     if ratio is None:
-        return rise, f"{100 * rise:.1f}"
+        return Loss(rise, -math.inf, math.inf, kl)
     low, high = (100 * math.log(end) / whole for end in (ratio.low, ratio.high))
-    return rise, f"{100 * rise:.1f} ({low:.1f} to {high:.1f})"
+    return Loss(rise, low, high, kl)
 
 
 def mean_kl(records: Sequence[Record], results: ResultSet) -> float:

@@ -42,6 +42,7 @@ def test_a_line_for_each_language(script, monkeypatch, tmp_path):
     assert lines[0] == "| | dense | int8 |"
     assert lines[2].startswith("| en | 1.50 (0.25) | 1.0 (") and lines[2].endswith(", 0.010 |")
     assert lines[3].startswith("| ja | 1.50 (0.25) | 2.0 (") and lines[3].endswith(", 0.010 |")
+    assert lines[5].endswith("the intervals do not overlap: int8 ja.")
 
 
 def test_the_mean_kl_is_over_tokens(script):
