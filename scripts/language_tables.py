@@ -33,8 +33,10 @@ class Loss(NamedTuple):
     kl: float
 
     def __str__(self) -> str:
-        ends = f" ({self.low:.1f} to {self.high:.1f})" if math.isfinite(self.low) else ""
-        return f"{self.rise:.1f}{ends}, {self.kl:.3f}"
+        # Adding 0.0 makes 0.0 of -0.0.
+        rise, low, high = (round(x, 1) + 0.0 for x in (self.rise, self.low, self.high))
+        ends = f" ({low} to {high})" if math.isfinite(low) else ""
+        return f"{rise}{ends}, {self.kl:.3f}"
 
 
 def languages(folder: str) -> str:

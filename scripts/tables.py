@@ -38,25 +38,34 @@ MAX_LEADERS = "10"
 def leaders(folder: str, rows: str = MAX_LEADERS, *parts: str) -> str:
     """Return the first rows of each model of a folder in LEADER_COLUMNS, and the notes folded.
 
-    parts: with any, only the dense row and rows with one of these in their method or quantizer.
+    parts: with any, only the dense row and rows with one of these in their method or quantizer, of
+    the models that have such rows.
     """
     sections = make_sections(folder)
     if len(sections) == 1:
         return _first_rows(sections[0], int(rows), parts)
-    texts = [f"{one.title}:\n\n{_first_rows(one, int(rows), parts)}" for one in sections]
+    shown = [one for one in sections if not parts or _has_any(one, parts)]
+    texts = [f"{one.title}:\n\n{_first_rows(one, int(rows), parts)}" for one in shown]
     return "\n".join(texts)
+
+
+def _has_any(section: ReportSection, parts: Sequence[str]) -> bool:
+    """Return whether a row of a section has one of these words in its method or quantizer."""
+    lines = section.tables[0].to_text_tables()[0].lines
+    return any(_matches(line, parts) for line in lines[1:])
+
+
+def _matches(line: Sequence[str], parts: Sequence[str]) -> bool:
+    label = " ".join(line[:3])
+    return any(part in label for part in parts)
 
 
 def _first_rows(section: ReportSection, most: int, parts: Sequence[str]) -> str:
     texts = section.tables[0].to_text_tables()
     whole, shown = texts[0], []
     if parts:
-        kept = whole.lines[:1]
-        for line in whole.lines[1:]:
-            label = " ".join(line[:3])
-            if any(part in label for part in parts):
-                kept.append(line)
-        whole = replace(whole, lines=kept)
+        others = [line for line in whole.lines[1:] if _matches(line, parts)]
+        whole = replace(whole, lines=[*whole.lines[:1], *others])
     for name in LEADER_COLUMNS:
         named = [i for i, header in enumerate(whole.headers) if header.startswith(name)]
         cells = {line[i] for i in named[:1] for line in whole.lines[:most]}
