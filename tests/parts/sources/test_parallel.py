@@ -23,6 +23,7 @@ def tokenizer():
     return loading.load_tokenizer(runs.TINY)
 
 
+@pytest.mark.usefixtures("cache")  # the user's may have the text
 def test_documents_are_the_whole_text(tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "PARAGRAPHS", 2)
     with pytest.raises(UserError, match="run bench pull languages-de"):
