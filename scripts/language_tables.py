@@ -1,4 +1,4 @@
-"""The table of languages: what rows lose of one text in eight languages."""
+"""The table of languages: what rows lose of one text in several languages."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def _describe_record(record: RecordName) -> dict[str, str]:
         "model": about.model,
         "method": about.method,
         "pattern": about.pattern,
-        "quantizer": about.quantizer or "",
+        "quantizer": about.quantizer,
         "seed": "" if about.seed is None else str(about.seed),
         "measure": about.measure,
         "protocol": about.protocol.label,

@@ -75,9 +75,10 @@ def run(columns: Columns = None, json: Json = False, **flags: Any) -> None:
         known = max(0, len(summary.records) - summary.tried.total())
         print_line(f"{_describe_tried(summary.tried)}, {known} read from {spec.results}")
         identities = [record.identity for record in summary.records]
-        advice = [_advise(one.model, one.calibration.data) for one in identities if one.calibration]
-        for line in dict.fromkeys(filter(None, advice)):
-            note(line)
+        texts = dict.fromkeys((i.model, i.calibration.data) for i in identities if i.calibration)
+        for line in dict.fromkeys(_advise(model, data) for model, data in texts):
+            if line:
+                note(line)
         if summary.records:
             folder = shlex.quote(str(spec.results))
             model = shlex.quote(summary.records[0].identity.model)
