@@ -8,6 +8,7 @@ checked with it, and tests compare the bytes.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,9 @@ COMPARED = ("llama", "qwen2", "gemma3_text")
 are written by transformers."""
 ROTATED_IN_PAIRS = ("llama",)
 """Families whose rows llama.cpp reorders for its rotary embedding."""
+CONFIG_VERSION = "5.24.0"
+"""Version of transformers that a written config names. The config is part of a model's digest: with
+the name of each installed version, a model pulled after an update would be another model."""
 TOKENIZER_ARRAYS = ("tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.scores")
 
 
@@ -93,10 +97,12 @@ def write(
         config = _read_config(reader, target / "config.gguf")
         if config.model_type not in COMPARED:
             loading.convert_gguf(file, target)
+            _name_version(target / "config.json")
             return
         config = _complete(config, stored, dtype)
         _write_weights(stored, config.to_dict(), target, dtype, advance)
         config.save_pretrained(target)
+        _name_version(target / "config.json")
         tokenizer = _read_tokenizer(file, config)
         if fields.get("tokenizer.ggml.pre") == "smollm":
             # transformers (at least up to 5.24) ignores it.
@@ -104,6 +110,12 @@ def write(
             rest = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
             tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
         tokenizer.save_pretrained(target)
+
+
+def _name_version(file: Path) -> None:
+    """Name CONFIG_VERSION in a config, in the layout of transformers."""
+    config = json.loads(file.read_text(encoding="utf-8")) | {"transformers_version": CONFIG_VERSION}
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextmanager

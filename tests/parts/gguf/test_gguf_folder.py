@@ -4,6 +4,7 @@ import gguf
 import pytest
 import torch
 
+from bench.formats.checkpoint import content_digest
 from bench.inputs import loading
 from bench.parts.gguf import gguf_folder
 from helpers import gguf_files
@@ -35,7 +36,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_is_that_of_transformers_to_the_byte(tmp_path, kind):
+def test_a_folder_is_that_of_transformers_to_the_byte(tmp_path, monkeypatch, kind):
+    version = gguf_folder.CONFIG_VERSION
+    monkeypatch.setattr("transformers.configuration_utils.__version__", version)
     (tmp_path / "in").mkdir()
     file = gguf_files.write(tmp_path / "in/x.gguf", *KINDS[kind])
     loading.convert_gguf(file, tmp_path / "theirs")
@@ -48,12 +51,24 @@ def test_a_folder_is_that_of_transformers_to_the_byte(tmp_path, kind):
 
 
 def test_a_family_that_was_not_compared_is_written_by_transformers(tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(loading, "convert_gguf", lambda *paths: calls.append(paths))
+    calls, convert = [], loading.convert_gguf
+    monkeypatch.setattr(loading, "convert_gguf", lambda *p: (calls.append(p), convert(*p)))
     monkeypatch.setattr(gguf_folder, "COMPARED", ("qwen2",))
     file = gguf_files.write(tmp_path / "x.gguf", *KINDS["llama"])
     gguf_folder.write(file, tmp_path / "m")
     assert calls == [(file, tmp_path / "m")] and set(KINDS) == {"llama", "qwen2", "gemma3"}
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_another_version_of_transformers_writes_the_same_folder(tmp_path, monkeypatch, compared):
+    monkeypatch.setattr(gguf_folder, "COMPARED", ("llama",) if compared else ())
+    file = gguf_files.write(tmp_path / "x.gguf", *KINDS["llama"])
+    digests = set()
+    for version in ("5.0.0", "9.9.9"):
+        monkeypatch.setattr("transformers.configuration_utils.__version__", version)
+        gguf_folder.write(file, tmp_path / version)
+        digests.add(content_digest(tmp_path / version))
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("same", [True, False])
