@@ -1,5 +1,6 @@
 """Write bench/assets/measured.csv: the best untrained row of each pattern and quantizer, of the
-models of results/ that `bench pick` names for a model without records.
+models of results/ that `bench pick` names for a model without records. Rows that the file of their
+model flatters say nothing of others.
 
 python scripts/measured_rows.py
 """
@@ -11,7 +12,7 @@ import io
 from pathlib import Path
 
 import declared
-from page_records import read
+from page_records import is_flattered, read
 
 from bench.catalog.choice import as_typed
 from bench.inputs.shapes import known_shapes
@@ -53,6 +54,8 @@ def _rows(model: str, one: board.Board) -> list[dict[str, object]]:
         if row.filters["quantizer"].endswith(" file") or facts.bits is None:
             continue
         quantizer = as_typed(row.filters["quantizer"])
+        if is_flattered(model, quantizer):
+            continue
         value, low, high = facts.loss.parts
         made = {
             "model": model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable
 from functools import cache
@@ -20,6 +21,9 @@ from bench.system.text import escape_markdown
 
 ROOT = Path(__file__).parent.parent
 DASH = "–"
+SOURCE_GRID = ROOT / "results/benchmarks/source_grid.json"
+FLATTERED = 0.8
+"""Share of a format's error, up to which the file that a model comes from flatters its row."""
 SEEDS = 3
 """Number of seeds that a row needs before a sentence of the pages rests on it."""
 
@@ -51,6 +55,19 @@ def ratio_text(ratio: Interval | None, none: str = DASH) -> str:
     numbers = (ratio.value, ratio.low, ratio.high)
     value, low, high = (f"{x:.3f}" if x < 100 else f"{x:,.0f}" for x in numbers)
     return f"{value} ({low} to {high})"
+
+
+@cache
+def _source_shares() -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads(SOURCE_GRID.read_text())["figures"]
+    return found
+
+
+def is_flattered(model: str, quantizer: str) -> bool:
+    """Return whether a format errs less on a model than on others, because the model's weights come
+    from a file with a similar grid (benchmarks/source_grid.py)."""
+    shares = _source_shares().get(quantizer.partition(":")[0], {})
+    return shares.get(model, 1.0) <= FLATTERED
 
 
 @cache

@@ -66,7 +66,10 @@ def board(name: str) -> str:
 
 SOURCES: dict[str, Mapping[str, Callable[..., str]]] = {
     "readme.py": {"board": board},
-    "size_tables.py": {"quantizers": size_tables.quantizers},
+    "size_tables.py": {
+        "quantizers": size_tables.quantizers,
+        "source-grid": size_tables.source_grid,
+    },
     "expert_tables.py": expert_tables.TABLES,
     "benchmark_figures.py": benchmark_figures.TABLES,
     "growth_picture.py": growth_picture.TABLES,

@@ -14,7 +14,9 @@ import declared
 from page_records import (
     DASH,
     ROOT,
+    SOURCE_GRID,
     change_text,
+    is_flattered,
     markdown,
     mean,
     origin_note,
@@ -228,6 +230,18 @@ def quantizers() -> str:
     return markdown(headers, [row + [""] * (len(headers) - len(row)) for _, row in rows])
 
 
+def source_grid() -> str:
+    """Return the share of each format's error that a model has whose weights come from a quantized
+    file."""
+    figures = json.loads(SOURCE_GRID.read_text())["figures"]
+    models = list(dict.fromkeys(model for found in figures.values() for model in found))
+    rows = [
+        [f"`{name}`", *(f"{found.get(model, DASH)}" for model in models)]
+        for name, found in figures.items()
+    ]
+    return markdown(("format", *(f">{model}" for model in models)), rows)
+
+
 def tuned(folder: str) -> str:
     """Return what training after rounding changes, for each model and quantizer that has both."""
     results = read(folder)
@@ -260,6 +274,8 @@ def _dense_ratios(folder: str, nominal: Mapping[str, float]) -> dict[str, dict[s
             bits = _values(size).get(BITS, 0.0) if size else 0.0
             if bits > MORE_BITS * nominal.get(name, bits):
                 text += f", {bits:.3g} bits"
+            if is_flattered(model, name):
+                text += " ‡"
             ratios.setdefault(model, {})[name] = text
     return ratios
 

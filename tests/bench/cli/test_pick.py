@@ -143,7 +143,7 @@ def test_a_model_without_records_is_answered_with_what_to_run(cli, tmp_path, mon
     out = " ".join(out.split())
 
     assert code == 1 and "From papers about LLaMA3.1-8B" in out
-    assert "The nearest model measured here is smollm2-135m-instruct-q4" in out
+    assert "The nearest model measured here is qwen2.5-coder-1.5b-instruct-q4" in out
     assert f"bench run --model {model} --methods awq --quant int4-gptq" in out.replace(" \\", "")
 
     _, out, _ = cli("pick", "--model", model, "--json")
