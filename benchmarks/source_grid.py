@@ -1,7 +1,7 @@
 """How much of a format's error a model lacks because its weights come from a quantized file.
 
 A model that was dequantized from a file of 4 bits has its weights on the grid of that file. A
-format with a similar grid returns them almost as they are, so its row is better than on a model
+format with a similar grid returns them almost unchanged, so its row is better than on a model
 that was never quantized. Each format rounds the linears of one block of each pulled model, and
 weights of the same shapes from a normal distribution. A figure is the ratio of the two squared
 errors, each over the squares of the weights. About 1: the source does not matter. Inputs count as
