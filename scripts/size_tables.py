@@ -19,6 +19,7 @@ from page_records import (
     is_flattered,
     markdown,
     mean,
+    merge,
     origin_note,
     read,
 )
@@ -242,15 +243,17 @@ def source_grid() -> str:
     return markdown(("format", *(f">{model}" for model in models)), rows)
 
 
-def tuned(folder: str) -> str:
-    """Return what training after rounding changes, for each model and quantizer that has both."""
-    results = read(folder)
+def tuned(*folders: str) -> str:
+    """Return what training after rounding changes, for each model and quantizer that has both.
+    Only draws with which both were made are compared."""
+    results = merge(",".join(folders))
     rows = []
     seeds = _dense_seeds(results, "perplexity")
     for (model, name), after in sorted(seeds.items()):
         quantizer, _, settings = name.partition(":")
         before = seeds.get((model, quantizer))
         if settings and before:
+            before = {seed: record for seed, record in before.items() if seed in after}
             cells = (model, quantizer, settings, f"{mean(before):.2f}", f"{mean(after):.2f}")
             change = change_text(before, after, results)
             rows.append(map(escape_markdown, (*cells, change, f"{len(after)}")))
