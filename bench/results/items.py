@@ -34,7 +34,9 @@ def pack(items: Sequence[Item]) -> bytes:
     for name in items[0].beside:
         columns[name] = [item.beside[name] for item in items]
     sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table(columns), sink)
+    # With many columns and few rows, most of a file with statistics and an Arrow schema is footer.
+    table = pa.table(columns)
+    parquet.write_table(table, sink, compression="zstd", write_statistics=False, store_schema=False)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
