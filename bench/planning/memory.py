@@ -22,6 +22,8 @@ LOGITS_BYTES = 32.0
 """Bytes per token and logit: bfloat16 of student and teacher, and seven float32 tensors."""
 MAX_LOGITS_BYTES = 11e9
 """Largest size of them on a card of 80 GB, because the loss takes some rows at a time."""
+CPU_LOGITS_BYTES = 6e8
+"""Largest size of them on a CPU, where the loss takes 256 MiB of one model's logits at a time."""
 HEAD_BYTES = 8.0
 """Bytes per weight of the head for its float32 copy and gradient."""
 CHECKPOINT_BYTES = 13.0
@@ -38,9 +40,9 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 def estimate_bytes(artifact: Artifact) -> float:
     """Estimate the main memory of one machine.
 
-    A CPU holds the model, the dense model that it is compared with, and the state of a training. A
-    machine with a GPU holds the model once. Each process of a training loads its own libraries.
-    Each process of a calibration also loads the model.
+    A CPU holds the model, the dense model that it is compared with, and the state and a micro-batch
+    of a training. A machine with a GPU holds the model once. Each process of a training loads its
+    own libraries. Each process of a calibration also loads the model.
     """
     own = artifact.processes // artifact.nodes
     shared = artifact.calibration_ranks
@@ -53,7 +55,8 @@ def estimate_bytes(artifact: Artifact) -> float:
     if artifact.device != "cpu":
         return max(calibrated, own * (LIBRARY_BYTES + cuda) + model_bytes(artifact))
     state = state_bytes(artifact) / artifact.nodes + own * _gathered_bytes(artifact)
-    return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state)
+    steps = own * _step_bytes(artifact)
+    return max(calibrated, own * LIBRARY_BYTES + 2.0 * model_bytes(artifact) + state + steps)
 
 
 def estimate_device_bytes(
@@ -96,8 +99,8 @@ def tuning_bytes(artifact: Artifact) -> float:
 
 
 def _step_bytes(artifact: Artifact) -> float:
-    """Estimate what each GPU keeps for the backward pass of a micro-batch: activations, copies of
-    the weights in the number format of the products, and logits.
+    """Estimate what each process keeps for the backward pass of a micro-batch: activations, copies
+    of the weights in the number format of the products, and logits.
 
     With recompute these are a float32 input of each block, the activations of one block, and the
     copies of two.
@@ -118,7 +121,8 @@ def _step_bytes(artifact: Artifact) -> float:
     else:
         kept = states * rate * parts.blocks + copied * parts.parameters
     head = HEAD_BYTES * parts.vocabulary * parts.hidden
-    return kept + head + min(LOGITS_BYTES * tokens * parts.vocabulary, MAX_LOGITS_BYTES)
+    most = CPU_LOGITS_BYTES if artifact.device == "cpu" else MAX_LOGITS_BYTES
+    return kept + head + min(LOGITS_BYTES * tokens * parts.vocabulary, most)
 
 
 def with_recompute(artifact: Artifact) -> Artifact:

@@ -131,3 +131,21 @@ def test_a_model_that_would_fit_streamed_is_told_how(family, words, tmp_path, mo
     monkeypatch.setattr(refusal, "memory_bytes", lambda: between / refusal.SHARE)
 
     assert f"--set stream=true, {words}" in refusal.find_problem(found)
+
+
+def test_a_training_on_a_cpu_keeps_what_a_micro_batch_needs(tmp_path):
+    """Of each sequence: activations of every block, and logits up to a limit."""
+    folder = models.random_folder("llama", tmp_path / "m")
+    training = {"tokens": 4 * 64, "seqlen": 16, "batch": 4}
+    took, limited = [], []
+    for micro in (1, 3):
+        found = artifact(folder, methods=("retrain",), training=training | {"micro": micro})
+        took.append(memory.estimate_bytes(found))
+        many = found.sizes.model_copy(update={"vocabulary": 10**7})
+        limited.append(memory.estimate_bytes(found.model_copy(update={"sizes": many})))
+
+    parts, tokens = found.sizes, 2 * 16
+    activations = tokens * parts.hidden * parts.blocks * memory.EAGER_BYTES["float32"]
+    logits = tokens * parts.vocabulary * memory.LOGITS_BYTES
+    assert took[1] - took[0] == pytest.approx(activations + logits)
+    assert limited[1] - limited[0] == pytest.approx(activations)
