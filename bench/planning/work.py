@@ -42,6 +42,8 @@ class StageWork(NamedTuple):
     calibration: int
     training: int
     arithmetic: Arithmetic
+    steps: int = 0
+    """Steps of its tuning."""
 
 
 class MeasureWork(NamedTuple):
@@ -131,7 +133,7 @@ def count_work(artifact: Artifact, measurements: list[Measurement], made: set[st
         operations += parameters * per_token * training
         launches = cost.launches * sizes.columns / _sharing(artifact)
         arithmetic = Arithmetic(operations, hessians, launches)
-        stages.append(StageWork(stage.name, calibration, training, arithmetic))
+        stages.append(StageWork(stage.name, calibration, training, arithmetic, stage.tuning_steps))
     return Work(tokens, tuple(stages), tuple(measures))
 
 

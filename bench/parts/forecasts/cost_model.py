@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.parts.forecasts.past_costs import PastCost, TimedPart
-from bench.planning.memory import STATE_BYTES
 from methods.contract.method import LIBRARY_BYTES
 
 WITHIN = 1.5
@@ -36,18 +35,19 @@ class CostModel:
     def __init__(self, past: Iterable[PastCost]) -> None:
         self.past = list(past)
         rates: dict[str, list[float]] = {}
-        ratios: dict[bool, list[float]] = {}
+        ratios: list[float] = []
         for cost in self.past:
             for part in cost.parts:
                 for kind in part.kinds:
                     rates.setdefault(kind, []).append(part.seconds / part.work)
             if cost.peak_bytes:
                 # As bench.planning.memory estimates it from the shapes.
-                state = STATE_BYTES * cost.parameters if cost.trains else 0.0
-                estimate = LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes + state
-                ratios.setdefault(cost.trains, []).append(cost.peak_bytes / estimate)
+                estimate = LIBRARY_BYTES + 2.0 * cost.parameters * cost.item_bytes
+                ratios.append(cost.peak_bytes / estimate)
         self._rates = {kind: _median(values) for kind, values in rates.items()}
-        self._ratios = {trains: _median(values) for trains, values in ratios.items()}
+        self.memory_ratio = _median(ratios) if ratios else None
+        """Measured memory of artifacts without a training, divided by the estimate from the shapes.
+        None: there is no record."""
 
     def seconds(self, parts: Sequence[TimedPart]) -> float | None:
         """Estimate the time of all parts. None: a kind has no record."""
@@ -59,10 +59,6 @@ class CostModel:
                 return None
             total += rates[0] * part.work
         return total
-
-    def memory_ratio(self, trains: bool) -> float | None:
-        """Return measured memory divided by the arithmetic estimate. None: there is no record."""
-        return self._ratios.get(trains)
 
     def error(self) -> EstimateError | None:
         """Estimate each artifact from the others. None: fewer than three are known."""

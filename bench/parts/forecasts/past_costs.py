@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.catalog import registry
 from bench.planning.artifact import Artifact
 from bench.planning.work import Work, estimate_tokens
 from methods.contract.errors import UserError
@@ -42,7 +43,7 @@ class PastCost:
     item_bytes: int
     parts: list[TimedPart] = field(default_factory=list)
     peak_bytes: float = 0.0
-    trains: bool = False
+    """Largest memory. 0: unknown, or of a training."""
 
     @property
     def seconds(self) -> float:
@@ -62,7 +63,14 @@ def timed_parts(work: Work, artifact: Artifact) -> list[TimedPart]:
             )
         )
     stages = [
-        stage_part(stage.name, parameters, stage.calibration, stage.training, model=model)
+        stage_part(
+            stage.name,
+            parameters,
+            stage.calibration,
+            stage.training,
+            model=model,
+            steps=stage.steps,
+        )
         for stage in work.stages
     ]
     return measures + stages
@@ -98,15 +106,18 @@ def stage_part(
     seconds: float = 0.0,
     *,
     model: str = "",
+    steps: int = 0,
 ) -> TimedPart:
     """Return the part of a stage. Its work is proportional to the weights and to its training or
-    calibration tokens. model: digest."""
+    calibration tokens. model: digest. steps: of its tuning, which has rates of its own."""
     need, tokens = "nothing", 0.0
     if training:
         need, tokens = "training", training
     elif calibration:
         need, tokens = "calibration", calibration
     kind = f"stage {name} {need}"
+    if steps:
+        kind += f" {steps} steps"
     return TimedPart((f"{kind} {model}", kind), parameters * max(tokens, 1.0), seconds)
 
 
@@ -186,10 +197,13 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
     name = label.partition(":")[0]
     calibration, training = _number(cost["calibration_tokens"]), _number(cost["training_tokens"])
     item_bytes = 4 if computed_in == "float32" else 2
-    past = PastCost(machines.pop(), first["artifact"], parameters, item_bytes, trains=training > 0)
+    past = PastCost(machines.pop(), first["artifact"], parameters, item_bytes)
     built = _number(cost["build_s"])
     model = str(inputs["model"])
-    past.parts.append(stage_part(name, parameters, calibration, training, built, model=model))
+    steps = _steps_of(inputs["stages"][-1])
+    past.parts.append(
+        stage_part(name, parameters, calibration, training, built, model=model, steps=steps)
+    )
     for record in records:
         measure, cost = record["identity"]["measure"], record["cost"]
         estimated = 0
@@ -200,9 +214,20 @@ def _cost_of(records: list[dict[str, Any]], sizes: dict[str, float]) -> Iterator
         wall = _number(cost["wall_s"])
         part = measure_part(measure, protocol, parameters, tokens, wall, model=model, label=name)
         past.parts.append(part)
+        if training:
+            continue
         for peak in ("peak_bytes", "build_peak_bytes"):
             past.peak_bytes = max(past.peak_bytes, _number(cost.get(peak) or 0))
     yield past
+
+
+def _steps_of(stage: dict[str, Any]) -> int:
+    """Return the steps of a recorded stage's tuning, 0 if it has none or is no quantizer of this
+    version."""
+    with contextlib.suppress(UserError):
+        cost = registry.lookup("quantizers", stage["name"]).cost
+        return int(stage["config"].get(cost.tuning, 0)) if cost else 0
+    return 0
 
 
 def _number(value: Any) -> float:

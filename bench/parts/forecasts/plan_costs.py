@@ -164,11 +164,10 @@ def _memory_columns(artifact: Artifact, model: CostModel, cards: Cards | None) -
     a GPU's, or else the main memory."""
     main = estimate_bytes(artifact)
     on_device = estimate_device_bytes(artifact, memory=cards.usable_bytes if cards else None)
-    trains = artifact.training is not None
     ratio = 1.0
-    # On a GPU the estimate of a training has its activations. On a CPU the records add them.
-    if not is_streamed(artifact) and not (trains and on_device):
-        ratio = model.memory_ratio(trains) or 1.0
+    # The estimate of a training has all that it keeps.
+    if not is_streamed(artifact) and not artifact.training:
+        ratio = model.memory_ratio or 1.0
     if on_device is None:
         return {"about_GB": _gigabytes(main * ratio)}
     return {"about_GB": _gigabytes(main), "about_device_GB": _gigabytes(on_device * ratio)}

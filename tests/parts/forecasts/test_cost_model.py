@@ -37,9 +37,7 @@ def cost(artifact, parameters=1e6, calibration=1000, training=0, slow=1.0, name=
         stage_part(name, parameters, calibration, training, stage),
         measure_part("perplexity", "", parameters, 5000, 1e-9 * parameters * 5000 * slow),
     ]
-    return PastCost(
-        ("m",), artifact, parameters, 4, parts, 2 * (1e9 + 8 * parameters), bool(training)
-    )
+    return PastCost(("m",), artifact, parameters, 4, parts, 2 * (1e9 + 8 * parameters))
 
 
 def test_rates_are_found_and_scale_with_weights_and_tokens():
@@ -47,7 +45,7 @@ def test_rates_are_found_and_scale_with_weights_and_tokens():
     parts = [stage_part("wanda", 5e6, 2000, 0), measure_part("perplexity", "", 5e6, 100)]
 
     assert model.seconds(parts) == pytest.approx(3e-9 * 5e6 * 2000 + 1e-9 * 5e6 * 100)
-    assert model.memory_ratio(False) == pytest.approx(2.0) and model.memory_ratio(True) is None
+    assert model.memory_ratio == pytest.approx(2.0) and CostModel([]).memory_ratio is None
 
 
 def test_no_method_takes_the_rate_of_another():
@@ -125,6 +123,30 @@ def test_a_plan_goes_by_the_records_of_this_machine_and_what_is_measured_is_not_
     assert "are arithmetic" in plan_costs.describe_error(plan_costs.fit_model(other_threads))
     monkeypatch.setattr(refusal, "memory_bytes", lambda: 1)
     assert len(api.execute(spec).records) == 8
+
+
+def test_a_tuned_row_has_a_rate_of_its_own(tmp_path):
+    def trellis(folder, quantizer, seed=0):
+        return runs.small(
+            tmp_path / folder,
+            methods=("dense",),
+            quantizers=(quantizer,),
+            measures=("size",),
+            seeds=(seed,),
+        )
+
+    for steps, seconds in ((1, 70.0), (2, 900.0)):
+        runs.run_here(trellis(f"past{steps}", f"tcq2:tune={steps}"))
+        for path in (tmp_path / f"past{steps}/records").glob("*.json"):
+            fields = json.loads(path.read_text())
+            if "build_s" in fields["cost"]:
+                fields["cost"]["build_s"] = seconds
+            path.write_text(json.dumps(fields))
+
+    for steps, seconds in ((1, 70.0), (2, 900.0)):
+        planned = api.plan(trellis("new", f"tcq2:tune={steps}", seed=1))
+        [row] = plan_costs.estimate_columns(planned, plan_costs.fit_model(planned))
+        assert row["about_s"] == pytest.approx(seconds, abs=5.0)
 
 
 def reading(name, value):
