@@ -109,7 +109,7 @@ def stage_part(
     steps: int = 0,
 ) -> TimedPart:
     """Return the part of a stage. Its work is proportional to the weights and to its training or
-    calibration tokens. model: digest. steps: of its tuning, which has rates of its own."""
+    calibration tokens. model: digest. steps: of its tuning. Rows with the same number share a rate."""
     need, tokens = "nothing", 0.0
     if training:
         need, tokens = "training", training
