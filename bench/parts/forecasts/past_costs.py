@@ -109,7 +109,8 @@ def stage_part(
     steps: int = 0,
 ) -> TimedPart:
     """Return the part of a stage. Its work is proportional to the weights and to its training or
-    calibration tokens. model: digest. steps: of its tuning. Rows with the same number share a rate."""
+    calibration tokens. model: digest. steps: of its tuning. Each number of steps has
+    its rate."""
     need, tokens = "nothing", 0.0
     if training:
         need, tokens = "training", training
