@@ -19,6 +19,7 @@ from page_records import (
 )
 
 from bench.comparing.pairing import Seeds
+from bench.parts.leaderboard.smaller_models import NOT_MADE
 from bench.reporting import pareto, table
 from bench.reporting.view import ReportSection
 from bench.results import metrics
@@ -81,15 +82,28 @@ def _first_rows(section: ReportSection, most: int, parts: Sequence[str]) -> str:
 
 
 def beside_smaller(folder: str, model: str) -> str:
-    """Return the largest model's rows by bytes and bits per byte, with those of a smaller model."""
+    """Return the Pareto front of the largest model's rows and a smaller model's, and which of the
+    largest model's rows a smaller one is better than in bytes and bits per byte."""
     section = make_sections(folder, smaller=model)[0]
     fronts = [front for one in section.tables for front in pareto.fronts(one)]
     front = next(f for f in fronts if f.y.metric == metrics.MEAN_BITS)
-    title = f"{escape_markdown(section.title)}, and {escape_markdown(model)}"
-    points = sorted(front.points, key=lambda point: point.y)
-    rows = [(escape_markdown(p.name), f"{p.x / 1e6:.1f}", f"{p.y:.4f}") for p in points]
-    text = markdown((title, ">bytes packed, MB", f">{front.y.name}"), rows)
-    return f"{text}\n{escape_markdown(pareto.describe(front))}\n"
+    smaller = [point for point in front.points if point.name.startswith(model)]
+    larger = [point for point in front.points if point not in smaller]
+    beaten = []
+    for point in larger:
+        if any(other.x <= point.x and other.y < point.y for other in smaller):
+            beaten.append(escape_markdown(point.name))
+    rows = []
+    for point in front.optimal:
+        name = point.name.removesuffix(f" ({NOT_MADE})")
+        name = name if point in smaller else f"{section.title} {name}"
+        rows.append((escape_markdown(name), f"{point.x / 1e6:.1f}", f"{point.y:.4f}"))
+    title, small = escape_markdown(section.title), escape_markdown(model)
+    headers = ("Pareto front of both models", ">bytes packed, MB", f">{front.y.name}")
+    return (
+        f"A row of {small} has fewer bits per byte, in at most the bytes, than {len(beaten)} of "
+        f"{len(larger)} rows of {title}: {', '.join(beaten)}.\n\n{markdown(headers, rows)}"
+    )
 
 
 def ratios(folder: str, *names: str) -> str:

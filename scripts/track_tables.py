@@ -126,7 +126,7 @@ def predictors(folder: str, *others: str) -> str:
     tracks. others: boards with the distances of the same rows."""
     losses, distances = _losses(folder), _distances(others)
     by_model = group_by([key for key in losses if key in distances], lambda key: key[0])
-    lines, answers = [], []
+    headers, columns, answers = ["predictor"], [], []
     for model, keys in by_model.items():
         if len(keys) < MIN_ROWS:
             answers.append(
@@ -136,21 +136,17 @@ def predictors(folder: str, *others: str) -> str:
             continue
         found = _predict([(*distances[key], *losses[key]) for key in keys])
         answers.append(f"{model}, {len(keys)} rows: {_answer(found)}")
-        for one in found:
-            cells = []
-            for j, correlation in enumerate(one.correlations):
-                cells.append(str(correlation))
-                cells.append(str(one.differences[j]) if one.differences else "")
-            lines.append([model, one.name, *cells])
+        for j, what in enumerate(LOSSES):
+            headers.append(f">{model}, lost {what}")
+            columns.append([one.correlations[j] for one in found])
     text = "\n".join(f"- {answer}" for answer in answers) or "No row has answers and a distance."
-    if not lines:
+    if not columns:
         return f"{text}\n"
-    first = next(iter(PREDICTORS.values()))
-    headers = ["model", "predictor"]
-    for what in LOSSES:
-        headers += [f">lost {what}", f">less that of {first}"]
+    rows = []
+    for name, *correlations in zip(PREDICTORS.values(), *columns, strict=True):
+        rows.append([name, *map(str, correlations)])
     return (
-        f"{text}\n\n{markdown(headers, lines)}\nRank correlation (Spearman) with the mean loss "
+        f"{text}\n\n{markdown(headers, rows)}\nRank correlation (Spearman) with the mean loss "
         "over tracks. Intervals hold 95%, over rows.\n"
     )
 
