@@ -28,6 +28,10 @@ REDIRECTS = (
 
 class _Rope(BaseModel, strict=True):
     rope_theta: Number = None
+    factor: Number = None
+    low_freq_factor: Number = None
+    high_freq_factor: Number = None
+    original_max_position_embeddings: Number = None
 
 
 class _Others(BaseModel, strict=True):

@@ -68,6 +68,8 @@ def write(model: ModelSource, workdir: Path, values: str | None, imatrix: str | 
         llamacpp.require_package("a mixture of experts as GGUF")
         if imatrix:
             raise UserError("--imatrix has no importance of experts: leave it out")
+    if gguf_file.is_stretched(source.config):
+        llamacpp.require_package("the rotary embedding of LLaMA 3.1 as GGUF")
     importance = _measure_importance(folder, targets, imatrix) if imatrix else None
     file, threads = workdir / f"model-{kind}.gguf", torch.get_num_threads()
     with tempfile.TemporaryDirectory(dir=workdir) as temporary:

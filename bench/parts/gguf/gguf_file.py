@@ -1,9 +1,10 @@
-"""Write a LLaMA or a mixture of experts as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0, and
-K-quants by llama.cpp's own quantizer."""
+"""Write a LLaMA, a Qwen or a mixture of experts as GGUF, the format of llama.cpp: F16, Q8_0, Q4_0,
+and K-quants by llama.cpp's own quantizer."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,13 @@ if TYPE_CHECKING:
 WRITTEN_TYPES = ("f16", "q8_0", "q4_0")
 """Types that this module writes. llama.cpp writes the others."""
 BITS = {"q8_0": 8, "q4_0": 4}
-ARCHITECTURES = {"llama": "llama", "mixtral": "llama", "qwen3_moe": "qwen3moe"}
+ARCHITECTURES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+}
 """llama.cpp's name for each family that is written."""
 EXPERT_PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 """Tensors of GGUF in a linear of experts, along its outputs."""
@@ -43,6 +50,7 @@ QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+LLAMA3_WORDS = QWEN_WORDS.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [BYTES | {"use_regex": True}],
     "smollm": [{"type": "Digits", "individual_digits": True}, BYTES | {"use_regex": True}],
@@ -50,11 +58,18 @@ PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
         {"type": "Split", "pattern": {"Regex": QWEN_WORDS}, "behavior": "Isolated"},
         BYTES | {"use_regex": False},
     ],
+    "llama-bpe": [
+        {"type": "Split", "pattern": {"Regex": LLAMA3_WORDS}, "behavior": "Isolated"},
+        BYTES | {"use_regex": False},
+    ],
 }
 """llama.cpp's name for the steps that split text before a byte-level BPE, and their options."""
 NORMALIZED = {"qwen2": {"type": "NFC"}}
 """Step before these that llama.cpp leaves out, because it normalizes no text. A tokenizer that was
 read from a GGUF file does not have it."""
+WHOLE_WORDS = ("llama-bpe",)
+"""Steps with which llama.cpp looks a word up in the vocabulary before it applies merges
+(`ignore_merges`)."""
 
 
 def write(
@@ -118,23 +133,28 @@ def write(
             writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     # The key depends on transformers' version.
     theta = (config.get("rope_parameters") or {}).get("rope_theta") or config.get("rope_theta")
-    writer.add_rope_freq_base(float(theta or 10000.0))
+    theta = float(theta or 10000.0)
+    writer.add_rope_freq_base(theta)
+    if divisors := _rope_divisors(config, theta, head_size, folder):
+        writer.add_tensor("rope_freqs.weight", np.array(divisors, np.float32))
     writer.add_vocab_size(config["vocab_size"])
     if vocabulary and find_file(folder, "tokenizer.json"):
         _add_vocabulary(writer, folder, config["vocab_size"], instead)
     else:
         writer.add_tokenizer_model("no_vocab")
     names, rounded = _names(config), 0
+    suffixes = (".weight", ".bias")
     stacks: dict[str, dict[int, Any]] = {}
     for name in source:
         tensor, target = source.tensor(name), name.removesuffix(".weight")
         place = stacked_as(name, family)
-        stored_name = names.get_name(name, try_suffixes=(".weight",))
+        stored_name = names.get_name(name, try_suffixes=suffixes)
         if not stored_name and not place:
             raise UserError(
                 f"{folder} has the tensor {name}, which is not written as GGUF: {instead}"
             )
-        turned = {"q_proj": heads, "k_proj": kv_heads}.get(target.rpartition(".")[2], 0)
+        linear = target.removesuffix(".bias").rpartition(".")[2]
+        turned = {"q_proj": heads, "k_proj": kv_heads}.get(linear, 0)
         if turned and writer.arch == "llama":
             tensor = _interleave_halves(tensor, turned)
         if tensor.ndim < 2 or target.endswith(family.dense):
@@ -168,7 +188,7 @@ def write(
         whole = np.stack([array for _, (array, _) in sorted(experts.items())])
         parts = EXPERT_PARTS[linear]
         for part, array in zip(parts, np.split(whole, len(parts), axis=1), strict=True):
-            stored_name = names.get_name(f"{path}.{part}.weight", try_suffixes=(".weight",))
+            stored_name = names.get_name(f"{path}.{part}.weight", try_suffixes=suffixes)
             writer.add_tensor(stored_name, np.ascontiguousarray(array), raw_dtype=experts[0][1])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -244,7 +264,6 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
     from gguf import SpecialVocab, TokenType
 
     # As the library writes it, so that every field is there.
-    # As the library writes it, with every field.
     tokenizer = ask(folder / "tokenizer.json", lambda known: json.loads(known.to_str()))
     splitter = tokenizer.get("pre_tokenizer") or {}
     parts = [
@@ -257,6 +276,8 @@ def _add_vocabulary(writer: GGUFWriter, folder: Path, size: int, instead: str) -
         normalizer = NORMALIZED.get(each)
         if _are(parts, steps) or (normalizer and _are(parts, [normalizer, *steps])):
             name = each
+    if name and bool(tokenizer["model"].get("ignore_merges")) != (name in WHOLE_WORDS):
+        name = None
     if tokenizer["model"].get("type") != "BPE" or name is None:
         raise UserError(
             f"the tokenizer of {folder} is not written as GGUF ({json.dumps(parts)}): {instead}"
@@ -307,20 +328,62 @@ def _require_plain(config: dict[str, Any], folder: Path, instead: str) -> None:
         raise UserError(
             f"{folder} has the activation {activation}, and llama.cpp computes silu: {instead}"
         )
-    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
+    kind = _rope_kind(config)
+    if kind not in ("default", "llama3"):
         raise UserError(
             f"{folder} scales its rotary embedding ({kind}), which is not written as GGUF: "
             f"{instead}"
         )
 
 
+def is_stretched(config: dict[str, Any]) -> bool:
+    """Return whether the rotary embedding is that of LLaMA 3.1, which only llama.cpp reads from
+    GGUF."""
+    return _rope_kind(config) == "llama3"
+
+
+def _rope_kind(config: dict[str, Any]) -> str:
+    rope = _rope(config)
+    return rope.get("rope_type") or rope.get("type") or "default"
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of the rotary embedding. Their key depends on transformers' version."""
+    return config.get("rope_scaling") or config.get("rope_parameters") or {}
+
+
+def _rope_divisors(config: dict[str, Any], theta: float, size: int, folder: Path) -> list[float]:
+    """Return what each frequency of LLaMA 3.1's rotary embedding is divided by. Empty for others.
+
+    Waves longer than a part of the first context are stretched by `factor`, shorter ones are kept,
+    and those between are mixed (The Llama 3 Herd of Models, 2407.21783, section 3.4.2, with the
+    constants of its config). size: of a head. Raise UserError if a constant is missing.
+    """
+    if not is_stretched(config):
+        return []
+    rope = _rope(config)
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, context = (rope.get(name) or 0 for name in names)
+    if not (factor and context and 0 < low < high):
+        raise UserError(
+            f"{folder}/config.json has a rotary embedding of the type llama3 without the positive "
+            f"numbers {', '.join(names)}, of which the second is below the third: download it again"
+        )
+    divisors = []
+    for i in range(0, size, 2):
+        wavelength = 2 * math.pi * theta ** (i / size)
+        kept = (context / wavelength - low) / (high - low)
+        kept = min(max(kept, 0.0), 1.0)
+        divisors.append(1 / ((1 - kept) / factor + kept))
+    return divisors
+
+
 def _interleave_halves(weight: Tensor, heads: int) -> Tensor:
     """Reorder the rows of each head for llama.cpp, which rotates pairs where transformers rotates
     halves.
 
-    weight: [heads * size, n]. Row i of the first half and row i of the second become neighbours.
+    weight: [heads * size, n], or a bias [heads * size]. Row i of the first half and row i of the
+    second become neighbours.
     """
     halves = weight.unflatten(0, (heads, 2, -1))
     return torch.stack(halves.unbind(1), dim=2).flatten(0, 2)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -134,6 +135,16 @@ def test_iq2_needs_an_importance_matrix(tmp_path):
     """llama.cpp ends the process where the scores of a matrix are missing."""
     with pytest.raises(UserError, match="makes iq2_xxs with an importance matrix alone"):
         export_model(str(runs.TINY), "gguf", tmp_path / "out", values="iq2_xxs")
+
+
+def test_llama_3_1_needs_llama_cpp(monkeypatch, tmp_path):
+    """transformers would read the file without the stretched waves."""
+    stretched = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
+                 "high_freq_factor": 4.0, "original_max_position_embeddings": 64}  # fmt: skip
+    folder = runs.tiny(tmp_path / "m", rope_parameters=stretched)
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(UserError, match="as GGUF needs the package llama_cpp"):
+        export_model(str(folder), "gguf", tmp_path / "out")
 
 
 def test_rounding_at_run_time_is_no_gguf(tmp_path):

@@ -2,25 +2,54 @@
 
 import pytest
 import torch
+import transformers as hf
 from gguf import GGUFReader
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from transformers import Qwen2Tokenizer
 
 from bench.inputs import llamacpp, loading
 from bench.parts.gguf import gguf_file
 from helpers import folders
-from helpers.models import build, random_folder, write
+from helpers.models import GROUPED, build, random_folder, write
 from methods.contract.errors import UserError
 from methods.contract.method import Compute
 from methods.model.folder import Folder
 
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+CONFIGS = {
+    "llama": lambda: hf.LlamaConfig(**GROUPED, attention_bias=True),
+    "llama3": lambda: hf.LlamaConfig(**GROUPED, rope_parameters=LLAMA3),
+    "qwen2": lambda: hf.Qwen2Config(**GROUPED),
+    "qwen3": lambda: hf.Qwen3Config(**GROUPED, head_dim=128),
+}
 
-@pytest.mark.parametrize("kind", gguf_file.WRITTEN_TYPES)
-def test_a_file_is_the_model(tmp_path, kind):
+
+def dense(name, folder):
+    """A model whose vectors are random, too, and whose attention is far from even."""
+    torch.manual_seed(0)
+    model = hf.AutoModelForCausalLM.from_config(CONFIGS[name]())
+    for parameter in model.parameters():
+        mean, deviation = (1.0, 0.5) if parameter.ndim == 1 else (0.0, 0.1)
+        torch.nn.init.normal_(parameter, mean, deviation)
+    return write(model, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*(("plain", kind) for kind in gguf_file.WRITTEN_TYPES), ("qwen2", "f16"), ("qwen3", "f16")],
+)
+def test_a_file_is_the_model(tmp_path, name, kind):
     """As transformers reads it: rounding of the weights is all that is lost, whatever the heads."""
     from transformers import AutoModelForCausalLM
 
-    folder = write(build("llama"), tmp_path / "m")
+    plain = name == "plain"
+    folder = write(build("llama"), tmp_path / "m") if plain else dense(name, tmp_path / "m")
     gguf_file.write(folder, tmp_path / "x.gguf", kind)
     ids = torch.randint(64, (1, 9), generator=torch.Generator().manual_seed(0))
     got = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="x.gguf", dtype=torch.float32)(
@@ -59,10 +88,22 @@ def test_a_mixture_is_the_model(name, tmp_path):
     assert (counts["expert_count"], counts["expert_used_count"]) == (len(stacked), 2)
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
-def test_llama_cpp_computes_the_logits_of_a_mixture(name, tmp_path):
+def test_waves_of_llama_3_are_stretched_as_transformers_does(tmp_path):
+    folder = dense("llama3", tmp_path / "m")
+    gguf_file.write(folder, tmp_path / "x.gguf", "f16")
+    read = {tensor.name: tensor.data for tensor in GGUFReader(tmp_path / "x.gguf").tensors}
+    rotary = loading.load(folder, Compute()).model.rotary_emb
+    plain = 10000.0 ** -(torch.arange(0, 8, 2) / 8)
+    found = plain / torch.tensor(read["rope_freqs.weight"])
+    torch.testing.assert_close(found, rotary.inv_freq)
+    assert 1 < (plain / found).max() == 8, "the longest wave"
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "mixtral", "qwen3_moe"])
+def test_llama_cpp_computes_the_logits(name, tmp_path):
     pytest.importorskip("llama_cpp")
-    folder, file = mixture(name, tmp_path / "m"), tmp_path / "x.gguf"
+    make, file = (dense if name in CONFIGS else mixture), tmp_path / "x.gguf"
+    folder = make(name, tmp_path / "m")
     gguf_file.write(folder, file, "f16")
     ids = torch.randint(64, (1, 24), generator=torch.Generator().manual_seed(0))
     expected = loading.load(folder, Compute())(ids).logits[0]
@@ -89,10 +130,49 @@ def test_llama_cpp_splits_text_as_the_tokenizer_of_a_qwen_mixture(normalizes, tm
         assert llamacpp.tokenize(file, text) == tokenizer.encode(text)
 
 
+def llama_3_tokenizer(ignore_merges):
+    """Digits in threes, and "tin", which no merge reaches."""
+    pairs = [("1", "2"), ("12", "3"), ("Ġ", "a"), ("Ċ", "Ċ")]
+    tokens = [*sorted(ByteLevel.alphabet()), *("".join(pair) for pair in pairs), "Ġtin"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    own = Tokenizer(BPE(vocabulary, pairs, ignore_merges=ignore_merges))
+    words = Split(Regex(gguf_file.LLAMA3_WORDS), "isolated")
+    own.pre_tokenizer = Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)])
+    own.decoder = ByteLevelDecoder()
+    return hf.PreTrainedTokenizerFast(tokenizer_object=own)
+
+
+def test_llama_cpp_splits_text_as_the_tokenizer_of_llama_3(tmp_path):
+    pytest.importorskip("llama_cpp")
+    config = hf.LlamaConfig(**GROUPED | {"vocab_size": 300})
+    folder = write(hf.AutoModelForCausalLM.from_config(config), tmp_path / "m")
+    tokenizer = llama_3_tokenizer(True)
+    tokenizer.save_pretrained(folder)
+    gguf_file.write(folder, tmp_path / "x.gguf", "f16", vocabulary=True)
+    text = "It's in a tin.\n\nAt 1234  é"
+    found = llamacpp.tokenize(tmp_path / "x.gguf", text)
+    assert found == tokenizer.encode(text)
+    assert tokenizer.convert_tokens_to_ids("Ġtin") in found
+
+
+def test_llama_3_without_whole_words_is_no_gguf(tmp_path):
+    """llama.cpp takes " tin" as one token, which this tokenizer spells in letters."""
+    folder = write(build("llama"), tmp_path / "m")
+    llama_3_tokenizer(False).save_pretrained(folder)
+    with pytest.raises(UserError, match="is not written as GGUF"):
+        gguf_file.write(folder, tmp_path / "x.gguf", "f16", vocabulary=True)
+
+
+def test_llama_3_without_a_constant_is_a_sentence(tmp_path):
+    folder = dense("llama3", tmp_path / "m")
+    for damage in ({"low_freq_factor": 4.0}, {"factor": 0.0}, {"factor": None}):
+        folders.config(rope_parameters=LLAMA3 | damage)(folder)
+        with pytest.raises(UserError, match="type llama3 without the positive numbers factor"):
+            gguf_file.write(folder, tmp_path / "x.gguf", "f16")
+
+
 def test_what_the_format_is_not_written_for_is_a_sentence(tmp_path):
-    with pytest.raises(
-        UserError, match="of the family gpt2, and GGUF is written for llama, mixtral"
-    ):
+    with pytest.raises(UserError, match="of the family gpt2, and GGUF is written for llama, qwen2"):
         gguf_file.write(write(build("gpt2"), tmp_path / "a"), tmp_path / "x.gguf", "fp16")
     scaled = write(build("llama"), tmp_path / "b")
     text = (
