@@ -130,7 +130,8 @@ class ModelVersions:
 
 
 def _prune(weight: Tensor) -> Tensor:
-    return torch.where(PATTERN.keep(weight.float().abs()), weight, 0)
+    # A file of small integers can have -0.0, which packed formats keep as a weight.
+    return torch.where(PATTERN.keep(weight.float().abs()) & (weight != 0), weight, 0)
 
 
 def _fill(weight: Tensor) -> Tensor:

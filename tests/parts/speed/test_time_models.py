@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench.catalog import registry
 from bench.inputs import models
@@ -232,6 +233,17 @@ def test_a_model_that_is_sparse_gets_a_dense_version(tmp_path):
     dense = Folder(made.folder(DENSE))
     for target in made.targets:
         assert (dense.weight(target) != 0).all()
+
+
+def test_a_zero_below_zero_is_no_weight_of_the_sparse_version(tmp_path):
+    model = build("llama")
+    with torch.no_grad():
+        for weight in (p for p in model.parameters() if p.ndim == 2):
+            weight[0] = -0.0
+    folder = write(model, tmp_path / "m")
+    made = versions.ModelVersions(models.resolve(str(folder)), tmp_path / "v")
+    weight = Folder(made.folder(SPARSE)).weight(made.targets[0])
+    assert not weight[weight == 0].signbit().any()
 
 
 def test_a_sparse_version_made_elsewhere_is_one_side(engines, tmp_path):
