@@ -4,10 +4,11 @@ python benchmarks/engines.py --prepare  compile decoding steps and export to ONN
 python benchmarks/engines.py            measure: about ten minutes on a quiet machine
 
 The records go to results/speed-engines, as `bench speed --engine` writes them. Timings that are
-there are not measured again. The table has all records of this kernel that are there, so that paths
-can be measured one at a time. Ratios are over the blocks that were timed in turn. The noise of each
-is the same model timed a second time in each block. The times of shapes in results/speed-shapes,
-which docs/results.md shows, are of folders that `bench prune` made from SmolLM2:
+there are not measured again. The table has all records of this kernel and of the model that are
+there, so that paths can be measured one at a time. Ratios are over the blocks that were timed in
+turn. The noise of each is the same model timed a second time in each block. The times of shapes in
+results/speed-shapes, which docs/results.md shows, are of folders that `bench prune` made from
+SmolLM2:
 
 python benchmarks/engines.py --paths best --results results/speed-shapes --sparse FOLDER \\
     --others 'depth 25%=FOLDER' 'width 33%=FOLDER'
@@ -145,7 +146,8 @@ def tabulate(given: argparse.Namespace) -> None:
     load = round(max(loads), 1)
     beside = {"model": given.model, "running processes before a timing, at most": load}
     found = engine_report.entries(records, store.items)
-    finish("engines", beside | engine_report.figures(found) | versions)
+    name = "engines" if given.model == MODEL else f"engines-{given.model}"
+    finish(name, beside | engine_report.figures(found) | versions)
 
 
 if __name__ == "__main__":

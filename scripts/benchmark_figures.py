@@ -209,7 +209,9 @@ def benchmark(name: str) -> str:
 
 def _command(name: str) -> str:
     machine = escape_markdown(_saved(name)["provenance"]["machine"]["cpu"])
-    return f"`python benchmarks/{name}.py` on {machine}"
+    script, _, model = name.partition("-")
+    option = f" --model {model}" if model else ""
+    return f"`python benchmarks/{script}.py{option}` on {machine}"
 
 
 def _source(name: str) -> str:

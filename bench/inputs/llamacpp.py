@@ -7,11 +7,12 @@ import ctypes
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.system.packages import pip_install, require
 from methods.contract.errors import UserError
@@ -53,6 +54,18 @@ def logits(file: Path, tokens: Tensor, threads: int) -> Tensor:
     llama = load(file, len(tokens), threads, logits_all=True)
     llama.eval(tokens.tolist())
     return torch.from_numpy(np.array(llama.scores[: len(tokens)]))
+
+
+class LlamaCppModel(nn.Module):
+    """A file that is called as a model of transformers is, for one sequence."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        super().__init__()
+        self.file, self.threads = file, threads
+
+    def forward(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
+        """Return the logits, float32 [1, seqlen, vocabulary]. input_ids: int64 [1, seqlen]."""
+        return SimpleNamespace(logits=logits(self.file, input_ids[0], self.threads)[None])
 
 
 def tokenize(file: Path, text: str) -> list[int]:

@@ -6,7 +6,6 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -144,9 +143,7 @@ def _check(folder: Path, file: Path, *, exact: bool, threads: int) -> str:
     if importlib.util.find_spec("llama_cpp"):
         engine, tolerance = "llama.cpp", LLAMA_CPP_TOLERANCE
         found = llamacpp.tokenize(file, SENTENCE)
-
-        def new(input_ids: Tensor, **_: Any) -> SimpleNamespace:
-            return SimpleNamespace(logits=llamacpp.logits(file, input_ids[0], threads)[None])
+        new = llamacpp.LlamaCppModel(file, threads)
     else:
         engine, rounded_to = "transformers", str(Folder(folder).config.get("dtype", "float32"))
         # The folder's weights are rounded to its number format, and the file's scales to float16.
