@@ -32,6 +32,7 @@ import reference
 import size_pictures
 import size_tables
 import tables
+import text_tables
 import track_tables
 from codes_picture import codes_picture
 from page_records import ROOT
@@ -51,6 +52,7 @@ KINDS |= (
     | calibration_tables.TABLES
     | language_tables.TABLES
     | long_tables.TABLES
+    | text_tables.TABLES
 )
 """Functions that make a table of results/boards.toml, by its kind."""
 
