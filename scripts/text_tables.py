@@ -72,13 +72,17 @@ def _table(texts: tuple[str, str], losses: list[dict[Row, Interval]]) -> str:
     """Return the table, and a sentence on the rows that lose more of the second text."""
     before, after = losses
     lines = []
+    least: dict[str, float] = {}
     for row in sorted(after, key=lambda row: after[row].value):
+        least.setdefault(row.name, after[row].value)
+    for row in sorted(after, key=lambda row: (least[row.name], after[row].value)):
         cells = [_cell(before.get(row), after[row]), _cell(after[row], before.get(row))]
         lines.append(
             [escape_markdown(row.name), f"`{row.calibration}`" * bool(row.calibration), *cells]
         )
     headers = ["", "calibrated on", *(f">{escape_markdown(text)}" for text in texts)]
-    return f"{_said(texts, before, after)}\n\n{markdown(headers, lines)}"
+    said = [_said(texts, before, after), *_exchanged(texts, losses)]
+    return "\n\n".join([" ".join(said), markdown(headers, lines)])
 
 
 def _cell(ratio: Interval | None, other: Interval | None) -> str:
@@ -98,6 +102,29 @@ def _said(texts: tuple[str, str], before: Losses, after: Losses) -> str:
         how = f"calibrated on {calibration}" if calibration else "without calibration"
         parts.append(f"{how} {more} of {len(rows)}, {beyond} beyond the intervals")
     return f"Rows that lose more of {texts[1]} than of {texts[0]}: {'; '.join(parts)}."
+
+
+def _exchanged(texts: tuple[str, str], losses: list[Losses]) -> list[str]:
+    """Return for each text how many rows lose less of it if they are calibrated on the second."""
+    parts = []
+    for text, of in zip(texts, losses, strict=True):
+        pairs = []
+        for row in of:
+            default = next((other for other in of if _is_default(other, row, texts[1])), None)
+            if default:
+                pairs.append((of[row], of[default]))
+        if pairs:
+            less = sum(one.value < other.value for one, other in pairs)
+            beyond = sum(one.high < other.low for one, other in pairs)
+            parts.append(
+                f"{less} of {len(pairs)} lose less of {text}, {beyond} beyond the intervals"
+            )
+    return [f"Calibrated on {texts[1]} instead, {'; '.join(parts)}."] if parts else []
+
+
+def _is_default(other: Row, row: Row, text: str) -> bool:
+    """Whether the other row is the same method on its own text, where this one is on that text."""
+    return row.calibration == text != other.calibration and row.name == other.name
 
 
 TABLES: dict[str, Callable[..., str]] = {"by-text": by_text}

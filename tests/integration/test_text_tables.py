@@ -28,9 +28,10 @@ def test_what_rows_lose_of_two_texts(script, monkeypatch, tmp_path):
 
     assert lines[2] == (
         "Rows that lose more of code than of wikitext2: calibrated on wiki-mini 1 of 1, 1 beyond "
-        "the intervals; without calibration 0 of 1, 0 beyond the intervals."
+        "the intervals; without calibration 0 of 1, 0 beyond the intervals. Calibrated on code "
+        "instead, 1 of 1 lose less of code, 1 beyond the intervals."
     )
     assert lines[4] == "| | calibrated on | wikitext2 | code |"
     assert lines[6].startswith("| int4-gptq | `code` | – | 1.1")
-    assert lines[7].startswith("| int4-rtn |  | 1.2") and "**" not in lines[7]
-    assert lines[8].startswith("| int4-gptq | `wiki-mini` | 1.0") and "| **1.4" in lines[8]
+    assert lines[7].startswith("| int4-gptq | `wiki-mini` | 1.0") and "| **1.4" in lines[7]
+    assert lines[8].startswith("| int4-rtn |  | 1.2") and "**" not in lines[8]
