@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from long_tables import row_of
@@ -104,7 +104,7 @@ def _said(texts: tuple[str, str], before: Losses, after: Losses) -> str:
     return f"Rows that lose more of {texts[1]} than of {texts[0]}: {'; '.join(parts)}."
 
 
-def _exchanged(texts: tuple[str, str], losses: list[Losses]) -> list[str]:
+def _exchanged(texts: tuple[str, str], losses: Sequence[Losses]) -> list[str]:
     """Return for each text how many rows lose less of it if they are calibrated on the second."""
     parts = []
     for text, of in zip(texts, losses, strict=True):
@@ -123,7 +123,7 @@ def _exchanged(texts: tuple[str, str], losses: list[Losses]) -> list[str]:
 
 
 def _is_default(other: Row, row: Row, text: str) -> bool:
-    """Whether the other row is the same method on its own text, where this one is on that text."""
+    """Say whether the other row is the same method, calibrated on its own text."""
     return row.calibration == text != other.calibration and row.name == other.name
 
 

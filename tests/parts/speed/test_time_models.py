@@ -24,6 +24,17 @@ from methods.contract.errors import UserError
 from methods.contract.pattern import Pattern
 from methods.model.folder import Folder
 
+
+def package_is_here(monkeypatch, names, is_here):
+    """Makes packages seem installed, or not; all others are found as they are."""
+    find = importlib.util.find_spec
+
+    def seem(name, *package):
+        return (is_here or None) if name in names else find(name, *package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", seem)
+
+
 SOURCE = """
 from dataclasses import replace
 
@@ -305,9 +316,7 @@ def test_real_engines_on_a_small_model(tmp_path, monkeypatch, output, cache):
 def test_an_engine_on_a_cpu_names_the_command_that_puts_llama_cpp_beside_it(
     engines, tmp_path, monkeypatch, cli, is_here
 ):
-    find = importlib.util.find_spec
-    here = lambda n, *a: (is_here or None) if n == "llama_cpp" else find(n, *a)  # noqa: E731
-    monkeypatch.setattr(importlib.util, "find_spec", here)
+    package_is_here(monkeypatch, ("llama_cpp",), is_here)
     places = ("--model", runs.tiny(tmp_path / "a b"), "--results", tmp_path / "r")
     code, _, err = cli("speed --device cpu --tokens 8 --threads 1 --engine fake", *places)
 
@@ -382,13 +391,13 @@ def test_an_export_is_made_once_for_a_dtype_a_torch_and_a_code(tmp_path, monkeyp
     ],
 )
 def test_what_cannot_be_is_one_sentence(refused, monkeypatch, tmp_path, cache, args, sentence):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    package_is_here(monkeypatch, ("onnx", "onnxruntime", "llama_cpp"), False)
     assert sentence in refused("speed --device cpu --model tiny --results", tmp_path, *args)
 
 
 @pytest.mark.parametrize("name", ["native", "onnxruntime", "llamacpp"])
 def test_what_measures_on_a_cpu_says_so(monkeypatch, name):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    package_is_here(monkeypatch, ("onnx", "onnxruntime", "llama_cpp"), True)
     with pytest.raises(UserError, match=f"^--engine {name} measures on a CPU: use --device cpu$"):
         registry.build("engines", name, Engine).require("cuda")
 
