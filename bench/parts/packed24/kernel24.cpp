@@ -38,6 +38,7 @@ constexpr long BLOCK = 64, CHUNK = 8, CODES = 8, ROWS = 4;
 constexpr long MANY = 12;       // rows of x from which a panel is unpacked
 constexpr long SEGMENT = 64;    // blocks after which 16 lanes of 32 bits are handed on
 constexpr long WIDEST = 32768;  // width up to which a panel's lanes hold their sums of products of bytes
+constexpr long WIDE = 24;       // blocks from which a row is long
 constexpr long AHEAD = 8192;    // bytes between what is asked for and what is read: memory is that far away
 constexpr float LEVELS = 32639;  // 127 * 256 + 127: two signed bytes hold it
 
@@ -410,16 +411,33 @@ AVX512 INLINE void some_int_512(const Job& job, long o) {
     }
 }
 
+// Rows of the weight that are read at once for one row of x. Streams from memory hide what a step waits for, but more of them
+// are read slower where rows are long: measured on Zen 5, from 576 to 8960 columns.
+template <int bits, bool dense>
+constexpr int streams(bool wide) {
+    if (bits == 16) return dense ? 2 : 1;
+    if (bits == 4 || !wide) return 4;
+    return dense ? 1 : 2;
+}
+
 // SOME<..., R, O> on rows of the weight.
-#define ROWS_512(NAME, SOME, PARAMETER, ARGUMENT)                                                    \
-    template <PARAMETER, bool dense, int R>                                                          \
-    AVX512 void NAME(const Job& job, long from, long to) {                                           \
-        constexpr int O = R > 2 ? 1 : R == 1 ? 4 : 2;                                                \
+#define ROWS_512(NAME, SOME, PARAMETER, ARGUMENT, BITS)                                              \
+    template <PARAMETER, bool dense, int R, int O>                                                   \
+    AVX512 INLINE void NAME##_by(const Job& job, long from, long to) {                               \
         for (; from + O <= to; from += O) SOME<ARGUMENT, dense, R, O>(job, from);                    \
         for (; from < to; ++from) SOME<ARGUMENT, dense, R, 1>(job, from);                            \
+    }                                                                                                \
+    template <PARAMETER, bool dense, int R>                                                          \
+    AVX512 void NAME(const Job& job, long from, long to) {                                           \
+        if constexpr (R > 1)                                                                         \
+            NAME##_by<ARGUMENT, dense, R, R == 2 ? 2 : 1>(job, from, to);                            \
+        else if (job.blocks < WIDE)                                                                  \
+            NAME##_by<ARGUMENT, dense, R, streams<BITS, dense>(false)>(job, from, to);               \
+        else                                                                                         \
+            NAME##_by<ARGUMENT, dense, R, streams<BITS, dense>(true)>(job, from, to);                \
     }
-ROWS_512(rows_bf16_512, some_bf16_512, class Sum, Sum)
-ROWS_512(rows_int_512, some_int_512, int bits, bits)
+ROWS_512(rows_bf16_512, some_bf16_512, class Sum, Sum, 16)
+ROWS_512(rows_int_512, some_int_512, int bits, bits, bits)
 
 // A block of weights in vectors: eight of 8 for bfloat16, four of 16 for integers.
 struct Bf16_256 {
